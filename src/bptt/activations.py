@@ -1,0 +1,35 @@
+"""φ of equation A3, and φ' of B7 as a function of h = φ(a) alone.
+
+Only h is kept for the backward sweep, so an activation belongs here exactly when its derivative can be had from its
+value: tanh 1−h², sigmoid h(1−h), relu h>0, identity 1. At a = 0 relu takes the subgradient 0, as PyTorch does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Name = Literal["tanh", "relu", "sigmoid", "identity"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    phi: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+
+
+ACTIVATIONS: dict[Name, Activation] = {
+    "tanh": Activation(torch.tanh, lambda h: 1 - h * h),
+    "relu": Activation(torch.relu, lambda h: (h > 0).to(h.dtype)),
+    "sigmoid": Activation(torch.sigmoid, lambda h: h * (1 - h)),
+    "identity": Activation(lambda a: a, torch.ones_like),
+}
+
+
+def activation(name: str) -> Activation:
+    """φ and φ' by name; ValueError with the known names otherwise."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(get_args(Name))}; got {name!r}")
+    return ACTIVATIONS[name]
