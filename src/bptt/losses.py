@@ -22,11 +22,16 @@ Name = Literal["cross_entropy", "binary_cross_entropy", "squared_error"]
 
 @dataclass(frozen=True)
 class Pair:
-    """g and its loss: `g(o) -> ŷ`, `per_row(o, y) -> loss of each step and row`, `jacobian(ŷ) -> B2`."""
+    """g and the loss that matches it.
+
+    g         o (..., O) -> ŷ (..., O)
+    per_row   o (..., O), y -> the loss of each step and row (...)
+    jacobian  ŷ (..., O) -> ∂ŷ/∂o (..., O, O)
+    """
 
     g: Callable[[Tensor], Tensor]
     per_row: Callable[[Tensor, Tensor], Tensor]
-    jacobian: Callable[[Tensor], Tensor]
+    jacobian: Callable[[Tensor], Tensor]  # B2
 
 
 def _cross_entropy(o: Tensor, y: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ def pair(name: str) -> Pair:
 
 def output(name: str, o: Tensor) -> Tensor:
     """ŷ = g(o) of A6 for the loss of this name. o: (..., O) -> (..., O)."""
-    return pair(name).g(o)
+    return pair(name).g(o)  # A6
 
 
 def loss(name: str, o: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -75,7 +80,7 @@ def loss(name: str, o: Tensor, y: Tensor, weights: Tensor | None = None) -> Tens
     """
     _check(name, o, y)
     per_row = pair(name).per_row(o, y)
-    return per_row.mean() if weights is None else (per_row * weights).sum()
+    return per_row.mean() if weights is None else (per_row * weights).sum()  # B1, and with its gradient B3
 
 
 def _check(name: str, o: Tensor, y: Tensor) -> None:

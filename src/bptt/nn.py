@@ -196,7 +196,7 @@ class Elman(torch.nn.Module):
 
     def forward(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h, h_n = self.rnn(x, h0)
-        return self.readout(h), h_n
+        return self.readout(h), h_n  # A5, and with its gradient B4, B5 and the first term of B6
 
     def predict(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """ŷ of A6 (T, B, output_size) and h_n."""

@@ -126,7 +126,7 @@ class _Layer(torch.autograd.Function):
         dy, dh_n = cotangents
         if torch.is_grad_enabled():
             return *_differentiable_gradients(ctx, dy, dh_n), None, None, None, None
-        x, h0, weight_ih, weight_hh, bias_ih, _, y = ctx.saved_tensors
+        x, h0, weight_ih, weight_hh, _, _, y = ctx.saved_tensors
         sizes, reverse = ctx.batch_sizes, ctx.reverse
         dh = _cotangent(y, dy, dh_n, sizes, reverse)
         record = ctx.record
@@ -134,12 +134,12 @@ class _Layer(torch.autograd.Function):
         da, dh0 = ctx.engine.backward_sweep(
             dh, ctx.states, weight_hh.mT, ctx.activation, batch_sizes=sizes, reverse=reverse, total=total
         )
-        needs_x, needs_h0, needs_ih, needs_hh, needs_bias, _ = ctx.needs_input_grad[:6]
+        needs_x, needs_h0, needs_ih, needs_hh, *needs_bias = ctx.needs_input_grad[:6]
         rows = da.flatten(0, -2)
         dx = (
             (rows @ weight_ih).view(x.shape) if needs_x or (record is not None and x.is_floating_point()) else None
         )  # B11
-        db = rows.sum(0) if needs_bias and bias_ih is not None else None  # B8
+        db = rows.sum(0) if any(needs_bias) else None  # B8
         dW_ih = _input_weight_gradient(x, rows, weight_ih) if needs_ih else None  # B9
         dW_hh = rows.mT @ _previous_states(ctx.states, len(h0), sizes, reverse) if needs_hh else None  # B10
         if record is not None:

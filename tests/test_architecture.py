@@ -1,0 +1,52 @@
+"""Arrows point down, and the public names are those that are meant."""
+
+import ast
+from pathlib import Path
+
+import bptt
+
+ROOT = Path(bptt.__file__).parent
+
+# A module may import from the floors below its own.
+FLOORS = [
+    {"cli", "__main__"},
+    {"train", "trace"},
+    {"data", "nn", "tape"},
+    {"ops"},
+    {"sweeps", "losses"},
+    {"sweeps.reference", "sweeps.native"},
+    {"_native", "activations", "equations", "errors"},
+]
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bptt":
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("bptt")}
+    return {found for name in names if (found := room(name.removeprefix("bptt.")))}
+
+
+def room(name: str) -> str | None:
+    """The longest known module that a dotted name begins with."""
+    known = {module for floor in FLOORS for module in floor}
+    parts = name.split(".")
+    return next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in known), None)
+
+
+def test_arrows_point_down() -> None:
+    level = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+    for path in ROOT.rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if module == "__init__":
+            continue
+        assert module in level, f"{module} has no floor yet"
+        for other in imports(path):
+            assert level[other] > level[module], f"{module} imports {other}, which is not below it"
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert bptt.__all__ == sorted(bptt.__all__)
+    assert all(hasattr(bptt, name) for name in bptt.__all__)
