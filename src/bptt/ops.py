@@ -26,8 +26,9 @@ class Record:
     """Everything one layer computed on both sides, as the fast path left it; None until it has happened.
 
     Arrays are (T, B, ·), or packed (N, ·) with `batch_sizes`; `x` may be integer tokens without a last axis.
-    `h` is (T+1, B, H) with h_0 in slot 0 (with `reverse` in slot T). `dh` is the total ∂L/∂h_t of B6, `dh_direct` the
-    part that came from above.
+    `states` is (T+1, B, H) with h_0 in slot 0 (with `reverse` in slot T); `h0`, `h` and `h_prev` are parts of it. `dh` is
+    the total ∂L/∂h_t of B6, `dh_direct` the part that came from above. `dW_xh`, `dW_hh` and `db_h` are the sums B9, B10
+    and B8, None where a parameter asked for no gradient. A second backward pass through the layer replaces side B.
     """
 
     layer: int
@@ -39,12 +40,37 @@ class Record:
     b_h: Tensor | None
     x: Tensor
     a: Tensor
-    h: Tensor
+    states: Tensor
     dh_direct: Tensor | None = None
     dh: Tensor | None = None
     da: Tensor | None = None
     dx: Tensor | None = None
     dh0: Tensor | None = None
+    dW_xh: Tensor | None = None
+    dW_hh: Tensor | None = None
+    db_h: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """B, the number of rows."""
+        return self.states.shape[1] if self.batch_sizes is None else len(self.states) - len(self.a)
+
+    @property
+    def h(self) -> Tensor:
+        """h_t of every step, laid out as `a`."""
+        return _of_steps(self.states, self.batch, self.batch_sizes, self.reverse)
+
+    @property
+    def h0(self) -> Tensor:
+        """(B, H), the states before the first step in the order of time."""
+        if self.batch_sizes is None:
+            return self.states[-1 if self.reverse else 0]
+        return self.states[len(self.a) :] if self.reverse else self.states[: self.batch]
+
+    @property
+    def h_prev(self) -> Tensor:
+        """h_{t-1} of every step (h_{t+1} with `reverse`), laid out as `a`."""
+        return _previous_states(self.states, self.batch, self.batch_sizes, self.reverse).view(self.a.shape)
 
 
 class Recorder(Protocol):
@@ -124,27 +150,40 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         dy, dh_n = cotangents
-        if torch.is_grad_enabled():
-            return *_differentiable_gradients(ctx, dy, dh_n), None, None, None, None
-        x, h0, weight_ih, weight_hh, _, _, y = ctx.saved_tensors
-        sizes, reverse = ctx.batch_sizes, ctx.reverse
-        dh = _cotangent(y, dy, dh_n, sizes, reverse)
-        record = ctx.record
-        total = None if record is None else torch.empty_like(dh)
-        da, dh0 = ctx.engine.backward_sweep(
-            dh, ctx.states, weight_hh.mT, ctx.activation, batch_sizes=sizes, reverse=reverse, total=total
-        )
-        needs_x, needs_h0, needs_ih, needs_hh, *needs_bias = ctx.needs_input_grad[:6]
-        rows = da.flatten(0, -2)
-        dx = (
-            (rows @ weight_ih).view(x.shape) if needs_x or (record is not None and x.is_floating_point()) else None
-        )  # B11
-        db = rows.sum(0) if any(needs_bias) else None  # B8
-        dW_ih = _input_weight_gradient(x, rows, weight_ih) if needs_ih else None  # B9
-        dW_hh = rows.mT @ _previous_states(ctx.states, len(h0), sizes, reverse) if needs_hh else None  # B10
-        if record is not None:
-            record.dh_direct, record.dh, record.da, record.dx, record.dh0 = dh.clone(), total, da, dx, dh0
-        return dx if needs_x else None, dh0 if needs_h0 else None, dW_ih, dW_hh, db, db, None, None, None, None
+        if not torch.is_grad_enabled():
+            return *_gradients(ctx, dy, dh_n), None, None, None, None
+        if ctx.record is not None:
+            with torch.no_grad():
+                _gradients(ctx, dy, dh_n)
+        return *_differentiable_gradients(ctx, dy, dh_n), None, None, None, None
+
+
+def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, h0, weight_ih, weight_hh, _, _, y = ctx.saved_tensors
+    sizes, reverse = ctx.batch_sizes, ctx.reverse
+    dh = _cotangent(y, dy, dh_n, sizes, reverse)
+    record = ctx.record
+    total = None if record is None else torch.empty_like(dh, memory_format=torch.contiguous_format)
+    da, dh0 = ctx.engine.backward_sweep(
+        dh, ctx.states, weight_hh.mT, ctx.activation, batch_sizes=sizes, reverse=reverse, total=total
+    )
+    needs_x, needs_h0, needs_ih, needs_hh, *needs_bias = ctx.needs_input_grad[:6]
+    rows = da.flatten(0, -2)
+    recorded_x = record is not None and x.is_floating_point()
+    dx = (rows @ weight_ih).view(x.shape) if needs_x or recorded_x else None  # B11
+    db = rows.sum(0) if any(needs_bias) else None  # B8
+    dW_ih = _input_weight_gradient(x, rows, weight_ih) if needs_ih else None  # B9
+    dW_hh = rows.mT @ _previous_states(ctx.states, len(h0), sizes, reverse) if needs_hh else None  # B10
+    if record is not None:
+        record.dh_direct, record.dh, record.da = dh.clone(), total, da
+        record.dx, record.dh0, record.db_h = _copy(dx), _copy(dh0), _copy(db)
+        record.dW_xh, record.dW_hh = (None if dW is None else dW.mT.clone() for dW in (dW_ih, dW_hh))
+    return dx if needs_x else None, dh0 if needs_h0 else None, dW_ih, dW_hh, db, db
+
+
+def _copy(gradient: Tensor | None) -> Tensor | None:
+    """Apart from the one that goes to autograd, which may add to it in place."""
+    return None if gradient is None else gradient.clone()
 
 
 def _differentiable_gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
