@@ -1,0 +1,64 @@
+"""The picture of a training: bits per character above, norm of the gradient and where it was clipped below."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+POINTS = 1500  # more than a page can show; longer logs are thinned
+
+
+def png(events: Sequence[Mapping[str, Any]], clip: float | None) -> bytes:
+    """The PNG file of a log (`bptt.train` events as JSON); clip: the norm above which gradients were scaled down."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    steps = [event for event in events if event["event"] == "steps"]
+    steps = steps[:: max(1, len(steps) // POINTS)]
+    held_out = [event for event in events if event["event"] == "evaluation"]
+    blue, orange, red, grey = "#2f6db5", "#d9822b", "#c23b3b", "#5c6670"
+
+    figure = Figure(figsize=(8, 6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    at = [event["step"] for event in steps]
+
+    above.plot(at, [event["bits"] for event in steps], color=blue, lw=1, alpha=0.8, label="training")
+    if held_out:
+        above.plot(
+            [event["step"] for event in held_out], [event["bits"] for event in held_out],
+            color=orange, lw=1.6, marker="o", ms=3, label="held out",
+        )  # fmt: skip
+        best = min(held_out, key=lambda event: event["bits"])
+        above.annotate(
+            f"{best['bits']:.3f}", (best["step"], best["bits"]), (0, -16), textcoords="offset points",
+            ha="right", color=orange, fontweight="bold",
+        )  # fmt: skip
+    above.set_ylabel("bits per character")
+    above.legend(frameon=False)
+
+    below.fill_between(
+        at, [event["grad_norm"] for event in steps], [event["grad_norm_max"] for event in steps],
+        color=grey, alpha=0.25, lw=0, label="up to the largest",
+    )  # fmt: skip
+    below.plot(at, [event["grad_norm"] for event in steps], color=grey, lw=1, label="mean norm")
+    clipped = [event for event in steps if event["clipped"] > 0]
+    if clip is not None:
+        below.axhline(clip, color=red, lw=0.8, ls="--", label=f"clip at {clip:g}")
+    if clipped:
+        below.scatter(
+            [event["step"] for event in clipped], [0.04] * len(clipped), transform=below.get_xaxis_transform(),
+            marker="|", s=40, lw=0.8, color=red, alpha=0.7, label="clipped here",
+        )  # fmt: skip
+    below.set_ylabel("norm of the gradient")
+    below.set_xlabel("step")
+    below.set_yscale("log")
+    below.yaxis.set_major_formatter("{x:g}")
+    below.yaxis.set_minor_formatter("")
+    below.legend(frameon=False, ncols=4, fontsize="small", loc="upper right")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+        axes.margins(x=0.01, y=0.15)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
