@@ -12,6 +12,7 @@ FLOORS = [
     {"cli", "__main__"},
     {"train", "trace"},
     {"data", "nn", "tape"},
+    {"check", "tapefile"},
     {"ops"},
     {"sweeps", "losses"},
     {"sweeps.reference", "sweeps.native"},

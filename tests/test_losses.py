@@ -8,7 +8,7 @@ from torch import Tensor
 from bptt import losses
 
 F64 = torch.float64
-T, B, O = 4, 3, 5  # noqa: E741
+T, B, O = 4, 3, 5
 
 
 def targets(name: str) -> Tensor:

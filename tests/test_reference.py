@@ -26,7 +26,7 @@ def by_rows(a: list[Tensor], W_hh: Tensor, h0: Tensor, activation: str) -> list[
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("T", "B", "I", "H"), UGLY)
-def test_dense_forward_is_the_sheet(T: int, B: int, I: int, H: int, reverse: bool, activation: str) -> None:  # noqa: E741
+def test_dense_forward_is_the_sheet(T: int, B: int, I: int, H: int, reverse: bool, activation: str) -> None:
     a, W_hh, h0 = torch.randn(T, B, H, dtype=F64), torch.randn(H, H, dtype=F64) / H, torch.randn(B, H, dtype=F64)
     h = reference.forward_sweep(a, W_hh, h0, activation, reverse=reverse)
     in_time = a.flip(0) if reverse else a

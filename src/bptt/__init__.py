@@ -2,5 +2,17 @@
 
 from bptt import equations, losses, nn, ops, sweeps
 from bptt.errors import InputError, SlowEngineWarning
+from bptt.tape import Tape, record, recording
 
-__all__ = ["InputError", "SlowEngineWarning", "equations", "losses", "nn", "ops", "sweeps"]
+__all__ = [
+    "InputError",
+    "SlowEngineWarning",
+    "Tape",
+    "equations",
+    "losses",
+    "nn",
+    "ops",
+    "record",
+    "recording",
+    "sweeps",
+]

@@ -26,9 +26,9 @@ class Record:
     """Everything one layer computed on both sides, as the fast path left it; None until it has happened.
 
     Arrays are (T, B, ·), or packed (N, ·) with `batch_sizes`; `x` may be integer tokens without a last axis.
-    `states` is (T+1, B, H) with h_0 in slot 0 (with `reverse` in slot T); `h0`, `h` and `h_prev` are parts of it. `dh` is
-    the total ∂L/∂h_t of B6, `dh_direct` the part that came from above. `dW_xh`, `dW_hh` and `db_h` are the sums B9, B10
-    and B8, None where a parameter asked for no gradient. A second backward pass through the layer replaces side B.
+    `states` is (T+1, B, H) with h_0 in slot 0 (with `reverse` in slot T); `h0`, `h` and `h_prev` are parts of it.
+    `dh` is the total ∂L/∂h_t of B6, `dh_direct` the part that came from above. `dW_xh`, `dW_hh` and `db_h` are the sums
+    B9, B10 and B8, None where a parameter asked for no gradient. A second backward pass replaces all of side B.
     """
 
     layer: int

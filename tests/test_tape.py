@@ -1,0 +1,608 @@
+"""The tape against autograd, against the parameters' own gradients, and against files made to deceive."""
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from cases import ACTIVATIONS, tolerance
+from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence
+
+import bptt
+from bptt import InputError, Tape, record, recording, sweeps, tapefile
+from bptt.nn import RNN, Elman
+
+LOSSES = ["cross_entropy", "binary_cross_entropy", "squared_error"]
+ACTIVATIONS_BY_NAME = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a * 1}
+NAMES = ["W_xh", "W_hh", "b_h", "W_ho", "b_o"]
+
+
+@pytest.fixture(params=["reference", "native"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "native" and sweeps.native is None:
+        pytest.skip("the compiled sweeps are not installed: pip install . builds them")
+    monkeypatch.setenv("BPTT_ENGINE", request.param)
+    sweeps.choose.cache_clear()
+    yield request.param
+    sweeps.choose.cache_clear()
+
+
+class Last(torch.nn.Module):
+    """Many-to-one with every comfort of torch: batch first, two layers, two directions, dropout, a running mean."""
+
+    def __init__(
+        self, *, bidirectional: bool = False, dropout: float = 0.0, dtype: torch.dtype = torch.float64
+    ) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3, dtype=dtype)
+        self.rnn = RNN(3, 4, 2, bidirectional=bidirectional, batch_first=True, dropout=dropout, dtype=dtype)
+        self.head = torch.nn.Linear(8 if bidirectional else 4, 2, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, _ = self.rnn(self.norm(x.mT).mT)
+        return self.head(output[:, -1])
+
+
+def targets_for(loss: str, o: Tensor) -> Tensor:
+    if loss == "cross_entropy":
+        return torch.randint(o.shape[-1], o.shape[:-1])
+    return torch.rand_like(o).round() if loss == "binary_cross_entropy" else torch.randn_like(o)
+
+
+def example(loss: str = "cross_entropy", **settings: Any) -> tuple[Elman, Tensor, Tensor]:
+    settings = {"dtype": torch.float64} | settings
+    model = Elman(3, 4, 5, loss=loss, **settings)
+    x = torch.randn(6, 2, 3, dtype=settings["dtype"])
+    return model, x, targets_for(loss, torch.zeros(6, 2, 5, dtype=settings["dtype"]))
+
+
+def by_parameter(tape: Tape) -> dict[str, Tensor]:
+    """Gradients of the tape under the names and in the layout of a one-layer Elman's parameters."""
+    return {
+        "rnn.weight_ih_l0": tape.grad("W_xh").mT,
+        "rnn.weight_hh_l0": tape.grad("W_hh").mT,
+        "rnn.bias_ih_l0": tape.grad("b_h"),
+        "rnn.bias_hh_l0": tape.grad("b_h"),
+        "readout.weight": tape.grad("W_ho").mT,
+        "readout.bias": tape.grad("b_o"),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_record_gives_the_bits_of_the_pass_without_it(engine: str, loss: str, dtype: torch.dtype) -> None:
+    model, x, y = example(loss, dtype=dtype)
+    o, _ = model(x)
+    L = model.loss(o, y)
+    L.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert len(expected) == 6
+    tape = record(model, x, y)
+    assert tape.o is not None
+    assert tape.L is not None
+    assert torch.equal(tape.o, o)
+    assert torch.equal(tape.L, L)
+    for name, gradient in by_parameter(tape).items():
+        if name.startswith("rnn"):
+            assert torch.equal(gradient, expected[name])
+    for name, gradient in by_parameter(tape).items():
+        torch.testing.assert_close(gradient, expected[name], **tolerance(dtype))
+    assert tape.versions["engine"] == engine
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recording_changes_no_bit_of_a_training_step(engine: str, bidirectional: bool) -> None:
+    model = Last(bidirectional=bidirectional, dropout=0.5)
+    x, y = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True), torch.randn(2, 2, dtype=torch.float64)
+
+    def step(model: Last) -> list[Tensor | None]:
+        torch.manual_seed(1)
+        x.grad = None
+        o = model(x)
+        (o - y).square().sum().backward()
+        return [o, x.grad, *(parameter.grad for parameter in model.parameters()), *model.buffers()]
+
+    expected = step(copy.deepcopy(model))
+    with recording() as tapes:
+        seen = step(model)
+    for ours, theirs in zip(seen, expected, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert torch.equal(ours, theirs)
+    assert [tape.complete for tape in tapes] == [True]
+    assert tapes[0].check().ok
+
+
+def test_record_leaves_no_trace() -> None:
+    model = Last(dropout=0.5).train()
+    x, y = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True), torch.randn(2, 2, dtype=torch.float64)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    with torch.no_grad():
+        tape = record(model, x, y, loss="squared_error")
+    assert tape.complete
+    assert all(torch.equal(value, before[0][name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in model.parameters())  # pyright: ignore[reportArgumentType]
+    assert x.grad is None
+    assert model.training
+
+
+def test_frozen_parameters_do_not_hide_the_gradients_of_the_states() -> None:
+    model, x, y = example()
+    expected = record(model, x, y)
+    tape = record(model.requires_grad_(False), x, y)
+    assert torch.equal(tape.dh, expected.dh)
+    assert torch.equal(tape.grad("W_hh"), expected.grad("W_hh"))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("nonlinearity", ACTIVATIONS)
+def test_fields_against_a_plain_loop_of_torch(nonlinearity: str, loss: str) -> None:
+    model, x, y = example(loss, nonlinearity=nonlinearity)
+    h0, w = torch.randn(1, 2, 4, dtype=torch.float64), torch.rand(6, dtype=torch.float64)
+    tape = record(model, x, y, h0=h0, weights=w)
+    phi = ACTIVATIONS_BY_NAME[nonlinearity]
+    W_ih, W_hh, b_ih, b_hh = (parameter.detach() for parameter in model.rnn.parameters())
+    x, h = x.clone().requires_grad_(), h0[0].clone().requires_grad_()
+    kept: dict[str, list[Tensor]] = {"a": [], "h": [], "o": [], "direct": []}
+    start, L = h, torch.zeros((), dtype=torch.float64)
+    for t in range(6):
+        a = x[t] @ W_ih.mT + b_ih + b_hh + h @ W_hh.mT
+        h = phi(a)
+        seen_by_the_output = h.clone()
+        o = seen_by_the_output @ model.readout.weight.mT + model.readout.bias
+        for name, value in (("a", a), ("h", h), ("o", o), ("direct", seen_by_the_output)):
+            value.retain_grad()
+            kept[name].append(value)
+        L = L + w[t] * bptt.losses.pair(loss).per_row(o, y[t]).sum()
+    L.backward()
+
+    def gradient(name: str) -> Tensor:
+        return torch.stack([value.grad for value in kept[name] if value.grad is not None])
+
+    pairs = {
+        "a": torch.stack(kept["a"]), "h": torch.stack(kept["h"]), "o": torch.stack(kept["o"]), "x": x, "L": L,
+        "do": gradient("o"), "da": gradient("a"), "dh": gradient("h"), "dh_direct": gradient("direct"),
+        "dx": x.grad, "dh0": start.grad, "h0": h0[0],
+        "y_hat": bptt.losses.output(loss, torch.stack(kept["o"])),
+        "loss": bptt.losses.pair(loss).per_row(torch.stack(kept["o"]), y),
+    }  # fmt: skip
+    for name, expected in pairs.items():
+        torch.testing.assert_close(
+            getattr(tape, name), expected, **tolerance(torch.float64), msg=lambda m, n=name: f"{n}: {m}"
+        )
+    assert not torch.allclose(tape.dh, tape.dh_direct)
+    assert tape.check().ok
+
+
+def test_retain_grad_on_the_output_is_the_direct_part_only() -> None:
+    model, x, y = example()
+    with recording() as tapes:
+        h, _ = model.rnn(x)
+        h.retain_grad()
+        model.loss(model.readout(h), y).backward()
+    assert h.grad is not None
+    assert torch.equal(tapes[0].dh_direct, h.grad)
+    assert torch.equal(tapes[0].dh[-1], h.grad[-1])
+    assert not torch.allclose(tapes[0].dh[:-1], h.grad[:-1])
+
+
+@pytest.mark.parametrize("x_is", ["numbers", "tokens"])
+@pytest.mark.parametrize("name", NAMES)
+def test_shares_of_the_steps_sum_to_the_gradient(name: str, x_is: str) -> None:
+    model, x, y = example()
+    tape = record(model, x if x_is == "numbers" else torch.randint(3, (6, 2)), y)
+    shares = torch.stack([tape.grad(name, step=step) for step in range(6)])
+    torch.testing.assert_close(shares.sum(0), tape.grad(name), **tolerance(torch.float64))
+    assert torch.equal(tape.grad(name, step=-1), shares[5])
+    if name.startswith("W"):
+        assert torch.linalg.matrix_rank(shares).max() <= 2, "two rows in the batch, so rank two at most"
+    with pytest.raises(IndexError, match=r"step must lie in \[-6, 6\); got 6"):
+        tape.grad(name, step=6)
+
+
+def test_shares_name_their_own_step() -> None:
+    model, x, y = example()
+    tape = record(model, x, y)
+    torch.testing.assert_close(tape.grad("W_hh", step=3), tape.h[2].mT @ tape.da[3], **tolerance(torch.float64))
+    torch.testing.assert_close(tape.grad("W_hh", step=0), tape.h0.mT @ tape.da[0], **tolerance(torch.float64))
+
+
+def test_many_to_one_feeds_the_output_layer_from_the_last_step_only() -> None:
+    model = Last()
+    x, y = torch.randn(5, 6, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    tape = record(model, x, y, loss="squared_error")
+    assert tape.o is not None
+    assert tape.do is not None
+    assert tape.w is not None
+    assert tape.o.shape == (1, 5, 2)
+    assert tape.do[:-1].count_nonzero() == 0
+    assert tape.w.sum(1).tolist() == pytest.approx([0, 0, 0, 0, 0, 1], rel=1e-15)
+    assert torch.equal(tape.grad("W_ho", step=5), tape.grad("W_ho"))
+    assert tape.grad("W_ho", step=4).count_nonzero() == 0
+    assert tape.check().ok
+
+
+class Shaped(torch.nn.Module):
+    """An RNN and its output layer, with the states handed over in one of the ways people write."""
+
+    def __init__(self, way: str, batch_first: bool = False) -> None:
+        super().__init__()
+        self.way = way
+        self.rnn = RNN(3, 4, batch_first=batch_first, dtype=torch.float64)
+        self.head = torch.nn.Linear(4, 5, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, h_n = self.rnn(x)
+        match self.way:
+            case "flat":
+                return self.head(output.reshape(-1, 4))
+            case "flat and back":
+                return self.head(output.reshape(-1, 4)).view(*output.shape[:-1], 5)
+            case "last state":
+                return self.head(h_n[-1])
+            case "last state of all layers":
+                return self.head(h_n)
+            case "a copy":
+                return self.head(output.clone())
+        return self.head(output)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("way", ["plain", "flat", "flat and back", "last state", "last state of all layers", "a copy"])
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_the_output_layer_is_found_in_every_shape(way: str, batch_first: bool, steps: int) -> None:
+    model = Shaped(way, batch_first)
+    x = torch.randn(2, steps, 3, dtype=torch.float64)
+    x = x if batch_first else x.transpose(0, 1)
+    with torch.no_grad():
+        expected, _ = model.rnn(x)
+        expected = model.head(expected.transpose(0, 1) if batch_first else expected)
+        o = model(x)
+    tape = record(model, x, torch.randint(5, o.shape[:-1]), loss="cross_entropy")
+    assert tape.W_ho is not None
+    assert tape.o is not None
+    torch.testing.assert_close(tape.o, expected[-len(tape.o) :], **tolerance(torch.float64))
+    assert len(tape.o) == (1 if way.startswith("last") else steps)
+    assert tape.check().ok
+
+
+def test_unbatched_input_has_a_batch_of_one() -> None:
+    model = Shaped("plain")
+    tape = record(model, torch.randn(6, 3, dtype=torch.float64), torch.randint(5, (6,)), loss="cross_entropy")
+    assert tape.h.shape == (6, 1, 4)
+    assert tape.check().ok
+
+
+def test_stacked_and_bidirectional_layers_are_each_recorded() -> None:
+    model = Last(bidirectional=True)
+    tape = record(
+        model, torch.randn(5, 6, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64), loss="squared_error"
+    )
+    assert [(layer.layer, layer.reverse) for layer in tape.layers] == [(0, False), (0, True), (1, False), (1, True)]
+    assert tape.h.shape == (6, 5, 8)
+    assert tape.layer(0, "reverse").x.shape == (6, 5, 3)
+    assert torch.equal(tape.layer(1, "forward").x[..., 4:], tape.layer(0, "reverse").h)
+    assert tape.grad("W_xh", layer=0, direction="reverse").shape == (3, 4)
+    report = tape.check()
+    assert report.ok, report
+    with pytest.raises(ValueError, match="say direction='forward' or direction='reverse'"):
+        tape.grad("W_hh")
+    with pytest.raises(IndexError, match=r"layer must lie in \[-2, 2\); got 2"):
+        tape.layer(2, "forward")
+
+
+class Packed(torch.nn.Module):
+    def __init__(self, bidirectional: bool) -> None:
+        super().__init__()
+        self.rnn = RNN(3, 4, 2, bidirectional=bidirectional, dtype=torch.float64)
+        self.head = torch.nn.Linear(8 if bidirectional else 4, 5, dtype=torch.float64)
+
+    def forward(self, x: torch.nn.utils.rnn.PackedSequence) -> Tensor:
+        return self.head(self.rnn(x)[0].data)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_packed_batches_hold_their_real_steps(bidirectional: bool, tmp_path: Path) -> None:
+    x = pack_sequence([torch.randn(length, 3, dtype=torch.float64) for length in (4, 4, 2, 1)])
+    model = Packed(bidirectional)
+    tape = record(model, x, torch.randint(5, (11,)), loss="cross_entropy")
+    assert tape.h.shape == (11, 8 if bidirectional else 4)
+    report = tape.check()
+    assert report.ok, report
+    direction = "reverse" if bidirectional else None
+    shares = [tape.grad("W_hh", layer=0, direction=direction, step=step) for step in range(4)]
+    torch.testing.assert_close(sum(shares), tape.grad("W_hh", layer=0, direction=direction), **tolerance(torch.float64))
+    tape.save(tmp_path / "packed.tape")
+    assert Tape.load(tmp_path / "packed.tape").check().ok
+
+
+def test_an_unknown_output_layer_is_explained() -> None:
+    class Squashed(Shaped):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).tanh()
+
+    tape = record(
+        Squashed("plain"), torch.randn(6, 2, 3, dtype=torch.float64), torch.randint(5, (6, 2)), loss="cross_entropy"
+    )
+    assert tape.W_ho is None
+    assert tape.do is not None
+    assert tape.y_hat is not None
+    assert tape.targets is not None
+    one_hot = torch.nn.functional.one_hot(tape.targets, 5)
+    torch.testing.assert_close(tape.do, (tape.y_hat - one_hot) / 12, **tolerance(torch.float64))
+    with pytest.raises(ValueError, match=r"the model's output is not what the torch.nn.Linear"):
+        tape.grad("W_ho")
+    assert tape.check().ok
+
+
+def test_recording_several_calls_and_two_readers() -> None:
+    model = Shaped("plain")
+    other = torch.nn.Linear(4, 1, dtype=torch.float64)
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    with recording() as tapes:
+        first = model(x)
+        output, _ = model.rnn(x)
+        second = model.head(output).sum() + other(output).sum()
+    assert repr(tapes[0]).endswith("no backward pass yet)")
+    with pytest.raises(RuntimeError, match="no backward pass has reached it"):
+        _ = tapes[0].dh
+    (first.sum() + second).backward()
+    assert [tape.complete for tape in tapes] == [True, True]
+    assert tapes[0].do is not None
+    assert torch.equal(tapes[0].do, torch.ones_like(tapes[0].do))
+    assert tapes[1].W_ho is None
+    assert tapes[1].readout_missing.startswith("several")
+    assert all(tape.check().ok for tape in tapes)
+
+
+def test_recording_sees_the_gradients_of_a_pass_that_builds_a_graph() -> None:
+    model, x, y = example()
+    expected = record(model, x, y)
+    with recording() as tapes:
+        o, _ = model(x)
+        L = model.loss(o, y)
+    torch.autograd.grad(L, list(model.parameters()), create_graph=True)
+    assert torch.equal(tapes[0].da, expected.da)
+
+
+def test_cells_are_recorded_one_step_each() -> None:
+    cell = bptt.nn.RNNCell(3, 4, dtype=torch.float64)
+    h = torch.zeros(2, 4, dtype=torch.float64)
+    with recording() as tapes:
+        for x in torch.randn(5, 2, 3, dtype=torch.float64):
+            h = cell(x, h)
+    h.sum().backward()
+    assert len(tapes) == 5
+    assert torch.equal(tapes[3].h, tapes[4].h0[None])
+    assert torch.equal(tapes[3].dh[0], tapes[4].dh0)
+
+
+@pytest.mark.parametrize("T_B", [(0, 2), (3, 0), (1, 1)])
+def test_tapes_of_nothing(T_B: tuple[int, int], tmp_path: Path) -> None:
+    T, B = T_B
+    model = Elman(3, 4, 5, loss="squared_error", dtype=torch.float64)
+    weights = torch.ones(T, B, dtype=torch.float64)
+    x, y = torch.randn(T, B, 3, dtype=torch.float64), torch.randn(T, B, 5, dtype=torch.float64)
+    tape = record(model, x, y, weights=weights)
+    assert tape.check().ok
+    tape.save(tmp_path / "a.tape")
+    assert Tape.load(tmp_path / "a.tape").check().ok
+
+
+def arrays_of(tape: Tape) -> dict[str, Tensor]:
+    own = {name: getattr(tape, name) for name in tapefile.OUTPUT}
+    for layer in tape.layers:
+        own |= {f"{layer.layer}{layer.reverse}{name}": getattr(layer, name) for name in tapefile.LAYER}
+    return own
+
+
+SPOILED = [
+    "o", "y_hat", "loss", "L", "do", "W_ho",
+    "0Falsea", "0Falsestates", "0Falsedh_direct", "0Falsedh", "0Falseda", "0Falsedx", "0Falsedh0",
+    "0FalsedW_xh", "0FalsedW_hh", "0Falsedb_h", "0FalseW_hh", "0FalseW_xh",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPOILED)
+@pytest.mark.parametrize("how", ["a little", "nan"])
+def test_check_finds_one_wrong_number(name: str, how: str) -> None:
+    model, x, y = example()
+    tape = record(model, x, y)
+    assert tape.check().ok
+    array = arrays_of(tape)[name]
+    index = tuple(size // 2 for size in array.shape)
+    array[index] += 1e-9 if how == "a little" else float("nan")
+    report = tape.check()
+    assert not report.ok
+    assert " NO " in str(report)
+
+
+def test_check_prints_every_tag_and_both_other_roads() -> None:
+    model, x, y = example()
+    report = record(model, x, y).check()
+    tags = ["A2", "A3", "A5", "A6", "B1", "B3", "B6", "B7", "B8", "B9", "B10", "B11", "autograd", "central differences"]
+    assert sorted(report.worst) == sorted(tags)
+    assert all(any(line.startswith(f"{tag} ") for line in str(report).splitlines()) for tag in tags)
+
+
+def test_save_and_load_give_back_every_bit(tmp_path: Path) -> None:
+    model = Last(bidirectional=True)
+    x, y = torch.randn(5, 6, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    tape = record(model, x, y, loss="squared_error", text="tëxt </script>\U0001f600", vocabulary=["a", "\n"], seed=7)
+    path = tmp_path / "run.tape"
+    path.write_text("replaced")
+    tape.save(path)
+    loaded = Tape.load(path)
+    for name, array in arrays_of(tape).items():
+        other = arrays_of(loaded)[name]
+        assert array is other is None or torch.equal(array, other), name
+    for name in ("loss_name", "text", "vocabulary", "seed", "versions", "readout_missing"):
+        assert getattr(loaded, name) == getattr(tape, name)
+    assert repr(loaded) == repr(tape)
+    assert loaded.check().ok
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.tape"]
+
+
+def test_the_schema_in_the_docs_is_that_of_the_files(tmp_path: Path) -> None:
+    model, x, y = example()
+    record(model, x, y).save(tmp_path / "run.tape")
+    with safetensors.safe_open(tmp_path / "run.tape", framework="pt") as file:
+        about = json.loads(file.metadata()[tapefile.KEY])
+    schema = json.loads((Path(__file__).parent.parent / "docs" / "tape.schema.json").read_text())
+    assert sorted(schema["properties"]) == sorted(schema["required"]) == sorted(about)
+    layer = schema["properties"]["layers"]["items"]
+    assert sorted(layer["properties"]) == sorted(layer["required"]) == sorted(about["layers"][0])
+    assert schema["properties"]["schema"]["const"] == tapefile.SCHEMA == about["schema"]
+
+
+def written(path: Path, about: Any, arrays: dict[str, Tensor]) -> None:
+    text = about if isinstance(about, str) else json.dumps(about)
+    path.write_bytes(safetensors.torch.save(arrays, {tapefile.KEY: text}))
+
+
+def without(name: str, value: Any = None) -> Any:
+    """Take a key out of the description, or put another value there."""
+
+    def change(about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
+        if value is None:
+            del about[name]
+        else:
+            about[name] = value
+
+    return change
+
+
+def array(name: str, value: Tensor | None) -> Any:
+    def change(about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
+        if value is None:
+            del arrays[name]
+        else:
+            arrays[name] = value
+            about["arrays"] = sorted(arrays)
+
+    return change
+
+
+def in_layer(**values: Any) -> Any:
+    def change(about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
+        about["layers"][0] |= values
+
+    return change
+
+
+HOSTILE = {
+    "another schema": (without("schema", 2), "reads tapes of schema 1; .* has schema 2"),
+    "schema as truth": (without("schema", True), "has schema True"),
+    "no schema": (without("schema"), "has schema None"),
+    "no layers": (without("layers"), "lacks 'layers'"),
+    "layers as text": (without("layers", "abc"), "'layers' is not a list of layers"),
+    "no layer at all": (without("layers", []), "'layers' is not a list of layers"),
+    "names as numbers": (without("arrays", [1, 2]), "'arrays' is not a list of names"),
+    "a loss of its own": (without("loss", "hinge"), "its loss is 'hinge'"),
+    "a seed that is text": (without("seed", "1"), "its seed is '1'"),
+    "a vocabulary of numbers": (without("vocabulary", [1]), "'vocabulary' is not a list of text"),
+    "versions as a list": (without("versions", [1]), "'versions' is not an object"),
+    "an array less": (array("layers.0.forward.dh", None), "arrays are missing: layers.0.forward.dh"),
+    "an array nobody knows": (array("layers.9.forward.dh", torch.zeros(1)), "belong to no layer|one floating dtype"),
+    "a matrix turned": (array("layers.0.forward.W_xh", torch.zeros(4, 3).double()), "has shape"),
+    "a flat x": (array("layers.0.forward.x", torch.zeros(36).double()), r"x has shape \(36,\) where \(T, B, I\)"),
+    "one state less": (array("layers.0.forward.states", torch.zeros(6, 2, 4).double()), r"where \(7, 2, 4\) belongs"),
+    "tokens outside": (array("layers.0.forward.x", torch.full((6, 2), 3)), r"from 3 to 3, outside \[0, I\)"),
+    "classes outside": (array("targets", torch.full((6, 2), -1)), r"from -1 to -1, outside \[0, O\)"),
+    "states of integers": (array("layers.0.forward.a", torch.zeros(6, 2, 4).long()), "a holds torch.int64"),
+    "half a tape": (array("o", torch.zeros(6, 2, 5)), "not of one floating dtype"),
+    "a direction of its own": (in_layer(direction="up"), "has the direction 'up'"),
+    "an activation of its own": (in_layer(activation="__import__"), "has the activation '__import__'"),
+    "a layer below zero": (in_layer(layer=-1), "not complete and in order"),
+    "rising batch sizes": (in_layer(batch_sizes=[1, 2]), "not a falling list"),
+    "batch sizes for a dense batch": (in_layer(batch_sizes=[6, 6]), "has shape"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files_are_refused_with_rule_received_and_fix(case: str, tmp_path: Path) -> None:
+    model, x, y = example()
+    path = tmp_path / "run.tape"
+    record(model, x, y).save(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()[tapefile.KEY])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change, message = HOSTILE[case]
+    change(about, arrays)
+    written(path, about, arrays)
+    with pytest.raises(InputError, match=message) as caught:
+        Tape.load(path)
+    assert str(path) in str(caught.value)
+    assert "record it again" in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("left", [0, 4, 100, -1])
+def test_truncated_files_are_refused(left: int, tmp_path: Path) -> None:
+    model, x, y = example()
+    path = tmp_path / "run.tape"
+    record(model, x, y).save(path)
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        Tape.load(path)
+
+
+def test_foreign_files_and_places_are_refused(tmp_path: Path) -> None:
+    model, x, y = example()
+    tape = record(model, x, y)
+    with pytest.raises(InputError, match="found nothing at"):
+        Tape.load(tmp_path / "none.tape")
+    with pytest.raises(InputError, match="found a directory at"):
+        Tape.load(tmp_path)
+    with pytest.raises(InputError, match="Add a file name"):
+        tape.save(tmp_path)
+    with pytest.raises(InputError, match="Make the directory"):
+        tape.save(tmp_path / "none" / "run.tape")
+    (tmp_path / "weights").write_bytes(safetensors.torch.save(model.state_dict()))
+    with pytest.raises(InputError, match="something else"):
+        Tape.load(tmp_path / "weights")
+    written(tmp_path / "no json", "{", {"o": torch.zeros(1)})
+    with pytest.raises(InputError, match="not JSON"):
+        Tape.load(tmp_path / "no json")
+    shutil.copy(__file__, tmp_path / "text.tape")
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        Tape.load(tmp_path / "text.tape")
+
+
+def test_an_interrupted_save_leaves_the_old_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = example()
+    tape = record(model, x, y)
+    path = tmp_path / "run.tape"
+    tape.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(tapefile.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        record(model, x, y, text="other").save(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.tape"]
+
+
+def test_what_record_cannot_serve_is_said() -> None:
+    model, x, y = example()
+    with pytest.raises(ValueError, match=r"made 0 calls.*put bptt.nn.RNN there"):
+        record(torch.nn.Linear(3, 5, dtype=torch.float64), x, y, loss="cross_entropy")
+    with pytest.raises(ValueError, match="needs to know the loss"):
+        record(Shaped("plain"), x, y)
+    with pytest.raises(ValueError, match="loss must be one of"):
+        record(model, x, y, loss="hinge")
+    with pytest.raises(ValueError, match="weights must be one for each step"):
+        record(model, x, y, weights=torch.ones(5))
+    with pytest.raises(ValueError, match="gradients are those of"):
+        record(model, x, y).grad("W")
+    rnn = RNN(3, 5, bias=False, dtype=torch.float64)
+    with pytest.raises(ValueError, match="no bias"):
+        record(rnn, x, y, loss="cross_entropy").grad("b_h")
