@@ -9,9 +9,12 @@ ROOT = Path(bptt.__file__).parent
 
 # A module may import from the floors below its own.
 FLOORS = [
-    {"cli", "__main__"},
-    {"train", "trace"},
-    {"data", "nn", "tape"},
+    {"__main__"},
+    {"cli"},
+    {"progress", "runs", "trace"},
+    {"curve", "train"},
+    {"data", "forcing", "tape"},
+    {"nn"},
     {"check", "tapefile"},
     {"ops"},
     {"sweeps", "losses"},

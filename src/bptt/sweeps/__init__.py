@@ -34,13 +34,7 @@ from types import ModuleType
 import torch
 
 from bptt.errors import SlowEngineWarning
-from bptt.sweeps import reference
-
-native: ModuleType | None
-try:
-    from bptt.sweeps import native
-except ImportError as error:
-    native, native_missing = None, str(error)
+from bptt.sweeps import native, reference
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,6 @@ def choose(device: str, dtype: torch.dtype) -> Choice:
     if asked not in (None, "native"):
         raise ValueError(f"BPTT_ENGINE must be native or reference; got {asked!r}. Unset it to let the tensors decide.")
     if obstacle is None:
-        assert native is not None
         return Choice(native, f"{dtype} on the CPU is what the compiled sweeps are made for")
     if asked == "native":
         raise ValueError(f"BPTT_ENGINE=native cannot be followed: {obstacle}. Unset it, or remove the obstacle.")
@@ -82,8 +75,6 @@ def choose(device: str, dtype: torch.dtype) -> Choice:
 
 
 def _obstacle_to_native(device: str, dtype: torch.dtype) -> str | None:
-    if native is None:
-        return f"the compiled sweeps cannot be loaded ({native_missing}); reinstall where a C++ compiler is at hand"
     if device != "cpu":
         return f"the compiled sweeps run on the CPU only, and the tensors are on {device}"
     if dtype not in (torch.float32, torch.float64):
