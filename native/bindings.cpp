@@ -1,9 +1,10 @@
 // The door to Python. Arrays come as addresses, checked once in bptt/sweeps/native.py: at the size of a single step,
-// one DLPack exchange for each array would cost more than the arithmetic.
+// one DLPack exchange for each array would cost more than the arithmetic. Address 0 is an array that is not there.
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
 #include <stdexcept>
+#include <tuple>
 
 #include "contract.hpp"
 
@@ -12,65 +13,111 @@ using namespace nb::literals;
 
 namespace {
 
-template <class Real>
-const Real* input(std::uintptr_t address) {
-    return reinterpret_cast<const Real*>(address);
+using Address = std::uintptr_t;
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
 }
 
 template <class Real>
-Real* output(std::uintptr_t address) {
-    return reinterpret_cast<Real*>(address);
-}
-
-bptt::Steps steps(std::size_t T, std::size_t B, std::uintptr_t batch_sizes, bool reverse) {
-    return {T, B, input<std::int64_t>(batch_sizes), reverse};
-}
-
-template <class Real>
-void forward_sweep(std::size_t T, std::size_t B, std::size_t H, std::uintptr_t batch_sizes, bool reverse,
-                   bptt::Activation activation, std::uintptr_t W_hh, std::ptrdiff_t W_hh_row_stride,
-                   std::ptrdiff_t W_hh_column_stride, std::uintptr_t a, std::uintptr_t h0, std::uintptr_t h,
-                   std::uintptr_t total) {
-    bptt::forward_sweep<Real>({steps(T, B, batch_sizes, reverse),
+void forward_sweep(std::size_t T, std::size_t B, std::size_t H, Address batch_sizes, bool reverse,
+                   bptt::Activation activation, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
+                   Address a, Address h0, Address h, Address total, std::size_t threads) {
+    bptt::forward_sweep<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
                                H,
                                activation,
-                               {input<Real>(W_hh), W_hh_row_stride, W_hh_column_stride},
-                               input<Real>(a),
-                               input<Real>(h0),
-                               output<Real>(h),
-                               output<Real>(total)});
+                               {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
+                               pointer<const Real>(a),
+                               pointer<const Real>(h0),
+                               pointer<Real>(h),
+                               pointer<Real>(total)},
+                              threads);
 }
 
 template <class Real>
-void backward_sweep(std::size_t T, std::size_t B, std::size_t H, std::uintptr_t batch_sizes, bool reverse,
-                    bptt::Activation activation, std::uintptr_t W_hh, std::ptrdiff_t W_hh_row_stride,
-                    std::ptrdiff_t W_hh_column_stride, std::uintptr_t dh, std::uintptr_t h, std::uintptr_t da,
-                    std::uintptr_t dh0, std::uintptr_t total) {
-    bptt::backward_sweep<Real>({steps(T, B, batch_sizes, reverse),
+void backward_sweep(std::size_t T, std::size_t B, std::size_t H, Address batch_sizes, bool reverse,
+                    bptt::Activation activation, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
+                    Address dh, Address dh_n, Address h, Address da, Address dh0, Address total, std::size_t threads) {
+    bptt::backward_sweep<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
                                 H,
                                 activation,
-                                {input<Real>(W_hh), W_hh_row_stride, W_hh_column_stride},
-                                input<Real>(dh),
-                                input<Real>(h),
-                                output<Real>(da),
-                                output<Real>(dh0),
-                                output<Real>(total)});
+                                {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
+                                pointer<const Real>(dh),
+                                pointer<const Real>(dh_n),
+                                pointer<const Real>(h),
+                                pointer<Real>(da),
+                                pointer<Real>(dh0),
+                                pointer<Real>(total)},
+                               threads);
 }
 
 template <class Real>
-void activate(bptt::Activation activation, std::uintptr_t a, std::uintptr_t h, std::size_t count) {
-    bptt::activate<Real>(activation, input<Real>(a), output<Real>(h), count);
+void forward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, Address batch_sizes, bool reverse,
+                   bptt::Activation activation, Address x, Address tokens, Address W_xh, std::ptrdiff_t W_xh_row,
+                   std::ptrdiff_t W_xh_column, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
+                   Address b_ih, Address b_hh, Address h0, Address h, Address total, std::size_t threads) {
+    bptt::forward_layer<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
+                               H,
+                               activation,
+                               {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
+                               nullptr,
+                               pointer<const Real>(h0),
+                               pointer<Real>(h),
+                               pointer<Real>(total)},
+                              {I,
+                               pointer<const Real>(x),
+                               pointer<const std::int64_t>(tokens),
+                               {pointer<const Real>(W_xh), W_xh_row, W_xh_column},
+                               pointer<const Real>(b_ih),
+                               pointer<const Real>(b_hh)},
+                              threads);
 }
 
-// One Python function for each precision, so that the call itself says how the addresses are read.
 template <class Real>
-void define_sweeps(nb::module_& m, const char* forward, const char* backward, const char* phi) {
+void backward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, Address batch_sizes, bool reverse,
+                    bptt::Activation activation, Address x, Address tokens, Address W_xh, std::ptrdiff_t W_xh_row,
+                    std::ptrdiff_t W_xh_column, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
+                    Address dh, Address dh_n, Address h, Address da, Address dh0, Address total, Address dx,
+                    Address dW_xh, std::ptrdiff_t dW_xh_row, std::ptrdiff_t dW_xh_column, Address dW_hh,
+                    std::ptrdiff_t dW_hh_row, std::ptrdiff_t dW_hh_column, Address db, std::size_t threads) {
+    bptt::backward_layer<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
+                                H,
+                                activation,
+                                {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
+                                pointer<const Real>(dh),
+                                pointer<const Real>(dh_n),
+                                pointer<const Real>(h),
+                                pointer<Real>(da),
+                                pointer<Real>(dh0),
+                                pointer<Real>(total)},
+                               {I,
+                                pointer<const Real>(x),
+                                pointer<const std::int64_t>(tokens),
+                                {pointer<const Real>(W_xh), W_xh_row, W_xh_column},
+                                nullptr,
+                                nullptr},
+                               {pointer<Real>(dx),
+                                {pointer<Real>(dW_xh), dW_xh_row, dW_xh_column},
+                                {pointer<Real>(dW_hh), dW_hh_row, dW_hh_column},
+                                pointer<Real>(db)},
+                               threads);
+}
+
+template <class Real>
+void activate(bptt::Activation activation, Address a, Address h, std::size_t count) {
+    bptt::activate<Real>(activation, pointer<const Real>(a), pointer<Real>(h), count);
+}
+
+// One set of functions for each precision, so that the name of the call says how its addresses are read.
+template <class Real>
+void define(nb::module_ m) {
     const auto without_gil = nb::call_guard<nb::gil_scoped_release>();
-    m.def(forward, &forward_sweep<Real>, "T"_a, "B"_a, "H"_a, "batch_sizes"_a, "reverse"_a, "activation"_a, "W_hh"_a,
-          "W_hh_row_stride"_a, "W_hh_column_stride"_a, "a"_a, "h0"_a, "h"_a, "total"_a, without_gil);
-    m.def(backward, &backward_sweep<Real>, "T"_a, "B"_a, "H"_a, "batch_sizes"_a, "reverse"_a, "activation"_a, "W_hh"_a,
-          "W_hh_row_stride"_a, "W_hh_column_stride"_a, "dh"_a, "h"_a, "da"_a, "dh0"_a, "total"_a, without_gil);
-    m.def(phi, &activate<Real>, "activation"_a, "a"_a, "h"_a, "count"_a, without_gil);
+    m.def("forward_sweep", &forward_sweep<Real>, without_gil);
+    m.def("backward_sweep", &backward_sweep<Real>, without_gil);
+    m.def("forward_layer", &forward_layer<Real>, without_gil);
+    m.def("backward_layer", &backward_layer<Real>, without_gil);
+    m.def("activate", &activate<Real>, without_gil);
 }
 
 }  // namespace
@@ -86,6 +133,6 @@ NB_MODULE(_native, m) {
         .value("relu", bptt::Activation::relu)
         .value("sigmoid", bptt::Activation::sigmoid)
         .value("identity", bptt::Activation::identity);
-    define_sweeps<float>(m, "forward_sweep_float32", "backward_sweep_float32", "activate_float32");
-    define_sweeps<double>(m, "forward_sweep_float64", "backward_sweep_float64", "activate_float64");
+    define<float>(m.def_submodule("float32"));
+    define<double>(m.def_submodule("float64"));
 }

@@ -1,14 +1,17 @@
 // The contract of the engine: what each function takes, where it writes, what it needs. Tags (A2, B6, ...) are those of
 // the equation sheet in src/bptt/equations.py.
 //
-//   T time steps   B rows of the batch   H hidden units   N rows of all steps together (dense: T B)
+//   T time steps   B rows of the batch   I inputs   H hidden units   N rows of all steps together (dense: T B)
 //
-// Every array is row-major and contiguous, belongs to the caller, and outlives the call; only W_hh may have any
-// strides. Step t holds `batch_sizes[t]` rows, which follow those of step t-1 in memory. Row r of step t continues row
-// r of step t-1; with `reverse`, time runs T..1 and row r of step t continues row r of step t+1 where there is one.
+// Every array belongs to the caller and outlives the call. Arrays are row-major and contiguous; weights and their
+// gradients may have any strides, so torch's transposed weights are read and written where they lie. "or null" is said
+// where an array may be left out; an output that is null is not computed.
 //
-// Results are the same to the bit for any number of threads, and no row depends on which others share its batch: every
-// element of h W is one chain of multiply-adds over k = 0, 1, ..., H-1.
+// Step t holds `batch_sizes[t]` rows, which follow those of step t-1 in memory. Row r of step t continues row r of step
+// t-1; with `reverse`, time runs T..1 and row r of step t continues row r of step t+1 where there is one.
+//
+// Results are the same to the bit for any number of threads, and the states and cotangents of a row do not depend on
+// which rows share its batch: every element of a matrix product is one chain of multiply-adds in a fixed order.
 #pragma once
 
 #include <cstddef>
@@ -28,40 +31,69 @@ struct Steps {
 // A matrix in memory; strides in elements.
 template <class Real>
 struct Matrix {
-    const Real* at;
+    Real* at;
     std::ptrdiff_t row_stride, column_stride;
 };
 
+// (A2, A3) for t = 1..T
 template <class Real>
 struct ForwardSweep {
     Steps steps;
     std::size_t H;
     Activation activation;
-    Matrix<Real> W_hh;  // [H, H], h_{t-1} W_hh
-    const Real* a;      // [N, H]  x_t W_xh + b_h; may be the rows of h that belong to the steps
-    const Real* h0;     // [B, H]
-    Real* h;            // [B+N, H]  h0 in the first B rows (with `reverse`: the last), h_t in the others
-    Real* total;        // [N, H] or null: the whole a_t of A2; may be a
+    Matrix<const Real> W_hh;  // [H, H]  h_{t-1} W_hh
+    const Real* a;            // [N, H]  x_t W_xh + b_h; may be the rows of h that belong to the steps
+    const Real* h0;           // [B, H] or null: zero
+    Real* h;                  // [B+N, H]  h0 in the first B rows (with `reverse`: the last), h_t in the others
+    Real* total;              // [N, H] or null: the whole a_t of A2; may be a
 };
 
+// (B6, B7, B11) for t = T..1
 template <class Real>
 struct BackwardSweep {
     Steps steps;
     std::size_t H;
     Activation activation;
-    Matrix<Real> W_hh;  // [H, H]
-    const Real* dh;     // [N, H]  cotangent of h_t from above, that of the last state included
-    const Real* h;      // [B+N, H]  as the forward sweep left it
-    Real* da;           // [N, H]; may be dh
-    Real* dh0;          // [B, H]
-    Real* total;        // [N, H] or null: the whole dh_t of B6; may be dh
+    Matrix<const Real> W_hh;  // [H, H]
+    const Real* dh;           // [N, H] or null: zero; cotangent of h_t from above
+    const Real* dh_n;         // [B, H] or null: zero; cotangent of the last state of each row, added at its last step
+    const Real* h;            // [B+N, H]  as the forward sweep left it
+    Real* da;                 // [N, H] or null; may be dh
+    Real* dh0;                // [B, H]
+    Real* total;              // [N, H] or null: the whole dh_t of B6; may be dh
 };
 
-// For Real = float and double.
+// The input of a layer, of which exactly one of x and tokens is given.
 template <class Real>
-void forward_sweep(const ForwardSweep<Real>& sweep);
+struct Input {
+    std::size_t I;
+    const Real* x;               // [N, I]
+    const std::int64_t* tokens;  // [N] in [0, I): x_t is one-hot and x_t W_xh a row of W_xh
+    Matrix<const Real> W_xh;     // [I, H]
+    const Real *b_ih, *b_hh;     // [H] or null; b_h is their sum
+};
+
+// The gradients of a layer. Those of weights and bias are written, not added to.
 template <class Real>
-void backward_sweep(const BackwardSweep<Real>& sweep);
+struct Gradients {
+    Real* dx;            // [N, I] or null; with tokens: null
+    Matrix<Real> dW_xh;  // [I, H] or null
+    Matrix<Real> dW_hh;  // [H, H] or null
+    Real* db;            // [H] or null
+};
+
+// For Real = float and double; `threads` is the most that may be used, the caller's included.
+template <class Real>
+void forward_sweep(const ForwardSweep<Real>&, std::size_t threads);
+template <class Real>
+void backward_sweep(const BackwardSweep<Real>&, std::size_t threads);
+
+// A whole layer: the sweep with the input's share (a is not used), or with the weight gradients (B8, B9, B10) and ∂x
+// (B11), each block of time finished while it is in the cache. Throws std::out_of_range for a token outside [0, I).
+template <class Real>
+void forward_layer(const ForwardSweep<Real>&, const Input<Real>&, std::size_t threads);
+template <class Real>
+void backward_layer(const BackwardSweep<Real>&, const Input<Real>&, const Gradients<Real>&, std::size_t threads);
 
 // The activation alone: h[i] = φ(a[i]) for i < count.
 template <class Real>

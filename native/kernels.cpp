@@ -17,62 +17,111 @@ namespace {
 constexpr std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
 constexpr std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
+template <class Real, class P>
+P* at(const Panels<P>& panels, std::size_t row, std::size_t panel) {
+    return panels.at + panel * panels.stride + row * lanes<Real>;
+}
+
 // A register tile is `rows` x `vectors` accumulators, beside them a row of W and one broadcast state. Tall tiles read W
 // least often; a short one takes more vectors so that enough independent chains hide the latency of multiply-add.
 constexpr std::size_t tallest_tile = registers == 32 ? 14 : 6;
 constexpr std::size_t widest_tile(std::size_t rows) { return rows == 1 ? 8 : smaller(8, (registers - 1) / (rows + 1)); }
 
-// (A2, B11) to = from W for one tile: each element is one chain over k in ascending order, whatever the tile's shape.
-template <class Real, std::size_t rows, std::size_t vectors>
-void tile(std::size_t inner, Panels<const Real> from, Panels<const Real> W, Panels<Real> to) {
-    constexpr std::size_t L = lanes<Real>;
-    Vector<Real> sum[rows][vectors] = {};
-    const Real* w = W.at;
-    for (std::size_t begin = 0; begin < inner; begin += L, from.at += from.stride) {
-        const Real* end = w + L * smaller(L, inner - begin);
-        for (const Real* state = from.at; w != end; w += L, ++state) {
-            Vector<Real> weight[vectors];
+// The innermost loop: `count` rank-one updates of a register tile, each element one chain of multiply-adds in the order
+// of the loop, whatever the tile's shape. Row r of the left factor lies `apart` elements after row r-1.
+template <std::size_t apart, class Real, std::size_t rows, std::size_t vectors>
+inline __attribute__((always_inline)) void update(Vector<Real> (&sum)[rows][vectors], std::size_t count,
+                                                  const Real* left, std::size_t left_advance, const Real* right,
+                                                  std::size_t right_stride) {
+    for (std::size_t k = 0; k < count; ++k, left += left_advance, right += lanes<Real>) {
+        Vector<Real> weight[vectors];
 #pragma GCC unroll 8
-            for (std::size_t v = 0; v < vectors; ++v) weight[v] = load(w + v * W.stride);
+        for (std::size_t v = 0; v < vectors; ++v) weight[v] = load(right + v * right_stride);
 #pragma GCC unroll 14
-            for (std::size_t r = 0; r < rows; ++r) {
-                const Vector<Real> value = broadcast(state[r * L]);
+        for (std::size_t r = 0; r < rows; ++r) {
+            const Vector<Real> value = broadcast(left[r * apart]);
 #pragma GCC unroll 8
-                for (std::size_t v = 0; v < vectors; ++v) sum[r][v] += value * weight[v];
-            }
+            for (std::size_t v = 0; v < vectors; ++v) sum[r][v] += value * weight[v];
         }
     }
-#pragma GCC unroll 14
-    for (std::size_t r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-        for (std::size_t v = 0; v < vectors; ++v) store(to.at + v * to.stride + r * L, sum[r][v]);
 }
 
+// to = left W, both factors in panels.
 template <class Real>
-using Tile = void (*)(std::size_t, Panels<const Real>, Panels<const Real>, Panels<Real>);
+struct TimesWeights {
+    std::size_t inner;
+    Panels<const Real> left, W;
+    Panels<Real> to;
 
-template <class Real, std::size_t rows, std::size_t vectors>
-constexpr Tile<Real> tile_within_registers() {
+    template <std::size_t rows, std::size_t vectors>
+    static void tile(const TimesWeights& all, std::size_t row, std::size_t panel) {
+        constexpr std::size_t L = lanes<Real>;
+        Vector<Real> sum[rows][vectors] = {};
+        const Real* left = at<Real>(all.left, row, 0);
+        const Real* right = at<Real>(all.W, 0, panel);
+        for (std::size_t k = 0; k < all.inner; k += L, left += all.left.stride, right += L * L)
+            update<L>(sum, smaller(L, all.inner - k), left, 1, right, all.W.stride);
+#pragma GCC unroll 14
+        for (std::size_t r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+            for (std::size_t v = 0; v < vectors; ++v) store(at<Real>(all.to, row + r, panel + v), sum[r][v]);
+    }
+};
+
+// (B9, B10) sum += leftᵀ right, left in row-major pieces, right in panels.
+template <class Real>
+struct TransposedTimes {
+    std::size_t left_columns, first_row;
+    const Piece<Real>* pieces;
+    std::size_t count;
+    Panels<const Real> right;
+    Panels<Real> sum;
+
+    template <std::size_t rows, std::size_t vectors>
+    static void tile(const TransposedTimes& all, std::size_t row, std::size_t panel) {
+        row += all.first_row;
+        Vector<Real> block[rows][vectors] = {};
+        const Real* right = at<Real>(all.right, 0, panel);
+        for (const Piece<Real>* piece = all.pieces; piece != all.pieces + all.count; ++piece) {
+            update<1>(block, piece->rows, piece->at + row, all.left_columns, right, all.right.stride);
+            right += piece->rows * lanes<Real>;
+        }
+#pragma GCC unroll 14
+        for (std::size_t r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+            for (std::size_t v = 0; v < vectors; ++v) {
+                Real* sum = at<Real>(all.sum, row + r, panel + v);
+                store(sum, load(sum) + block[r][v]);
+            }
+    }
+};
+
+template <class Factors>
+using Tile = void (*)(const Factors&, std::size_t row, std::size_t panel);
+
+template <class Factors, std::size_t rows, std::size_t vectors>
+constexpr Tile<Factors> tile_within_registers() {
     if constexpr (rows <= tallest_tile && vectors <= widest_tile(rows))
-        return tile<Real, rows, vectors>;
+        return Factors::template tile<rows, vectors>;
     else
         return nullptr;
 }
 
-template <class Real, std::size_t rows>
-constexpr Tile<Real> tiles_of_height[] = {
-    tile_within_registers<Real, rows, 1>(), tile_within_registers<Real, rows, 2>(),
-    tile_within_registers<Real, rows, 3>(), tile_within_registers<Real, rows, 4>(),
-    tile_within_registers<Real, rows, 5>(), tile_within_registers<Real, rows, 6>(),
-    tile_within_registers<Real, rows, 7>(), tile_within_registers<Real, rows, 8>(),
+template <class Factors, std::size_t rows>
+constexpr Tile<Factors> tiles_of_height[] = {
+    tile_within_registers<Factors, rows, 1>(), tile_within_registers<Factors, rows, 2>(),
+    tile_within_registers<Factors, rows, 3>(), tile_within_registers<Factors, rows, 4>(),
+    tile_within_registers<Factors, rows, 5>(), tile_within_registers<Factors, rows, 6>(),
+    tile_within_registers<Factors, rows, 7>(), tile_within_registers<Factors, rows, 8>(),
 };
 
-template <class Real>
-constexpr const Tile<Real>* tiles[] = {
-    tiles_of_height<Real, 1>,  tiles_of_height<Real, 2>,  tiles_of_height<Real, 3>,  tiles_of_height<Real, 4>,
-    tiles_of_height<Real, 5>,  tiles_of_height<Real, 6>,  tiles_of_height<Real, 7>,  tiles_of_height<Real, 8>,
-    tiles_of_height<Real, 9>,  tiles_of_height<Real, 10>, tiles_of_height<Real, 11>, tiles_of_height<Real, 12>,
-    tiles_of_height<Real, 13>, tiles_of_height<Real, 14>,
+template <class Factors>
+constexpr const Tile<Factors>* tiles[] = {
+    tiles_of_height<Factors, 1>,  tiles_of_height<Factors, 2>,  tiles_of_height<Factors, 3>,
+    tiles_of_height<Factors, 4>,  tiles_of_height<Factors, 5>,  tiles_of_height<Factors, 6>,
+    tiles_of_height<Factors, 7>,  tiles_of_height<Factors, 8>,  tiles_of_height<Factors, 9>,
+    tiles_of_height<Factors, 10>, tiles_of_height<Factors, 11>, tiles_of_height<Factors, 12>,
+    tiles_of_height<Factors, 13>, tiles_of_height<Factors, 14>,
 };
 
 // The part of a panel matrix that one tile covers.
@@ -80,16 +129,10 @@ struct Patch {
     std::size_t first_row, rows, first_panel, panels;
 };
 
-template <class Real, class P>
-P* at(const Panels<P>& panels, std::size_t row, std::size_t panel) {
-    return panels.at + panel * panels.stride + row * lanes<Real>;
-}
-
-// Covers rows x [first, last) panels of `to` with tiles of near equal shape and finishes each while it is hot. Columns
-// outside, so that weights beyond the first-level cache are fetched once for all rows.
-template <class Real, class Finish>
-void multiply(std::size_t rows, std::size_t inner, std::size_t first, std::size_t last, const Panels<const Real>& from,
-              const Panels<const Real>& W, const Panels<Real>& to, const Finish& finish) {
+// Covers rows x [first, last) panels of the result with tiles of near equal shape and finishes each while it is hot.
+// Columns outside, so that weights beyond the first-level cache are fetched once for all rows.
+template <class Factors, class Finish>
+void multiply(std::size_t rows, std::size_t first, std::size_t last, const Factors& factors, const Finish& finish) {
     const std::size_t bands = divide_up(rows, tallest_tile);
     if (bands == 0) return;
     const std::size_t columns = last - first, groups = divide_up(columns, widest_tile(divide_up(rows, bands)));
@@ -99,9 +142,7 @@ void multiply(std::size_t rows, std::size_t inner, std::size_t first, std::size_
         for (std::size_t band = 0; band < bands; ++band) {
             const std::size_t row = rows * band / bands;
             const Patch patch{row, rows * (band + 1) / bands - row, panel, panels};
-            tiles<Real>[patch.rows - 1][panels - 1](inner, {at<Real>(from, row, 0), from.stride},
-                                                    {at<Real>(W, 0, panel), W.stride},
-                                                    {at<Real>(to, row, panel), to.stride});
+            tiles<Factors>[patch.rows - 1][panels - 1](factors, row, panel);
             finish(patch);
         }
     }
@@ -131,18 +172,19 @@ void finish_forward(const ForwardStep<Real>& step, const Patch& patch) {
 template <Activation activation, class Real>
 void finish_backward(const BackwardStep<Real>& step, const Patch& patch) {
     each_vector<Real>(patch, step.H, step.next.stride, [&](std::size_t panel, std::size_t row, std::size_t count) {
-        const Vector<Real> future = step.future.at ? load(step.next.at + panel) : Vector<Real>{};
-        const Vector<Real> dh = load(step.dh + row, count) + future;                           // B6
+        const Vector<Real> direct = step.dh ? load(step.dh + row, count) : Vector<Real>{};
+        const Vector<Real> dh = direct + load(step.next.at + panel);                           // B6
         const Vector<Real> da = through_phi<Real>(activation, dh, load(step.h + row, count));  // B7
         if (step.total) store(step.total + row, dh, count);
-        store(step.da + row, da, count);
+        if (step.da) store(step.da + row, da, count);
         store(step.next.at + panel, da);  // B11
     });
 }
 
 template <class Real>
 void forward_step(const ForwardStep<Real>& step) {
-    multiply<Real>(step.rows, step.H, step.first, step.last, step.previous, step.W, step.next, [&](const Patch& patch) {
+    const TimesWeights<Real> recurrent{step.H, step.previous, step.W, step.next};
+    multiply(step.rows, step.first, step.last, recurrent, [&](const Patch& patch) {
         switch (step.activation) {
             case Activation::tanh: return finish_forward<Activation::tanh>(step, patch);
             case Activation::relu: return finish_forward<Activation::relu>(step, patch);
@@ -163,36 +205,108 @@ void backward_step(const BackwardStep<Real>& step) {
         }
     };
     if (step.future.at)
-        multiply<Real>(step.rows, step.H, step.first, step.last, step.future, step.W, step.next, finish);
+        multiply(step.rows, step.first, step.last, TimesWeights<Real>{step.H, step.future, step.W, step.next}, finish);
     else
         finish({0, step.rows, step.first, step.last - step.first});
 }
 
 template <class Real>
 void product(const Product<Real>& p) {
-    multiply<Real>(p.rows, p.inner, p.first, p.last, p.from, p.W, p.scratch, [&](const Patch& patch) {
-        each_vector<Real>(patch, p.columns, p.scratch.stride,
-                          [&](std::size_t panel, std::size_t row, std::size_t count) {
-                              store(p.to + row, load(p.scratch.at + panel), count);
-                          });
+    const TimesWeights<Real> factors{p.inner, p.left, p.W, p.scratch};
+    multiply(p.rows, p.first, p.last, factors, [&](const Patch& patch) {
+        for (std::size_t c = patch.first_panel; c < patch.first_panel + patch.panels; ++c) {
+            const std::size_t column = c * lanes<Real>, count = smaller(lanes<Real>, p.columns - column);
+            const Vector<Real> bias = p.bias ? load(p.bias + column, count) : Vector<Real>{};
+            for (std::size_t r = patch.first_row; r < patch.first_row + patch.rows; ++r)
+                store(p.to + r * p.columns + column, bias + load(at<Real>(p.scratch, r, c)), count);
+        }
     });
 }
 
 template <class Real>
-void pack(const Matrix<Real>& matrix, std::size_t rows, std::size_t columns, const Panels<Real>& panels) {
+void gather(const Gather<Real>& g) {
+    for (std::size_t c = g.first; c < g.last; ++c) {
+        const std::size_t column = c * lanes<Real>, count = smaller(lanes<Real>, g.columns - column);
+        const Vector<Real> bias = g.bias ? load(g.bias + column, count) : Vector<Real>{};
+        for (std::size_t r = 0; r < g.rows; ++r)
+            store(g.to + r * g.columns + column, bias + load(at<Real>(g.W, static_cast<std::size_t>(g.tokens[r]), c)),
+                  count);
+    }
+}
+
+template <class Real>
+void weight_gradient(const WeightGradient<Real>& g) {
+    const TransposedTimes<Real> factors{g.left_columns, g.first_row, g.left, g.pieces, g.right, g.sum};
+    multiply(g.last_row - g.first_row, g.first, g.last, factors, [](const Patch&) {});
+}
+
+// (B9) for one-hot x_t
+template <class Real>
+void token_gradient(const TokenGradient<Real>& g) {
+    for (std::size_t c = g.first; c < g.last; ++c)
+        for (std::size_t r = 0; r < g.rows; ++r) {
+            Real* sum = at<Real>(g.sum, static_cast<std::size_t>(g.tokens[r]), c);
+            store(sum, load(sum) + load(at<Real>(g.right, r, c)));
+        }
+}
+
+// (B8)
+template <class Real>
+void bias_gradient(std::size_t rows, std::size_t first, std::size_t last, Panels<const Real> right, Panels<Real> sum) {
+    for (std::size_t c = first; c < last; ++c) {
+        Vector<Real> chains[4] = {};  // one alone would wait for each addition
+        for (std::size_t r = 0; r < rows; ++r) chains[r % 4] += load(at<Real>(right, r, c));
+        const Vector<Real> block = (chains[0] + chains[1]) + (chains[2] + chains[3]);
+        store(at<Real>(sum, 0, c), load(at<Real>(sum, 0, c)) + block);
+    }
+}
+
+template <class Real>
+void pack(Matrix<const Real> matrix, std::size_t rows, std::size_t columns, std::size_t first, std::size_t last,
+          Panels<Real> panels) {
     constexpr std::size_t L = lanes<Real>;
-    for (std::size_t column = 0; column < columns; column += L) {
-        const std::size_t count = smaller(L, columns - column);
-        for (std::size_t r = 0; r < rows; ++r) {
-            const Real* from = matrix.at + static_cast<std::ptrdiff_t>(r) * matrix.row_stride +
-                               static_cast<std::ptrdiff_t>(column) * matrix.column_stride;
-            Real* to = at<Real>(panels, r, column / L);
-            if (matrix.column_stride == 1) {
-                store(to, load(from, count));
-                continue;
+    for (std::size_t c = first; c < last; ++c) {
+        const std::size_t count = smaller(L, columns - c * L);
+        const Real* strip = matrix.at + static_cast<std::ptrdiff_t>(c * L) * matrix.column_stride;
+        Real* to = at<Real>(panels, 0, c);
+        if (matrix.column_stride == 1) {
+            for (std::size_t r = 0; r < rows; ++r)
+                store(to + r * L, load(strip + static_cast<std::ptrdiff_t>(r) * matrix.row_stride, count));
+            continue;
+        }
+        // Down the columns in short runs: a transposed matrix is contiguous that way.
+        for (std::size_t begin = 0; begin < rows; begin += L) {
+            const std::size_t end = smaller(rows, begin + L);
+            for (std::size_t lane = 0; lane < L; ++lane) {
+                const Real* column = strip + static_cast<std::ptrdiff_t>(lane) * matrix.column_stride;
+                for (std::size_t r = begin; r < end; ++r)
+                    to[r * L + lane] =
+                        lane < count ? column[static_cast<std::ptrdiff_t>(r) * matrix.row_stride] : Real(0);
             }
-            for (std::size_t c = 0; c < L; ++c)
-                to[c] = c < count ? from[static_cast<std::ptrdiff_t>(c) * matrix.column_stride] : Real(0);
+        }
+    }
+}
+
+template <class Real>
+void unpack(Panels<const Real> panels, std::size_t rows, std::size_t columns, std::size_t first, std::size_t last,
+            Matrix<Real> matrix) {
+    constexpr std::size_t L = lanes<Real>;
+    for (std::size_t c = first; c < last; ++c) {
+        const std::size_t count = smaller(L, columns - c * L);
+        Real* strip = matrix.at + static_cast<std::ptrdiff_t>(c * L) * matrix.column_stride;
+        const Real* from = at<Real>(panels, 0, c);
+        if (matrix.column_stride == 1) {
+            for (std::size_t r = 0; r < rows; ++r)
+                store(strip + static_cast<std::ptrdiff_t>(r) * matrix.row_stride, load(from + r * L), count);
+            continue;
+        }
+        for (std::size_t begin = 0; begin < rows; begin += L) {
+            const std::size_t end = smaller(rows, begin + L);
+            for (std::size_t lane = 0; lane < count; ++lane) {
+                Real* column = strip + static_cast<std::ptrdiff_t>(lane) * matrix.column_stride;
+                for (std::size_t r = begin; r < end; ++r)
+                    column[static_cast<std::ptrdiff_t>(r) * matrix.row_stride] = from[r * L + lane];
+            }
         }
     }
 }
@@ -206,8 +320,19 @@ void activate(Activation activation, const Real* a, Real* h, std::size_t count) 
 }
 
 template <class Real>
-constexpr Kernels<Real> table{lanes<Real>,   forward_step<Real>, backward_step<Real>,
-                              product<Real>, pack<Real>,         activate<Real>};
+constexpr Kernels<Real> table{
+    .lanes = lanes<Real>,
+    .forward_step = forward_step<Real>,
+    .backward_step = backward_step<Real>,
+    .product = product<Real>,
+    .gather = gather<Real>,
+    .weight_gradient = weight_gradient<Real>,
+    .token_gradient = token_gradient<Real>,
+    .bias_gradient = bias_gradient<Real>,
+    .pack = pack<Real>,
+    .unpack = unpack<Real>,
+    .activate = activate<Real>,
+};
 
 }  // namespace
 

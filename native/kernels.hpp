@@ -1,11 +1,16 @@
-// What each instruction set provides: the arithmetic of one time step, as a table of functions.
+// What each instruction set provides: the arithmetic of one time step and of one block of them, as a table of
+// functions.
 //
 // All of it works on one layout. A matrix in panels is cut into strips of columns as wide as a vector register; element
 // (r, c) lies at  at[(c / lanes) * stride + r * lanes + c % lanes],  zero beyond the last column. Weights in panels are
-// read as whole registers; states in panels give the scalars of one step at fixed distances.
+// read as whole registers; states in panels give the scalars of one step at fixed distances, and the ∂a of a block in
+// panels is at once the left factor of ∂a W_hhᵀ and the right factor of the weight gradients.
+//
+// Each function covers the panels [first, last) of the columns of its result, so that threads can share one call.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "contract.hpp"
 
@@ -17,7 +22,7 @@ struct Panels {
     std::size_t stride;  // elements from one panel to the next
 };
 
-// next = φ(a + previous W), for `rows` rows and panels [first, last) of the columns.
+// next = φ(a + previous W)
 template <class Real>
 struct ForwardStep {
     std::size_t rows, H, first, last;
@@ -30,28 +35,67 @@ struct ForwardStep {
     Real* total;                  // [rows, H] row-major or null; may be a
 };
 
-// da = (dh + future W) φ'(h); without `future` it is zero.
+// next = (dh + future W) φ'(h)
 template <class Real>
 struct BackwardStep {
     std::size_t rows, H, first, last;
     Activation activation;
     Panels<const Real> W;       // [H, H]  W_hhᵀ
-    Panels<const Real> future;  // [rows, H]  ∂a_{t+1}, or null
+    Panels<const Real> future;  // [rows, H]  ∂a_{t+1}; null: `next` holds what stands for future W
     Panels<Real> next;          // [rows, H]  ∂a_t
-    const Real* dh;             // [rows, H] row-major
+    const Real* dh;             // [rows, H] row-major; null: zero
     const Real* h;              // [rows, H] row-major
-    Real* da;                   // [rows, H] row-major; may be dh
+    Real* da;                   // [rows, H] row-major or null; may be dh
     Real* total;                // [rows, H] row-major or null; may be dh
 };
 
-// to = from W, by way of `scratch`.
+// to = left W + bias, by way of `scratch`.
 template <class Real>
 struct Product {
     std::size_t rows, inner, columns, first, last;
+    Panels<const Real> left;  // [rows, inner]
     Panels<const Real> W;     // [inner, columns]
-    Panels<const Real> from;  // [rows, inner]
+    const Real* bias;         // [columns] or null
     Panels<Real> scratch;     // [rows, columns]
     Real* to;                 // [rows, columns] row-major
+};
+
+// to = the rows of W that `tokens` name, + bias
+template <class Real>
+struct Gather {
+    std::size_t rows, columns, first, last;
+    const std::int64_t* tokens;  // [rows]
+    Panels<const Real> W;        // [anything, columns]
+    const Real* bias;            // [columns] or null
+    Real* to;                    // [rows, columns] row-major
+};
+
+// Consecutive rows of a row-major matrix.
+template <class Real>
+struct Piece {
+    const Real* at;
+    std::size_t rows;
+};
+
+// sum += leftᵀ right over the rows of the pieces, which together match those of `right`; only the rows
+// [first_row, last_row) of the sum. The block's share is summed from zero before it is added, which keeps the error of
+// a long sequence that of a short one.
+template <class Real>
+struct WeightGradient {
+    std::size_t left_columns, first_row, last_row, first, last;
+    const Piece<Real>* left;  // [rows, left_columns]
+    std::size_t pieces;
+    Panels<const Real> right;  // [rows, anything]
+    Panels<Real> sum;          // [left_columns, anything]
+};
+
+// sum[tokens[r]] += right[r] for r = 0, 1, ..., rows-1
+template <class Real>
+struct TokenGradient {
+    std::size_t rows, first, last;
+    const std::int64_t* tokens;  // [rows]
+    Panels<const Real> right;    // [rows, anything]
+    Panels<Real> sum;
 };
 
 template <class Real>
@@ -60,7 +104,17 @@ struct Kernels {
     void (*forward_step)(const ForwardStep<Real>&);
     void (*backward_step)(const BackwardStep<Real>&);
     void (*product)(const Product<Real>&);
-    void (*pack)(const Matrix<Real>& matrix, std::size_t rows, std::size_t columns, const Panels<Real>& panels);
+    void (*gather)(const Gather<Real>&);
+    void (*weight_gradient)(const WeightGradient<Real>&);
+    void (*token_gradient)(const TokenGradient<Real>&);
+    // sum[0] += the sum of the rows of `right`
+    void (*bias_gradient)(std::size_t rows, std::size_t first, std::size_t last, Panels<const Real> right,
+                          Panels<Real> sum);
+    // Row-major or any other strides into panels and back.
+    void (*pack)(Matrix<const Real>, std::size_t rows, std::size_t columns, std::size_t first, std::size_t last,
+                 Panels<Real>);
+    void (*unpack)(Panels<const Real>, std::size_t rows, std::size_t columns, std::size_t first, std::size_t last,
+                   Matrix<Real>);
     void (*activate)(Activation, const Real* a, Real* h, std::size_t count);
 };
 

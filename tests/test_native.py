@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -165,6 +166,195 @@ def test_nan_is_passed_on(activation):
     assert h.isnan().any()
 
 
+def run_layer(x, h0, weights, dh, dh_n, *, threads=1, **steps):
+    """Every output of the fused layer, written over NaN, with weights and gradients in torch's layout."""
+    weight_ih, weight_hh, b_ih, b_hh = weights
+    dtype, H = weight_hh.dtype, len(weight_hh)
+    rows = x.shape if x.dtype == torch.int64 else x.shape[:-1]
+    found = {name: unwritten(*rows, H, dtype=dtype) for name in ("a", "dh", "da")}
+    found |= {"dh0": unwritten(*h0.shape, dtype=dtype), "db_h": unwritten(H, dtype=dtype)}
+    found |= {"dW_xh": unwritten(*weight_ih.shape, dtype=dtype).mT, "dW_hh": unwritten(H, H, dtype=dtype).mT}
+    if x.is_floating_point():
+        found["dx"] = unwritten(*x.shape, dtype=dtype)
+    torch.set_num_threads(threads)
+    try:
+        found["h"] = native.forward_layer(
+            x, h0, weight_ih.mT, weight_hh.mT, b_ih, b_hh, "tanh", total=found["a"], **steps
+        )
+        native.backward_layer(
+            dh,
+            dh_n,
+            found["h"],
+            x,
+            weight_ih.mT,
+            weight_hh.mT,
+            "tanh",
+            dx=found.get("dx"),
+            dW_xh=found["dW_xh"],
+            dW_hh=found["dW_hh"],
+            db_h=found["db_h"],
+            dh0=found["dh0"],
+            da=found["da"],
+            total=found["dh"],
+            **steps,
+        )
+    finally:
+        torch.set_num_threads(1)
+    return found
+
+
+def exact_layer(x, h0, weights, dh, dh_n, *, batch_sizes=None, reverse=False):
+    """The same in float64: products by torch, sweeps by the reference, gradients by autograd."""
+    weight_ih, weight_hh, b_ih, b_hh = (array.double().requires_grad_() for array in weights)
+    h0 = h0.double().requires_grad_()
+    if x.is_floating_point():
+        x = x.double().requires_grad_()
+    H = len(weight_hh)
+    x_share = (x @ weight_ih.mT if x.is_floating_point() else weight_ih.mT[x]) + (b_ih + b_hh)
+    a = torch.empty_like(x_share)
+    steps = {"batch_sizes": batch_sizes, "reverse": reverse}
+    reference.forward_sweep(x_share.detach(), weight_hh.detach().mT, h0.detach(), "tanh", total=a, **steps)
+    h = reference.forward_sweep(x_share, weight_hh.mT, h0, "tanh", **steps)
+    rows, N, B = h.reshape(-1, H), x_share[..., 0].numel(), len(h0)
+    y = rows[:N] if reverse else rows[B:]
+    direct = dh.double().reshape(-1, H).clone()
+    sizes = [B] * len(x) if batch_sizes is None else batch_sizes
+    starts = np.cumsum([0, *sizes])
+    unstarted = dh_n.double().clone()
+    for r in range(max(sizes, default=0)):
+        t = 0 if reverse else sum(size > r for size in sizes) - 1
+        direct[starts[t] + r] += dh_n[r]
+        unstarted[r] = 0
+    inputs = [h0, weight_ih, weight_hh, b_ih, *([x] if x.is_floating_point() else [])]
+    seeds = torch.autograd.grad([y, h0], inputs, [direct, unstarted], allow_unused=True)
+    names = ["dh0", "dW_xh", "dW_hh", "db_h", "dx"]
+    found = {
+        name: torch.zeros_like(of) if seed is None else seed
+        for name, of, seed in zip(names, inputs, seeds, strict=False)
+    }
+    found |= {
+        "dW_xh": found["dW_xh"].mT,
+        "dW_hh": found["dW_hh"].mT,
+        "h": h.detach(),
+        "a": a,
+        "dh": torch.empty_like(a),
+    }
+    found["da"], _ = reference.backward_sweep(
+        direct.view(a.shape), h.detach(), weight_hh.detach().mT, "tanh", total=found["dh"], **steps
+    )
+    return found
+
+
+def layer_inputs(rows, B, I, H, dtype, *, tokens=False):
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randint(I, rows, generator=generator) if tokens else random(1, *rows, I).to(dtype)
+    weights = [random(2, H, I) / I**0.5, random(3, H, H) / H**0.5, random(4, H), random(5, H)]
+    return x, random(6, B, H).to(dtype), [weight.to(dtype) for weight in weights], random(7, *rows, H).to(dtype)
+
+
+LAYERS = [  # (T, B, I, H)
+    *[(1, 1, 1, 1), (2, 3, 1, 17), (7, 2, 5, 16), (5, 7, 3, 37), (3, 20, 11, 100), (0, 3, 4, 5), (4, 0, 4, 5)],
+    *[(300, 1, 5, 20), (150, 1, 40, 130), (40, 2, 17, 64), (30, 33, 19, 70), (2, 600, 2, 18)],
+]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize(("T", "B", "I", "H"), LAYERS)
+def test_layer(T, B, I, H, tokens, reverse, dtype):
+    x, h0, weights, dh = layer_inputs((T, B), B, I, H, dtype, tokens=tokens)
+    dh_n = random(9, B, H).to(dtype)
+    expected = exact_layer(x, h0, weights, dh, dh_n, reverse=reverse)
+    found = run_layer(x, h0, weights, dh, dh_n, reverse=reverse)
+    for name, array in found.items():
+        assert_close(array, expected[name])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("batch_sizes", [*PACKED, [3] * 100 + [2] * 70 + [1] * 30], ids=lambda sizes: str(sizes[:9]))
+def test_packed_layer(batch_sizes, tokens, reverse, dtype):
+    N, B, I, H = sum(batch_sizes), max(batch_sizes, default=2), 5, 37
+    x, h0, weights, dh = layer_inputs((N,), B, I, H, dtype, tokens=tokens)
+    dh_n = random(9, B, H).to(dtype)
+    steps = {"batch_sizes": batch_sizes, "reverse": reverse}
+    expected = exact_layer(x, h0, weights, dh, dh_n, **steps)
+    for name, array in run_layer(x, h0, weights, dh, dh_n, **steps).items():
+        assert_close(array, expected[name])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    ("T", "B", "I", "H"), [(300, 1, 3, 300), (60, 2, 30, 300), (40, 3, 20, 150), (30, 7, 33, 100), (9, 64, 1, 128)]
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_results_do_not_depend_on_the_number_of_threads(T, B, I, H, reverse, dtype):
+    x, h0, weights, dh = layer_inputs((T, B), B, I, H, dtype)
+    alone = run_layer(x, h0, weights, dh, h0, reverse=reverse)
+    for threads in (2, 3, 5):
+        together = run_layer(x, h0, weights, dh, h0, threads=threads, reverse=reverse)
+        for name, array in alone.items():
+            assert torch.equal(together[name], array), (threads, name)
+
+
+def test_cotangents_and_initial_state_may_be_absent():
+    x, h0, weights, dh = layer_inputs((5, 3), 3, 4, 18, torch.float64)
+    zero, no_dh = torch.zeros_like(h0), torch.zeros_like(dh)
+    given = run_layer(x, zero, weights, no_dh, zero)
+    weight_ih, weight_hh, b_ih, b_hh = weights
+    h = native.forward_layer(x, None, weight_ih.mT, weight_hh.mT, b_ih, b_hh, "tanh")
+    assert torch.equal(h, given["h"])
+    dW_xh = torch.full_like(given["dW_xh"], torch.nan)
+    native.backward_layer(None, None, h, x, weight_ih.mT, weight_hh.mT, "tanh", dW_xh=dW_xh)
+    assert torch.equal(dW_xh, given["dW_xh"])
+    no_bias = native.forward_layer(x, None, weight_ih.mT, weight_hh.mT, None, None, "tanh")
+    zero_bias = native.forward_layer(x, None, weight_ih.mT, weight_hh.mT, b_ih * 0, None, "tanh")
+    assert torch.equal(no_bias, zero_bias)
+
+
+@pytest.mark.parametrize("tokens", [[0, 5], [-1, 0]])
+def test_tokens_out_of_range_are_refused(tokens):
+    with pytest.raises(IndexError, match=r"tokens must lie in \[0, 5\)"):
+        native.forward_layer(
+            torch.tensor([tokens]), torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(3, 3), None, None, "tanh"
+        )
+
+
+def test_several_python_threads_may_call_at_once():
+    x, h0, weights, _ = layer_inputs((40, 8), 8, 20, 96, torch.float32)
+    torch.set_num_threads(2)
+    try:
+        W_xh, W_hh = weights[0].mT, weights[1].mT
+        expected = native.forward_layer(x, h0, W_xh, W_hh, None, None, "tanh")
+        with ThreadPoolExecutor(4) as executor:
+            calls = [executor.submit(native.forward_layer, x, h0, W_xh, W_hh, None, None, "tanh") for _ in range(200)]
+            assert all(torch.equal(call.result(timeout=60), expected) for call in calls)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_after_use_does_not_hang():
+    # Small enough that torch's own threads, which do not survive a fork, have nothing to do.
+    script = """
+import os, torch
+from bptt.sweeps import native
+torch.set_num_threads(2)
+a, W, h0 = torch.ones(30, 8, 100), torch.eye(100) / 2, torch.zeros(8, 100)
+sweep = lambda: native.forward_sweep(a, W, h0, "tanh")
+expected = sweep()
+child = os.fork()
+same = torch.equal(sweep(), expected)
+if child == 0:
+    os._exit(0 if same else 1)
+assert same
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=60)
+
+
 REFUSED = {
     "a has the wrong rank": (ValueError, "a", lambda x: x.update(a=x["a"][0])),
     "a has the wrong width": (ValueError, "a", lambda x: x.update(a=x["a"][..., :-1])),
@@ -214,8 +404,8 @@ def test_backward_refuses(dh, h, options):
 def phi(activation, a):
     """The compiled activation alone, on a NumPy array."""
     h = np.full_like(a, np.nan)
-    run = {np.float32: _native.activate_float32, np.float64: _native.activate_float64}[a.dtype.type]
-    run(_native.Activation[activation], a.ctypes.data, h.ctypes.data, a.size)
+    precision = {np.float32: _native.float32, np.float64: _native.float64}[a.dtype.type]
+    precision.activate(_native.Activation[activation], a.ctypes.data, h.ctypes.data, a.size)
     return h
 
 

@@ -1,5 +1,7 @@
-# Arrays are addresses (`Tensor.data_ptr()`); 0 stands for an array that is not there. Shapes: native/contract.hpp.
+# The engine's door (native/bindings.cpp). Arrays are addresses (`Tensor.data_ptr()`), 0 for one that is not there;
+# strides count elements. Shapes and meaning: native/contract.hpp.
 import enum
+from typing import Protocol
 
 instruction_set: str
 
@@ -9,67 +11,105 @@ class Activation(enum.Enum):
     sigmoid = 2
     identity = 3
 
-def forward_sweep_float32(
-    T: int,
-    B: int,
-    H: int,
-    batch_sizes: int,
-    reverse: bool,
-    activation: Activation,
-    W_hh: int,
-    W_hh_row_stride: int,
-    W_hh_column_stride: int,
-    a: int,
-    h0: int,
-    h: int,
-    total: int,
-) -> None: ...
-def forward_sweep_float64(
-    T: int,
-    B: int,
-    H: int,
-    batch_sizes: int,
-    reverse: bool,
-    activation: Activation,
-    W_hh: int,
-    W_hh_row_stride: int,
-    W_hh_column_stride: int,
-    a: int,
-    h0: int,
-    h: int,
-    total: int,
-) -> None: ...
-def backward_sweep_float32(
-    T: int,
-    B: int,
-    H: int,
-    batch_sizes: int,
-    reverse: bool,
-    activation: Activation,
-    W_hh: int,
-    W_hh_row_stride: int,
-    W_hh_column_stride: int,
-    dh: int,
-    h: int,
-    da: int,
-    dh0: int,
-    total: int,
-) -> None: ...
-def backward_sweep_float64(
-    T: int,
-    B: int,
-    H: int,
-    batch_sizes: int,
-    reverse: bool,
-    activation: Activation,
-    W_hh: int,
-    W_hh_row_stride: int,
-    W_hh_column_stride: int,
-    dh: int,
-    h: int,
-    da: int,
-    dh0: int,
-    total: int,
-) -> None: ...
-def activate_float32(activation: Activation, a: int, h: int, count: int) -> None: ...
-def activate_float64(activation: Activation, a: int, h: int, count: int) -> None: ...
+class _Precision(Protocol):
+    def forward_sweep(
+        self,
+        T: int,
+        B: int,
+        H: int,
+        batch_sizes: int,
+        reverse: bool,
+        activation: Activation,
+        W_hh: int,
+        W_hh_row: int,
+        W_hh_column: int,
+        a: int,
+        h0: int,
+        h: int,
+        total: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def backward_sweep(
+        self,
+        T: int,
+        B: int,
+        H: int,
+        batch_sizes: int,
+        reverse: bool,
+        activation: Activation,
+        W_hh: int,
+        W_hh_row: int,
+        W_hh_column: int,
+        dh: int,
+        dh_n: int,
+        h: int,
+        da: int,
+        dh0: int,
+        total: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def forward_layer(
+        self,
+        T: int,
+        B: int,
+        I: int,
+        H: int,
+        batch_sizes: int,
+        reverse: bool,
+        activation: Activation,
+        x: int,
+        tokens: int,
+        W_xh: int,
+        W_xh_row: int,
+        W_xh_column: int,
+        W_hh: int,
+        W_hh_row: int,
+        W_hh_column: int,
+        b_ih: int,
+        b_hh: int,
+        h0: int,
+        h: int,
+        total: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def backward_layer(
+        self,
+        T: int,
+        B: int,
+        I: int,
+        H: int,
+        batch_sizes: int,
+        reverse: bool,
+        activation: Activation,
+        x: int,
+        tokens: int,
+        W_xh: int,
+        W_xh_row: int,
+        W_xh_column: int,
+        W_hh: int,
+        W_hh_row: int,
+        W_hh_column: int,
+        dh: int,
+        dh_n: int,
+        h: int,
+        da: int,
+        dh0: int,
+        total: int,
+        dx: int,
+        dW_xh: int,
+        dW_xh_row: int,
+        dW_xh_column: int,
+        dW_hh: int,
+        dW_hh_row: int,
+        dW_hh_column: int,
+        db: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def activate(self, activation: Activation, a: int, h: int, count: int, /) -> None: ...
+
+float32: _Precision
+float64: _Precision
