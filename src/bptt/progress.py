@@ -6,6 +6,7 @@ All three carry the same: loss, bits per character, held-out bits, characters pe
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -58,6 +59,7 @@ class PlainLines:
         self.held_out: float | None = None
         self.latest: Steps | None = None
         self.sampled = 0
+        self.recent: deque[tuple[float, int]] = deque(maxlen=50)
         self.shown_at = time.monotonic()
 
     def __enter__(self) -> "PlainLines":
@@ -70,6 +72,7 @@ class PlainLines:
         match event:
             case Steps():
                 self.latest = event
+                self.recent.append((event.seconds, event.tokens))
                 self.show(event)
             case Evaluation():
                 self.held_out = event.bits
@@ -93,12 +96,20 @@ class PlainLines:
         self.shown_at = time.monotonic()
         self.console.print(self.line(event), markup=False, highlight=False, soft_wrap=True)
 
+    @property
+    def rate(self) -> float:
+        """Tokens per second over the last 500 steps or so."""
+        (seconds, tokens), (seconds_now, tokens_now) = self.recent[0], self.recent[-1]
+        if seconds_now > seconds:
+            return (tokens_now - tokens) / (seconds_now - seconds)
+        return self.latest.tokens_per_second if self.latest else 0.0
+
     def line(self, event: Steps) -> str:
         of = f"/{self.recipe.epochs}" if self.recipe.steps is None else ""
         held_out = f"  held out {self.held_out:.3f}" if self.held_out is not None else ""
         return (
             f"epoch {event.epoch:.1f}{of}  loss {event.loss:.3f}  {event.bits:.3f} bits/char{held_out}"
-            f"  {event.tokens_per_second:,.0f} chars/s  clipped {event.clipped:.0%}  {clock(event.seconds_left)} left"
+            f"  {self.rate:,.0f} chars/s  clipped {event.clipped:.0%}  {clock(event.seconds_left)} left"
         )
 
 
@@ -123,7 +134,7 @@ class Live(PlainLines):
 
     def show(self, event: Steps) -> None:
         held_out = f"·held out {self.held_out:.3f}" if self.held_out is not None else ""
-        thousands = event.tokens_per_second / 1000
+        thousands = self.rate / 1000
         description = (
             f"loss {event.loss:.3f}·{event.bits:.2f} bits/char{held_out}·{thousands:.0f}k chars/s·"
             f"clip {event.clipped:.0%}·{clock(event.seconds_left)} left"

@@ -115,26 +115,20 @@ class Settings:
 class Run:
     """A run directory being written. Log lines wait in memory until `save` has been called once."""
 
-    def __init__(self, path: Path, settings: Settings, *, log_bytes: int | None = None) -> None:
-        self.path, self.settings = path, settings
-        self._lines: list[str] = []
-        self._log = None
-        if log_bytes is not None:
-            self._log = self._open_log(log_bytes)
-
-    @property
-    def saved(self) -> bool:
-        """Whether the directory holds this run yet."""
-        return self._log is not None
+    def __init__(self, path: Path, settings: Settings, *, saved: bool = False) -> None:
+        """saved: whether the directory holds this run already, and not nothing or another one."""
+        self.path, self.settings, self.saved = path, settings, saved
+        self._waiting = b""
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Adds a line to the log. Raises InputError where the disk refuses it."""
-        line = json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n"
-        if self._log is None:
-            self._lines.append(line)
+        line = json.dumps(event, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        if not self.saved:
+            self._waiting += line
             return
         try:
-            self._log.write(line.encode())
+            with (self.path / LOG).open("ab") as log:
+                log.write(line)
         except OSError as error:
             raise _cannot_write(self.path / LOG, error) from None
 
@@ -143,21 +137,18 @@ class Run:
 
         Raises InputError where the disk refuses; the old files stay.
         """
-        if self._log is None and training.step == 0 and _holds_run(self.path):
+        if not self.saved and training.step == 0 and _holds_run(self.path):
             return
         settings = json.dumps(self.settings.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        new_log = None if self._log else "".join(self._lines).encode()
         files = {SETTINGS: settings.encode(), WEIGHTS: self._weights(training)}
-        if new_log is not None:
-            files[LOG] = new_log
-            log_bytes = len(new_log)
-        else:
-            log_bytes = self._sync_log()
+        if not self.saved:
+            files[LOG] = self._waiting
+        log_bytes = _synced_size(self.path / LOG) if self.saved else len(self._waiting)
         files[CHECKPOINT] = self._checkpoint(training, log_bytes)
         write_together(self.path, files)
-        if new_log is not None:
+        if not self.saved:
             (self.path / CURVE).unlink(missing_ok=True)
-            self._log = self._open_log(log_bytes)
+            self.saved, self._waiting = True, b""
 
     def draw(self) -> Path:
         """Draws curve.png from the log; returns its path."""
@@ -166,10 +157,6 @@ class Run:
         path = self.path / CURVE
         write_together(self.path, {CURVE: curve.png(read_log(self.path), self.settings.recipe.clip)})
         return path
-
-    def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
 
     def _weights(self, training: Training) -> bytes:
         facts = {"schema": SCHEMA, "fingerprint": self.settings.fingerprint}
@@ -183,23 +170,6 @@ class Run:
             "log_bytes": log_bytes,
         }
         return as_safetensors(training.tensors(), {"bptt": json.dumps(facts, allow_nan=False)})
-
-    def _open_log(self, size: int) -> Any:
-        path = self.path / LOG
-        try:
-            log = path.open("ab", buffering=0)
-            log.truncate(min(size, log.tell()))
-        except OSError as error:
-            raise _cannot_write(path, error) from None
-        return log
-
-    def _sync_log(self) -> int:
-        assert self._log is not None
-        try:
-            os.fsync(self._log.fileno())
-            return self._log.tell()
-        except OSError as error:
-            raise _cannot_write(self.path / LOG, error) from None
 
 
 def start(
@@ -259,7 +229,8 @@ def resume(
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _damaged(path / CHECKPOINT, str(error)) from None
     _require_directory(path)
-    run = Run(path, settings, log_bytes=log_bytes)
+    _cut(path / LOG, log_bytes)
+    run = Run(path, settings, saved=True)
     run.log(_opening_line("resume", training, command))
     return run, training
 
@@ -335,6 +306,25 @@ def write_together(directory: Path, files: Mapping[str, bytes]) -> None:
             raise
     except OSError as error:
         raise _cannot_write(at, error) from None
+
+
+def _synced_size(path: Path) -> int:
+    """Bytes of the log, all of them on the disk."""
+    try:
+        with path.open("ab") as log:
+            os.fsync(log.fileno())
+            return log.tell()
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _cut(path: Path, size: int) -> None:
+    """Takes off what was logged after the last checkpoint."""
+    try:
+        with path.open("ab") as log:
+            log.truncate(min(size, log.tell()))
+    except OSError as error:
+        raise _cannot_write(path, error) from None
 
 
 def _sync_directory(directory: Path) -> None:

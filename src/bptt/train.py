@@ -99,8 +99,8 @@ def _require_whole(name: str, value: Any, *, optional: bool) -> None:
 
 
 def _require_positive(name: str, value: Any, *, optional: bool) -> None:
-    if not (optional and value is None) and not (_is_number(value) and 0 < value < math.inf):
-        raise InputError(f"{name} must be a number above 0; got {value!r}.")
+    if not (optional and value is None) and not (_is_number(value) and 0 < value < 1e30):
+        raise InputError(f"{name} must be a number above 0 and below 1e30; got {value!r}.")
 
 
 def _require_one_of(name: str, value: Any, known: Iterable[str]) -> None:
