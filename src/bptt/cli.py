@@ -123,7 +123,7 @@ def train(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowEngineWarning)
         engine = sweeps.choose("cpu", torch.float32)
-    console = Console(highlight=False)
+    console = progress.console()
     with stop_on_signals() as stopped_by:
         if resume:
             if "epochs" in given:

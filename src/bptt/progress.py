@@ -4,6 +4,7 @@ All three carry the same: loss, bits per character, held-out bits, characters pe
 """
 
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -29,11 +30,17 @@ class Display(Protocol):
     def __call__(self, event: Event) -> None: ...
 
 
+def console() -> Console:
+    """stdout; a terminal with NO_COLOR set is written to like a pipe, without any control codes."""
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return Console(highlight=False, force_terminal=False if plain else None)
+
+
 def display(console: Console, recipe: Recipe, sample: Callable[[], str], *, as_lines_of_json: bool) -> Display:
     """The display that suits where the output goes. sample: a few lines from the network as it is now."""
     if as_lines_of_json:
         return JsonLines()
-    if console.is_terminal and not console.is_dumb_terminal and not console.no_color:
+    if console.is_terminal:
         return Live(console, recipe, sample)
     return PlainLines(console, recipe, sample)
 
@@ -83,7 +90,7 @@ class PlainLines:
                         f"\nEpoch {event.epoch:.4g}: {event.bits:.3f} bits per character held out. It writes:",
                         highlight=False,
                     )
-                    self.console.print(self.sample() + "\n", style="italic", markup=False, highlight=False)
+                    self.console.print(self.sample() + "\n", style="italic", markup=False)
             case Stop():
                 if self.latest:
                     self.finish(self.latest)
@@ -94,7 +101,7 @@ class PlainLines:
 
     def finish(self, event: Steps) -> None:
         self.shown_at = time.monotonic()
-        self.console.print(self.line(event), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(self.line(event), markup=False, soft_wrap=True)
 
     @property
     def rate(self) -> float:

@@ -182,6 +182,8 @@ def start(
     Raises InputError where the text is too short, or where the directory holds a run, is a file or cannot be written.
     """
     path = Path(path)
+    if not next(above for above in (path, *path.absolute().parents) if above.exists()).is_dir():
+        raise _not_a_directory(path)
     if not overwrite:
         _refuse_run(path)
     vocabulary = Vocabulary.of(text.characters)
@@ -393,11 +395,15 @@ def _require_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"The output must be a directory, new or old; {path} is a file or lies below one. Name another with -o."
-        ) from None
+        raise _not_a_directory(path) from None
     except OSError as error:
         raise _cannot_write(path, error) from None
+
+
+def _not_a_directory(path: Path) -> InputError:
+    return InputError(
+        f"The output must be a directory, new or old; {path} is a file or lies below one. Name another with -o."
+    )
 
 
 def _require_same_text(text: Text, settings: Settings, path: Path) -> None:

@@ -1,0 +1,289 @@
+"""`bptt train` and `bptt generate` as they are typed: what they print, leave behind and exit with."""
+
+import itertools
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bptt import data, progress, runs
+from bptt.cli import app
+
+WORDS = "the cat sat on the mat. " * 40
+SMALL = "--hidden 8 --streams 4 --bptt 10"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a text, words.txt, to work in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text(WORDS)
+    return tmp_path
+
+
+def bptt(command: str, code: int = 0) -> str:
+    """stdout of the command, or stderr where another exit code than 0 is expected."""
+    result = CliRunner().invoke(app, shlex.split(command), prog_name="bptt")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stderr if code else result.stdout
+
+
+def start(command: str, **options: object) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "bptt", *shlex.split(command)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, "text": True}
+    return subprocess.Popen(arguments, **{**pipes, **options})  # type: ignore[arg-type]
+
+
+def test_train_then_generate(here: Path) -> None:
+    output = bptt(f"train words.txt -o runs/cat {SMALL} --epochs 4")
+    assert "960 characters, 11 different; 48 held out" in output
+    assert re.search(r"epoch 4\.0/4  loss \d.*bits/char  held out \d.*chars/s  clipped \d+%  0:00 left", output)
+    assert "\x1b" not in output
+    following = re.findall(r"^  (bptt .*)", output, re.MULTILINE)
+    assert following == [
+        'bptt generate runs/cat --prime " " --length 400 --temperature 0.8',
+        "bptt train -o runs/cat --resume --epochs 8",
+    ]
+    assert {file.name for file in (here / "runs/cat").iterdir()} == {
+        runs.SETTINGS, runs.WEIGHTS, runs.LOG, runs.CHECKPOINT, runs.CURVE,
+    }  # fmt: skip
+    text = bptt("generate runs/cat --prime 'the ' --length 50")
+    assert text.startswith("the ")
+    assert len(text) == 4 + 50 + 1
+    assert text == bptt("generate runs/cat --prime 'the ' --length 50")
+    assert text != bptt("generate runs/cat --prime 'the ' --length 50 --seed 1")
+    greedy = bptt("generate runs/cat --prime 'the ' --length 50 --temperature 0")
+    assert greedy == bptt("generate runs/cat --prime 'the ' --length 50 --temperature 0 --seed 1")
+    facts = json.loads(bptt("generate runs/cat --prime 'the ' --length 50 --json"))
+    assert facts["prime"] + facts["text"] + "\n" == text
+    for command in following:
+        bptt(command.removeprefix("bptt "))
+
+
+def test_learns_to_write_the_words(here: Path) -> None:
+    bptt("train words.txt -o runs/cat --hidden 32 --streams 2 --bptt 20 --epochs 20 --lr 0.01")
+    assert bptt("generate runs/cat --prime 'the c' --length 19 --temperature 0") == "the cat sat on the mat. \n"
+
+
+def test_json_is_all_there_is_on_stdout(here: Path) -> None:
+    lines = bptt(f"train words.txt -o runs/cat {SMALL} --steps 30 --json").splitlines()
+    events = [json.loads(line) for line in lines]
+    assert events[0]["event"] == "settings"
+    assert events[0]["recipe"]["steps"] == 30
+    assert {event["event"] for event in events[1:]} == {"steps", "evaluation", "stop"}
+    assert events[-1]["reason"] == "finished"
+    assert events[1:] == runs.read_log(here / "runs/cat")[1:]
+
+
+def test_same_command_same_weights(here: Path) -> None:
+    for name in ("one", "two"):
+        bptt(f"train words.txt -o {name} {SMALL} --steps 20")
+    assert (here / "one" / runs.WEIGHTS).read_bytes() == (here / "two" / runs.WEIGHTS).read_bytes()
+
+
+TRAIN_MISTAKES = {
+    "train missing.txt -o new": r"must be a file; there is none at missing\.txt\. Check the path",
+    "train . -o new": r"\. is a directory\. Name a file in it",
+    "train empty.txt -o new": r"must not be empty; empty\.txt holds no characters",
+    "train latin.txt -o new": r"must be UTF-8; latin\.txt is not: byte 0xe9 at offset 3",
+    "train short.txt -o new": r"32 streams x 64 steps \+ 1 = 2049 characters; got 190\. .*--streams 2",
+    "train tiny.txt -o new": r"held-out part must have at least 2 characters; .*--held-out 0",
+    "train words.txt -o run": r"run holds one\. Go on with it: --resume\. Replace it: --overwrite",
+    "train words.txt -o words.txt": r"output must be a directory, new or old; words\.txt is a file",
+    "train words.txt -o words.txt/run": r"is a file or lies below one",
+    "train words.txt -o new --resume": r"new holds no settings\.json\. Train one first: bptt train -o new",
+    "train words.txt -o run --resume --overwrite": r"got both --resume and --overwrite",
+    "train words.txt -o new --epochs 2 --steps 9": r"got both\. Leave one out",
+    "train other.txt -o run --resume": r"has others: 'x'",
+    "train shorter.txt -o run --resume": r"sha256 [0-9a-f]{12}; got 936 characters",
+    "train words.txt -o run --resume --hidden 9": r"keeps its hidden, 8; got 9",
+    "train words.txt -o new --hidden 0": r"hidden must be a whole number of at least 1; got 0",
+    "train words.txt -o new --layers -1": r"layers must be a whole number of at least 1; got -1",
+    "train words.txt -o new --lr nan": r"lr must be a number above 0 .*; got nan",
+    "train words.txt -o new --lr -0.1": r"lr must be a number above 0 .*; got -0\.1",
+    "train words.txt -o new --clip 0": r"clip must be a number above 0 .*; got 0\.0",
+    "train words.txt -o new --clip nan": r"clip must be a number above 0 .*; got nan",
+    "train words.txt -o new --time-limit 0": r"time_limit must be a number above 0 .*; got 0\.0",
+    "train words.txt -o new --held-out 1": r"held_out must be a share from 0 up to, not including, 1; got 1\.0",
+    "train words.txt -o new --seed -1": r"seed must be a whole number from 0",
+    "train words.txt -o new --nonlinearity gelu": r"must be one of tanh, relu, sigmoid, identity; got 'gelu'",
+    "train words.txt -o new --optimizer lion": r"must be one of adam, sgd; got 'lion'",
+}
+
+GENERATE_MISTAKES = {
+    "generate new": r"new holds no settings\.json\. Train one first",
+    "generate words.txt": r"words\.txt holds no settings\.json",
+    "generate run --prime 'the dog!'": r"unknown: '!', 'd', 'g'\. Known: ' \.acehmnost'",
+    "generate run --prime ''": r"prime must have at least one character",
+    "generate run --length 0": r"length must be a whole number of at least 1; got 0",
+    "generate run --temperature nan": r"temperature must be 0 .* or a number above; got nan",
+    "generate run --temperature -1": r"temperature must be 0 .* or a number above; got -1\.0",
+    "generate run --seed -1": r"seed must be a whole number from 0",
+    "generate truncated": r"truncated/weights\.safetensors must be a file as bptt train wrote it",
+    "generate foreign": r"foreign/weights\.safetensors .* it was not written by bptt",
+    "generate corrupted": r"corrupted/settings\.json must be a file as bptt train wrote it",
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files and runs to make mistakes with."""
+    at = tmp_path_factory.mktemp("mistakes")
+    (at / "words.txt").write_text(WORDS)
+    (at / "other.txt").write_text(WORDS + "x")
+    (at / "shorter.txt").write_text(WORDS[24:])
+    (at / "short.txt").write_text(WORDS[:200])
+    (at / "tiny.txt").write_text("hello")
+    (at / "empty.txt").write_text("")
+    (at / "latin.txt").write_bytes("café".encode("latin1"))
+    for name in ("run", "truncated", "foreign", "corrupted"):
+        bptt(f"train {at}/words.txt -o {at}/{name} {SMALL} --steps 2")
+    weights = at / "truncated" / runs.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-9])
+    (at / "foreign" / runs.WEIGHTS).write_bytes((8).to_bytes(8, "little") + b"{}      ")
+    (at / "corrupted" / runs.SETTINGS).write_text('{"schema": 1,')
+    return at
+
+
+@pytest.mark.parametrize("command", [*TRAIN_MISTAKES, *GENERATE_MISTAKES])
+def test_mistakes_get_a_message_and_exit_code_2(command: str, mistakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mistakes)
+    before = {file: file.stat().st_mtime_ns for file in mistakes.rglob("*")}
+    message = bptt(command, code=2)
+    assert message.startswith("Error: ")
+    assert re.search((TRAIN_MISTAKES | GENERATE_MISTAKES)[command], message), message
+    assert {file: file.stat().st_mtime_ns for file in mistakes.rglob("*")} == before
+
+
+def test_usage_errors_exit_2_as_well() -> None:
+    assert "Missing option" in bptt("train words.txt", code=2)
+    assert "--hidden" in bptt("train -o new --hidden many", code=2)
+    assert "No such option" in bptt("generate new --wrong", code=2)
+
+
+def test_overwrite_with_a_mistake_keeps_the_old_run(here: Path) -> None:
+    bptt(f"train words.txt -o run {SMALL} --steps 2")
+    before = {file.name: file.read_bytes() for file in (here / "run").iterdir()}
+    bptt("train missing.txt -o run --overwrite", code=2)
+    bptt("train words.txt -o run --overwrite --streams 1000", code=2)
+    assert {file.name: file.read_bytes() for file in (here / "run").iterdir()} == before
+    bptt(f"train words.txt -o run {SMALL} --steps 3 --overwrite")
+    assert runs.read_settings(here / "run").recipe.steps == 3
+
+
+def test_unwritable_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(runs.tempfile, "TemporaryFile", refuse)
+    assert "new cannot be written: Permission denied" in bptt("train words.txt -o new --streams 4", code=2)
+
+
+def test_nan_says_at_which_step_and_keeps_the_last_weights(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch.nn.utils.get_total_norm
+    norms = iter([1.0, 1.0, float("nan")])
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda gradients: original(gradients) * next(norms))
+    message = bptt(f"train words.txt -o run {SMALL}", code=1)
+    assert "must be finite; at step 3 they were not. run/weights.safetensors holds the last good weights" in message
+    assert "--resume --lr" in message
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", original)
+    bptt("train words.txt -o run --resume --lr 0.001 --epochs 1")
+    settings, _ = runs.load(here / "run")
+    assert settings.recipe.lr == 0.001
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_signals_save_everything_and_resume_goes_on_to_the_bit(here: Path, number: int, code: int) -> None:
+    process = start(f"train words.txt -o parts {SMALL} --epochs 1000000 --json")
+    assert process.stdout is not None
+    steps = 0
+    while steps < 25:
+        steps = json.loads(process.stdout.readline()).get("step", 0)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) == (code, "")
+    stop = json.loads(stdout.splitlines()[-1])
+    assert (stop["event"], stop["reason"]) == ("stop", "interrupted")
+    assert (here / "parts" / runs.CURVE).exists()
+    run, training = runs.resume("parts")
+    assert training.step == stop["step"] >= 25
+    target = training.step + 30
+    training.run(save=run.save, should_stop=lambda: training.step >= target)
+    run, whole = runs.start("whole", data.read("words.txt"), training.recipe)
+    whole.run(should_stop=lambda: whole.step >= target)
+    assert whole.tensors().keys() == training.tensors().keys()
+    assert all(torch.equal(tensor, training.tensors()[name]) for name, tensor in whole.tensors().items())
+
+
+def test_interrupted_run_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = itertools.count()
+
+    def interrupt_once(*_: object) -> None:
+        if next(events) == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(progress.PlainLines, "__call__", interrupt_once)
+    result = CliRunner().invoke(app, shlex.split(f"train words.txt -o 'my run' {SMALL}"))
+    assert result.exit_code == 130
+    assert "Stopped as asked after" in result.stdout
+    assert "  bptt train -o 'my run' --resume\n" in result.stdout
+
+
+def test_module_runs_and_a_mistake_shows_no_traceback(here: Path) -> None:
+    process = start("train missing.txt -o new")
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (2, "")
+    assert stderr.startswith("Error: The text to train on")
+    assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("no_colour", [False, True])
+def test_terminal_gets_a_bar_and_no_color_plain_lines(here: Path, no_colour: bool) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "TERM": "xterm-256color"}
+    environment.pop("NO_COLOR", None)
+    if no_colour:
+        environment["NO_COLOR"] = "1"
+    process = start(f"train words.txt -o run {SMALL} --epochs 3", stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait(timeout=20) == 0
+    text = shown.decode()
+    assert ("\x1b" in text) is not no_colour
+    for word in ("loss", "bits/char", "held out", "chars/s", "clip", "left", "What next:"):
+        assert word in text, word
+
+
+@pytest.mark.parametrize("command", ["train", "generate"])
+def test_help_shows_examples(command: str) -> None:
+    assert f"bptt {command} " in bptt(f"{command} --help").split("Examples")[1]
