@@ -24,21 +24,30 @@ inline void pause() {
 constexpr int patience_within_a_call = 4000;
 constexpr int patience_between_calls = 4000;
 
-void wait_until_changed(const std::atomic<std::uint32_t>& value, std::uint32_t old, int patience) {
+// Being kept from the core lasts for milliseconds, and happens again as long as the other process runs.
+constexpr auto kept_waiting = std::chrono::microseconds(300);
+constexpr auto alone_after_that = std::chrono::milliseconds(50);
+
+bool look_for_change(const std::atomic<std::uint32_t>& value, std::uint32_t old, int patience) {
     for (int look = 0; look < patience; ++look) {
-        if (value.load(std::memory_order_acquire) != old) return;
+        if (value.load(std::memory_order_acquire) != old) return true;
         pause();
     }
-    value.wait(old, std::memory_order_acquire);
+    return false;
+}
+
+void wait_until_changed(const std::atomic<std::uint32_t>& value, std::uint32_t old, int patience) {
+    if (!look_for_change(value, old, patience)) value.wait(old, std::memory_order_acquire);
 }
 
 // The workers of the process. They are never joined: at exit they sleep, and the pool is never destroyed.
 class Pool {
 public:
-    // Runs the program on as many threads as asked, or returns false if another call is at it.
+    // Runs the program on as many threads as asked; or returns false if another call is at it, or if threads of late
+    // had to wait for a core.
     bool run(std::size_t threads, Program program, const void* context) {
         const std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
-        if (!lock) return false;
+        if (!lock || Clock::now() < alone_until_) return false;
         for (; workers_ + 1 < threads; ++workers_)
             std::thread([this, index = workers_ + 1, seen = calls_.load()] { serve(index, seen); }).detach();
 
@@ -57,10 +66,12 @@ public:
         std::uint32_t inside = inside_.fetch_or(closed, std::memory_order_acq_rel) | closed;
         for (; inside != closed; inside = inside_.load(std::memory_order_acquire))
             wait_until_changed(inside_, inside, patience_within_a_call);
+        if (phases.survivor.load(std::memory_order_relaxed) != 0) alone_until_ = Clock::now() + alone_after_that;
         return true;
     }
 
 private:
+    using Clock = std::chrono::steady_clock;
     static constexpr std::uint32_t closed = 1u << 31;
 
     void serve(std::size_t index, std::uint32_t seen) {
@@ -85,6 +96,7 @@ private:
 
     std::mutex busy_;
     std::size_t workers_ = 0;
+    Clock::time_point alone_until_{};
     Phases* phases_ = nullptr;
     Program program_ = nullptr;
     const void* context_ = nullptr;
@@ -121,7 +133,7 @@ std::size_t Member::claim(std::uint32_t number, std::size_t owner, std::size_t s
     return share;
 }
 
-void Member::finish(std::uint32_t number, std::uint32_t finished, std::size_t items) {
+void Member::finish(std::uint32_t number, std::uint32_t finished, std::size_t items, Clock::time_point begun) {
     if (finished != 0 && phases_.finished_items.fetch_add(finished, std::memory_order_acq_rel) + finished == items) {
         phases_.finished_items.store(0, std::memory_order_relaxed);
         for (std::size_t owner = 0; owner < phases_.members; ++owner)
@@ -130,7 +142,15 @@ void Member::finish(std::uint32_t number, std::uint32_t finished, std::size_t it
         phases_.finished_phases.notify_all();
         return;
     }
-    wait_until_changed(phases_.finished_phases, number, patience_within_a_call);
+    if (look_for_change(phases_.finished_phases, number, patience_within_a_call)) return;
+    const Clock::time_point waiting = Clock::now();
+    phases_.finished_phases.wait(number, std::memory_order_acquire);
+    if (finished == 0) return;
+    // Shares differ by a factor of two at most, so whoever keeps us longer is not running.
+    const auto own_work = waiting - begun;
+    std::size_t nobody = 0;
+    if (Clock::now() - waiting > 2 * own_work + kept_waiting)
+        phases_.survivor.compare_exchange_strong(nobody, index_ + 1);
 }
 
 void run_team(std::size_t threads, Program program, const void* context) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,8 @@ struct Phases {
     const std::unique_ptr<std::atomic<std::uint64_t>[]> claimed;
     alignas(64) std::atomic<std::uint32_t> finished_items{0};
     std::atomic<std::uint32_t> finished_phases{0};
+    // 1 + the member who goes on alone because others are kept from running; 0: all work.
+    std::atomic<std::size_t> survivor{0};
 };
 
 // One member's walk. Every member runs the same program, that is the same phases with the same numbers of items.
@@ -28,8 +31,8 @@ public:
 
     // Runs work(item) once for each item < items among all members, and returns when all are done. Each member begins
     // with a share of its own, the same in every phase of as many items, so that what it touched is in its own cache;
-    // then it takes what others have not begun. A member that comes late or was put to sleep between two items keeps
-    // nobody waiting.
+    // then it takes what others have not begun. A member that comes late keeps nobody waiting; one whom the system puts
+    // to sleep in the middle of an item, because another process wants its core, does so once.
     template <class Work>
     void phase(std::size_t items, const Work& work) {
         if (phases_.members == 1) {
@@ -39,23 +42,31 @@ public:
         if (items == 0) return;
         const std::uint32_t number = number_++;
         if (is_over(number)) return;
+        const Clock::time_point begun = Clock::now();
         std::uint32_t finished = 0;
-        for (std::size_t offset = 0; offset < phases_.members; ++offset) {
-            const std::size_t owner = (index_ + offset) % phases_.members;
-            const std::size_t begin = items * owner / phases_.members, end = items * (owner + 1) / phases_.members;
-            for (std::size_t item; (item = begin + claim(number, owner, end - begin)) < end; ++finished) work(item);
-        }
-        finish(number, finished, items);
+        if (takes_part())
+            for (std::size_t offset = 0; offset < phases_.members; ++offset) {
+                const std::size_t owner = (index_ + offset) % phases_.members;
+                const std::size_t begin = items * owner / phases_.members, end = items * (owner + 1) / phases_.members;
+                for (std::size_t item; (item = begin + claim(number, owner, end - begin)) < end; ++finished) work(item);
+            }
+        finish(number, finished, items, begun);
     }
 
     std::size_t members() const { return phases_.members; }
 
 private:
+    using Clock = std::chrono::steady_clock;
+
+    bool takes_part() const {
+        const std::size_t survivor = phases_.survivor.load(std::memory_order_relaxed);
+        return survivor == 0 || survivor == index_ + 1;
+    }
     bool is_over(std::uint32_t number) const {
         return phases_.finished_phases.load(std::memory_order_acquire) != number;
     }
     std::size_t claim(std::uint32_t number, std::size_t owner, std::size_t share);  // `share` if nothing is left
-    void finish(std::uint32_t number, std::uint32_t finished, std::size_t items);
+    void finish(std::uint32_t number, std::uint32_t finished, std::size_t items, Clock::time_point begun);
 
     Phases& phases_;
     std::size_t index_;
