@@ -12,7 +12,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"progress", "runs", "trace"},
-    {"curve", "train"},
+    {"curve", "train", "worked"},
     {"data", "forcing", "tape"},
     {"nn"},
     {"check", "tapefile"},

@@ -41,7 +41,7 @@ SIDE_B = (
         "B2", "∂ŷ_t/∂o_t", "softmax: ŷ_i (δ_ik − ŷ_k)", ("B", "O", "O"), "Jacobian of g; never materialised in training"
     ),
     Equation(
-        "B3", "∂o_t", "∂o_t = w_t (ŷ_t − y_t), times 2 for squared error", ("B", "O"), "the matched pairs of g and loss"
+        "B3", "∂o_t", "∂o_t = w_t (ŷ_t − y_t)", ("B", "O"), "the matched pairs of g and loss; times 2 for squared error"
     ),
     Equation("B4", "∂b_o", "∂b_o = Σ_t Σ_batch ∂o_t", ("O",), "gradient of the output bias"),
     Equation("B5", "∂W_ho", "∂W_ho = Σ_t h_tᵀ ∂o_t", ("H", "O"), "gradient of the output weights"),
