@@ -336,11 +336,10 @@ def _result(worked: Worked, digits: int) -> Text:
 
 def _judgement(worked: Worked) -> Text:
     report = worked.report
-    words = [f"autograd by {_distance(report.worst['autograd'])}"]
-    if "central differences" in report.worst:
-        words.append(f"from central differences by {_distance(report.worst['central differences'])}")
+    judges = [tag for tag in ("autograd", "central differences") if tag in report.worst]
+    words = " and ".join(f"{_distance(report.worst[judge])} off {judge}" for judge in judges)
     verdict = "" if report.ok else "; THIS IS NOT ROUNDING"
-    return Text("; ".join([f"Side B differs from {', '.join(words)} (relative, at worst){verdict}", *report.notes]))
+    return Text("; ".join([f"Side B is {words} (relative){verdict}", *report.notes]))
 
 
 def _distance(residual: Residual) -> str:
