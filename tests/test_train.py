@@ -335,7 +335,9 @@ class TestRunDirectory:
         assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize("name", [runs.WEIGHTS, runs.CHECKPOINT])
-    @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "other run", "missing", "not a model"])
+    @pytest.mark.parametrize(
+        "damage", ["truncated", "empty", "foreign", "other run", "missing", "not a model", "a directory"]
+    )
     def test_damaged_tensors_are_named(self, finished: Path, name: str, damage: str) -> None:
         file = finished / name
         content = file.read_bytes()
@@ -351,10 +353,15 @@ class TestRunDirectory:
             file.write_bytes((run.path / name).read_bytes())
         elif damage == "missing":
             file.unlink()
+        elif damage == "a directory":
+            file.unlink()
+            file.mkdir()
         else:
             facts = {"schema": 1, "fingerprint": runs.read_settings(finished).fingerprint}
             save_file({"w": torch.zeros(3)}, file, {"bptt": json.dumps(facts)})
-        expected = "does not exist" if damage == "missing" else "must be a file as bptt train wrote it"
+        expected = {"missing": "does not exist", "a directory": "must be readable"}.get(
+            damage, "as bptt train wrote it"
+        )
         with pytest.raises(InputError, match=expected) as caught:
             runs.load(finished) if name == runs.WEIGHTS else runs.resume(finished, TEXT)
         assert str(file) in str(caught.value)
@@ -397,7 +404,9 @@ class TestRunDirectory:
             runs.resume(finished, Text(TEXT.characters[:-1], "other.txt"))
         with pytest.raises(InputError, match="keeps its hidden, 12; got 13"):
             runs.resume(finished, TEXT, changes={"hidden": 13})
-        with pytest.raises(InputError, match="there is none at squares"):
+        with pytest.raises(
+            InputError, match=r"squares cannot be read any more\. Say where it is now: bptt train FILE -o"
+        ):
             runs.resume(finished)
         with pytest.raises(InputError, match=r"holds no settings\.json. Train one first"):
             runs.resume(finished.parent)

@@ -326,7 +326,9 @@ def _conclude(console: Console, run: runs.Run, training: Training, stop: Stop) -
     if stop.bits is not None:
         at = "" if stop.best_step == stop.step else f", reached at step {stop.best_step:,}"
         say(f"{stop.bits:.3f} bits per character on held-out text{at}.", "bold")
-    if stop.reason == "not finite":
+    if not run.saved:
+        say(f"Nothing was saved; {run.path} is as it was.")
+    if stop.reason == "not finite" or not run.saved:
         return
     say(f"Saved in {run.path}: {runs.WEIGHTS}, {runs.SETTINGS}, {runs.LOG}, {runs.CHECKPOINT}, {runs.CURVE}\n")
     if stop.reason == "interrupted":

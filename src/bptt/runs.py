@@ -218,7 +218,7 @@ def resume(
     """
     path = Path(path)
     settings = read_settings(path)
-    text = text or data.reread(settings.source)
+    text = text or _text_of(settings, path)
     _require_same_text(text, settings, path)
     recipe = _changed(settings.recipe, changes or {})
     settings = replace(settings, recipe=recipe)
@@ -339,6 +339,16 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def _text_of(settings: Settings, path: Path) -> Text:
+    try:
+        return data.reread(settings.source)
+    except InputError:
+        raise InputError(
+            f"A resumed training needs the text it began with; {settings.source} cannot be read any more. Say where it "
+            f"is now: bptt train FILE -o {path} --resume"
+        ) from None
+
+
 def _training(settings: Settings, text: Text) -> Training:
     tokens = settings.vocabulary.encode(text.characters)
     parts = data.split(tokens, settings.recipe.held_out)
@@ -449,7 +459,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"A run must hold {path.name}; {path} does not exist. Train again with --overwrite, or name another run."
         ) from None
     except OSError as error:
-        raise InputError(f"{path} must be readable: {error.strerror}.") from None
+        raise InputError(f"{path} must be readable: {error.strerror or error}.") from None
     except KeyError:
         raise _damaged(path, "it was not written by bptt") from None
     except (safetensors.SafetensorError, ValueError) as error:
