@@ -19,7 +19,7 @@ FLOORS = [
     {"ops"},
     {"sweeps", "losses"},
     {"sweeps.reference", "sweeps.native"},
-    {"_native", "activations", "equations", "errors"},
+    {"_native", "activations", "equations", "errors", "sweeps.packing"},
 ]
 
 

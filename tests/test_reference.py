@@ -5,7 +5,7 @@ import torch
 from cases import ACTIVATIONS, LENGTHS, UGLY, batch_sizes, tolerance
 from torch import Tensor
 
-from bptt.sweeps import reference
+from bptt.sweeps import packing, reference
 
 PHI = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a}
 F64 = torch.float64
@@ -130,3 +130,31 @@ def test_any_floating_dtype(dtype: torch.dtype) -> None:
 def test_an_unknown_activation_is_named() -> None:
     with pytest.raises(ValueError, match="tanh, relu, sigmoid, identity; got 'softplus'"):
         reference.forward_sweep(torch.zeros(1, 1, 1), torch.zeros(1, 1), torch.zeros(1, 1), "softplus")
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [None, *LENGTHS])
+def test_layer_backward_is_the_gradient_of_layer_forward(
+    lengths: list[int] | None, reverse: bool, tokens: bool
+) -> None:
+    T, B, I, H = (6, 3, 4, 5) if lengths is None else (max(lengths), len(lengths), 4, 5)
+    sizes = None if lengths is None else batch_sizes(lengths)
+    steps = (T, B) if sizes is None else (sum(sizes),)
+    x = torch.randint(I, steps) if tokens else torch.randn(*steps, I, dtype=F64, requires_grad=True)
+    shapes = {"h0": (B, H), "W_xh": (I, H), "W_hh": (H, H), "b_ih": (H,), "b_hh": (H,)}
+    leaves = {name: torch.randn(shape, dtype=F64, requires_grad=True) for name, shape in shapes.items()}
+    h = reference.forward_layer(x, **leaves, activation="tanh", batch_sizes=sizes, reverse=reverse)
+    y = packing.of_steps(h, B, sizes, reverse)
+    h_n = packing.last_states(h, B, sizes, reverse)
+    dy, dh_n = torch.randn_like(y), torch.randn_like(h_n)
+    wanted = {"dx": x} | {f"d{name}": leaves[name] for name in ("h0", "W_xh", "W_hh")} | {"db_h": leaves["b_hh"]}
+    if tokens:
+        del wanted["dx"]
+    expected = torch.autograd.grad([y, h_n], list(wanted.values()), [dy, dh_n])
+    got = {name: torch.empty_like(leaf) for name, leaf in wanted.items()}
+    with torch.no_grad():
+        reference.backward_layer(
+            dy, dh_n, h, x, leaves["W_xh"], leaves["W_hh"], "tanh", batch_sizes=sizes, reverse=reverse, **got
+        )
+    torch.testing.assert_close(tuple(got.values()), expected, **tolerance(F64))

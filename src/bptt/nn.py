@@ -102,7 +102,7 @@ class RNN(torch.nn.RNN):
         directions = 2 if self.bidirectional else 1
         batch = batch_sizes[0] if batch_sizes else x.shape[1]
         states = (self.num_layers * directions, batch, self.hidden_size)
-        hx = weight.new_zeros(states) if hx is None else _checked_state(hx, states, weight)
+        hx = None if hx is None else _checked_state(hx, states, weight)
         watching = ops.recorder.get()
         if watching is not None:
             watching.begin(self)
@@ -113,7 +113,8 @@ class RNN(torch.nn.RNN):
                 names = self._all_weights[layer * directions + reverse]
                 weight_ih, weight_hh, *biases = [getattr(self, name) for name in names]
                 bias_ih, bias_hh = biases or (None, None)
-                h0 = hx[len(last_states)]
+                k = len(last_states)
+                h0 = hx if hx is None or len(hx) == 1 else hx[k : k + 1]
                 output, h_n = ops.layer(
                     x, h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity,
                     batch_sizes=batch_sizes, reverse=reverse, index=layer,
@@ -123,7 +124,7 @@ class RNN(torch.nn.RNN):
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
             if self.dropout and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
-        return x, torch.stack(last_states)
+        return x, last_states[0] if len(last_states) == 1 else torch.cat(last_states)
 
 
 class RNNCell(torch.nn.RNNCell):
@@ -154,14 +155,14 @@ class RNNCell(torch.nn.RNNCell):
             x = x.unsqueeze(0)
             hx = None if hx is None else hx.unsqueeze(0)
         states = (len(x), self.hidden_size)
-        hx = self.weight_hh.new_zeros(states) if hx is None else _checked_state(hx, states, self.weight_hh)
+        h0 = None if hx is None else _checked_state(hx, states, self.weight_hh).unsqueeze(0)
         watching = ops.recorder.get()
         if watching is not None:
             watching.begin(self)
         _, h = ops.layer(
-            x.unsqueeze(0), hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.nonlinearity
+            x.unsqueeze(0), h0, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.nonlinearity
         )
-        return h.squeeze(0) if unbatched else h
+        return h[0, 0] if unbatched else h[0]
 
 
 class Elman(torch.nn.Module):

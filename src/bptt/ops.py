@@ -1,13 +1,13 @@
 """One recurrent layer in one direction as a torch operation with its autograd formula.
 
-`layer` surrounds the two sweeps of `bptt.sweeps` with everything that is not sequential: the input's share of A2 before
-the forward sweep, the weight gradients B8, B9, B10 and the two gradients of B11 after the backward sweep, each one
-product over all steps. Kept for the backward pass: inputs, weights and the states; a_t is overwritten by h_t.
+Forward is A1 to A4 for all steps; backward is B7 to B11 and the future's part of B6. The numbers come from an
+engine (`bptt.sweeps`); here is what torch needs to know about them. Kept for the backward pass: inputs, weights and the
+states; a_t is overwritten by h_t.
 
 Weights come in torch's layout, so the sheet's `W_xh` is `weight_ih.T`, `W_hh` is `weight_hh.T`, `b_h` the sum of both
 biases. Inputs of integers are tokens: their share is a row of `W_xh`, gathered, never a product with a one-hot vector.
 
-Second derivatives come from the reference sweeps, which are differentiable themselves.
+Second derivatives come from the reference engine, which is differentiable itself.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from bptt.sweeps import choose, reference
+from bptt.sweeps import choose, packing, reference
 
 
 @dataclass
@@ -58,19 +58,17 @@ class Record:
     @property
     def h(self) -> Tensor:
         """h_t of every step, laid out as `a`."""
-        return _of_steps(self.states, self.batch, self.batch_sizes, self.reverse)
+        return packing.of_steps(self.states, self.batch, self.batch_sizes, self.reverse)
 
     @property
     def h0(self) -> Tensor:
         """(B, H), the states before the first step in the order of time."""
-        if self.batch_sizes is None:
-            return self.states[-1 if self.reverse else 0]
-        return self.states[len(self.a) :] if self.reverse else self.states[: self.batch]
+        return packing.of_h0(self.states, self.batch, self.batch_sizes, self.reverse)
 
     @property
     def h_prev(self) -> Tensor:
         """h_{t-1} of every step (h_{t+1} with `reverse`), laid out as `a`."""
-        return _previous_states(self.states, self.batch, self.batch_sizes, self.reverse).view(self.a.shape)
+        return packing.previous_states(self.states, self.batch, self.batch_sizes, self.reverse)
 
 
 class Recorder(Protocol):
@@ -86,7 +84,7 @@ recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 def layer(
     x: Tensor,
-    h0: Tensor,
+    h0: Tensor | None,
     weight_ih: Tensor,
     weight_hh: Tensor,
     bias_ih: Tensor | None,
@@ -97,16 +95,16 @@ def layer(
     reverse: bool = False,
     index: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The states of all steps (T, B, H), or (N, H) when packed, and the last state (B, H) of every row.
+    """The states of all steps (T, B, H), or (N, H) when packed, and the last state of every row (1, B, H).
 
     x          (T, B, I) or integer tokens (T, B) in [0, I); packed (N, I) or (N,) with `batch_sizes`
-    h0         (B, H)
+    h0         (1, B, H), or None for zero
     weight_ih  (H, I), weight_hh (H, H), bias_ih and bias_hh (H) or None: parameters as torch.nn.RNN holds them
     activation "tanh", "relu", "sigmoid" or "identity"
     reverse    time runs backwards
     index      which layer of a stack this is, for the record
 
-    Raises IndexError for tokens outside [0, I).
+    Raises IndexError for tokens outside [0, I), TypeError or ValueError for arrays that do not belong together.
     """
     return _Layer.apply(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, batch_sizes, reverse, index)
 
@@ -116,7 +114,7 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        h0: Tensor,
+        h0: Tensor | None,
         weight_ih: Tensor,
         weight_hh: Tensor,
         bias_ih: Tensor | None,
@@ -127,25 +125,25 @@ class _Layer(torch.autograd.Function):
         index: int,
     ) -> tuple[Tensor, Tensor]:
         engine = choose(x.device.type, weight_hh.dtype).engine
-        b_h = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
-        h, y = _states(x, h0, batch_sizes, reverse)
+        B, H = packing.rows_of_batch(x, batch_sizes), len(weight_hh)
+        h, y = _room_for_states(x, weight_hh, B, batch_sizes, reverse)
         watching = recorder.get()
-        a = y if watching is None else torch.empty_like(y)
-        _input_share(x, weight_ih, b_h, out=a)
-        total = None if watching is None else a
-        engine.forward_sweep(
-            a, weight_hh.mT, h0, activation, batch_sizes=batch_sizes, reverse=reverse, out=h, total=total
-        )
+        total = None if watching is None else torch.empty_like(y)
+        engine.forward_layer(
+            x, None if h0 is None else h0[0], weight_ih.mT, weight_hh.mT, bias_ih, bias_hh, activation,
+            batch_sizes=batch_sizes, reverse=reverse, out=h, total=total,
+        )  # fmt: skip
         ctx.record = None
         if watching is not None:
+            assert total is not None
             W_xh, W_hh = weight_ih.mT.clone(), weight_hh.mT.clone()
-            ctx.record = Record(index, reverse, activation, batch_sizes, W_xh, W_hh, b_h, x.clone(), a, h.clone())
+            b_h = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
+            ctx.record = Record(index, reverse, activation, batch_sizes, W_xh, W_hh, b_h, x.clone(), total, h.clone())
             watching.add(ctx.record)
-        ctx.engine, ctx.activation, ctx.batch_sizes, ctx.reverse = engine, activation, batch_sizes, reverse
+        ctx.states, ctx.about = h, (engine, activation, batch_sizes, reverse, B)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, y)
-        ctx.states = h
-        return y, _last_state(y, h0, batch_sizes, reverse)
+        return y, packing.last_states(h, B, batch_sizes, reverse).view(1, B, H)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -158,27 +156,42 @@ class _Layer(torch.autograd.Function):
         return *_differentiable_gradients(ctx, dy, dh_n), None, None, None, None
 
 
+def _room_for_states(
+    x: Tensor, weight_hh: Tensor, B: int, batch_sizes: Sequence[int] | None, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """All states, and those of the steps alone: the same memory, yet no view, so that callers may write there."""
+    H = len(weight_hh)
+    steps = (x.shape[0], B, H) if batch_sizes is None else (x.shape[0], H)
+    h = weight_hh.new_empty((steps[0] + (1 if batch_sizes is None else B), *steps[1:]))
+    y = h.new_empty(0).set_(h.untyped_storage(), 0 if reverse else B * H, steps, h.stride())
+    return h, y
+
+
 def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, h0, weight_ih, weight_hh, _, _, y = ctx.saved_tensors
-    sizes, reverse = ctx.batch_sizes, ctx.reverse
-    dh = _cotangent(y, dy, dh_n, sizes, reverse)
-    record = ctx.record
-    total = None if record is None else torch.empty_like(dh, memory_format=torch.contiguous_format)
-    da, dh0 = ctx.engine.backward_sweep(
-        dh, ctx.states, weight_hh.mT, ctx.activation, batch_sizes=sizes, reverse=reverse, total=total
-    )
-    needs_x, needs_h0, needs_ih, needs_hh, *needs_bias = ctx.needs_input_grad[:6]
-    rows = da.flatten(0, -2)
-    recorded_x = record is not None and x.is_floating_point()
-    dx = (rows @ weight_ih).view(x.shape) if needs_x or recorded_x else None  # B11
-    db = rows.sum(0) if any(needs_bias) else None  # B8
-    dW_ih = _input_weight_gradient(x, rows, weight_ih) if needs_ih else None  # B9
-    dW_hh = rows.mT @ _previous_states(ctx.states, len(h0), sizes, reverse) if needs_hh else None  # B10
+    x, _, weight_ih, weight_hh, _, _, y = ctx.saved_tensors
+    engine, activation, batch_sizes, reverse, B = ctx.about
+    needs_x, needs_h0, needs_ih, needs_hh, needs_bias_ih, needs_bias_hh, *_ = ctx.needs_input_grad
+    record: Record | None = ctx.record
+    recorded = record is not None
+    dx = x.new_empty(x.shape) if needs_x or (recorded and x.is_floating_point()) else None
+    dh0 = y.new_empty((1, B, y.shape[-1])) if needs_h0 or recorded else None
+    dweight_ih = weight_ih.new_empty(weight_ih.shape) if needs_ih else None
+    dweight_hh = weight_hh.new_empty(weight_hh.shape) if needs_hh else None
+    db = y.new_empty(y.shape[-1]) if needs_bias_ih or needs_bias_hh else None
+    da, total = (torch.empty_like(y), torch.empty_like(y)) if recorded else (None, None)
+    dh_n = None if dh_n is None else dh_n[0]
+    engine.backward_layer(
+        dy, dh_n, ctx.states, x, weight_ih.mT, weight_hh.mT, activation, batch_sizes=batch_sizes, reverse=reverse,
+        dx=dx, dW_xh=None if dweight_ih is None else dweight_ih.mT, dW_hh=None if dweight_hh is None else dweight_hh.mT,
+        db_h=db, dh0=None if dh0 is None else dh0[0], da=da, total=total,
+    )  # fmt: skip
     if record is not None:
-        record.dh_direct, record.dh, record.da = dh.clone(), total, da
-        record.dx, record.dh0, record.db_h = _copy(dx), _copy(dh0), _copy(db)
-        record.dW_xh, record.dW_hh = (None if dW is None else dW.mT.clone() for dW in (dW_ih, dW_hh))
-    return dx if needs_x else None, dh0 if needs_h0 else None, dW_ih, dW_hh, db, db
+        received = packing.received_by_states(dy, dh_n, ctx.states, B, batch_sizes, reverse)
+        record.dh_direct, record.dh, record.da = packing.of_steps(received, B, batch_sizes, reverse), total, da
+        record.dx, record.dh0, record.db_h = (_copy(g) for g in (dx, None if dh0 is None else dh0[0], db))
+        record.dW_xh, record.dW_hh = (None if dW is None else dW.mT.clone() for dW in (dweight_ih, dweight_hh))
+    db_hh = db if needs_bias_hh and not needs_bias_ih else _copy(db)
+    return dx if needs_x else None, dh0 if needs_h0 else None, dweight_ih, dweight_hh, db, db_hh
 
 
 def _copy(gradient: Tensor | None) -> Tensor | None:
@@ -187,114 +200,20 @@ def _copy(gradient: Tensor | None) -> Tensor | None:
 
 
 def _differentiable_gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients as functions that can be differentiated again: autograd through the reference sweeps.
+    """The gradients as functions that can be differentiated again: autograd through the reference engine.
 
     The inputs are aliased first, so that the gradient stops at this layer even if one input depends on another.
     """
-    inputs = ctx.saved_tensors[:6]
-    aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+    _, activation, batch_sizes, reverse, B = ctx.about
+    aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:6]]
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh = aliases
-    b_h = None if bias_ih is None else bias_ih + bias_hh
-    a = x @ weight_ih.mT if x.is_floating_point() else weight_ih.mT[x]
-    a = a if b_h is None else a + b_h
-    h = reference.forward_sweep(a, weight_hh.mT, h0, ctx.activation, batch_sizes=ctx.batch_sizes, reverse=ctx.reverse)
-    y = _of_steps(h, len(h0), ctx.batch_sizes, ctx.reverse)
-    outputs = [y, _last_state(y, h0, ctx.batch_sizes, ctx.reverse)]
-    known = [
-        (output, cotangent) for output, cotangent in zip(outputs, (dy, dh_n), strict=True) if cotangent is not None
-    ]
+    h = reference.forward_layer(
+        x, None if h0 is None else h0[0], weight_ih.mT, weight_hh.mT, bias_ih, bias_hh, activation,
+        batch_sizes=batch_sizes, reverse=reverse,
+    )  # fmt: skip
+    outputs = (packing.of_steps(h, B, batch_sizes, reverse), packing.last_states(h, B, batch_sizes, reverse)[None])
+    known = [(output, seed) for output, seed in zip(outputs, (dy, dh_n), strict=True) if seed is not None]
     wanted = [alias for alias, needed in zip(aliases, ctx.needs_input_grad, strict=False) if needed]
-    reached, seeds = [output for output, _ in known], [cotangent for _, cotangent in known]
+    reached, seeds = [output for output, _ in known], [seed for _, seed in known]
     gradients = iter(torch.autograd.grad(reached, wanted, seeds, create_graph=True, allow_unused=True))
     return tuple(next(gradients) if needed else None for needed in ctx.needs_input_grad[:6])
-
-
-def _states(x: Tensor, h0: Tensor, batch_sizes: Sequence[int] | None, reverse: bool) -> tuple[Tensor, Tensor]:
-    """Room for the states, and for those of the steps alone: same memory, yet no view, so callers may write to it."""
-    B, H = h0.shape
-    steps = (x.shape[0], B, H) if batch_sizes is None else (x.shape[0], H)
-    h = h0.new_empty((steps[0] + (1 if batch_sizes is None else B), *steps[1:]))
-    y = h.new_empty(0).set_(h.untyped_storage(), 0 if reverse else B * H, steps, h.stride())
-    return h, y
-
-
-def _input_share(x: Tensor, weight_ih: Tensor, b_h: Tensor | None, *, out: Tensor) -> None:
-    """x_t W_xh + b_h of A2 for all steps."""
-    out = out.view(-1, out.shape[-1])
-    if x.is_floating_point():
-        x = x.reshape(-1, x.shape[-1])
-        if b_h is None:
-            torch.mm(x, weight_ih.mT, out=out)
-        else:
-            torch.addmm(b_h, x, weight_ih.mT, out=out)
-        return
-    rows = weight_ih.mT.contiguous() if b_h is None else weight_ih.mT + b_h
-    try:
-        torch.index_select(rows, 0, x.reshape(-1), out=out)
-    except IndexError:
-        raise IndexError(
-            f"tokens must lie in [0, {len(rows)}), the input size; got {int(x.min())} to {int(x.max())}"
-        ) from None
-
-
-def _input_weight_gradient(x: Tensor, da: Tensor, weight_ih: Tensor) -> Tensor:
-    """∂W_xh of B9 in the layout of weight_ih, (H, I). da: (N, H)."""
-    if x.is_floating_point():
-        return da.mT @ x.reshape(-1, x.shape[-1])
-    return torch.zeros_like(weight_ih.mT).index_add_(0, x.reshape(-1), da).mT
-
-
-def _cotangent(
-    y: Tensor, dy: Tensor | None, dh_n: Tensor | None, batch_sizes: Sequence[int] | None, reverse: bool
-) -> Tensor:
-    """∂L/∂h_t from above; that of the last state is added to its step."""
-    if dh_n is None:
-        return torch.zeros_like(y) if dy is None else dy
-    dh = torch.zeros_like(y) if dy is None else dy.clone(memory_format=torch.contiguous_format)
-    if len(dh) == 0:
-        return dh
-    if batch_sizes is None:
-        dh[0 if reverse else -1] += dh_n
-    else:
-        dh.index_add_(0, _last_rows(batch_sizes, reverse, dh.device), dh_n)
-    return dh
-
-
-def _last_state(y: Tensor, h0: Tensor, batch_sizes: Sequence[int] | None, reverse: bool) -> Tensor:
-    if len(y) == 0:
-        return h0.clone()
-    if batch_sizes is None:
-        return y[0 if reverse else -1].clone()
-    return y.index_select(0, _last_rows(batch_sizes, reverse, y.device))
-
-
-def _last_rows(batch_sizes: Sequence[int], reverse: bool, device: torch.device) -> Tensor:
-    """Where the last state of every row of a packed batch lies."""
-    sizes = torch.tensor(batch_sizes)
-    rows = torch.arange(int(sizes[0]))
-    if not reverse:
-        lengths = (sizes[:, None] > rows).sum(0)
-        rows = rows + (sizes.cumsum(0) - sizes)[lengths - 1]
-    return rows.to(device)
-
-
-def _of_steps(h: Tensor, batch: int, batch_sizes: Sequence[int] | None, reverse: bool) -> Tensor:
-    """The states of the steps, without h_0."""
-    first = 1 if batch_sizes is None else batch
-    return h[: len(h) - first] if reverse else h[first:]
-
-
-def _previous_states(h: Tensor, batch: int, batch_sizes: Sequence[int] | None, reverse: bool) -> Tensor:
-    """h_{t-1} of every step and row as (N, H): the other end of the same array; gathered where the batch is packed."""
-    if batch_sizes is None:
-        return _of_steps(h, batch, None, not reverse).flatten(0, 1)
-    sizes = torch.tensor(batch_sizes, dtype=torch.int64)
-    starts = sizes.cumsum(0) - sizes
-    steps = torch.arange(len(sizes)).repeat_interleave(sizes)
-    rows = torch.arange(len(steps)) - starts[steps]
-    if reverse:
-        goes_on = rows < torch.cat([sizes[1:], sizes.new_zeros(1)])[steps]
-        previous = torch.where(goes_on, starts.roll(-1)[steps] + rows, len(steps) + rows)
-    else:
-        previous = torch.where(steps == 0, rows, batch + starts.roll(1)[steps] + rows)
-    return h.index_select(0, previous.to(h.device))

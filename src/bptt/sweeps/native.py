@@ -53,9 +53,7 @@ def forward_sweep(
         _address(sizes),
         reverse,
         _activation(activation),
-        W_hh.data_ptr(),
-        W_hh.stride(0),
-        W_hh.stride(1),
+        *_matrix(W_hh),
         a.data_ptr(),
         h0.data_ptr(),
         h.data_ptr(),
@@ -93,9 +91,7 @@ def backward_sweep(
         _address(sizes),
         reverse,
         _activation(activation),
-        W_hh.data_ptr(),
-        W_hh.stride(0),
-        W_hh.stride(1),
+        *_matrix(W_hh),
         dh.data_ptr(),
         0,
         h.data_ptr(),
@@ -158,10 +154,8 @@ def forward_layer(
         _activation(activation),
         0 if tokens else x.data_ptr(),
         x.data_ptr() if tokens else 0,
-        W_xh.data_ptr(),
-        *W_xh.stride(),
-        W_hh.data_ptr(),
-        *W_hh.stride(),
+        *_matrix(W_xh),
+        *_matrix(W_hh),
         _address(b_ih),
         _address(b_hh),
         _address(h0),
@@ -235,10 +229,8 @@ def backward_layer(
         _activation(activation),
         0 if tokens else x.data_ptr(),
         x.data_ptr() if tokens else 0,
-        W_xh.data_ptr(),
-        *W_xh.stride(),
-        W_hh.data_ptr(),
-        *W_hh.stride(),
+        *_matrix(W_xh),
+        *_matrix(W_hh),
         _address(dh),
         _address(dh_n),
         h.contiguous().data_ptr(),
@@ -246,8 +238,8 @@ def backward_layer(
         _address(dh0),
         _address(total),
         _address(dx),
-        *((0, 0, 0) if dW_xh is None else (dW_xh.data_ptr(), *dW_xh.stride())),
-        *((0, 0, 0) if dW_hh is None else (dW_hh.data_ptr(), *dW_hh.stride())),
+        *_matrix(dW_xh),
+        *_matrix(dW_hh),
         _address(db_h),
         torch.get_num_threads(),
     )
@@ -255,6 +247,11 @@ def backward_layer(
 
 def _address(array: Tensor | None) -> int:
     return 0 if array is None else array.data_ptr()
+
+
+def _matrix(array: Tensor | None) -> tuple[int, int, int]:
+    """Address and strides."""
+    return (0, 0, 0) if array is None else (array.data_ptr(), array.stride(0), array.stride(1))
 
 
 def _activation(name: str) -> _native.Activation:

@@ -1,4 +1,4 @@
-"""The two sweeps by the book: PyTorch, any floating dtype, any device, differentiable itself.
+"""The two sweeps by the book and the layer around them: PyTorch, any floating dtype, any device, differentiable.
 
 This is the definition that judges every other engine, and the file to read first. The contract stands in `bptt.sweeps`.
 Inside, every array is packed: the rows of one step, then those of the next; a dense (T, B, H) array is the case of
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bptt.activations import activation as named
+from bptt.sweeps import packing
 
 
 def forward_sweep(
@@ -77,6 +78,73 @@ def backward_sweep(
         total.copy_(_as_array(dh_totals[::time], like=dh))
     da = _as_array(da_steps[::time], like=dh)
     return (da if out is None else out.copy_(da)), dh0
+
+
+def forward_layer(
+    x: Tensor,
+    h0: Tensor | None,
+    W_xh: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    activation: str,
+    *,
+    batch_sizes: Sequence[int] | None = None,
+    reverse: bool = False,
+    out: Tensor | None = None,
+    total: Tensor | None = None,
+) -> Tensor:
+    if h0 is None:
+        h0 = W_hh.new_zeros(packing.rows_of_batch(x, batch_sizes), len(W_hh))
+    if x.is_floating_point():
+        a = x @ W_xh  # A2, the input's share
+    else:
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < len(W_xh):
+            raise IndexError(f"tokens must lie in [0, {len(W_xh)}); got {int(x.min())} to {int(x.max())}")
+        a = W_xh[x]
+    for bias in (b_ih, b_hh):
+        a = a if bias is None else a + bias
+    return forward_sweep(a, W_hh, h0, activation, batch_sizes=batch_sizes, reverse=reverse, out=out, total=total)
+
+
+def backward_layer(
+    dh: Tensor | None,
+    dh_n: Tensor | None,
+    h: Tensor,
+    x: Tensor,
+    W_xh: Tensor,
+    W_hh: Tensor,
+    activation: str,
+    *,
+    batch_sizes: Sequence[int] | None = None,
+    reverse: bool = False,
+    dx: Tensor | None = None,
+    dW_xh: Tensor | None = None,
+    dW_hh: Tensor | None = None,
+    db_h: Tensor | None = None,
+    dh0: Tensor | None = None,
+    da: Tensor | None = None,
+    total: Tensor | None = None,
+) -> None:
+    B = h.shape[1] if batch_sizes is None else len(h) - len(x)
+    received = packing.received_by_states(dh, dh_n, h, B, batch_sizes, reverse)
+    from_above = packing.of_steps(received, B, batch_sizes, reverse)
+    da_, dh0_ = backward_sweep(
+        from_above, h, W_hh, activation, batch_sizes=batch_sizes, reverse=reverse, out=da, total=total
+    )
+    rows = da_.flatten(0, -2)
+    if db_h is not None:
+        db_h.copy_(rows.sum(0))  # B8
+    if dW_xh is not None and x.is_floating_point():
+        dW_xh.copy_(x.flatten(0, -2).mT @ rows)  # B9
+    elif dW_xh is not None:
+        dW_xh.zero_().index_add_(0, x.flatten(), rows)
+    if dW_hh is not None:
+        dW_hh.copy_(packing.previous_states(h, B, batch_sizes, reverse).flatten(0, -2).mT @ rows)  # B10
+    if dx is not None:
+        dx.copy_(da_ @ W_xh.mT)  # B11
+    if dh0 is not None:
+        dh0.copy_(dh0_ + packing.of_h0(received, B, batch_sizes, reverse))
 
 
 def _rows_of_steps(array: Tensor, batch_sizes: Sequence[int] | None) -> list[int]:
