@@ -87,7 +87,10 @@ private:
             kernel_.pack({W_xh.at, W_xh.column_stride, W_xh.row_stride}, sweep_.H, input_->I, columns.first,
                          columns.last, W_xh_.from_row(0));
         }
-        for (const PanelBuffer<Real>* sum : {&dW_xh_, &dW_hh_, &db_}) sum->clear(panels.first, panels.last);
+        db_.clear(panels.first, panels.last);
+        const bool no_block_writes_first = rows_.all() == 0;
+        if (no_block_writes_first || (input_ && input_->tokens)) dW_xh_.clear(panels.first, panels.last);
+        if (no_block_writes_first) dW_hh_.clear(panels.first, panels.last);
     }
 
     void sweep(Member& member, std::size_t b) const {
@@ -162,11 +165,30 @@ private:
                     {rows, own_panels.first, own_panels.last, input_->tokens + begin, da, dW_xh_.from_row(0)});
             if (gradients_.dW_xh.at && input_->x) {  // B9
                 const Piece<Real> x{input_->x + begin * input_->I, rows};
-                add_weight_gradient(share, members, input_->I, &x, 1, da, dW_xh_);
+                add_weight_gradient(share, members,
+                                    {.left_columns = input_->I,
+                                     .first_row = 0,
+                                     .last_row = 0,
+                                     .first = 0,
+                                     .last = 0,
+                                     .left = &x,
+                                     .pieces = 1,
+                                     .right = da,
+                                     .sum = dW_xh_.from_row(0),
+                                     .first_block = b == 0});
             }
             if (gradients_.dW_hh.at)  // B10
-                add_weight_gradient(share, members, sweep_.H, previous_states_[b].data(), previous_states_[b].size(),
-                                    da, dW_hh_);
+                add_weight_gradient(share, members,
+                                    {.left_columns = sweep_.H,
+                                     .first_row = 0,
+                                     .last_row = 0,
+                                     .first = 0,
+                                     .last = 0,
+                                     .left = previous_states_[b].data(),
+                                     .pieces = previous_states_[b].size(),
+                                     .right = da,
+                                     .sum = dW_hh_.from_row(0),
+                                     .first_block = b == 0});
             if (gradients_.dx) {  // B11
                 const Range own = part(rows, share, members);
                 kernel_.product({own.last - own.first, sweep_.H, input_->I, 0, panels_of<Real>(input_->I),
@@ -177,14 +199,16 @@ private:
     }
 
     // Shared by rows of the sum where there are enough for tall tiles, else by panels.
-    void add_weight_gradient(std::size_t share, std::size_t members, std::size_t columns, const Piece<Real>* left,
-                             std::size_t pieces, Panels<const Real> da, const PanelBuffer<Real>& sum) const {
+    void add_weight_gradient(std::size_t share, std::size_t members, WeightGradient<Real> gradient) const {
         constexpr std::size_t enough = 12;
-        const bool by_rows = columns >= enough * members;
-        const Range rows = by_rows ? part(columns, share, members) : Range{0, columns};
+        const bool by_rows = gradient.left_columns >= enough * members;
+        const Range rows = by_rows ? part(gradient.left_columns, share, members) : Range{0, gradient.left_columns};
         const Range panels = by_rows ? Range{0, panels_} : part(panels_, share, members);
-        kernel_.weight_gradient(
-            {columns, rows.first, rows.last, panels.first, panels.last, left, pieces, da, sum.from_row(0)});
+        gradient.first_row = rows.first;
+        gradient.last_row = rows.last;
+        gradient.first = panels.first;
+        gradient.last = panels.last;
+        kernel_.weight_gradient(gradient);
     }
 
     void write_gradients(Range panels) const {

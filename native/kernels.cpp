@@ -76,6 +76,7 @@ struct TransposedTimes {
     std::size_t count;
     Panels<const Real> right;
     Panels<Real> sum;
+    bool first_block;
 
     template <std::size_t rows, std::size_t vectors>
     static void tile(const TransposedTimes& all, std::size_t row, std::size_t panel) {
@@ -91,7 +92,7 @@ struct TransposedTimes {
 #pragma GCC unroll 8
             for (std::size_t v = 0; v < vectors; ++v) {
                 Real* sum = at<Real>(all.sum, row + r, panel + v);
-                store(sum, load(sum) + block[r][v]);
+                store(sum, all.first_block ? block[r][v] : load(sum) + block[r][v]);
             }
     }
 };
@@ -236,7 +237,7 @@ void gather(const Gather<Real>& g) {
 
 template <class Real>
 void weight_gradient(const WeightGradient<Real>& g) {
-    const TransposedTimes<Real> factors{g.left_columns, g.first_row, g.left, g.pieces, g.right, g.sum};
+    const TransposedTimes<Real> factors{g.left_columns, g.first_row, g.left, g.pieces, g.right, g.sum, g.first_block};
     multiply(g.last_row - g.first_row, g.first, g.last, factors, [](const Patch&) {});
 }
 
@@ -262,28 +263,37 @@ void bias_gradient(std::size_t rows, std::size_t first, std::size_t last, Panels
 }
 
 template <class Real>
+Real* element(const Matrix<Real>& matrix, std::size_t row, std::size_t column) {
+    return matrix.at + static_cast<std::ptrdiff_t>(row) * matrix.row_stride +
+           static_cast<std::ptrdiff_t>(column) * matrix.column_stride;
+}
+
+// Registers go in and out along whichever side of the matrix is contiguous; other strides, element by element.
+template <class Real>
 void pack(Matrix<const Real> matrix, std::size_t rows, std::size_t columns, std::size_t first, std::size_t last,
           Panels<Real> panels) {
     constexpr std::size_t L = lanes<Real>;
     for (std::size_t c = first; c < last; ++c) {
         const std::size_t count = smaller(L, columns - c * L);
-        const Real* strip = matrix.at + static_cast<std::ptrdiff_t>(c * L) * matrix.column_stride;
         Real* to = at<Real>(panels, 0, c);
         if (matrix.column_stride == 1) {
-            for (std::size_t r = 0; r < rows; ++r)
-                store(to + r * L, load(strip + static_cast<std::ptrdiff_t>(r) * matrix.row_stride, count));
+            for (std::size_t r = 0; r < rows; ++r) store(to + r * L, load(element(matrix, r, c * L), count));
             continue;
         }
-        // Down the columns in short runs: a transposed matrix is contiguous that way.
-        for (std::size_t begin = 0; begin < rows; begin += L) {
-            const std::size_t end = smaller(rows, begin + L);
-            for (std::size_t lane = 0; lane < L; ++lane) {
-                const Real* column = strip + static_cast<std::ptrdiff_t>(lane) * matrix.column_stride;
-                for (std::size_t r = begin; r < end; ++r)
-                    to[r * L + lane] =
-                        lane < count ? column[static_cast<std::ptrdiff_t>(r) * matrix.row_stride] : Real(0);
+        if (matrix.row_stride == 1) {
+            for (std::size_t begin = 0; begin < rows; begin += L) {
+                const std::size_t run = smaller(L, rows - begin);
+                Vector<Real> square[L] = {};
+                for (std::size_t lane = 0; lane < count; ++lane)
+                    square[lane] = load(element(matrix, begin, c * L + lane), run);
+                transpose<Real>(square);
+                for (std::size_t r = 0; r < run; ++r) store(to + (begin + r) * L, square[r]);
             }
+            continue;
         }
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t lane = 0; lane < L; ++lane)
+                to[r * L + lane] = lane < count ? *element(matrix, r, c * L + lane) : Real(0);
     }
 }
 
@@ -293,21 +303,24 @@ void unpack(Panels<const Real> panels, std::size_t rows, std::size_t columns, st
     constexpr std::size_t L = lanes<Real>;
     for (std::size_t c = first; c < last; ++c) {
         const std::size_t count = smaller(L, columns - c * L);
-        Real* strip = matrix.at + static_cast<std::ptrdiff_t>(c * L) * matrix.column_stride;
         const Real* from = at<Real>(panels, 0, c);
         if (matrix.column_stride == 1) {
-            for (std::size_t r = 0; r < rows; ++r)
-                store(strip + static_cast<std::ptrdiff_t>(r) * matrix.row_stride, load(from + r * L), count);
+            for (std::size_t r = 0; r < rows; ++r) store(element(matrix, r, c * L), load(from + r * L), count);
             continue;
         }
-        for (std::size_t begin = 0; begin < rows; begin += L) {
-            const std::size_t end = smaller(rows, begin + L);
-            for (std::size_t lane = 0; lane < count; ++lane) {
-                Real* column = strip + static_cast<std::ptrdiff_t>(lane) * matrix.column_stride;
-                for (std::size_t r = begin; r < end; ++r)
-                    column[static_cast<std::ptrdiff_t>(r) * matrix.row_stride] = from[r * L + lane];
+        if (matrix.row_stride == 1) {
+            for (std::size_t begin = 0; begin < rows; begin += L) {
+                const std::size_t run = smaller(L, rows - begin);
+                Vector<Real> square[L] = {};
+                for (std::size_t r = 0; r < run; ++r) square[r] = load(from + (begin + r) * L);
+                transpose<Real>(square);
+                for (std::size_t lane = 0; lane < count; ++lane)
+                    store(element(matrix, begin, c * L + lane), square[lane], run);
             }
+            continue;
         }
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t lane = 0; lane < count; ++lane) *element(matrix, r, c * L + lane) = from[r * L + lane];
     }
 }
 

@@ -87,6 +87,7 @@ struct WeightGradient {
     std::size_t pieces;
     Panels<const Real> right;  // [rows, anything]
     Panels<Real> sum;          // [left_columns, anything]
+    bool first_block;          // the sum is written, whatever it held
 };
 
 // sum[tokens[r]] += right[r] for r = 0, 1, ..., rows-1

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace bptt {
 namespace {
@@ -87,6 +88,40 @@ inline __attribute__((always_inline)) void store(Real* to, Vector<Real> vector, 
             from += piece;
         }
 }
+
+#if __has_builtin(__builtin_shufflevector)
+// One exchange between two rows of a square: blocks of `half` lanes change sides.
+template <class Real, std::size_t half, std::size_t... lane>
+inline __attribute__((always_inline)) void exchange(Vector<Real>& upper, Vector<Real>& lower,
+                                                    std::index_sequence<lane...>) {
+    constexpr std::size_t L = sizeof...(lane);
+    const Vector<Real> first = upper, second = lower;
+    upper = __builtin_shufflevector(first, second, (lane & half ? L + lane - half : lane)...);
+    lower = __builtin_shufflevector(first, second, (lane & half ? L + lane : lane + half)...);
+}
+
+// A square of registers, rows become columns: blocks change sides, then blocks in blocks.
+template <class Real, std::size_t half = lanes<Real> / 2>
+inline __attribute__((always_inline)) void transpose(Vector<Real> (&square)[lanes<Real>]) {
+    if constexpr (half != 0) {
+#pragma GCC unroll 16
+        for (std::size_t row = 0; row < lanes<Real>; ++row)
+            if (!(row & half))
+                exchange<Real, half>(square[row], square[row + half], std::make_index_sequence<lanes<Real>>{});
+        transpose<Real, half / 2>(square);
+    }
+}
+#else
+template <class Real>
+void transpose(Vector<Real> (&square)[lanes<Real>]) {
+    for (std::size_t row = 0; row < lanes<Real>; ++row)
+        for (std::size_t lane = 0; lane < row; ++lane) {
+            const Real kept = square[row][lane];
+            square[row][lane] = square[lane][row];
+            square[lane][row] = kept;
+        }
+}
+#endif
 
 }  // namespace
 }  // namespace bptt

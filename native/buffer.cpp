@@ -1,0 +1,58 @@
+#include "buffer.hpp"
+
+#include <new>
+#include <vector>
+
+namespace bptt {
+
+namespace {
+
+constexpr std::align_val_t cache_line{64};
+
+// What this thread has given back, the oldest first to go when it is too much.
+class Shelf {
+public:
+    ~Shelf() {
+        for (const Loan& loan : loans_) ::operator delete(loan.at, cache_line);
+    }
+
+    Loan take(std::size_t bytes) {
+        auto best = loans_.end();
+        for (auto loan = loans_.begin(); loan != loans_.end(); ++loan)
+            if (loan->bytes >= bytes && loan->bytes / 2 <= bytes && (best == loans_.end() || loan->bytes < best->bytes))
+                best = loan;
+        if (best == loans_.end()) return {::operator new(bytes, cache_line), bytes};
+        const Loan loan = *best;
+        *best = loans_.back();
+        loans_.pop_back();
+        held_ -= loan.bytes;
+        return loan;
+    }
+
+    void put(Loan loan) {
+        loans_.push_back(loan);
+        held_ += loan.bytes;
+        for (; held_ > most_held || loans_.size() > most_loans; loans_.erase(loans_.begin())) {
+            held_ -= loans_.front().bytes;
+            ::operator delete(loans_.front().at, cache_line);
+        }
+    }
+
+private:
+    static constexpr std::size_t most_held = 64 << 20, most_loans = 32;
+
+    std::vector<Loan> loans_;
+    std::size_t held_ = 0;
+};
+
+thread_local Shelf shelf;
+
+}  // namespace
+
+Loan borrow(std::size_t bytes) { return shelf.take(bytes); }
+
+void give_back(Loan loan) {
+    if (loan.at) shelf.put(loan);
+}
+
+}  // namespace bptt
