@@ -1,10 +1,11 @@
 # make demo   train a character model and let it write      make test   lint, types and all tests
+# make bench  ours beside other libraries, takes half an hour of an otherwise idle machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml constraints.txt $(wildcard native/*)
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/bptt train --out runs/demo --overwrite
@@ -12,16 +13,19 @@ demo: $(VENV)/installed
 test: lint
 	$(BIN)/pytest
 
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run --Werror $(wildcard native/*.cpp native/*.hpp)
+	$(BIN)/clang-format --dry-run --Werror $(wildcard native/*.cpp native/*.hpp benchmarks/peers/*.cpp)
 	$(BIN)/pyright
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(wildcard native/*.cpp native/*.hpp)
+	$(BIN)/clang-format -i $(wildcard native/*.cpp native/*.hpp benchmarks/peers/*.cpp)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,6 +38,10 @@ $(VENV)/installed: $(BIN)/python $(NATIVE)
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
 clean:

@@ -1,0 +1,13 @@
+"""Peers side by side in one run: `python -m benchmarks`, or `make bench`.
+
+cases.py       shapes, inputs, the float64 truth, what counts as FLOPs, bytes and the limit
+peers/         one file per competitor, which says exactly what it computes
+worker.py      a process per peer and thread count
+measure.py     visits in alternation, medians
+layers.py      one layer: correctness gate, then times of everybody, ratios, share of the limit
+situations.py  half padding, another process on one core
+memory.py      peak memory of a training step
+report.py      tables and the verdict on every bar, from the lines of JSON alone
+train_text.py  end to end: the training loop of `bptt train` with bptt.nn.RNN and with torch.nn.RNN
+results/       lines of JSON of full runs, by date
+"""

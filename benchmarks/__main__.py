@@ -1,0 +1,123 @@
+"""`python -m benchmarks`: every peer at every shape in one run: tables, the bars, one line of JSON per measurement.
+
+A full run takes about half an hour on two cores and should have the machine to itself; --quick shows in a minute or two
+that everything works. Results of a full run are kept under benchmarks/results unless --output says otherwise.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import layers, memory, situations, train_text
+from benchmarks.cases import PLAIN, QUICK, SMALL_CALLS, UGLY, Case
+from benchmarks.measure import BRIEF, FULL, Effort
+from benchmarks.report import text
+from benchmarks.team import MODULES, OURS, Team
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def _case(text: str) -> Case:
+    try:
+        T, B, I, H = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a case is T,B,I,H, for example 100,32,128,256; got {text!r}") from None
+    return Case(T, B, I, H)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="few shapes, short measurements")
+    parser.add_argument(
+        "--case", type=_case, action="append", metavar="T,B,I,H", help="this shape only; may be repeated"
+    )
+    parser.add_argument("--peers", default=",".join(MODULES), help="comma-separated; default %(default)s")
+    parser.add_argument("--threads", default="2,1", help="comma-separated thread counts; default %(default)s")
+    parser.add_argument("--seconds", type=float, help="least time for each shape")
+    parser.add_argument("--output", type=Path, help="file for the lines of JSON")
+    parser.add_argument("--json", action="store_true", help="lines of JSON on standard output instead of tables")
+    arguments = parser.parse_args()
+    arguments.peers = [OURS, *(peer for peer in arguments.peers.split(",") if peer != OURS)]
+    for peer in arguments.peers:
+        if peer not in MODULES:
+            parser.error(f"peers are {', '.join(MODULES)}; got {peer!r}")
+    arguments.threads = [int(count) for count in arguments.threads.split(",")]
+    return arguments
+
+
+def _machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _measure(team: Team, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    effort = BRIEF if arguments.quick else FULL
+    if arguments.seconds is not None:
+        effort = Effort(arguments.seconds, effort.fewest, effort.most)
+    if arguments.case:
+        for case in arguments.case:
+            yield from layers.measure(team, case, effort)
+        return
+    few = 1 if arguments.quick else None
+    for case in QUICK if arguments.quick else PLAIN + UGLY:
+        yield from layers.measure(team, case, effort)
+    for case in SMALL_CALLS[:few]:
+        for record in layers.measure(team, case, effort, limits=False):
+            yield record | {"kind": "small"}
+    for case in situations.PACKED[:few]:
+        yield situations.measure_packed(team, case, effort)
+    for case in situations.LOADED[:few]:
+        yield situations.measure_loaded(team, case, effort)
+    for case in memory.CASES[:few]:
+        yield memory.measure(case)
+    yield train_text.measure(turns=3 if arguments.quick else 15)
+
+
+def main() -> None:
+    arguments = _arguments()
+    now = datetime.now(UTC)
+    output = arguments.output
+    if output is None and not (arguments.quick or arguments.case):
+        output = RESULTS / f"{now:%Y-%m-%d}.jsonl"
+    machine, records = _machine(), []
+    with Team(arguments.peers, arguments.threads) as team:
+        for peer, reason in team.absent.items():
+            print(f"{peer} takes no part: {reason}", file=sys.stderr)
+        if OURS in team.absent:
+            sys.exit("nothing to compare without ours")
+        for record in _measure(team, arguments):
+            record |= {
+                "date": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+                "machine": machine,
+                "load": round(os.getloadavg()[0], 2),
+                "versions": team.versions,
+                "absent": team.absent,
+            }
+            records.append(record)
+            print(f"{record['kind']} {record['case']} {record['mode']} done", file=sys.stderr)
+            if arguments.json:
+                print(json.dumps(record, ensure_ascii=False), flush=True)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    if not arguments.json:
+        print(text(records))
+    if output is not None:
+        print(f"lines of JSON: {os.path.relpath(output)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

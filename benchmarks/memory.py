@@ -1,0 +1,81 @@
+"""Peak memory of a training step: `python -m benchmarks.memory bptt 100,64,128,256` prints it as a line of JSON.
+
+What is measured is resident memory as the kernel counts it, whoever allocated it. After one step that loads libraries
+and starts threads, everything is given back, the high-water mark is reset (/proc/self/clear_refs), and another step
+runs with all its results kept. extra = high-water mark − memory before; inputs, weights and dy were there before.
+
+The bar: inputs + states + one array of T B H. The inputs being there before, what may be added is the states (T+1) B H
+and one array T B H; the gradients that the step returns (weights, biases, h_0) and h_n are added to what is allowed,
+and the verdict leaves 1 % for pages that are not full and counters that the kernel updates in batches.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import Case, inputs
+from benchmarks.team import OURS
+
+CASES = [Case(100, 64, 128, 256), Case(784, 128, 1, 128), Case(1000, 64, 64, 256), Case(100, 32, 1024, 1024)]
+
+
+def measure(case: Case, peers: tuple[str, ...] = (OURS, "torch")) -> dict[str, Any]:
+    """A record for the report, each peer in a fresh process whose allocator returns large blocks at once."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "2",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+    }
+    found = {}
+    for peer in peers:
+        command = [sys.executable, "-m", "benchmarks.memory", peer, str(case)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        failure = (done.stderr.strip().splitlines() or [""])[-1]
+        found[peer] = json.loads(done.stdout) if done.returncode == 0 else {"failed": failure}
+    return {"kind": "memory", "case": str(case), "mode": "train", "peers": found}
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _measure_here(peer: str, case: Case) -> dict[str, float]:
+    import torch
+
+    import bptt
+
+    given = inputs(case)
+    x, dy, h0 = torch.from_numpy(given.x), torch.from_numpy(given.dy), torch.from_numpy(given.h0)[None].requires_grad_()
+    rnn = (bptt.nn.RNN if peer == OURS else torch.nn.RNN)(case.I, case.H)
+    del given
+
+    def step() -> Any:
+        y, h_n = rnn(x, h0)
+        return y, h_n, torch.autograd.grad(y, [h0, *rnn.parameters()], dy)
+
+    step()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    results = step()
+    extra = _status("VmHWM") - before
+    state = 4 * case.B * case.H
+    gradients = sum(gradient.nbytes for gradient in results[2])
+    allowed = (case.T + 1) * state + case.T * state + gradients + state
+    return {
+        "extra_mb": round(extra / 1e6, 2),
+        "allowed_mb": round(allowed / 1e6, 2),
+        "ratio": round(extra / allowed, 3),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_here(sys.argv[1], Case(*map(int, sys.argv[2].split(","))))))

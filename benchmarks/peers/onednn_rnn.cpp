@@ -1,0 +1,180 @@
+// oneDNN's vanilla_rnn and matmul behind a C interface, one object per case, for `onednn_rnn.py`.
+//
+// Every memory object is made once, when the case is prepared; a step only executes primitives. Weights arrive plain
+// (ldigo). In training a weight format of the primitive's own choosing is reordered to in every step, because a
+// training step starts with new weights; in inference once, when the case is prepared. Weight gradients are accumulated
+// by the primitive, so a step clears them first.
+
+#include <algorithm>
+#include <exception>
+#include <functional>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+using dnnl::memory;
+using Tag = memory::format_tag;
+using Arguments = std::unordered_map<int, memory>;
+
+namespace {
+
+std::string last_error;
+
+struct Execution {
+    dnnl::primitive primitive;
+    Arguments arguments;
+};
+
+class Case {
+public:
+    Case() : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
+    virtual ~Case() = default;
+
+    void step() {
+        for (const auto& [begin, count] : cleared_) std::fill(begin, begin + count, 0.0f);
+        for (auto& execution : executions_) execution.primitive.execute(stream_, execution.arguments);
+        stream_.wait();
+    }
+
+protected:
+    static memory::desc desc(memory::dims dims, Tag tag) { return {dims, memory::data_type::f32, tag}; }
+
+    memory of(const memory::desc& desc, const float* data) { return {desc, engine_, const_cast<float*>(data)}; }
+
+    // The same numbers in the format a primitive asks for; the reorder is part of every step unless `once`.
+    memory in_format(memory plain, const memory::desc& wanted, bool once) {
+        if (plain.get_desc() == wanted) return plain;
+        memory formatted(wanted, engine_);
+        Execution reorder{dnnl::reorder(plain, formatted), {{DNNL_ARG_FROM, plain}, {DNNL_ARG_TO, formatted}}};
+        if (once) {
+            reorder.primitive.execute(stream_, reorder.arguments);
+            stream_.wait();
+        } else {
+            executions_.push_back(reorder);
+        }
+        return formatted;
+    }
+
+    dnnl::engine engine_;
+    dnnl::stream stream_;
+    std::vector<Execution> executions_;
+    std::vector<std::pair<float*, size_t>> cleared_;
+};
+
+struct Sizes {
+    memory::dim T, B, I, H;
+};
+
+struct Arrays {
+    const float *x, *h0, *W_xh, *W_hh, *b;
+    float *y, *h_n;
+    const float *dy, *dh_n;
+    float *dx, *dh0, *dW_xh, *dW_hh, *db;
+};
+
+class Rnn : public Case {
+public:
+    Rnn(Sizes s, const Arrays& a, bool training) {
+        const auto layer_in = desc({s.T, s.B, s.I}, Tag::tnc), layer_out = desc({s.T, s.B, s.H}, Tag::tnc);
+        const auto state = desc({1, 1, s.B, s.H}, Tag::ldnc), bias = desc({1, 1, 1, s.H}, Tag::ldgo);
+        const memory::dims xh{1, 1, s.I, 1, s.H}, hh{1, 1, s.H, 1, s.H};
+        const auto plain_xh = desc(xh, Tag::ldigo), plain_hh = desc(hh, Tag::ldigo);
+        const auto any_xh = desc(xh, Tag::any), any_hh = desc(hh, Tag::any);
+        const auto tanh = dnnl::algorithm::eltwise_tanh;
+        const auto direction = dnnl::rnn_direction::unidirectional_left2right;
+
+        dnnl::vanilla_rnn_forward::primitive_desc forward(
+            engine_, training ? dnnl::prop_kind::forward_training : dnnl::prop_kind::forward_inference, tanh, direction,
+            layer_in, state, any_xh, any_hh, bias, layer_out, state);
+        auto W_xh = of(plain_xh, a.W_xh), W_hh = of(plain_hh, a.W_hh);
+        Arguments arguments{
+            {DNNL_ARG_SRC_LAYER, of(layer_in, a.x)},
+            {DNNL_ARG_SRC_ITER, of(state, a.h0)},
+            {DNNL_ARG_WEIGHTS_LAYER, in_format(W_xh, forward.weights_layer_desc(), !training)},
+            {DNNL_ARG_WEIGHTS_ITER, in_format(W_hh, forward.weights_iter_desc(), !training)},
+            {DNNL_ARG_BIAS, of(bias, a.b)},
+            {DNNL_ARG_DST_LAYER, of(layer_out, a.y)},
+            {DNNL_ARG_DST_ITER, of(state, a.h_n)},
+        };
+        if (training) arguments.insert({DNNL_ARG_WORKSPACE, memory(forward.workspace_desc(), engine_)});
+        executions_.push_back({dnnl::vanilla_rnn_forward(forward), arguments});
+        if (!training) return;
+
+        dnnl::vanilla_rnn_backward::primitive_desc backward(
+            engine_, dnnl::prop_kind::backward, tanh, direction, layer_in, state, any_xh, any_hh, bias, layer_out,
+            state, layer_in, state, plain_xh, plain_hh, bias, layer_out, state, forward);
+        arguments.at(DNNL_ARG_WEIGHTS_LAYER) = in_format(W_xh, backward.weights_layer_desc(), false);
+        arguments.at(DNNL_ARG_WEIGHTS_ITER) = in_format(W_hh, backward.weights_iter_desc(), false);
+        arguments.insert({
+            {DNNL_ARG_DIFF_SRC_LAYER, of(layer_in, a.dx)},
+            {DNNL_ARG_DIFF_SRC_ITER, of(state, a.dh0)},
+            {DNNL_ARG_DIFF_WEIGHTS_LAYER, of(plain_xh, a.dW_xh)},
+            {DNNL_ARG_DIFF_WEIGHTS_ITER, of(plain_hh, a.dW_hh)},
+            {DNNL_ARG_DIFF_BIAS, of(bias, a.db)},
+            {DNNL_ARG_DIFF_DST_LAYER, of(layer_out, a.dy)},
+            {DNNL_ARG_DIFF_DST_ITER, of(state, a.dh_n)},
+        });
+        executions_.push_back({dnnl::vanilla_rnn_backward(backward), arguments});
+        const auto H = static_cast<size_t>(s.H);
+        cleared_ = {{a.dW_xh, static_cast<size_t>(s.I) * H}, {a.dW_hh, H * H}, {a.db, H}};
+    }
+};
+
+class Product : public Case {
+public:
+    Product(memory::dim m, memory::dim k, memory::dim n, const float* a, const float* b, float* c) {
+        const auto a_desc = desc({m, k}, Tag::ab), b_desc = desc({k, n}, Tag::ab), c_desc = desc({m, n}, Tag::ab);
+        dnnl::matmul::primitive_desc product(engine_, a_desc, b_desc, c_desc);
+        executions_.push_back(
+            {dnnl::matmul(product),
+             {{DNNL_ARG_SRC, of(a_desc, a)}, {DNNL_ARG_WEIGHTS, of(b_desc, b)}, {DNNL_ARG_DST, of(c_desc, c)}}});
+    }
+};
+
+Case* guarded(const std::function<Case*()>& make) {
+    try {
+        return make();
+    } catch (const std::exception& error) {
+        last_error = error.what();
+        return nullptr;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* error() { return last_error.c_str(); }
+
+void version(int* major_minor_patch) {
+    const auto* v = dnnl_version();
+    major_minor_patch[0] = v->major, major_minor_patch[1] = v->minor, major_minor_patch[2] = v->patch;
+}
+
+// nullptr on failure; `error` then says why.
+Case* rnn(const long sizes[4], const float* const inputs[7], float* const outputs[7], int training) {
+    return guarded([&] {
+        const auto& i = inputs;
+        const auto& o = outputs;
+        const Arrays arrays{i[0], i[1], i[2], i[3], i[4], o[0], o[1], i[5], i[6], o[2], o[3], o[4], o[5], o[6]};
+        return new Rnn({sizes[0], sizes[1], sizes[2], sizes[3]}, arrays, training != 0);
+    });
+}
+
+Case* product(const long sizes[3], const float* a, const float* b, float* c) {
+    return guarded([&] { return new Product(sizes[0], sizes[1], sizes[2], a, b, c); });
+}
+
+int step(Case* c) {
+    try {
+        c->step();
+        return 0;
+    } catch (const std::exception& error) {
+        last_error = error.what();
+        return 1;
+    }
+}
+
+void release(Case* c) { delete c; }
+}

@@ -1,0 +1,265 @@
+"""Tables and the verdict on every bar, from lines of JSON: `python -m benchmarks.report results/2026-01-31.jsonl`.
+
+--markdown prints the same as tables for the documentation. A ratio is the peer's time divided by ours: above 1 we are
+faster, below 1 the peer is, and such figures carry a `<`. A peer that failed the correctness gate was not timed.
+"""
+
+import argparse
+import json
+import statistics
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import MODES
+
+OURS = "bptt"
+Record = dict[str, Any]
+MODE_NAMES = {
+    "train": "Forward and backward, without dx",
+    "train_dx": "Forward and backward, with dx",
+    "infer": "Forward alone, no gradients",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What was promised and what was measured; `worst` says where it was worst."""
+
+    name: str
+    required: str
+    measured: str
+    met: bool
+    worst: str = ""
+
+
+def _shape(case: str) -> tuple[int, int, int, int]:
+    T, B, I, H = map(int, case.split(","))
+    return T, B, I, H
+
+
+def _ms(found: Record | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found['ms']:.4g}" if "ms" in found else f"FAILED: {found['failed']}"
+
+
+def _ratio(ratio: float | None) -> str:
+    if ratio is None:
+        return "–"
+    return f"{ratio:.2f}" + (" <" if ratio < 1 else "")
+
+
+def _most_threads(records: Iterable[Record]) -> int:
+    return max((record["threads"] for record in records if record["kind"] in ("layer", "small")), default=1)
+
+
+def layer_table(records: list[Record], kind: str, mode: str, threads: int) -> Table | None:
+    mine = [r for r in records if (r["kind"], r.get("mode"), r.get("threads")) == (kind, mode, threads)]
+    if not mine:
+        return None
+    peers = [peer for peer in mine[0]["versions"] if any(peer in record["peers"] for record in mine)]
+    rivals = [peer for peer in peers if peer != OURS]
+    head = ["T,B,I,H", *(f"{peer} ms" for peer in peers), *(f"{peer} / {OURS}" for peer in rivals)]
+    limits = any("limit_ms" in record for record in mine)
+    head += ["limit ms", "set by", "reached"] if limits else []
+    rows = []
+    for record in mine:
+        ratios = record.get("ratio", {})
+        row = [record["case"], *(_ms(record["peers"].get(peer)) for peer in peers)]
+        row += [_ratio(ratios.get(peer)) for peer in rivals]
+        if limits:
+            reached = record.get("share_of_limit")
+            row += [f"{record.get('limit_ms', '–')}", record.get("limit_by", "–")]
+            row.append("–" if reached is None else f"{reached:.0%}")
+        rows.append(row)
+    prefix = "Small calls. " if kind == "small" else ""
+    return Table(f"{prefix}{MODE_NAMES[mode]}, {threads} thread{'s' * (threads > 1)}", head, rows)
+
+
+def situation_tables(records: list[Record]) -> list[Table]:
+    tables = []
+    titles = {
+        "packed": "PackedSequence, half of all steps padding: forward and backward, ms",
+        "loaded": "Another process keeps one core busy: forward and backward, ms",
+    }
+    for kind, title in titles.items():
+        mine = [record for record in records if record["kind"] == kind]
+        if mine:
+            names = list(dict.fromkeys(name for record in mine for name in record["peers"]))
+            rows = [[r["case"], *(_ms(r["peers"].get(name)) for name in names)] for r in mine]
+            tables.append(Table(title, ["T,B,I,H", *names], rows))
+    mine = [record for record in records if record["kind"] == "memory"]
+    if mine:
+        rows = []
+        for record in mine:
+            for peer, found in record["peers"].items():
+                figures = [str(found.get(name, "–")) for name in ("extra_mb", "allowed_mb", "ratio")]
+                rows.append([record["case"], peer, *([found["failed"], "", ""] if "failed" in found else figures)])
+        tables.append(
+            Table(
+                "Peak memory of a training step beyond its inputs", ["T,B,I,H", "", "extra MB", "bar MB", "share"], rows
+            )
+        )
+    for record in records:
+        if record["kind"] == "text":
+            speeds = [f"{found['tokens_per_second']:,}" for found in record["peers"].values()]
+            outside = f"{record['outside']:.0%}" if "outside" in record else record["failed"]
+            head = ["T,B,symbols,H", *record["peers"], "outside engine and products"]
+            tables.append(Table("Training on text, tokens per second", head, [[record["case"], *speeds, outside]]))
+    return tables
+
+
+def bars(records: list[Record]) -> list[Bar]:
+    threads = _most_threads(records)
+    found: list[Bar] = []
+
+    def layers(mode: str, count: int = threads, kind: str = "layer") -> list[Record]:
+        return [r for r in records if (r["kind"], r["mode"], r.get("threads")) == (kind, mode, count)]
+
+    def at_least(name: str, least: float, values: dict[str, float], spell: Callable[[float], str] = _times) -> None:
+        if values:
+            where = min(values, key=values.__getitem__)
+            found.append(Bar(name, f"≥ {spell(least)}", spell(values[where]), values[where] >= least, f"at {where}"))
+
+    def at_most(name: str, most: float, values: dict[str, float]) -> None:
+        if values:
+            where = max(values, key=values.__getitem__)
+            found.append(Bar(name, f"≤ {_times(most)}", _times(values[where]), values[where] <= most, f"at {where}"))
+
+    for mode in MODES:
+        against_torch = {r["case"]: r["ratio"]["torch"] for r in layers(mode) if "torch" in r.get("ratio", {})}
+        if against_torch:
+            mean = statistics.geometric_mean(against_torch.values())
+            found.append(Bar(f"{mode}: torch.nn.RNN, geometric mean", "≥ 5×", _times(mean), mean >= 5))
+        at_least(f"{mode}: torch.nn.RNN, worst", 1.3, against_torch)
+        best_rival = {}
+        for record in layers(mode):
+            rivals = {peer: ratio for peer, ratio in record.get("ratio", {}).items() if peer != "torch"}
+            if rivals:
+                best = min(rivals, key=rivals.__getitem__)
+                best_rival[f"{record['case']} ({best})"] = rivals[best]
+        names = sorted({where.partition("(")[2].rstrip(")") for where in best_rival})
+        rivals = "best of " + ", ".join(p for p in _rivals(layers(mode)))
+        if names:
+            mean = statistics.geometric_mean(best_rival.values())
+            found.append(Bar(f"{mode}: {rivals}, geometric mean", "≥ 1.3×", _times(mean), mean >= 1.3))
+        at_least(f"{mode}: {rivals}, worst", 1.0, best_rival)
+    for mode in MODES:
+        shares = {r["case"]: r["share_of_limit"] for r in layers(mode) if "share_of_limit" in r}
+        thick = {case: share for case, share in shares.items() if _shape(case)[1] >= 16 and _shape(case)[3] >= 128}
+        at_least(f"{mode}: share of the limit, B ≥ 16 and H ≥ 128", 0.85, thick, lambda share: f"{share:.0%}")
+    for mode in MODES:
+        alone = {r["case"]: r["peers"][OURS]["ms"] for r in layers(mode, 1) if "ms" in r["peers"].get(OURS, {})}
+        together = {r["case"]: r["peers"][OURS]["ms"] for r in layers(mode) if "ms" in r["peers"].get(OURS, {})}
+        gains = {case: alone[case] / ms for case, ms in together.items() if case in alone and threads > 1}
+        many = {case: gain for case, gain in gains.items() if _shape(case)[1] >= 2}
+        wide = {case: gain for case, gain in gains.items() if _shape(case)[1] == 1 and _shape(case)[3] >= 256}
+        at_least(f"{mode}: 1 → {threads} threads, B ≥ 2", 1.85, many)
+        at_least(f"{mode}: 1 → {threads} threads, B = 1 and H ≥ 256", 1.0, wide)
+    for mode in MODES:
+        small = {r["case"]: r["ratio"]["torch"] for r in layers(mode, kind="small") if "torch" in r.get("ratio", {})}
+        at_least(f"{mode}: small calls, torch.nn.RNN", 3.0, small)
+    loaded: dict[str, float] = {}
+    packed: dict[str, float] = {}
+    padding: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    for record in records:
+        peers, case = record["peers"], record["case"]
+        if record["kind"] == "loaded":
+            many = f"{OURS}, {record['threads']} threads, loaded"
+            one = f"{OURS}, 1 thread, idle"
+            if "ms" in peers.get(many, {}) and "ms" in peers.get(one, {}):
+                loaded[case] = peers[many]["ms"] / peers[one]["ms"]
+        elif record["kind"] == "packed" and "ms" in peers.get(OURS, {}):
+            padding[case] = peers[OURS]["ms"] / peers["bptt, dense"]["ms"]
+            if "ms" in peers.get("torch", {}):
+                packed[case] = peers["torch"]["ms"] / peers[OURS]["ms"]
+        elif record["kind"] == "memory" and "ratio" in peers.get(OURS, {}):
+            memory[case] = peers[OURS]["ratio"]
+    at_most("under load, against 1 thread on the idle machine", 1.3, loaded)
+    at_least("half padding: torch.nn.RNN with PackedSequence", 10.0, packed)
+    at_most("half padding: time against the dense batch", 0.6, padding)
+    at_most("memory: extra against what is allowed", 1.01, memory)
+    for record in records:
+        if record["kind"] == "text" and "ratio" in record:
+            at_least("training on text: torch.nn.RNN", 3.0, {record["case"]: record["ratio"]["torch"]})
+            outside = record["outside"]
+            found.append(Bar("training on text: share outside", "≤ 15%", f"{outside:.0%}", outside <= 0.15))
+    return found
+
+
+def _rivals(records: list[Record]) -> list[str]:
+    names = {peer for record in records for peer in record.get("ratio", {}) if peer != "torch"}
+    return sorted(names)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}×".replace(".00×", "×")
+
+
+def header(records: list[Record]) -> list[str]:
+    first = records[0]
+    machine = first["machine"]
+    loads = [record["load"] for record in records]
+    lines = [
+        f"{first['date']}, {machine['processor']}, {machine['cores']} cores, {machine['system']}, "
+        f"Python {machine['python']}",
+        "; ".join(first["versions"].values()),
+        f"load average during the run {min(loads)} to {max(loads)}",
+    ]
+    return lines + [f"{peer} took no part: {reason}" for peer, reason in first["absent"].items()]
+
+
+def tables(records: list[Record]) -> list[Table]:
+    counts = sorted({r["threads"] for r in records if r["kind"] in ("layer", "small")}, reverse=True)
+    layers = [layer_table(records, kind, mode, n) for kind in ("layer", "small") for n in counts for mode in MODES]
+    rows = [[bar.name, bar.required, bar.measured, "met" if bar.met else "MISSED", bar.worst] for bar in bars(records)]
+    verdict = Table(f"The bars, {_most_threads(records)} threads", ["", "bar", "measured", "", "worst"], rows)
+    return [table for table in layers if table] + situation_tables(records) + ([verdict] if rows else [])
+
+
+def text(records: list[Record]) -> str:
+    parts = ["\n".join(header(records))] if records else []
+    for table in tables(records) if records else []:
+        widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in (table.head, *table.rows)
+        ]
+        parts.append("\n".join([table.title, *(line.rstrip() for line in lines)]))
+    return "\n\n".join(parts)
+
+
+def markdown(records: list[Record]) -> str:
+    parts = ["  \n".join(header(records))]
+    for table in tables(records):
+        rows = [table.head, ["---", *["--:"] * (len(table.head) - 1)], *table.rows]
+        parts.append(f"### {table.title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=textwrap.dedent(__doc__ or ""))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("results", type=Path, nargs="+", help="files of lines of JSON")
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    records = [json.loads(line) for path in arguments.results for line in path.read_text().splitlines()]
+    print((markdown if arguments.markdown else text)(records))
+
+
+if __name__ == "__main__":
+    main()
