@@ -1,5 +1,5 @@
 # make demo   train a character model and let it write      make test   lint, types and all tests
-# make bench  ours beside other libraries, takes half an hour of an otherwise idle machine
+# make bench  ours beside other libraries, some twenty minutes of an otherwise idle machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

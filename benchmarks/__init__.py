@@ -10,4 +10,9 @@ memory.py      peak memory of a training step
 report.py      tables and the verdict on every bar, from the lines of JSON alone
 train_text.py  end to end: the training loop of `bptt train` with bptt.nn.RNN and with torch.nn.RNN
 results/       lines of JSON of full runs, by date
+
+Full run:             make bench (writes benchmarks/results/<date>.jsonl)
+Does it work at all?  python -m benchmarks --quick
+One shape:            python -m benchmarks --case 100,32,128,256 --peers torch,onednn --seconds 10
+Tables for the docs:  python -m benchmarks.report benchmarks/results/<date>.jsonl --markdown
 """

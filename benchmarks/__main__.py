@@ -1,6 +1,6 @@
 """`python -m benchmarks`: every peer at every shape in one run: tables, the bars, one line of JSON per measurement.
 
-A full run takes about half an hour on two cores and should have the machine to itself; --quick shows in a minute or two
+A full run takes some twenty minutes on two cores and should have the machine to itself; --quick shows in a minute or two
 that everything works. Results of a full run are kept under benchmarks/results unless --output says otherwise.
 """
 
@@ -21,6 +21,7 @@ from benchmarks.report import text
 from benchmarks.team import MODULES, OURS, Team
 
 RESULTS = Path(__file__).parent / "results"
+IDLE = 0.5
 
 
 def _case(text: str) -> Case:
@@ -93,7 +94,11 @@ def main() -> None:
     if output is None and not (arguments.quick or arguments.case):
         output = RESULTS / f"{now:%Y-%m-%d}.jsonl"
     machine, records = _machine(), []
-    with Team(arguments.peers, arguments.threads) as team:
+    if os.getloadavg()[0] > IDLE:
+        print(f"this machine is not idle (load average {os.getloadavg()[0]:.1f}); figures are noise", file=sys.stderr)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with Team(arguments.peers, arguments.threads) as team, open(output or os.devnull, "w") as lines:
         for peer, reason in team.absent.items():
             print(f"{peer} takes no part: {reason}", file=sys.stderr)
         if OURS in team.absent:
@@ -107,12 +112,12 @@ def main() -> None:
                 "absent": team.absent,
             }
             records.append(record)
-            print(f"{record['kind']} {record['case']} {record['mode']} done", file=sys.stderr)
+            line = json.dumps(record, ensure_ascii=False)
+            print(line, file=lines, flush=True)
             if arguments.json:
-                print(json.dumps(record, ensure_ascii=False), flush=True)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+                print(line, flush=True)
+            elapsed = (datetime.now(UTC) - now).total_seconds()
+            print(f"{elapsed:5.0f} s  {record['kind']} {record['case']} {record['mode']}", file=sys.stderr)
     if not arguments.json:
         print(text(records))
     if output is not None:
