@@ -1,6 +1,6 @@
 """`python -m benchmarks`: every peer at every shape in one run: tables, the bars, one line of JSON per measurement.
 
-A full run takes some twenty minutes on two cores and should have the machine to itself; --quick shows in a minute or two
+A full run takes some twenty minutes on two cores and should have the machine to itself; --quick shows in some minutes
 that everything works. Results of a full run are kept under benchmarks/results unless --output says otherwise.
 """
 
