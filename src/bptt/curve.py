@@ -30,7 +30,7 @@ def png(events: Sequence[Mapping[str, Any]], clip: float | None) -> bytes:
         )  # fmt: skip
         best = min(held_out, key=lambda event: event["bits"])
         above.annotate(
-            f"{best['bits']:.3f}", (best["step"], best["bits"]), (0, -16), textcoords="offset points",
+            f"{best['bits']:.3f}", (best["step"], best["bits"]), (0, 8), textcoords="offset points",
             ha="right", color=orange, fontweight="bold",
         )  # fmt: skip
     above.set_ylabel("bits per character")
