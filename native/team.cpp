@@ -6,6 +6,9 @@
 #if __has_include(<pthread.h>)
 #include <pthread.h>
 #endif
+#if __has_include(<dlfcn.h>)
+#include <dlfcn.h>
+#endif
 
 namespace bptt {
 
@@ -40,7 +43,29 @@ void wait_until_changed(const std::atomic<std::uint32_t>& value, std::uint32_t o
     if (!look_for_change(value, old, patience)) value.wait(old, std::memory_order_acquire);
 }
 
-// The workers of the process. They are never joined: at exit they sleep, and the pool is never destroyed.
+// The threads of GNU OpenMP, if this process has them already: torch's do its products, and after each they look for
+// more work for a while before they sleep. Threads of our own would have to wait for the core until then.
+struct OpenMP {
+    void (*parallel)(void (*function)(void*), void* data, unsigned threads, unsigned flags) = nullptr;
+    int (*thread_number)() = nullptr;
+
+    OpenMP() {
+#if __has_include(<dlfcn.h>)
+        void* library = dlopen("libgomp.so.1", RTLD_NOW | RTLD_NOLOAD);
+        if (!library) return;
+        parallel = reinterpret_cast<decltype(parallel)>(dlsym(library, "GOMP_parallel"));
+        thread_number = reinterpret_cast<decltype(thread_number)>(dlsym(library, "omp_get_thread_num"));
+#endif
+    }
+
+    bool is_there() const { return parallel && thread_number; }
+};
+
+// GNU OpenMP does not survive a fork: a child that asks for the threads of its parent waits for ever.
+std::atomic<bool> is_forked{false};
+
+// Who runs programs: OpenMP's threads where they are there, else workers of our own. Workers are never joined: at exit
+// they sleep, and the pool is never destroyed.
 class Pool {
 public:
     // Runs the program on as many threads as asked; or returns false if another call is at it, or if threads of late
@@ -48,10 +73,42 @@ public:
     bool run(std::size_t threads, Program program, const void* context) {
         const std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
         if (!lock || Clock::now() < alone_until_) return false;
-        for (; workers_ + 1 < threads; ++workers_)
-            std::thread([this, index = workers_ + 1, seen = calls_.load()] { serve(index, seen); }).detach();
-
         Phases phases(threads);
+        const Clock::time_point done = openmp_.is_there() && !is_forked ? run_by_openmp(phases, program, context)
+                                                                        : run_by_workers(phases, program, context);
+        const Clock::time_point now = Clock::now();
+        if (phases.survivor.load(std::memory_order_relaxed) != 0 || now - done > kept_waiting)
+            alone_until_ = now + alone_after_that;
+        return true;
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    static constexpr std::uint32_t closed = 1u << 31;
+
+    // Both return when the caller had nothing left to do.
+    Clock::time_point run_by_openmp(Phases& phases, Program program, const void* context) {
+        struct Call {
+            OpenMP openmp;
+            Phases& phases;
+            Program program;
+            const void* context;
+            Clock::time_point done;
+        } call{openmp_, phases, program, context, {}};
+        const auto take_part = [](void* data) {
+            Call& call = *static_cast<Call*>(data);
+            const auto index = static_cast<std::size_t>(call.openmp.thread_number());
+            Member member(call.phases, index);
+            call.program(call.context, member);
+            if (index == 0) call.done = Clock::now();
+        };
+        openmp_.parallel(take_part, &call, static_cast<unsigned>(phases.members), 0);
+        return call.done;
+    }
+
+    Clock::time_point run_by_workers(Phases& phases, Program program, const void* context) {
+        for (; workers_ + 1 < phases.members; ++workers_)
+            std::thread([this, index = workers_ + 1, seen = calls_.load()] { serve(index, seen); }).detach();
         phases_ = &phases;
         program_ = program;
         context_ = context;
@@ -61,18 +118,14 @@ public:
 
         Member caller(phases, 0);
         program(context, caller);
+        const Clock::time_point done = Clock::now();
 
         // No phase is left, but a late worker may still be finding that out.
         std::uint32_t inside = inside_.fetch_or(closed, std::memory_order_acq_rel) | closed;
         for (; inside != closed; inside = inside_.load(std::memory_order_acquire))
             wait_until_changed(inside_, inside, patience_within_a_call);
-        if (phases.survivor.load(std::memory_order_relaxed) != 0) alone_until_ = Clock::now() + alone_after_that;
-        return true;
+        return done;
     }
-
-private:
-    using Clock = std::chrono::steady_clock;
-    static constexpr std::uint32_t closed = 1u << 31;
 
     void serve(std::size_t index, std::uint32_t seen) {
         for (;;) {
@@ -94,6 +147,7 @@ private:
         return false;
     }
 
+    const OpenMP openmp_;
     std::mutex busy_;
     std::size_t workers_ = 0;
     Clock::time_point alone_until_{};
@@ -106,17 +160,19 @@ private:
 
 std::atomic<Pool*> pool{nullptr};
 
-Pool& the_pool() {
-    static std::mutex creating;
+std::mutex creating;
+
 #if __has_include(<pthread.h>)
-    // Threads do not survive a fork: the child leaves the old pool as it is and makes a new one when it needs it.
-    static const int registered = pthread_atfork([] { creating.lock(); }, [] { creating.unlock(); },
-                                                 [] {
-                                                     pool.store(nullptr);
-                                                     creating.unlock();
-                                                 });
-    static_cast<void>(registered);
+// Threads do not survive a fork: the child leaves the old pool as it is and makes a new one when it needs it.
+const int registered = pthread_atfork([] { creating.lock(); }, [] { creating.unlock(); },
+                                      [] {
+                                          is_forked = true;
+                                          pool.store(nullptr);
+                                          creating.unlock();
+                                      });
 #endif
+
+Pool& the_pool() {
     if (Pool* existing = pool.load(std::memory_order_acquire)) return *existing;
     const std::lock_guard<std::mutex> lock(creating);
     if (pool.load() == nullptr) pool.store(new Pool);
