@@ -7,6 +7,7 @@ measure.py     visits in alternation, medians
 layers.py      one layer: correctness gate, then times of everybody, ratios, share of the limit
 situations.py  half padding, another process on one core
 memory.py      peak memory of a training step
+others.py      how busy other processes were meanwhile
 report.py      tables and the verdict on every bar, from the lines of JSON alone
 train_text.py  end to end: the training loop of `bptt train` with bptt.nn.RNN and with torch.nn.RNN
 results/       lines of JSON of full runs, by date

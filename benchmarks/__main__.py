@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import layers, memory, situations, train_text
 from benchmarks.cases import PLAIN, QUICK, SMALL_CALLS, UGLY, Case
 from benchmarks.measure import BRIEF, FULL, Effort
+from benchmarks.others import Others
 from benchmarks.report import text
 from benchmarks.team import MODULES, OURS, Team
 
@@ -103,11 +104,12 @@ def main() -> None:
             print(f"{peer} takes no part: {reason}", file=sys.stderr)
         if OURS in team.absent:
             sys.exit("nothing to compare without ours")
+        busy = Others(worker.process.pid for _, _, worker in team)
         for record in _measure(team, arguments):
             record |= {
                 "date": f"{now:%Y-%m-%dT%H:%M:%SZ}",
                 "machine": machine,
-                "load": round(os.getloadavg()[0], 2),
+                "others_cores": None if (others := busy.cores()) is None else round(others, 2),
                 "versions": team.versions,
                 "absent": team.absent,
             }

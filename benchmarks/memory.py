@@ -1,8 +1,10 @@
 """Peak memory of a training step: `python -m benchmarks.memory bptt 100,64,128,256` prints it as a line of JSON.
 
-What is measured is resident memory as the kernel counts it, whoever allocated it. After one step that loads libraries
-and starts threads, everything is given back, the high-water mark is reset (/proc/self/clear_refs), and another step
-runs with all its results kept. extra = high-water mark − memory before; inputs, weights and dy were there before.
+What is measured is resident memory as the kernel counts it, whoever allocated it. A tiny layer is trained first, which
+loads libraries and starts threads. Then the high-water mark is reset (/proc/self/clear_refs) and two steps of the case
+run, the results of the first given back before the second. extra = high-water mark − memory before the first, when
+inputs, weights and dy were there. Memory that an implementation keeps from step to step thus counts; kept says how much
+of it is left when all results are gone.
 
 The bar: inputs + states + one array of T B H. The inputs being there before, what may be added is the states (T+1) B H
 and one array T B H; the gradients that the step returns (weights, biases, h_0) and h_n are added to what is allowed,
@@ -53,28 +55,37 @@ def _measure_here(peer: str, case: Case) -> dict[str, float]:
 
     given = inputs(case)
     x, dy, h0 = torch.from_numpy(given.x), torch.from_numpy(given.dy), torch.from_numpy(given.h0)[None].requires_grad_()
-    rnn = (bptt.nn.RNN if peer == OURS else torch.nn.RNN)(case.I, case.H)
-    del given
+    kind = bptt.nn.RNN if peer == OURS else torch.nn.RNN
+    rnn = kind(case.I, case.H)
 
-    def step() -> Any:
+    def step(rnn: torch.nn.RNN, x: torch.Tensor, h0: torch.Tensor, dy: torch.Tensor) -> Any:
         y, h_n = rnn(x, h0)
         return y, h_n, torch.autograd.grad(y, [h0, *rnn.parameters()], dy)
 
-    step()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    step(kind(8, 8), torch.ones(4, 2, 8), torch.zeros(1, 2, 8, requires_grad=True), torch.ones(4, 2, 8))
+    _give_back()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    results = step()
+    step(rnn, x, h0, dy)
+    results = step(rnn, x, h0, dy)
     extra = _status("VmHWM") - before
-    state = 4 * case.B * case.H
     gradients = sum(gradient.nbytes for gradient in results[2])
+    del results
+    _give_back()
+    kept = _status("VmRSS") - before
+    state = 4 * case.B * case.H
     allowed = (case.T + 1) * state + case.T * state + gradients + state
     return {
         "extra_mb": round(extra / 1e6, 2),
+        "kept_mb": round(kept / 1e6, 2),
         "allowed_mb": round(allowed / 1e6, 2),
         "ratio": round(extra / allowed, 3),
     }
+
+
+def _give_back() -> None:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 if __name__ == "__main__":

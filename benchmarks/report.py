@@ -104,11 +104,13 @@ def situation_tables(records: list[Record]) -> list[Table]:
         rows = []
         for record in mine:
             for peer, found in record["peers"].items():
-                figures = [str(found.get(name, "–")) for name in ("extra_mb", "allowed_mb", "ratio")]
-                rows.append([record["case"], peer, *([found["failed"], "", ""] if "failed" in found else figures)])
+                figures = [str(found.get(name, "–")) for name in ("extra_mb", "kept_mb", "allowed_mb", "ratio")]
+                rows.append([record["case"], peer, *([found["failed"], "", "", ""] if "failed" in found else figures)])
         tables.append(
             Table(
-                "Peak memory of a training step beyond its inputs", ["T,B,I,H", "", "extra MB", "bar MB", "share"], rows
+                "Peak memory of a training step beyond its inputs",
+                ["T,B,I,H", "", "extra MB", "kept MB", "bar MB", "share"],
+                rows,
             )
         )
     for record in records:
@@ -211,13 +213,17 @@ def _times(ratio: float) -> str:
 def header(records: list[Record]) -> list[str]:
     first = records[0]
     machine = first["machine"]
-    loads = [record["load"] for record in records]
+    others = [record["others_cores"] for record in records if record["others_cores"] is not None]
     lines = [
         f"{first['date']}, {machine['processor']}, {machine['cores']} cores, {machine['system']}, "
         f"Python {machine['python']}",
         "; ".join(first["versions"].values()),
-        f"load average during the run {min(loads)} to {max(loads)}",
     ]
+    if others:
+        lines.append(
+            f"other processes used {statistics.median(others):.2f} cores in the median, {max(others):.2f} at worst; "
+            "above 0.1 the figures are noise"
+        )
     return lines + [f"{peer} took no part: {reason}" for peer, reason in first["absent"].items()]
 
 

@@ -115,7 +115,7 @@ def test_losses_are_shown_and_decide_the_verdict() -> None:
             "ratio": {"torch": torch / ours},
             "date": "",
             "machine": {"processor": "", "cores": 2, "system": "", "python": ""},
-            "load": 0.0,
+            "others_cores": 0.0,
             "versions": {"bptt": "", "torch": ""},
             "absent": {"jax": "No module named jax"},
         }
