@@ -6,23 +6,30 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+SHORTEST_S = 0.5
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Others:
-    """`cores()` is their average since it was last asked; None where the system does not say."""
+    """`cores()` is their average since it was last asked, or if that is hardly a moment ago, what it said then.
+
+    None where the system does not say.
+    """
 
     def __init__(self, own: Iterable[int]) -> None:
         """own: processes that belong to the benchmark, besides this one and children that have ended."""
         self.own = list(own)
         self.last = self._now()
+        self.answer: float | None = None
 
     def cores(self) -> float | None:
-        before, self.last = self.last, self._now()
-        if before is None or self.last is None:
+        now = self._now()
+        if self.last is None or now is None:
             return None
-        (start, machine_before, own_before), (end, machine, own) = before, self.last
-        return max(0.0, (machine - machine_before - (own - own_before)) / (end - start))
+        seconds, machine, own = (new - old for new, old in zip(now, self.last, strict=True))
+        if seconds >= SHORTEST_S:
+            self.last, self.answer = now, max(0.0, (machine - own) / seconds)
+        return self.answer
 
     def _now(self) -> tuple[float, float, float] | None:
         """Seconds: the clock, CPU time of the whole machine, CPU time of the benchmark."""
@@ -42,6 +49,6 @@ def _fields(path: str, first: int) -> list[str]:
 
 
 def _process_ticks(pid: int) -> int:
-    """utime and stime; they come after the name in parentheses, which may hold spaces."""
+    """User and system time, its own and that of its ended children, found after the name, which may hold spaces."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    return sum(map(int, fields[11:15]))

@@ -1,5 +1,8 @@
 """The benchmark itself: what it counts, whom it lets through the gate, in which order it asks, what it concludes."""
 
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from benchmarks import layers, report
 from benchmarks.cases import MODES, RESULTS, TOLERANCE, Case, Mode, truth, worst_error
 from benchmarks.measure import Effort, Entry, alternate
+from benchmarks.others import SHORTEST_S, Others
 from benchmarks.peers import bptt_rnn, torch_rnn
 from benchmarks.worker import Visit, WorkerError
 
@@ -102,6 +106,20 @@ def test_a_wrong_or_broken_peer_is_named_and_not_timed() -> None:
     assert "wrong by" in by_mode["train"]["peers"]["jax"]["failed"]
     assert by_mode["train"]["peers"]["onednn"]["failed"] == "process ended with code -11"
     assert by_mode["infer"]["ratio"] == {"torch": 0.5, "jax": 0.1}
+
+
+def test_a_busy_process_that_is_not_ours_is_noticed() -> None:
+    others = Others([])
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(SHORTEST_S + 0.3)
+        busy = others.cores()
+        assert busy is not None
+        assert busy > 0.2
+        assert others.cores() == busy
+    finally:
+        spinning.kill()
+        spinning.wait()
 
 
 def test_losses_are_shown_and_decide_the_verdict() -> None:
