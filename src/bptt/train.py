@@ -63,7 +63,7 @@ class Recipe:
     optimizer: str = "adam"
     lr: float = 3e-3
     clip: float | None = 1.0
-    epochs: int = 20
+    epochs: int = 28
     steps: int | None = None
     time_limit: float | None = None
     patience: int | None = None
