@@ -55,6 +55,14 @@ def start(command: str, **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, **{**pipes, **options})  # type: ignore[arg-type]
 
 
+def test_what_next_runs_where_the_shell_finds_no_bptt(here: Path) -> None:
+    train = f"{sys.executable} -m bptt train words.txt -o runs/cat {SMALL} --steps 2"
+    output = subprocess.check_output(train, shell=True, text=True)
+    (generate,) = re.findall(r"^  (.* generate .*)", output, re.MULTILINE)
+    assert generate.startswith(f"{sys.executable} -m bptt generate runs/cat")
+    assert subprocess.check_output(generate, shell=True, text=True)
+
+
 def test_train_then_generate(here: Path) -> None:
     output = bptt(f"train words.txt -o runs/cat {SMALL} --epochs 4")
     assert "960 characters, 11 different; 48 held out" in output
@@ -244,7 +252,7 @@ def test_interrupted_run_says_how_to_go_on(here: Path, monkeypatch: pytest.Monke
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(progress.PlainLines, "__call__", interrupt_once)
-    result = CliRunner().invoke(app, shlex.split(f"train words.txt -o 'my run' {SMALL}"))
+    result = CliRunner().invoke(app, shlex.split(f"train words.txt -o 'my run' {SMALL}"), prog_name="bptt")
     assert result.exit_code == 130
     assert "Stopped as asked after" in result.stdout
     assert "  bptt train -o 'my run' --resume\n" in result.stdout

@@ -7,6 +7,7 @@ that was given cannot be used; 130 stopped by Ctrl-C with everything saved.
 import json as json_format
 import math
 import shlex
+import shutil
 import signal
 import sys
 import warnings
@@ -50,7 +51,23 @@ def main() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-    app(prog_name="bptt")
+    app(prog_name=_as_called())
+
+
+def _as_called() -> str:
+    """What to type for this program to run again: "bptt" where the shell finds it, else the path it was called by."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(_shortest(Path(sys.executable)))} -m bptt"
+    on_path = shutil.which(called.name)
+    if on_path is not None and Path(on_path).absolute() == called.absolute():
+        return called.name
+    return shlex.quote(_shortest(called))
+
+
+def _shortest(path: Path) -> str:
+    inside = path.absolute()
+    return str(inside.relative_to(Path.cwd())) if inside.is_relative_to(Path.cwd()) else str(path)
 
 
 @app.callback()
@@ -152,7 +169,7 @@ def train(
         if run.saved:
             run.draw()
     if not json:
-        _conclude(console, run, training, stop)
+        _conclude(console, context.find_root().info_name or "bptt", run, training, stop)
     if stop.reason == "not finite":
         print(_diverged(run, stop), file=sys.stderr)
         raise typer.Exit(1)
@@ -313,7 +330,7 @@ _ENDINGS: dict[Reason, str] = {
 }
 
 
-def _conclude(console: Console, run: runs.Run, training: Training, stop: Stop) -> None:
+def _conclude(console: Console, program: str, run: runs.Run, training: Training, stop: Stop) -> None:
     def say(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, soft_wrap=True)
 
@@ -333,15 +350,15 @@ def _conclude(console: Console, run: runs.Run, training: Training, stop: Stop) -
     say(f"Saved in {run.path}: {runs.WEIGHTS}, {runs.SETTINGS}, {runs.LOG}, {runs.CHECKPOINT}, {runs.CURVE}\n")
     if stop.reason == "interrupted":
         say("Go on from here:")
-        say(f"  bptt train -o {out} --resume", "cyan")
+        say(f"  {program} train -o {out} --resume", "cyan")
         return
     training.model.load_state_dict(training.best_weights)
     say(_sample(training.model, run.settings.vocabulary, 400) + "\n", "italic")
     opening = _opening(run.settings.vocabulary)
     prime = f' --prime "{opening}"' if opening.isprintable() and opening not in '"\\$`!' else ""
     say("What next:")
-    say(f"  bptt generate {out}{prime} --length 400 --temperature 0.8", "cyan")
-    say(f"  bptt train -o {out} --resume --epochs {2 * training.recipe.epochs}", "cyan")
+    say(f"  {program} generate {out}{prime} --length 400 --temperature 0.8", "cyan")
+    say(f"  {program} train -o {out} --resume --epochs {2 * training.recipe.epochs}", "cyan")
 
 
 def _diverged(run: runs.Run, stop: Stop) -> str:
