@@ -3,7 +3,7 @@
     forward_sweep (a, W_hh, h0, activation)  ->  h        A2, A3 for t = 1..T
     backward_sweep(dh, h, W_hh, activation)  ->  da, dh0  B6, B7, B11 for t = T..1
 
-Every engine (`reference`, `native`) is a module with these two functions:
+Every engine (`reference`, `native`) is a module with these two functions. `packing` knows where rows lie.
 
 a (T, B, H)      the input's share of A2, x_t W_xh + b_h
 W_hh (H, H)      recurrent weights, h_{t-1} W_hh; any strides
@@ -21,6 +21,15 @@ reverse          time runs T..1
 out              the array for h / da. `a` may be the view of `out` where h_t belongs; h_t then overwrites a_t
 total            an array like a / dh that receives the whole a_t of A2 / the whole ∂h_t of B6; may be a / dh itself.
                  Results are the same to the bit with and without it
+
+Around its sweeps, every engine offers the whole layer, so that it may do the products while their numbers are hot:
+
+    forward_layer (x, h0, W_xh, W_hh, b_ih, b_hh, activation)    ->  h
+    backward_layer(dh, dh_n, h, x, W_xh, W_hh, activation, dx=..., dW_xh=..., dW_hh=..., db_h=..., dh0=...)
+
+x (T, B, I)      inputs, or integer tokens (T, B), each standing for a row of W_xh (I, H); packed (N, I) or (N,)
+h0, dh, dh_n     may be None, which is zero; dh_n (B, H) is the cotangent of each row's last state
+dx ... dh0       arrays that receive B8, B9, B10, B11; what is None is not computed. `da` and `total` may be given too
 
 `choose` says which engine serves given tensors, and why.
 """
