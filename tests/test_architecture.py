@@ -15,6 +15,8 @@ FLOORS = [
     {"curve", "train", "worked"},
     {"data", "forcing", "tape"},
     {"nn"},
+    {"nn.elman"},
+    {"nn.rnn"},
     {"check", "tapefile"},
     {"ops"},
     {"sweeps", "losses"},

@@ -1,0 +1,6 @@
+"""Recurrent modules, each in a file of its own."""
+
+from bptt.nn.elman import Elman
+from bptt.nn.rnn import RNN, TOKENS, RNNCell
+
+__all__ = ["RNN", "TOKENS", "Elman", "RNNCell"]
