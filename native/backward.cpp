@@ -124,8 +124,7 @@ private:
             if (!future.at) cotangent_of_last_state(some, panels, next);
             const std::size_t H = sweep_.H, at = (rows_.before(t) + some.first) * H;
             kernel_.backward_step({some.last - some.first, H, panels.first, panels.last, sweep_.activation,
-                                   W_hh_.read(), future, next, sweep_.dh ? sweep_.dh + at : nullptr,
-                                   sweep_.h + (rows_.of_states(t) + some.first) * H,
+                                   W_hh_.read(), future, next, sweep_.dh ? sweep_.dh + at : nullptr, sweep_.h + at,
                                    sweep_.da ? sweep_.da + at : nullptr, sweep_.total ? sweep_.total + at : nullptr});
         };
         const Range going_on{rows.first, std::min({rows.last, active, now})};
@@ -146,8 +145,13 @@ private:
     void leave(std::size_t b, std::size_t t, Range rows, Range panels) const {
         rows.last = std::min(rows.last, rows_.of(t));
         if (!sweep_.dh0 || rows.first >= rows.last) return;
-        kernel_.product({rows.last - rows.first, sweep_.H, sweep_.H, panels.first, panels.last,
-                         da_[b % 2].read(place(b, t, rows.first)), W_hh_.read(), nullptr, leaving_.from_row(rows.first),
+        kernel_.product({rows.last - rows.first,
+                         sweep_.H,
+                         panels.first,
+                         panels.last,
+                         {},
+                         {sweep_.H, da_[b % 2].read(place(b, t, rows.first)), W_hh_.read()},
+                         leaving_.from_row(rows.first),
                          sweep_.dh0 + rows.first * sweep_.H});
     }
 
@@ -191,8 +195,13 @@ private:
                                      .first_block = b == 0});
             if (gradients_.dx) {  // B11
                 const Range own = part(rows, share, members);
-                kernel_.product({own.last - own.first, sweep_.H, input_->I, 0, panels_of<Real>(input_->I),
-                                 da_[b % 2].read(own.first), W_xh_.read(), nullptr, dx_.from_row(own.first),
+                kernel_.product({own.last - own.first,
+                                 input_->I,
+                                 0,
+                                 panels_of<Real>(input_->I),
+                                 {},
+                                 {sweep_.H, da_[b % 2].read(own.first), W_xh_.read()},
+                                 dx_.from_row(own.first),
                                  gradients_.dx + (begin + own.first) * input_->I});
             }
         });
@@ -223,17 +232,27 @@ private:
     // h_{t-1} of the rows of a block, in their order.
     std::vector<Piece<Real>> states_before(const Block& block) const {
         const auto [T, B, batch_sizes, reverse] = sweep_.steps;
-        const auto piece = [&](std::size_t row, std::size_t rows) {
-            return Piece<Real>{sweep_.h + row * sweep_.H, rows};
+        const std::size_t H = sweep_.H;
+        const auto piece = [&](std::size_t row, std::size_t rows) { return Piece<Real>{sweep_.h + row * H, rows}; };
+        const auto initial = [&](std::size_t row, std::size_t rows) {
+            return Piece<Real>{sweep_.h0 ? sweep_.h0 + row * H : nullptr, rows};
         };
-        if (!batch_sizes) return {piece((block.first + (reverse ? 1 : 0)) * B, rows_in(block))};
+        if (!batch_sizes && reverse) {
+            const std::size_t row = (block.first + 1) * B, rows = rows_in(block);
+            if (block.last < T) return {piece(row, rows)};
+            return {piece(row, rows - B), initial(0, B)};
+        }
+        if (!batch_sizes) {
+            if (block.first > 0) return {piece((block.first - 1) * B, rows_in(block))};
+            return {initial(0, B), piece(0, rows_in(block) - B)};
+        }
         std::vector<Piece<Real>> pieces;
         for (std::size_t t = block.first; t < block.last; ++t) {
             const bool first = t == (reverse ? T - 1 : 0);
             const std::size_t before = reverse ? t + 1 : t - 1;
             const std::size_t going_on = first ? 0 : std::min(rows_.of(t), rows_.of(before));
-            if (going_on != 0) pieces.push_back(piece(rows_.of_states(before), going_on));
-            if (going_on != rows_.of(t)) pieces.push_back(piece(rows_.of_h0() + going_on, rows_.of(t) - going_on));
+            if (going_on != 0) pieces.push_back(piece(rows_.before(before), going_on));
+            if (going_on != rows_.of(t)) pieces.push_back(initial(going_on, rows_.of(t) - going_on));
         }
         return pieces;
     }

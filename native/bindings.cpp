@@ -31,6 +31,7 @@ void forward_sweep(std::size_t T, std::size_t B, std::size_t H, Address batch_si
                                pointer<const Real>(a),
                                pointer<const Real>(h0),
                                pointer<Real>(h),
+                               nullptr,
                                pointer<Real>(total)},
                               threads);
 }
@@ -38,14 +39,15 @@ void forward_sweep(std::size_t T, std::size_t B, std::size_t H, Address batch_si
 template <class Real>
 void backward_sweep(std::size_t T, std::size_t B, std::size_t H, Address batch_sizes, bool reverse,
                     bptt::Activation activation, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
-                    Address dh, Address dh_n, Address h, Address da, Address dh0, Address total, std::size_t threads) {
+                    Address dh, Address h, Address da, Address dh0, Address total, std::size_t threads) {
     bptt::backward_sweep<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
                                 H,
                                 activation,
                                 {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
                                 pointer<const Real>(dh),
-                                pointer<const Real>(dh_n),
+                                nullptr,
                                 pointer<const Real>(h),
+                                nullptr,
                                 pointer<Real>(da),
                                 pointer<Real>(dh0),
                                 pointer<Real>(total)},
@@ -56,7 +58,7 @@ template <class Real>
 void forward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, Address batch_sizes, bool reverse,
                    bptt::Activation activation, Address x, Address tokens, Address W_xh, std::ptrdiff_t W_xh_row,
                    std::ptrdiff_t W_xh_column, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
-                   Address b_ih, Address b_hh, Address h0, Address h, Address total, std::size_t threads) {
+                   Address b_ih, Address b_hh, Address h0, Address h, Address h_n, Address total, std::size_t threads) {
     bptt::forward_layer<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
                                H,
                                activation,
@@ -64,6 +66,7 @@ void forward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, A
                                nullptr,
                                pointer<const Real>(h0),
                                pointer<Real>(h),
+                               pointer<Real>(h_n),
                                pointer<Real>(total)},
                               {I,
                                pointer<const Real>(x),
@@ -78,7 +81,7 @@ template <class Real>
 void backward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, Address batch_sizes, bool reverse,
                     bptt::Activation activation, Address x, Address tokens, Address W_xh, std::ptrdiff_t W_xh_row,
                     std::ptrdiff_t W_xh_column, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
-                    Address dh, Address dh_n, Address h, Address da, Address dh0, Address total, Address dx,
+                    Address dh, Address dh_n, Address h, Address h0, Address da, Address dh0, Address total, Address dx,
                     Address dW_xh, std::ptrdiff_t dW_xh_row, std::ptrdiff_t dW_xh_column, Address dW_hh,
                     std::ptrdiff_t dW_hh_row, std::ptrdiff_t dW_hh_column, Address db, std::size_t threads) {
     bptt::backward_layer<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
@@ -88,6 +91,7 @@ void backward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, 
                                 pointer<const Real>(dh),
                                 pointer<const Real>(dh_n),
                                 pointer<const Real>(h),
+                                pointer<const Real>(h0),
                                 pointer<Real>(da),
                                 pointer<Real>(dh0),
                                 pointer<Real>(total)},

@@ -37,6 +37,7 @@ public:
           loan_(borrow(panels_of<Real>(columns) * stride_ * sizeof(Real))) {}
     ~PanelBuffer() { give_back(loan_); }
     PanelBuffer(const PanelBuffer&) = delete;
+    PanelBuffer(PanelBuffer&& other) { *this = std::move(other); }
     PanelBuffer& operator=(PanelBuffer&& other) {
         std::swap(lanes_, other.lanes_);
         std::swap(stride_, other.stride_);

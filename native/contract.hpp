@@ -42,9 +42,10 @@ struct ForwardSweep {
     std::size_t H;
     Activation activation;
     Matrix<const Real> W_hh;  // [H, H]  h_{t-1} W_hh
-    const Real* a;            // [N, H]  x_t W_xh + b_h; may be the rows of h that belong to the steps
+    const Real* a;            // [N, H]  x_t W_xh + b_h; may be h
     const Real* h0;           // [B, H] or null: zero
-    Real* h;                  // [B+N, H]  h0 in the first B rows (with `reverse`: the last), h_t in the others
+    Real* h;                  // [N, H]  h_t
+    Real* h_n;                // [B, H] or null: the last state of each row
     Real* total;              // [N, H] or null: the whole a_t of A2; may be a
 };
 
@@ -57,7 +58,8 @@ struct BackwardSweep {
     Matrix<const Real> W_hh;  // [H, H]
     const Real* dh;           // [N, H] or null: zero; cotangent of h_t from above
     const Real* dh_n;         // [B, H] or null: zero; cotangent of the last state of each row, added at its last step
-    const Real* h;            // [B+N, H]  as the forward sweep left it
+    const Real* h;            // [N, H]  as the forward sweep left it
+    const Real* h0;           // [B, H] or null: zero; only the gradient of W_hh asks for it
     Real* da;                 // [N, H] or null; may be dh
     Real* dh0;                // [B, H]
     Real* total;              // [N, H] or null: the whole dh_t of B6; may be dh

@@ -30,55 +30,96 @@ public:
           rows_(sweep.steps),
           panels_(panels_of<Real>(sweep.H)),
           shares_(share_out(sweep.steps.B, sweep.H, panels_, kernel_.lanes * sizeof(Real), threads)),
-          W_hh_(sweep.H, sweep.H),
-          even_(sweep.steps.B, sweep.H),
-          odd_(sweep.steps.B, sweep.H) {
+          W_hh_(sweep.H, sweep.H) {
+        const std::size_t B = sweep.steps.B, row_shares = shares_.of_columns ? 1 : shares_.count;
+        ahead_ = input && input->x && (shares_.of_columns || B / row_shares < rows_worth_a_product);
+        for (std::size_t share = 0; share < row_shares; ++share) {
+            const Range own = part(B, share, row_shares);
+            for (std::vector<PanelBuffer<Real>>& states : states_) states.emplace_back(own.last - own.first, sweep.H);
+            if (input && input->x && !ahead_) x_.emplace_back(own.last - own.first, input->I);
+        }
+        if (!ahead_) blocks_ = {{0, sweep.steps.T}};
         if (!input) return;
-        ahead_ = shares_.of_columns || sweep.steps.B / shares_.count < rows_worth_a_product;
-        if (ahead_) blocks_ = blocks_of(rows_, sweep.steps.T, rows_ahead, sweep.steps.reverse);
-        std::size_t widest = sweep.steps.B;
-        for (const Block& block : blocks_) widest = std::max(widest, rows_in(block));
-        if (input->x) x_ = PanelBuffer<Real>(widest, input->I);
-        if (input->x && ahead_) products_ = PanelBuffer<Real>(widest, sweep.H);
+        if (ahead_) {
+            blocks_ = blocks_of(rows_, sweep.steps.T, rows_ahead * row_shares, sweep.steps.reverse);
+            for (std::size_t share = 0; share < row_shares; ++share) {
+                std::size_t most = 0;
+                for (const Block& block : blocks_) most = std::max(most, rows_of(part(B, share, row_shares), block));
+                x_.emplace_back(most, input->I);
+                products_.emplace_back(most, sweep.H);
+            }
+        }
         gather_rows_ = input->tokens && input->I > rows_.all();
         W_xh_ = PanelBuffer<Real>(gather_rows_ ? rows_.all() : input->I, sweep.H);
         if (gather_rows_) {
             numbers_.resize(rows_.all());
             std::iota(numbers_.begin(), numbers_.end(), 0);
         }
-        if (input->b_ih || input->b_hh) {
-            bias_.resize(sweep.H);
-            for (std::size_t j = 0; j < sweep.H; ++j)
-                bias_[j] = (input->b_ih ? input->b_ih[j] : Real(0)) + (input->b_hh ? input->b_hh[j] : Real(0));
-        }
+        bias_.resize(panels_ * kernel_.lanes);
+        for (std::size_t j = 0; j < sweep.H; ++j)
+            bias_[j] = (input->b_ih ? input->b_ih[j] : Real(0)) + (input->b_hh ? input->b_hh[j] : Real(0));
     }
 
     void operator()(Member& member) const {
-        member.phase(member.members(), [&](std::size_t share) { pack(part(panels_, share, member.members())); });
-        if (!ahead_) return sweep(member, {0, sweep_.steps.T});
+        const std::size_t members = member.members();
+        member.phase(members, [&](std::size_t share) { pack(part(panels_, share, members)); });
+        if (!shares_.of_columns)
+            return member.phase(shares_.count,
+                                [&](std::size_t share) { walk(share, part(B(), share, shares_.count)); });
         for (const Block& block : blocks_) {
-            const std::size_t begin = rows_.before(block.first), rows = rows_in(block);
-            member.phase(member.members(), [&](std::size_t share) {
-                const Range own = part(rows, share, member.members());
-                add_input(begin + own.first, own.last - own.first, own.first, products_.from_row(own.first));
+            if (ahead_)
+                member.phase(members, [&](std::size_t share) {
+                    const Range some = part(rows_of({0, B()}, block), share, members);
+                    pack_input(rows_.before(block.first) + some.first, some.last - some.first,
+                               x_[0].from_row(some.first));
+                    multiply_input(0, some);
+                });
+            each_step(block, [&](std::size_t t) {
+                member.phase(shares_.count, [&](std::size_t share) {
+                    step(block, t, 0, {0, B()}, part(panels_, share, shares_.count));
+                });
             });
-            sweep(member, block);
         }
     }
 
 private:
-    std::size_t rows_in(const Block& block) const { return rows_.before(block.last) - rows_.before(block.first); }
+    std::size_t B() const { return sweep_.steps.B; }
+
+    // How many of the rows `own` of the batch there are in the steps of a block.
+    std::size_t rows_of(Range own, const Block& block) const {
+        if (!sweep_.steps.batch_sizes) return (block.last - block.first) * (own.last - own.first);
+        std::size_t sum = 0;
+        for (std::size_t t = block.first; t < block.last; ++t)
+            sum += std::clamp(rows_.of(t), own.first, own.last) - own.first;
+        return sum;
+    }
+
+    template <class Visit>
+    void each_step(const Block& block, const Visit& visit) const {
+        for (std::size_t s = 0; s < block.last - block.first; ++s)
+            visit(sweep_.steps.reverse ? block.last - 1 - s : block.first + s);
+    }
+
+    // All steps of some rows, by one member.
+    void walk(std::size_t share, Range own) const {
+        for (const Block& block : blocks_) {
+            if (ahead_) look_ahead(block, share, own);
+            each_step(block, [&](std::size_t t) { step(block, t, share, own, {0, panels_}); });
+        }
+    }
 
     void pack(Range panels) const {
         const auto H = static_cast<std::ptrdiff_t>(sweep_.H);
         kernel_.pack(sweep_.W_hh, sweep_.H, sweep_.H, panels.first, panels.last, W_hh_.from_row(0));
-        // With `reverse`, rows start at different steps: until then their h0 waits in whichever buffer is next.
-        for (const PanelBuffer<Real>* states : {&even_, &odd_}) {
-            if (sweep_.h0)
-                kernel_.pack({sweep_.h0, H, 1}, sweep_.steps.B, sweep_.H, panels.first, panels.last,
-                             states->from_row(0));
-            else
-                states->clear(panels.first, panels.last);
+        for (std::size_t share = 0; share < states_[0].size(); ++share) {
+            const Range own = part(sweep_.steps.B, share, states_[0].size());
+            // With `reverse`, rows start at different steps: until then their h0 waits in whichever buffer is next.
+            for (const std::vector<PanelBuffer<Real>>& states : states_)
+                if (sweep_.h0)
+                    kernel_.pack({sweep_.h0 + own.first * sweep_.H, H, 1}, own.last - own.first, sweep_.H, panels.first,
+                                 panels.last, states[share].from_row(0));
+                else
+                    states[share].clear(panels.first, panels.last);
         }
         if (!input_) return;
         const Matrix<const Real> W_xh = input_->W_xh;
@@ -90,49 +131,74 @@ private:
                              sweep_.H, panels.first, panels.last, W_xh_.from_row(n));
     }
 
-    // (A2) x_t W_xh + b_h for `rows` rows, into the place of their states.
-    void add_input(std::size_t first, std::size_t rows, std::size_t x_row, Panels<Real> scratch) const {
-        Real* to = sweep_.h + (first + rows_.of_states(0)) * sweep_.H;
-        const Real* bias = bias_.empty() ? nullptr : bias_.data();
-        if (input_->tokens) {
-            const std::int64_t* tokens = (gather_rows_ ? numbers_.data() : input_->tokens) + first;
-            return kernel_.gather({rows, sweep_.H, 0, panels_, tokens, W_xh_.read(), bias, to});
-        }
+    Panels<const Real> bias() const { return {bias_.data(), kernel_.lanes}; }
+
+    // x of consecutive rows into panels.
+    void pack_input(std::size_t first, std::size_t rows, Panels<Real> to) const {
         const std::size_t I = input_->I;
-        kernel_.pack({input_->x + first * I, static_cast<std::ptrdiff_t>(I), 1}, rows, I, 0, panels_of<Real>(I),
-                     x_.from_row(x_row));
-        kernel_.product({rows, I, sweep_.H, 0, panels_, x_.read(x_row), W_xh_.read(), bias, scratch, to});
+        kernel_.pack({input_->x + first * I, static_cast<std::ptrdiff_t>(I), 1}, rows, I, 0, panels_of<Real>(I), to);
     }
 
-    void sweep(Member& member, const Block& block) const {
-        const std::size_t B = sweep_.steps.B;
-        const auto each_step = [&](const auto& visit) {
-            for (std::size_t s = 0; s < block.last - block.first; ++s)
-                visit(sweep_.steps.reverse ? block.last - 1 - s : block.first + s);
-        };
-        if (shares_.of_columns)
-            each_step([&](std::size_t t) {
-                member.phase(shares_.count,
-                             [&](std::size_t share) { step(t, {0, B}, part(panels_, share, shares_.count)); });
-            });
-        else
-            member.phase(shares_.count, [&](std::size_t share) {
-                each_step([&](std::size_t t) { step(t, part(B, share, shares_.count), {0, panels_}); });
-            });
+    // (A2) x_t W_xh + b_h of rows that lie one after the other in panels.
+    void multiply_input(std::size_t share, Range rows) const {
+        kernel_.product({rows.last - rows.first,
+                         sweep_.H,
+                         0,
+                         panels_,
+                         {bias(), 0},
+                         {input_->I, x_[share].read(rows.first), W_xh_.read()},
+                         products_[share].from_row(rows.first),
+                         nullptr});
     }
 
-    void step(std::size_t t, Range rows, Range panels) const {
+    // The same for all rows of a share in a block.
+    void look_ahead(const Block& block, std::size_t share, Range own) const {
+        std::size_t done = 0;
+        for (std::size_t t = block.first; t < block.last; ++t) {
+            const std::size_t rows = rows_of(own, {t, t + 1});
+            pack_input(rows_.before(t) + own.first, rows, x_[share].from_row(done));
+            done += rows;
+        }
+        multiply_input(share, {0, done});
+    }
+
+    void step(const Block& block, std::size_t t, std::size_t share, Range rows, Range panels) const {
+        const std::size_t done = ahead_ ? rows_of(rows, {block.first, t}) : 0;
         rows.last = std::min(rows.last, rows_.of(t));
         if (rows.first >= rows.last) return;
-        const bool is_even = (sweep_.steps.reverse ? sweep_.steps.T - 1 - t : t) % 2 == 0;
-        const PanelBuffer<Real>&previous = is_even ? even_ : odd_, &next = is_even ? odd_ : even_;
-        const std::size_t count = rows.last - rows.first, row = rows_.before(t) + rows.first;
-        if (input_ && !ahead_) add_input(row, count, rows.first, next.from_row(rows.first));
-        Real* h = sweep_.h + (row + rows_.of_states(0)) * sweep_.H;
-        kernel_.forward_step({count, sweep_.H, panels.first, panels.last, sweep_.activation, W_hh_.read(),
-                              previous.read(rows.first), next.from_row(rows.first),
-                              input_ ? h : sweep_.a + row * sweep_.H, h,
-                              sweep_.total ? sweep_.total + row * sweep_.H : nullptr});
+        const std::size_t walked = sweep_.steps.reverse ? sweep_.steps.T - 1 - t : t, H = sweep_.H;
+        const Panels<const Real> previous = states_[walked % 2][share].read();
+        const Panels<Real> next = states_[(walked + 1) % 2][share].from_row(0);
+        const std::size_t count = rows.last - rows.first, row = rows_.before(t) + rows.first, L = kernel_.lanes;
+        ForwardStep<Real> step{
+            .rows = count,
+            .H = H,
+            .first = panels.first,
+            .last = panels.last,
+            .activation = sweep_.activation,
+            .start = {{next.at, next.stride}, L},
+            .terms = {{H, previous, W_hh_.read()}},
+            .count = 1,
+            .next = next,
+            .h = sweep_.h + row * H,
+            .total = sweep_.total ? sweep_.total + row * H : nullptr,
+        };
+        if (!input_)
+            kernel_.pack({sweep_.a + row * H, static_cast<std::ptrdiff_t>(H), 1}, count, H, panels.first, panels.last,
+                         next);
+        else if (input_->tokens)
+            kernel_.gather({count, panels.first, panels.last, (gather_rows_ ? numbers_.data() : input_->tokens) + row,
+                            W_xh_.read(), bias(), next});
+        else if (ahead_)
+            step.start.at = products_[share].read(done);
+        else {
+            pack_input(row, count, x_[share].from_row(0));
+            step.start = {bias(), 0};
+            step.terms[1] = step.terms[0];
+            step.terms[0] = {input_->I, x_[share].read(), W_xh_.read()};
+            step.count = 2;
+        }
+        kernel_.forward_step(step);
     }
 
     const Kernels<Real>& kernel_ = kernels<Real>();
@@ -145,23 +211,40 @@ private:
     bool gather_rows_ = false;  // more tokens exist than are used: W_xh_ then holds one row for each of the N
     std::vector<Block> blocks_;
     std::vector<std::int64_t> numbers_;
-    std::vector<Real> bias_;
+    std::vector<Real> bias_;  // b_h, with zeros up to the last panel's end
     PanelBuffer<Real> W_hh_, W_xh_;
-    PanelBuffer<Real> even_, odd_;  // h before steps 0, 2, ... and 1, 3, ... of the walk
-    PanelBuffer<Real> x_, products_;
+    // h before steps 0, 2, ... and 1, 3, ... of the walk. Each share of rows has its own, far from the others': a core
+    // that reads ahead of what it needs must not take lines that another is writing.
+    std::vector<PanelBuffer<Real>> states_[2];
+    std::vector<PanelBuffer<Real>> x_;
+    std::vector<PanelBuffer<Real>> products_;
 };
+
+// Rows that have a step after t go on; the others end with it. Rows without any step end with h0.
+template <class Real>
+void copy_last_states(const ForwardSweep<Real>& sweep, const Rows& rows) {
+    const auto [T, B, batch_sizes, reverse] = sweep.steps;
+    const std::size_t H = sweep.H;
+    std::size_t done = 0;
+    for (std::size_t t = reverse ? std::min<std::size_t>(T, 1) : T; t-- > 0 && done < B;) {
+        if (rows.of(t) <= done) continue;
+        std::copy_n(sweep.h + (rows.before(t) + done) * H, (rows.of(t) - done) * H, sweep.h_n + done * H);
+        done = rows.of(t);
+    }
+    if (sweep.h0)
+        std::copy_n(sweep.h0 + done * H, (B - done) * H, sweep.h_n + done * H);
+    else
+        std::fill_n(sweep.h_n + done * H, (B - done) * H, Real(0));
+}
 
 template <class Real>
 void run(const ForwardSweep<Real>& sweep, const Input<Real>* input, std::size_t threads) {
     const Rows rows(sweep.steps);
-    Real* h0 = sweep.h + rows.of_h0() * sweep.H;
-    if (sweep.h0)
-        std::copy_n(sweep.h0, sweep.steps.B * sweep.H, h0);
-    else
-        std::fill_n(h0, sweep.steps.B * sweep.H, Real(0));
-    if (rows.all() == 0 || sweep.H == 0) return;
-    threads = team_for(2.0 * rows.all() * sweep.H * (sweep.H + (input && input->x ? input->I : 0)), threads);
-    run_team(threads, Forward<Real>(sweep, input, threads));
+    if (rows.all() != 0 && sweep.H != 0) {
+        threads = team_for(2.0 * rows.all() * sweep.H * (sweep.H + (input && input->x ? input->I : 0)), threads);
+        run_team(threads, Forward<Real>(sweep, input, threads));
+    }
+    if (sweep.h_n) copy_last_states(sweep, rows);
 }
 
 }  // namespace

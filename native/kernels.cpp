@@ -46,21 +46,32 @@ inline __attribute__((always_inline)) void update(Vector<Real> (&sum)[rows][vect
     }
 }
 
-// to = left W, both factors in panels.
+// to = start + left W + ..., all in panels.
 template <class Real>
 struct TimesWeights {
-    std::size_t inner;
-    Panels<const Real> left, W;
+    Start<Real> start;
+    const Term<Real>* terms;
+    std::size_t count;
     Panels<Real> to;
 
     template <std::size_t rows, std::size_t vectors>
     static void tile(const TimesWeights& all, std::size_t row, std::size_t panel) {
         constexpr std::size_t L = lanes<Real>;
         Vector<Real> sum[rows][vectors] = {};
-        const Real* left = at<Real>(all.left, row, 0);
-        const Real* right = at<Real>(all.W, 0, panel);
-        for (std::size_t k = 0; k < all.inner; k += L, left += all.left.stride, right += L * L)
-            update<L>(sum, smaller(L, all.inner - k), left, 1, right, all.W.stride);
+        if (const Real* start = all.start.at.at) {
+            start += panel * all.start.at.stride + row * all.start.row_step;
+#pragma GCC unroll 14
+            for (std::size_t r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+                for (std::size_t v = 0; v < vectors; ++v)
+                    sum[r][v] = load(start + v * all.start.at.stride + r * all.start.row_step);
+        }
+        for (const Term<Real>* term = all.terms; term != all.terms + all.count; ++term) {
+            const Real* left = at<Real>(term->left, row, 0);
+            const Real* right = at<Real>(term->W, 0, panel);
+            for (std::size_t k = 0; k < term->inner; k += L, left += term->left.stride, right += L * L)
+                update<L>(sum, smaller(L, term->inner - k), left, 1, right, term->W.stride);
+        }
 #pragma GCC unroll 14
         for (std::size_t r = 0; r < rows; ++r)
 #pragma GCC unroll 8
@@ -84,7 +95,7 @@ struct TransposedTimes {
         Vector<Real> block[rows][vectors] = {};
         const Real* right = at<Real>(all.right, 0, panel);
         for (const Piece<Real>* piece = all.pieces; piece != all.pieces + all.count; ++piece) {
-            update<1>(block, piece->rows, piece->at + row, all.left_columns, right, all.right.stride);
+            if (piece->at) update<1>(block, piece->rows, piece->at + row, all.left_columns, right, all.right.stride);
             right += piece->rows * lanes<Real>;
         }
 #pragma GCC unroll 14
@@ -162,7 +173,7 @@ inline __attribute__((always_inline)) void each_vector(const Patch& patch, std::
 template <Activation activation, class Real>
 void finish_forward(const ForwardStep<Real>& step, const Patch& patch) {
     each_vector<Real>(patch, step.H, step.next.stride, [&](std::size_t panel, std::size_t row, std::size_t count) {
-        const Vector<Real> a = load(step.a + row, count) + load(step.next.at + panel);  // A2
+        const Vector<Real> a = load(step.next.at + panel);  // A2
         if (step.total) store(step.total + row, a, count);
         const Vector<Real> h = phi<Real>(activation, a);  // A3
         store(step.h + row, h, count);
@@ -184,8 +195,8 @@ void finish_backward(const BackwardStep<Real>& step, const Patch& patch) {
 
 template <class Real>
 void forward_step(const ForwardStep<Real>& step) {
-    const TimesWeights<Real> recurrent{step.H, step.previous, step.W, step.next};
-    multiply(step.rows, step.first, step.last, recurrent, [&](const Patch& patch) {
+    const TimesWeights<Real> sum{step.start, step.terms, step.count, step.next};
+    multiply(step.rows, step.first, step.last, sum, [&](const Patch& patch) {
         switch (step.activation) {
             case Activation::tanh: return finish_forward<Activation::tanh>(step, patch);
             case Activation::relu: return finish_forward<Activation::relu>(step, patch);
@@ -205,33 +216,31 @@ void backward_step(const BackwardStep<Real>& step) {
             case Activation::identity: return finish_backward<Activation::identity>(step, patch);
         }
     };
+    const Term<Real> future{step.H, step.future, step.W};
     if (step.future.at)
-        multiply(step.rows, step.first, step.last, TimesWeights<Real>{step.H, step.future, step.W, step.next}, finish);
+        multiply(step.rows, step.first, step.last, TimesWeights<Real>{{}, &future, 1, step.next}, finish);
     else
         finish({0, step.rows, step.first, step.last - step.first});
 }
 
 template <class Real>
 void product(const Product<Real>& p) {
-    const TimesWeights<Real> factors{p.inner, p.left, p.W, p.scratch};
-    multiply(p.rows, p.first, p.last, factors, [&](const Patch& patch) {
-        for (std::size_t c = patch.first_panel; c < patch.first_panel + patch.panels; ++c) {
-            const std::size_t column = c * lanes<Real>, count = smaller(lanes<Real>, p.columns - column);
-            const Vector<Real> bias = p.bias ? load(p.bias + column, count) : Vector<Real>{};
-            for (std::size_t r = patch.first_row; r < patch.first_row + patch.rows; ++r)
-                store(p.to + r * p.columns + column, bias + load(at<Real>(p.scratch, r, c)), count);
-        }
+    const TimesWeights<Real> sum{p.start, &p.term, 1, p.panels};
+    multiply(p.rows, p.first, p.last, sum, [&](const Patch& patch) {
+        if (!p.to) return;
+        each_vector<Real>(patch, p.columns, p.panels.stride,
+                          [&](std::size_t panel, std::size_t row, std::size_t count) {
+                              store(p.to + row, load(p.panels.at + panel), count);
+                          });
     });
 }
 
 template <class Real>
 void gather(const Gather<Real>& g) {
     for (std::size_t c = g.first; c < g.last; ++c) {
-        const std::size_t column = c * lanes<Real>, count = smaller(lanes<Real>, g.columns - column);
-        const Vector<Real> bias = g.bias ? load(g.bias + column, count) : Vector<Real>{};
+        const Vector<Real> bias = load(at<Real>(g.bias, 0, c));
         for (std::size_t r = 0; r < g.rows; ++r)
-            store(g.to + r * g.columns + column, bias + load(at<Real>(g.W, static_cast<std::size_t>(g.tokens[r]), c)),
-                  count);
+            store(at<Real>(g.to, r, c), bias + load(at<Real>(g.W, static_cast<std::size_t>(g.tokens[r]), c)));
     }
 }
 

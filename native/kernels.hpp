@@ -22,17 +22,33 @@ struct Panels {
     std::size_t stride;  // elements from one panel to the next
 };
 
-// next = φ(a + previous W)
+// left W, one of the products that are summed.
+template <class Real>
+struct Term {
+    std::size_t inner;
+    Panels<const Real> left;  // [rows, inner]
+    Panels<const Real> W;     // [inner, columns]
+};
+
+// What a sum of products begins with, so that it stays one chain of multiply-adds: rows in panels, or a single row that
+// all begin with (row_step 0), or null for zero.
+template <class Real>
+struct Start {
+    Panels<const Real> at;
+    std::size_t row_step;  // elements from one row to the next
+};
+
+// next = φ(start + the terms)
 template <class Real>
 struct ForwardStep {
     std::size_t rows, H, first, last;
     Activation activation;
-    Panels<const Real> W;         // [H, H]
-    Panels<const Real> previous;  // [rows, H]  h_{t-1}
-    Panels<Real> next;            // [rows, H]  h_t
-    const Real* a;                // [rows, H] row-major
-    Real* h;                      // [rows, H] row-major; may be a
-    Real* total;                  // [rows, H] row-major or null; may be a
+    Start<Real> start;
+    Term<Real> terms[2];  // h_{t-1} W_hh and, unless the start holds it, before it x_t W_xh
+    std::size_t count;
+    Panels<Real> next;  // [rows, H]  h_t; may be where the start is
+    Real* h;            // [rows, H] row-major
+    Real* total;        // [rows, H] row-major or null
 };
 
 // next = (dh + future W) φ'(h)
@@ -49,28 +65,27 @@ struct BackwardStep {
     Real* total;                // [rows, H] row-major or null; may be dh
 };
 
-// to = left W + bias, by way of `scratch`.
+// panels = start + the term; then to = panels, unless that is null.
 template <class Real>
 struct Product {
-    std::size_t rows, inner, columns, first, last;
-    Panels<const Real> left;  // [rows, inner]
-    Panels<const Real> W;     // [inner, columns]
-    const Real* bias;         // [columns] or null
-    Panels<Real> scratch;     // [rows, columns]
-    Real* to;                 // [rows, columns] row-major
+    std::size_t rows, columns, first, last;
+    Start<Real> start;
+    Term<Real> term;
+    Panels<Real> panels;  // [rows, columns]
+    Real* to;             // [rows, columns] row-major
 };
 
 // to = the rows of W that `tokens` name, + bias
 template <class Real>
 struct Gather {
-    std::size_t rows, columns, first, last;
+    std::size_t rows, first, last;
     const std::int64_t* tokens;  // [rows]
     Panels<const Real> W;        // [anything, columns]
-    const Real* bias;            // [columns] or null
-    Real* to;                    // [rows, columns] row-major
+    Panels<const Real> bias;     // [1, columns]
+    Panels<Real> to;             // [rows, columns]
 };
 
-// Consecutive rows of a row-major matrix.
+// Consecutive rows of a row-major matrix, or null for as many rows of zero.
 template <class Real>
 struct Piece {
     const Real* at;

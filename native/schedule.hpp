@@ -24,10 +24,6 @@ public:
     std::size_t of(std::size_t t) const { return before(t + 1) - before(t); }
     std::size_t all() const { return before(steps_.T); }
 
-    // In an array of B+N rows that holds h0 as well.
-    std::size_t of_h0() const { return steps_.reverse ? all() : 0; }
-    std::size_t of_states(std::size_t t) const { return before(t) + (steps_.reverse ? 0 : steps_.B); }
-
 private:
     Steps steps_;
     std::vector<std::size_t> offsets_;

@@ -1,5 +1,6 @@
 #include "team.hpp"
 
+#include <algorithm>
 #include <mutex>
 #include <thread>
 
@@ -27,9 +28,40 @@ inline void pause() {
 constexpr int patience_within_a_call = 4000;
 constexpr int patience_between_calls = 4000;
 
-// Being kept from the core lasts for milliseconds, and happens again as long as the other process runs.
+// Longer than any thread waits for another that is running.
 constexpr auto kept_waiting = std::chrono::microseconds(300);
-constexpr auto alone_after_that = std::chrono::milliseconds(50);
+
+using Clock = std::chrono::steady_clock;
+
+// When to work alone because another process wants the cores: a thread that loses its core does so for milliseconds,
+// and again as long as the other runs. One such call may be chance and costs a short time alone; each further one
+// doubles it, and four times that long without any halves it.
+class Caution {
+public:
+    bool works_alone(Clock::time_point now) const { return now < alone_until_; }
+
+    void learn(Clock::time_point now, bool was_kept_waiting) {
+        if (threads_may_be_asleep_) {  // after a time alone; waking them says nothing
+            threads_may_be_asleep_ = false;
+            calm_since_ = now;
+        } else if (was_kept_waiting) {
+            alone_ = std::min(2 * alone_, longest);
+            alone_until_ = now + alone_;
+            threads_may_be_asleep_ = true;
+        } else if (now - calm_since_ > 4 * alone_) {
+            alone_ = std::max(alone_ / 2, shortest);
+            calm_since_ = now;
+        }
+    }
+
+private:
+    static constexpr Clock::duration shortest = std::chrono::microseconds(500),
+                                     longest = std::chrono::milliseconds(256);
+
+    Clock::duration alone_ = shortest;
+    Clock::time_point alone_until_{}, calm_since_{};
+    bool threads_may_be_asleep_ = false;
+};
 
 bool look_for_change(const std::atomic<std::uint32_t>& value, std::uint32_t old, int patience) {
     for (int look = 0; look < patience; ++look) {
@@ -72,18 +104,18 @@ public:
     // had to wait for a core.
     bool run(std::size_t threads, Program program, const void* context) {
         const std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
-        if (!lock || Clock::now() < alone_until_) return false;
+        const Clock::time_point begun = Clock::now();
+        if (!lock || caution_.works_alone(begun)) return false;
         Phases phases(threads);
         const Clock::time_point done = openmp_.is_there() && !is_forked ? run_by_openmp(phases, program, context)
                                                                         : run_by_workers(phases, program, context);
         const Clock::time_point now = Clock::now();
-        if (phases.survivor.load(std::memory_order_relaxed) != 0 || now - done > kept_waiting)
-            alone_until_ = now + alone_after_that;
+        const bool went_on_alone = phases.survivor.load(std::memory_order_relaxed) != 0;
+        caution_.learn(now, went_on_alone || now - done > std::max<Clock::duration>(kept_waiting, (done - begun) / 4));
         return true;
     }
 
 private:
-    using Clock = std::chrono::steady_clock;
     static constexpr std::uint32_t closed = 1u << 31;
 
     // Both return when the caller had nothing left to do.
@@ -150,7 +182,7 @@ private:
     const OpenMP openmp_;
     std::mutex busy_;
     std::size_t workers_ = 0;
-    Clock::time_point alone_until_{};
+    Caution caution_;
     Phases* phases_ = nullptr;
     Program program_ = nullptr;
     const void* context_ = nullptr;

@@ -172,27 +172,29 @@ def run_layer(x, h0, weights, dh, dh_n, *, threads=1, **steps):
     dtype, H = weight_hh.dtype, len(weight_hh)
     rows = x.shape if x.dtype == torch.int64 else x.shape[:-1]
     found = {name: unwritten(*rows, H, dtype=dtype) for name in ("a", "dh", "da")}
-    found |= {"dh0": unwritten(*h0.shape, dtype=dtype), "db_h": unwritten(H, dtype=dtype)}
-    found |= {"dW_xh": unwritten(*weight_ih.shape, dtype=dtype).mT, "dW_hh": unwritten(H, H, dtype=dtype).mT}
+    found |= {name: unwritten(1, *h0.shape, dtype=dtype) for name in ("h_n", "dh0")}
+    found |= {"dweight_ih": unwritten(*weight_ih.shape, dtype=dtype), "dweight_hh": unwritten(H, H, dtype=dtype)}
+    found |= {"dbias": unwritten(H, dtype=dtype)}
     if x.is_floating_point():
         found["dx"] = unwritten(*x.shape, dtype=dtype)
     torch.set_num_threads(threads)
     try:
         found["h"] = native.forward_layer(
-            x, h0, weight_ih.mT, weight_hh.mT, b_ih, b_hh, "tanh", total=found["a"], **steps
+            x, h0[None], weight_ih, weight_hh, b_ih, b_hh, "tanh", h_n=found["h_n"], total=found["a"], **steps
         )
         native.backward_layer(
             dh,
-            dh_n,
+            dh_n[None],
             found["h"],
+            h0[None],
             x,
-            weight_ih.mT,
-            weight_hh.mT,
+            weight_ih,
+            weight_hh,
             "tanh",
             dx=found.get("dx"),
-            dW_xh=found["dW_xh"],
-            dW_hh=found["dW_hh"],
-            db_h=found["db_h"],
+            dweight_ih=found["dweight_ih"],
+            dweight_hh=found["dweight_hh"],
+            dbias=found["dbias"],
             dh0=found["dh0"],
             da=found["da"],
             total=found["dh"],
@@ -220,22 +222,23 @@ def exact_layer(x, h0, weights, dh, dh_n, *, batch_sizes=None, reverse=False):
     direct = dh.double().reshape(-1, H).clone()
     sizes = [B] * len(x) if batch_sizes is None else batch_sizes
     starts = np.cumsum([0, *sizes])
-    unstarted = dh_n.double().clone()
+    unstarted, h_n = dh_n.double().clone(), h0.detach().clone()
     for r in range(max(sizes, default=0)):
         t = 0 if reverse else sum(size > r for size in sizes) - 1
         direct[starts[t] + r] += dh_n[r]
         unstarted[r] = 0
+        h_n[r] = y[starts[t] + r].detach()
     inputs = [h0, weight_ih, weight_hh, b_ih, *([x] if x.is_floating_point() else [])]
     seeds = torch.autograd.grad([y, h0], inputs, [direct, unstarted], allow_unused=True)
-    names = ["dh0", "dW_xh", "dW_hh", "db_h", "dx"]
+    names = ["dh0", "dweight_ih", "dweight_hh", "dbias", "dx"]
     found = {
         name: torch.zeros_like(of) if seed is None else seed
         for name, of, seed in zip(names, inputs, seeds, strict=False)
     }
     found |= {
-        "dW_xh": found["dW_xh"].mT,
-        "dW_hh": found["dW_hh"].mT,
-        "h": h.detach(),
+        "h": y.detach().view(a.shape),
+        "h_n": h_n[None],
+        "dh0": found["dh0"][None],
         "a": a,
         "dh": torch.empty_like(a),
     }
@@ -304,13 +307,13 @@ def test_cotangents_and_initial_state_may_be_absent():
     zero, no_dh = torch.zeros_like(h0), torch.zeros_like(dh)
     given = run_layer(x, zero, weights, no_dh, zero)
     weight_ih, weight_hh, b_ih, b_hh = weights
-    h = native.forward_layer(x, None, weight_ih.mT, weight_hh.mT, b_ih, b_hh, "tanh")
+    h = native.forward_layer(x, None, weight_ih, weight_hh, b_ih, b_hh, "tanh")
     assert torch.equal(h, given["h"])
-    dW_xh = torch.full_like(given["dW_xh"], torch.nan)
-    native.backward_layer(None, None, h, x, weight_ih.mT, weight_hh.mT, "tanh", dW_xh=dW_xh)
-    assert torch.equal(dW_xh, given["dW_xh"])
-    no_bias = native.forward_layer(x, None, weight_ih.mT, weight_hh.mT, None, None, "tanh")
-    zero_bias = native.forward_layer(x, None, weight_ih.mT, weight_hh.mT, b_ih * 0, None, "tanh")
+    dweight_ih = torch.full_like(given["dweight_ih"], torch.nan)
+    native.backward_layer(None, None, h, None, x, weight_ih, weight_hh, "tanh", dweight_ih=dweight_ih)
+    assert torch.equal(dweight_ih, given["dweight_ih"])
+    no_bias = native.forward_layer(x, None, weight_ih, weight_hh, None, None, "tanh")
+    zero_bias = native.forward_layer(x, None, weight_ih, weight_hh, b_ih * 0, None, "tanh")
     assert torch.equal(no_bias, zero_bias)
 
 
@@ -318,7 +321,7 @@ def test_cotangents_and_initial_state_may_be_absent():
 def test_tokens_out_of_range_are_refused(tokens):
     with pytest.raises(IndexError, match=r"tokens must lie in \[0, 5\)"):
         native.forward_layer(
-            torch.tensor([tokens]), torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(3, 3), None, None, "tanh"
+            torch.tensor([tokens]), torch.zeros(1, 2, 3), torch.zeros(3, 5), torch.zeros(3, 3), None, None, "tanh"
         )
 
 
@@ -326,10 +329,13 @@ def test_several_python_threads_may_call_at_once():
     x, h0, weights, _ = layer_inputs((40, 8), 8, 20, 96, torch.float32)
     torch.set_num_threads(2)
     try:
-        W_xh, W_hh = weights[0].mT, weights[1].mT
-        expected = native.forward_layer(x, h0, W_xh, W_hh, None, None, "tanh")
+        weight_ih, weight_hh = weights[:2]
+        expected = native.forward_layer(x, h0[None], weight_ih, weight_hh, None, None, "tanh")
         with ThreadPoolExecutor(4) as executor:
-            calls = [executor.submit(native.forward_layer, x, h0, W_xh, W_hh, None, None, "tanh") for _ in range(200)]
+            calls = [
+                executor.submit(native.forward_layer, x, h0[None], weight_ih, weight_hh, None, None, "tanh")
+                for _ in range(200)
+            ]
             assert all(torch.equal(call.result(timeout=60), expected) for call in calls)
     finally:
         torch.set_num_threads(1)

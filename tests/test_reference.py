@@ -142,19 +142,29 @@ def test_layer_backward_is_the_gradient_of_layer_forward(
     sizes = None if lengths is None else batch_sizes(lengths)
     steps = (T, B) if sizes is None else (sum(sizes),)
     x = torch.randint(I, steps) if tokens else torch.randn(*steps, I, dtype=F64, requires_grad=True)
-    shapes = {"h0": (B, H), "W_xh": (I, H), "W_hh": (H, H), "b_ih": (H,), "b_hh": (H,)}
+    shapes = {"h0": (1, B, H), "weight_ih": (H, I), "weight_hh": (H, H), "bias_ih": (H,), "bias_hh": (H,)}
     leaves = {name: torch.randn(shape, dtype=F64, requires_grad=True) for name, shape in shapes.items()}
-    h = reference.forward_layer(x, **leaves, activation="tanh", batch_sizes=sizes, reverse=reverse)
-    y = packing.of_steps(h, B, sizes, reverse)
-    h_n = packing.last_states(h, B, sizes, reverse)
+    y = reference.forward_layer(x, **leaves, activation="tanh", batch_sizes=sizes, reverse=reverse)
+    h_n = packing.last_states(packing.with_h0(y, leaves["h0"], B, sizes, reverse), B, sizes, reverse)[None]
     dy, dh_n = torch.randn_like(y), torch.randn_like(h_n)
-    wanted = {"dx": x} | {f"d{name}": leaves[name] for name in ("h0", "W_xh", "W_hh")} | {"db_h": leaves["b_hh"]}
+    wanted = {"dx": x} | {f"d{name}": leaves[name] for name in ("h0", "weight_ih", "weight_hh")}
+    wanted["dbias"] = leaves["bias_hh"]
     if tokens:
         del wanted["dx"]
     expected = torch.autograd.grad([y, h_n], list(wanted.values()), [dy, dh_n])
     got = {name: torch.empty_like(leaf) for name, leaf in wanted.items()}
     with torch.no_grad():
         reference.backward_layer(
-            dy, dh_n, h, x, leaves["W_xh"], leaves["W_hh"], "tanh", batch_sizes=sizes, reverse=reverse, **got
+            dy,
+            dh_n,
+            y,
+            leaves["h0"],
+            x,
+            leaves["weight_ih"],
+            leaves["weight_hh"],
+            "tanh",
+            batch_sizes=sizes,
+            reverse=reverse,
+            **got,
         )
     torch.testing.assert_close(tuple(got.values()), expected, **tolerance(F64))

@@ -13,7 +13,8 @@ Second derivatives come from the reference engine, which is differentiable itsel
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -106,7 +107,20 @@ def layer(
 
     Raises IndexError for tokens outside [0, I), TypeError or ValueError for arrays that do not belong together.
     """
-    return _Layer.apply(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, batch_sizes, reverse, index)
+    how = _How(choose(x.device.type, weight_hh.dtype).engine, activation, batch_sizes, reverse, index)
+    if torch.is_grad_enabled():
+        return _Layer.apply(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
+    return _side_a(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)[:2]
+
+
+class _How(NamedTuple):
+    """What a layer is told beside its tensors."""
+
+    engine: ModuleType
+    activation: str
+    batch_sizes: Sequence[int] | None
+    reverse: bool
+    place: int
 
 
 class _Layer(torch.autograd.Function):
@@ -119,79 +133,81 @@ class _Layer(torch.autograd.Function):
         weight_hh: Tensor,
         bias_ih: Tensor | None,
         bias_hh: Tensor | None,
-        activation: str,
-        batch_sizes: Sequence[int] | None,
-        reverse: bool,
-        index: int,
+        how: _How,
     ) -> tuple[Tensor, Tensor]:
-        engine = choose(x.device.type, weight_hh.dtype).engine
-        B, H = packing.rows_of_batch(x, batch_sizes), len(weight_hh)
-        h, y = _room_for_states(x, weight_hh, B, batch_sizes, reverse)
-        watching = recorder.get()
-        total = None if watching is None else torch.empty_like(y)
-        engine.forward_layer(
-            x, None if h0 is None else h0[0], weight_ih.mT, weight_hh.mT, bias_ih, bias_hh, activation,
-            batch_sizes=batch_sizes, reverse=reverse, out=h, total=total,
-        )  # fmt: skip
-        ctx.record = None
-        if watching is not None:
-            assert total is not None
-            W_xh, W_hh = weight_ih.mT.clone(), weight_hh.mT.clone()
-            b_h = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
-            ctx.record = Record(index, reverse, activation, batch_sizes, W_xh, W_hh, b_h, x.clone(), total, h.clone())
-            watching.add(ctx.record)
-        ctx.states, ctx.about = h, (engine, activation, batch_sizes, reverse, B)
+        y, h_n, ctx.record = _side_a(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
+        ctx.how = how
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, y)
-        return y, packing.last_states(h, B, batch_sizes, reverse).view(1, B, H)
+        return y, h_n
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         dy, dh_n = cotangents
         if not torch.is_grad_enabled():
-            return *_gradients(ctx, dy, dh_n), None, None, None, None
+            return *_gradients(ctx, dy, dh_n), None
         if ctx.record is not None:
             with torch.no_grad():
                 _gradients(ctx, dy, dh_n)
-        return *_differentiable_gradients(ctx, dy, dh_n), None, None, None, None
+        return *_differentiable_gradients(ctx, dy, dh_n), None
 
 
-def _room_for_states(
-    x: Tensor, weight_hh: Tensor, B: int, batch_sizes: Sequence[int] | None, reverse: bool
-) -> tuple[Tensor, Tensor]:
-    """All states, and those of the steps alone: the same memory, yet no view, so that callers may write there."""
-    H = len(weight_hh)
-    steps = (x.shape[0], B, H) if batch_sizes is None else (x.shape[0], H)
-    h = weight_hh.new_empty((steps[0] + (1 if batch_sizes is None else B), *steps[1:]))
-    y = h.new_empty(0).set_(h.untyped_storage(), 0 if reverse else B * H, steps, h.stride())
-    return h, y
+def _side_a(
+    x: Tensor,
+    h0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    how: _How,
+) -> tuple[Tensor, Tensor, Record | None]:
+    """The states of all steps, the last of every row; and a record if anybody is watching."""
+    engine, activation, batch_sizes, reverse, place = how
+    B, H = packing.rows_of_batch(x, batch_sizes), weight_hh.shape[0]
+    y = weight_hh.new_empty((x.shape[0], B, H) if batch_sizes is None else (x.shape[0], H))
+    h_n = weight_hh.new_empty((1, B, H))
+    watching = recorder.get()
+    total = None if watching is None else torch.empty_like(y)
+    engine.forward_layer(
+        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation,
+        batch_sizes=batch_sizes, reverse=reverse, out=y, h_n=h_n, total=total,
+    )  # fmt: skip
+    if watching is None:
+        return y, h_n, None
+    assert total is not None
+    W_xh, W_hh = weight_ih.mT.clone(), weight_hh.mT.clone()
+    b_h = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
+    states = packing.with_h0(y, h0, B, batch_sizes, reverse)
+    record = Record(place, reverse, activation, batch_sizes, W_xh, W_hh, b_h, x.clone(), total, states)
+    watching.add(record)
+    return y, h_n, record
 
 
 def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, _, weight_ih, weight_hh, _, _, y = ctx.saved_tensors
-    engine, activation, batch_sizes, reverse, B = ctx.about
-    needs_x, needs_h0, needs_ih, needs_hh, needs_bias_ih, needs_bias_hh, *_ = ctx.needs_input_grad
+    x, h0, weight_ih, weight_hh, _, _, y = ctx.saved_tensors
+    engine, activation, batch_sizes, reverse, _ = ctx.how
+    needs_x, needs_h0, needs_ih, needs_hh, needs_bias_ih, needs_bias_hh, _ = ctx.needs_input_grad
     record: Record | None = ctx.record
     recorded = record is not None
+    B, H = packing.rows_of_batch(x, batch_sizes), weight_hh.shape[0]
     dx = x.new_empty(x.shape) if needs_x or (recorded and x.is_floating_point()) else None
-    dh0 = y.new_empty((1, B, y.shape[-1])) if needs_h0 or recorded else None
-    dweight_ih = weight_ih.new_empty(weight_ih.shape) if needs_ih else None
-    dweight_hh = weight_hh.new_empty(weight_hh.shape) if needs_hh else None
-    db = y.new_empty(y.shape[-1]) if needs_bias_ih or needs_bias_hh else None
+    dh0 = y.new_empty((1, B, H)) if needs_h0 or recorded else None
+    dweight_ih = torch.empty_like(weight_ih) if needs_ih else None
+    dweight_hh = torch.empty_like(weight_hh) if needs_hh else None
+    dbias = y.new_empty(H) if needs_bias_ih or needs_bias_hh else None
     da, total = (torch.empty_like(y), torch.empty_like(y)) if recorded else (None, None)
-    dh_n = None if dh_n is None else dh_n[0]
     engine.backward_layer(
-        dy, dh_n, ctx.states, x, weight_ih.mT, weight_hh.mT, activation, batch_sizes=batch_sizes, reverse=reverse,
-        dx=dx, dW_xh=None if dweight_ih is None else dweight_ih.mT, dW_hh=None if dweight_hh is None else dweight_hh.mT,
-        db_h=db, dh0=None if dh0 is None else dh0[0], da=da, total=total,
+        dy, dh_n, y, h0, x, weight_ih, weight_hh, activation, batch_sizes=batch_sizes, reverse=reverse,
+        dx=dx, dweight_ih=dweight_ih, dweight_hh=dweight_hh, dbias=dbias, dh0=dh0,
+        da=da, total=total,
     )  # fmt: skip
     if record is not None:
-        received = packing.received_by_states(dy, dh_n, ctx.states, B, batch_sizes, reverse)
+        received = packing.received_by_states(dy, dh_n, record.states, B, batch_sizes, reverse)
         record.dh_direct, record.dh, record.da = packing.of_steps(received, B, batch_sizes, reverse), total, da
-        record.dx, record.dh0, record.db_h = (_copy(g) for g in (dx, None if dh0 is None else dh0[0], db))
+        record.dx, record.dh0, record.db_h = (_copy(g) for g in (dx, None if dh0 is None else dh0[0], dbias))
         record.dW_xh, record.dW_hh = (None if dW is None else dW.mT.clone() for dW in (dweight_ih, dweight_hh))
-    db_hh = db if needs_bias_hh and not needs_bias_ih else _copy(db)
-    return dx if needs_x else None, dh0 if needs_h0 else None, dweight_ih, dweight_hh, db, db_hh
+    dbias_hh = dbias if needs_bias_hh and not needs_bias_ih else _copy(dbias)
+    return dx if needs_x else None, dh0 if needs_h0 else None, dweight_ih, dweight_hh, dbias, dbias_hh
 
 
 def _copy(gradient: Tensor | None) -> Tensor | None:
@@ -204,15 +220,16 @@ def _differentiable_gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) 
 
     The inputs are aliased first, so that the gradient stops at this layer even if one input depends on another.
     """
-    _, activation, batch_sizes, reverse, B = ctx.about
+    _, activation, batch_sizes, reverse, _ = ctx.how
     aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:6]]
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh = aliases
-    h = reference.forward_layer(
-        x, None if h0 is None else h0[0], weight_ih.mT, weight_hh.mT, bias_ih, bias_hh, activation,
-        batch_sizes=batch_sizes, reverse=reverse,
-    )  # fmt: skip
-    outputs = (packing.of_steps(h, B, batch_sizes, reverse), packing.last_states(h, B, batch_sizes, reverse)[None])
-    known = [(output, seed) for output, seed in zip(outputs, (dy, dh_n), strict=True) if seed is not None]
+    B = packing.rows_of_batch(x, batch_sizes)
+    y = reference.forward_layer(
+        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, batch_sizes=batch_sizes, reverse=reverse
+    )
+    states = packing.with_h0(y, h0, B, batch_sizes, reverse)
+    h_n = packing.last_states(states, B, batch_sizes, reverse)[None]
+    known = [(output, seed) for output, seed in ((y, dy), (h_n, dh_n)) if seed is not None]
     wanted = [alias for alias, needed in zip(aliases, ctx.needs_input_grad, strict=False) if needed]
     reached, seeds = [output for output, _ in known], [seed for _, seed in known]
     gradients = iter(torch.autograd.grad(reached, wanted, seeds, create_graph=True, allow_unused=True))

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt import ops
 from bptt.activations import activation
 
-TOKENS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+TOKENS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
 
 class RNN(torch.nn.RNN):
@@ -96,12 +96,13 @@ class RNN(torch.nn.RNN):
         return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), h_n
 
     def _layers(self, x: Tensor, hx: Tensor | None, batch_sizes: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        weight: Tensor = getattr(self, self._all_weights[0][1])
-        x = _checked_input(x, self.input_size, weight)
+        weights = [self._weights_of(names) for names in self._all_weights]
+        weight_hh = weights[0][1]
+        x = _checked_input(x, self.input_size, weight_hh)
         directions = 2 if self.bidirectional else 1
         batch = batch_sizes[0] if batch_sizes else x.shape[1]
         states = (self.num_layers * directions, batch, self.hidden_size)
-        hx = None if hx is None else _checked_state(hx, states, weight)
+        hx = None if hx is None else _checked_state(hx, states, weight_hh)
         watching = ops.recorder.get()
         if watching is not None:
             watching.begin(self)
@@ -109,21 +110,23 @@ class RNN(torch.nn.RNN):
         for layer in range(self.num_layers):
             outputs = []
             for reverse in (False, True)[:directions]:
-                names = self._all_weights[layer * directions + reverse]
-                weight_ih, weight_hh, *biases = [getattr(self, name) for name in names]
-                bias_ih, bias_hh = biases or (None, None)
                 k = len(last_states)
                 h0 = hx if hx is None or len(hx) == 1 else hx[k : k + 1]
                 output, h_n = ops.layer(
-                    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity,
-                    batch_sizes=batch_sizes, reverse=reverse, index=layer,
-                )  # fmt: skip
+                    x, h0, *weights[k], self.nonlinearity, batch_sizes=batch_sizes, reverse=reverse, index=layer
+                )
                 outputs.append(output)
                 last_states.append(h_n)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
             if self.dropout and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
         return x, last_states[0] if len(last_states) == 1 else torch.cat(last_states)
+
+    def _weights_of(self, names: list[str]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Parameters by the short way where they lie as such; a parametrized one is an attribute that is computed."""
+        own = self._parameters
+        found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
+        return found[0], found[1], found[2] if self.bias else None, found[3] if self.bias else None
 
 
 class RNNCell(torch.nn.RNNCell):

@@ -24,12 +24,17 @@ total            an array like a / dh that receives the whole a_t of A2 / the wh
 
 Around its sweeps, every engine offers the whole layer, so that it may do the products while their numbers are hot:
 
-    forward_layer (x, h0, W_xh, W_hh, b_ih, b_hh, activation)    ->  h
-    backward_layer(dh, dh_n, h, x, W_xh, W_hh, activation, dx=..., dW_xh=..., dW_hh=..., db_h=..., dh0=...)
+    forward_layer (x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, h_n=...)  ->  h
+    backward_layer(dh, dh_n, h, h0, x, weight_ih, weight_hh, activation, dx=..., dweight_ih=..., dweight_hh=..., ...)
 
-x (T, B, I)      inputs, or integer tokens (T, B), each standing for a row of W_xh (I, H); packed (N, I) or (N,)
-h0, dh, dh_n     may be None, which is zero; dh_n (B, H) is the cotangent of each row's last state
-dx ... dh0       arrays that receive B8, B9, B10, B11; what is None is not computed. `da` and `total` may be given too
+x (T, B, I)      inputs, or integer tokens (T, B), each standing for a row of W_xh; packed (N, I) or (N,)
+weight_ih (H, I) W_xhᵀ, weight_hh (H, H) W_hhᵀ, biases whose sum is b_h: parameters as torch.nn.RNN holds them
+h (T, B, H)      states of the steps alone; packed (N, H)
+h0 (1, B, H), dh, dh_n
+                 may be None, which is zero; dh_n (1, B, H) is the cotangent of each row's last state
+h_n (1, B, H)    an array that receives the last state of every row
+dx, dweight_ih, dweight_hh, dbias, dh0
+                 arrays that receive B11, B9, B10, B8, B11; what is None is not computed. So with `da` and `total`
 
 `choose` says which engine serves given tensors, and why.
 """

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bptt import _native
-from bptt.activations import activation as named
+from bptt import _native, activations
+from bptt.sweeps import packing
 
 INSTRUCTION_SET: str = _native.instruction_set
 
 _PRECISIONS = {torch.float32: _native.float32, torch.float64: _native.float64}
-_ACTIVATIONS = {name: _native.Activation[name] for name in ("tanh", "relu", "sigmoid", "identity")}
+_ACTIVATIONS = {name: _native.Activation[name] for name in activations.ACTIVATIONS}
 
 
 def forward_sweep(
@@ -38,14 +38,16 @@ def forward_sweep(
     out: Tensor | None = None,
     total: Tensor | None = None,
 ) -> Tensor:
-    precision = _precision("h0", h0)
+    precision = _precision("h0", h0.dtype)
     B, H = _batch_and_width("h0", h0)
     T, sizes, rows = _steps("a", a, batch_sizes, B)
     _require("a", a, h0.dtype, (*rows, H))
     _require("W_hh", W_hh, h0.dtype, (H, H))
     h = _output("out", out, h0.dtype, _with_h0(rows, B, H))
-    _output_or_none("total", total, h0.dtype, (*rows, H))
+    if total is not None:
+        _require_output("total", total, h0.dtype, (*rows, H))
     a, h0 = a.contiguous(), h0.contiguous()
+    packing.of_h0(h, B, batch_sizes, reverse).copy_(h0)
     precision.forward_sweep(
         T,
         B,
@@ -56,7 +58,7 @@ def forward_sweep(
         *_matrix(W_hh),
         a.data_ptr(),
         h0.data_ptr(),
-        h.data_ptr(),
+        packing.of_steps(h, B, batch_sizes, reverse).data_ptr(),
         _address(total),
         torch.get_num_threads(),
     )
@@ -74,14 +76,15 @@ def backward_sweep(
     out: Tensor | None = None,
     total: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    precision = _precision("h", h)
+    precision = _precision("h", h.dtype)
     B, H = _batch_and_width_of_states(h, dh, packed=batch_sizes is not None)
     T, sizes, rows = _steps("dh", dh, batch_sizes, B)
     _require("dh", dh, h.dtype, (*rows, H))
     _require("h", h, h.dtype, _with_h0(rows, B, H))
     _require("W_hh", W_hh, h.dtype, (H, H))
     da = _output("out", out, h.dtype, (*rows, H))
-    _output_or_none("total", total, h.dtype, (*rows, H))
+    if total is not None:
+        _require_output("total", total, h.dtype, (*rows, H))
     dh, h = dh.contiguous(), h.contiguous()
     dh0 = h.new_empty(B, H)
     precision.backward_sweep(
@@ -93,8 +96,7 @@ def backward_sweep(
         _activation(activation),
         *_matrix(W_hh),
         dh.data_ptr(),
-        0,
-        h.data_ptr(),
+        packing.of_steps(h, B, batch_sizes, reverse).data_ptr(),
         da.data_ptr(),
         dh0.data_ptr(),
         _address(total),
@@ -106,44 +108,46 @@ def backward_sweep(
 def forward_layer(
     x: Tensor,
     h0: Tensor | None,
-    W_xh: Tensor,
-    W_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
     activation: str,
     *,
     batch_sizes: Sequence[int] | None = None,
     reverse: bool = False,
     out: Tensor | None = None,
+    h_n: Tensor | None = None,
     total: Tensor | None = None,
 ) -> Tensor:
-    """h of `forward_sweep` for a = x W_xh + b_ih + b_hh.
+    """The states of all steps (T, B, H), packed (N, H): `forward_sweep` with the input's share of A2, without h0.
 
-    x        (T, B, I), packed (N, I), or int64 tokens (T, B), packed (N,)
-    h0       (B, H); None is zero, and B then comes from x or, packed, from batch_sizes
-    W_xh     (I, H), W_hh (H, H); any strides
-    b_ih     (H) or None, likewise b_hh
+    x          (T, B, I), packed (N, I), or integer tokens (T, B), packed (N,)
+    h0         (1, B, H); None is zero, and B then comes from x or, packed, from batch_sizes
+    weight_ih  (H, I), weight_hh (H, H), bias_ih and bias_hh (H) or None: parameters as torch.nn.RNN holds them
+    h_n        (1, B, H), receives the last state of every row
 
     Raises IndexError for tokens outside [0, I).
     """
-    precision = _precision("W_hh", W_hh)
-    I, H = _input_and_width(W_xh)
-    if h0 is not None:
-        B = _batch_and_width("h0", h0)[0]
-    elif batch_sizes is None:
-        B = x.shape[1] if x.dim() > 1 else 0
-    else:
-        B = int(batch_sizes[0]) if len(batch_sizes) else 0
+    dtype = weight_hh.dtype
+    precision = _precision("weight_hh", dtype)
+    H, I = _width_and_inputs(weight_ih)
+    B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[-2]
     T, sizes, rows = _steps("x", x, batch_sizes, B)
-    x, tokens = _input(x, W_hh.dtype, rows, I)
-    _require("W_xh", W_xh, W_hh.dtype, (I, H))
-    _require("W_hh", W_hh, W_hh.dtype, (H, H))
-    h0, b_ih, b_hh = (
-        None if array is None else _require(name, array, W_hh.dtype, shape).contiguous()
-        for name, array, shape in (("h0", h0, (B, H)), ("b_ih", b_ih, (H,)), ("b_hh", b_hh, (H,)))
-    )
-    h = _output("out", out, W_hh.dtype, _with_h0(rows, B, H))
-    _output_or_none("total", total, W_hh.dtype, (*rows, H))
+    x, tokens = _input(x, dtype, rows, I)
+    _require("weight_ih", weight_ih, dtype, (H, I))
+    _require("weight_hh", weight_hh, dtype, (H, H))
+    if h0 is not None:
+        h0 = _require("h0", h0, dtype, (1, B, H)).contiguous()
+    if bias_ih is not None:
+        bias_ih = _require("bias_ih", bias_ih, dtype, (H,)).contiguous()
+    if bias_hh is not None:
+        bias_hh = _require("bias_hh", bias_hh, dtype, (H,)).contiguous()
+    h = _output("out", out, dtype, (*rows, H))
+    if h_n is not None:
+        _require_output("h_n", h_n, dtype, (1, B, H))
+    if total is not None:
+        _require_output("total", total, dtype, (*rows, H))
     precision.forward_layer(
         T,
         B,
@@ -154,12 +158,13 @@ def forward_layer(
         _activation(activation),
         0 if tokens else x.data_ptr(),
         x.data_ptr() if tokens else 0,
-        *_matrix(W_xh),
-        *_matrix(W_hh),
-        _address(b_ih),
-        _address(b_hh),
+        *_transposed(weight_ih),
+        *_transposed(weight_hh),
+        _address(bias_ih),
+        _address(bias_hh),
         _address(h0),
         h.data_ptr(),
+        _address(h_n),
         _address(total),
         torch.get_num_threads(),
     )
@@ -170,55 +175,62 @@ def backward_layer(
     dh: Tensor | None,
     dh_n: Tensor | None,
     h: Tensor,
+    h0: Tensor | None,
     x: Tensor,
-    W_xh: Tensor,
-    W_hh: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
     activation: str,
     *,
     batch_sizes: Sequence[int] | None = None,
     reverse: bool = False,
     dx: Tensor | None = None,
-    dW_xh: Tensor | None = None,
-    dW_hh: Tensor | None = None,
-    db_h: Tensor | None = None,
+    dweight_ih: Tensor | None = None,
+    dweight_hh: Tensor | None = None,
+    dbias: Tensor | None = None,
     dh0: Tensor | None = None,
     da: Tensor | None = None,
     total: Tensor | None = None,
 ) -> None:
     """Every gradient of `forward_layer` for which an array is given, written (not added) to that array.
 
-    dh       cotangent of the states of the steps, like the a of `forward_sweep`; None is zero
-    dh_n     (B, H) cotangent of the last state of each row; None is zero
-    h, x     as `forward_layer` left and took them, in the bounds it checked
-    dW_xh    (I, H), dW_hh (H, H); any strides, so `dW_ih.mT` will do
-    da       the ∂a_t of B7, total the whole ∂h_t of B6; both may be `dh` itself
+    dh          cotangent of the states of the steps, like the a of `forward_sweep`; None is zero
+    dh_n        (1, B, H) cotangent of the last state of each row; None is zero
+    h           what `forward_layer` returned; h0 and x as it took them, tokens in the bounds it checked
+    dweight_ih  (H, I), dweight_hh (H, H); any strides
+    dbias       (H), the gradient of either bias; dh0 (1, B, H)
+    da          the ∂a_t of B7, total the whole ∂h_t of B6; both may be `dh` itself
     """
-    precision = _precision("h", h)
-    I, H = _input_and_width(W_xh)
-    packed = batch_sizes is not None
-    B = 0 if h.dim() != (2 if packed else 3) else h.shape[0] - x.shape[0] if packed else h.shape[1]
+    dtype = h.dtype
+    precision = _precision("h", dtype)
+    H, I = _width_and_inputs(weight_ih)
+    B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[-2]
     T, sizes, rows = _steps("x", x, batch_sizes, B)
-    x, tokens = _input(x, h.dtype, rows, I)
-    _require("h", h, h.dtype, _with_h0(rows, B, H))
-    _require("W_xh", W_xh, h.dtype, (I, H))
-    _require("W_hh", W_hh, h.dtype, (H, H))
-    if dx is not None and tokens:
-        raise ValueError("`dx` cannot be had: tokens have no gradient")
-    dh, dh_n = (
-        None if array is None else _require(name, array, h.dtype, shape).contiguous()
-        for name, array, shape in (("dh", dh, (*rows, H)), ("dh_n", dh_n, (B, H)))
-    )
-    for name, array, shape in (
-        ("dx", dx, (*rows, I)),
-        ("db_h", db_h, (H,)),
-        ("dh0", dh0, (B, H)),
-        ("da", da, (*rows, H)),
-        ("total", total, (*rows, H)),
-    ):
-        _output_or_none(name, array, h.dtype, shape)
-    for name, array, shape in (("dW_xh", dW_xh, (I, H)), ("dW_hh", dW_hh, (H, H))):
-        if array is not None:
-            _require(name, array, h.dtype, shape)
+    x, tokens = _input(x, dtype, rows, I)
+    h = _require("h", h, dtype, (*rows, H)).contiguous()
+    if h0 is not None:
+        h0 = _require("h0", h0, dtype, (1, B, H)).contiguous()
+    _require("weight_ih", weight_ih, dtype, (H, I))
+    _require("weight_hh", weight_hh, dtype, (H, H))
+    if dh is not None:
+        dh = _require("dh", dh, dtype, (*rows, H)).contiguous()
+    if dh_n is not None:
+        dh_n = _require("dh_n", dh_n, dtype, (1, B, H)).contiguous()
+    if dx is not None:
+        if tokens:
+            raise ValueError("`dx` cannot be had: tokens have no gradient")
+        _require_output("dx", dx, dtype, (*rows, I))
+    if dweight_ih is not None:
+        _require("dweight_ih", dweight_ih, dtype, (H, I))
+    if dweight_hh is not None:
+        _require("dweight_hh", dweight_hh, dtype, (H, H))
+    if dbias is not None:
+        _require_output("dbias", dbias, dtype, (H,))
+    if dh0 is not None:
+        _require_output("dh0", dh0, dtype, (1, B, H))
+    if da is not None:
+        _require_output("da", da, dtype, (*rows, H))
+    if total is not None:
+        _require_output("total", total, dtype, (*rows, H))
     precision.backward_layer(
         T,
         B,
@@ -229,18 +241,19 @@ def backward_layer(
         _activation(activation),
         0 if tokens else x.data_ptr(),
         x.data_ptr() if tokens else 0,
-        *_matrix(W_xh),
-        *_matrix(W_hh),
+        *_transposed(weight_ih),
+        *_transposed(weight_hh),
         _address(dh),
         _address(dh_n),
-        h.contiguous().data_ptr(),
+        h.data_ptr(),
+        _address(h0),
         _address(da),
         _address(dh0),
         _address(total),
         _address(dx),
-        *_matrix(dW_xh),
-        *_matrix(dW_hh),
-        _address(db_h),
+        *_transposed(dweight_ih),
+        *_transposed(dweight_hh),
+        _address(dbias),
         torch.get_num_threads(),
     )
 
@@ -249,20 +262,29 @@ def _address(array: Tensor | None) -> int:
     return 0 if array is None else array.data_ptr()
 
 
-def _matrix(array: Tensor | None) -> tuple[int, int, int]:
+def _matrix(array: Tensor) -> tuple[int, int, int]:
     """Address and strides."""
-    return (0, 0, 0) if array is None else (array.data_ptr(), array.stride(0), array.stride(1))
+    row, column = array.stride()
+    return array.data_ptr(), row, column
+
+
+def _transposed(array: Tensor | None) -> tuple[int, int, int]:
+    """Address and strides of the sheet's W, given torch's, which is its transpose."""
+    if array is None:
+        return 0, 0, 0
+    row, column = array.stride()
+    return array.data_ptr(), column, row
 
 
 def _activation(name: str) -> _native.Activation:
-    named(name)
+    activations.activation(name)
     return _ACTIVATIONS[name]
 
 
-def _precision(name: str, array: Tensor) -> "_native._Precision":
-    precision = _PRECISIONS.get(array.dtype)
+def _precision(name: str, dtype: torch.dtype) -> "_native._Precision":
+    precision = _PRECISIONS.get(dtype)
     if precision is None:
-        raise TypeError(f"the compiled sweeps take float32 and float64; `{name}` is {array.dtype}")
+        raise TypeError(f"the compiled sweeps take float32 and float64; `{name}` is {dtype}")
     return precision
 
 
@@ -281,11 +303,11 @@ def _batch_and_width_of_states(h: Tensor, dh: Tensor, *, packed: bool) -> tuple[
     return (len(h) - len(dh) if packed else h.shape[1]), h.shape[-1]
 
 
-def _input_and_width(W_xh: Tensor) -> tuple[int, int]:
-    if W_xh.dim() != 2:
-        raise ValueError(f"`W_xh` must have shape (I, H); got {tuple(W_xh.shape)}")
-    I, H = W_xh.shape
-    return I, H
+def _width_and_inputs(weight_ih: Tensor) -> tuple[int, int]:
+    if weight_ih.dim() != 2:
+        raise ValueError(f"`weight_ih` must have shape (H, I); got {tuple(weight_ih.shape)}")
+    H, I = weight_ih.shape
+    return H, I
 
 
 def _steps(
@@ -319,25 +341,20 @@ def _input(x: Tensor, dtype: torch.dtype, rows: tuple[int, ...], I: int) -> tupl
 
 
 def _require(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    if array.dtype != dtype:
+    if array.dtype is not dtype:
         raise TypeError(f"`{name}` must be {dtype} like the other arrays; got {array.dtype}")
-    if array.device.type != "cpu":
+    if not array.is_cpu:
         raise ValueError(f"`{name}` must be on the CPU; got {array.device}")
     if array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}; got {tuple(array.shape)}")
     return array
 
 
-def _output(name: str, array: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    if array is None:
-        return torch.empty(shape, dtype=dtype)
-    _output_or_none(name, array, dtype, shape)
+def _require_output(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    if not _require(name, array, dtype, shape).is_contiguous():
+        raise ValueError(f"`{name}` must be contiguous, it is written in place; got strides {array.stride()}")
     return array
 
 
-def _output_or_none(name: str, array: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if array is None:
-        return
-    _require(name, array, dtype, shape)
-    if not array.is_contiguous():
-        raise ValueError(f"`{name}` must be contiguous, it is written in place; got strides {array.stride()}")
+def _output(name: str, array: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=dtype) if array is None else _require_output(name, array, dtype, shape)

@@ -15,8 +15,15 @@ Sizes = Sequence[int] | None
 def rows_of_batch(x: Tensor, batch_sizes: Sizes) -> int:
     """B, from an array of all steps: dense the second axis, packed the rows of the first step."""
     if batch_sizes is None:
-        return x.shape[1]
+        return x.shape[1] if x.dim() > 1 else 0
     return int(batch_sizes[0]) if len(batch_sizes) else 0
+
+
+def with_h0(h: Tensor, h0: Tensor | None, B: int, batch_sizes: Sizes, reverse: bool) -> Tensor:
+    """All states, from those of the steps and h_0 (1, B, H), None being zero."""
+    h0 = h.new_zeros(1, B, h.shape[-1]) if h0 is None else h0
+    initial = h0 if batch_sizes is None else h0[0]
+    return torch.cat([h, initial] if reverse else [initial, h])
 
 
 def of_steps(h: Tensor, B: int, batch_sizes: Sizes, reverse: bool) -> Tensor:
@@ -70,11 +77,11 @@ def previous_states(h: Tensor, B: int, batch_sizes: Sizes, reverse: bool) -> Ten
 def received_by_states(
     dh: Tensor | None, dh_n: Tensor | None, h: Tensor, B: int, batch_sizes: Sizes, reverse: bool
 ) -> Tensor:
-    """What all states receive from above, laid out as h: dh at the steps, dh_n (B, H) at each row's last."""
+    """What all states receive from above, laid out as h: dh at the steps, dh_n (1, B, H) at each row's last."""
     received = torch.zeros_like(h)
     if dh is not None:
         of_steps(received, B, batch_sizes, reverse).copy_(dh)
     if dh_n is not None:
         sizes = [B] * (len(h) - 1) if batch_sizes is None else batch_sizes
-        received.view(-1, h.shape[-1]).index_add_(0, last_rows(sizes, B, reverse).to(h.device), dh_n)
+        received.view(-1, h.shape[-1]).index_add_(0, last_rows(sizes, B, reverse).to(h.device), dh_n[0])
     return received

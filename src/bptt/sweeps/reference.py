@@ -83,68 +83,75 @@ def backward_sweep(
 def forward_layer(
     x: Tensor,
     h0: Tensor | None,
-    W_xh: Tensor,
-    W_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
     activation: str,
     *,
     batch_sizes: Sequence[int] | None = None,
     reverse: bool = False,
     out: Tensor | None = None,
+    h_n: Tensor | None = None,
     total: Tensor | None = None,
 ) -> Tensor:
-    if h0 is None:
-        h0 = W_hh.new_zeros(packing.rows_of_batch(x, batch_sizes), len(W_hh))
+    W_xh, W_hh = weight_ih.mT, weight_hh.mT
+    h0 = W_hh.new_zeros(packing.rows_of_batch(x, batch_sizes), len(W_hh)) if h0 is None else h0[0]
     if x.is_floating_point():
         a = x @ W_xh  # A2, the input's share
     else:
         if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < len(W_xh):
             raise IndexError(f"tokens must lie in [0, {len(W_xh)}); got {int(x.min())} to {int(x.max())}")
         a = W_xh[x]
-    for bias in (b_ih, b_hh):
+    for bias in (bias_ih, bias_hh):
         a = a if bias is None else a + bias
-    return forward_sweep(a, W_hh, h0, activation, batch_sizes=batch_sizes, reverse=reverse, out=out, total=total)
+    states = forward_sweep(a, W_hh, h0, activation, batch_sizes=batch_sizes, reverse=reverse, total=total)
+    if h_n is not None:
+        h_n[0] = packing.last_states(states, len(h0), batch_sizes, reverse)
+    h = packing.of_steps(states, len(h0), batch_sizes, reverse)
+    return h if out is None else out.copy_(h)
 
 
 def backward_layer(
     dh: Tensor | None,
     dh_n: Tensor | None,
     h: Tensor,
+    h0: Tensor | None,
     x: Tensor,
-    W_xh: Tensor,
-    W_hh: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
     activation: str,
     *,
     batch_sizes: Sequence[int] | None = None,
     reverse: bool = False,
     dx: Tensor | None = None,
-    dW_xh: Tensor | None = None,
-    dW_hh: Tensor | None = None,
-    db_h: Tensor | None = None,
+    dweight_ih: Tensor | None = None,
+    dweight_hh: Tensor | None = None,
+    dbias: Tensor | None = None,
     dh0: Tensor | None = None,
     da: Tensor | None = None,
     total: Tensor | None = None,
 ) -> None:
-    B = h.shape[1] if batch_sizes is None else len(h) - len(x)
-    received = packing.received_by_states(dh, dh_n, h, B, batch_sizes, reverse)
+    B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[1]
+    states = packing.with_h0(h, h0, B, batch_sizes, reverse)
+    received = packing.received_by_states(dh, dh_n, states, B, batch_sizes, reverse)
     from_above = packing.of_steps(received, B, batch_sizes, reverse)
     da_, dh0_ = backward_sweep(
-        from_above, h, W_hh, activation, batch_sizes=batch_sizes, reverse=reverse, out=da, total=total
+        from_above, states, weight_hh.mT, activation, batch_sizes=batch_sizes, reverse=reverse, out=da, total=total
     )
     rows = da_.flatten(0, -2)
-    if db_h is not None:
-        db_h.copy_(rows.sum(0))  # B8
-    if dW_xh is not None and x.is_floating_point():
-        dW_xh.copy_(x.flatten(0, -2).mT @ rows)  # B9
-    elif dW_xh is not None:
-        dW_xh.zero_().index_add_(0, x.flatten(), rows)
-    if dW_hh is not None:
-        dW_hh.copy_(packing.previous_states(h, B, batch_sizes, reverse).flatten(0, -2).mT @ rows)  # B10
+    if dbias is not None:
+        dbias.copy_(rows.sum(0))  # B8
+    if dweight_ih is not None and x.is_floating_point():
+        dweight_ih.mT.copy_(x.flatten(0, -2).mT @ rows)  # B9
+    elif dweight_ih is not None:
+        dweight_ih.zero_().mT.index_add_(0, x.flatten(), rows)
+    if dweight_hh is not None:
+        dweight_hh.mT.copy_(packing.previous_states(states, B, batch_sizes, reverse).flatten(0, -2).mT @ rows)  # B10
     if dx is not None:
-        dx.copy_(da_ @ W_xh.mT)  # B11
+        dx.copy_(da_ @ weight_ih)  # B11
     if dh0 is not None:
-        dh0.copy_(dh0_ + packing.of_h0(received, B, batch_sizes, reverse))
+        dh0[0] = dh0_ + packing.of_h0(received, B, batch_sizes, reverse)
 
 
 def _rows_of_steps(array: Tensor, batch_sizes: Sequence[int] | None) -> list[int]:
