@@ -16,7 +16,7 @@ struct Format;
 
 template <>
 struct Format<float> {
-    static constexpr int mantissa_bits = 23, exponent_bias = 127;
+    static constexpr int mantissa_bits = 23;
     static constexpr float round_to_integer = 0x1.8p23f;  // adding it leaves an integer in the low mantissa bits
     static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
     static constexpr float exp_is_zero_below = -104.0f;
@@ -24,7 +24,7 @@ struct Format<float> {
 
 template <>
 struct Format<double> {
-    static constexpr int mantissa_bits = 52, exponent_bias = 1023;
+    static constexpr int mantissa_bits = 52;
     static constexpr double round_to_integer = 0x1.8p52;
     static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
     static constexpr double exp_is_zero_below = -746.0;
@@ -33,7 +33,7 @@ struct Format<double> {
 // 2^n; n must be the exponent of a normal number.
 template <class Real>
 inline __attribute__((always_inline)) Vector<Real> power_of_two(Bits<Real> n) {
-    return (Vector<Real>)((n + Format<Real>::exponent_bias) << Format<Real>::mantissa_bits);
+    return (Vector<Real>)((n << Format<Real>::mantissa_bits) + (Bits<Real>)broadcast(Real(1)));
 }
 
 // exp(x) = 2^n (1 + p) for x <= 0, |p| < 0.42.
@@ -65,13 +65,14 @@ template <class Real>
 inline __attribute__((always_inline)) Vector<Real> tanh(Vector<Real> x) {
     // tanh(-|x|) = m / (m + 2) with m = exp(-2|x|) - 1: nothing cancels, near 0 or near 1.
     constexpr Real rounds_to_one = 20;
-    Vector<Real> y = x < 0 ? x : -x;
-    y = y < -rounds_to_one ? broadcast(-rounds_to_one) : y;
+    const Bits<Real> sign = (Bits<Real>)broadcast(Real(-0.0));
+    Vector<Real> y = (Vector<Real>)((Bits<Real>)x | sign);
+    y = -rounds_to_one > y ? broadcast(-rounds_to_one) : y;
     const Exponential<Real> e = exponential<Real>(y + y);
     const Vector<Real> scale = power_of_two<Real>(e.n);
     const Vector<Real> m = scale * e.p + (scale - 1);
     const Vector<Real> h = m / (m + 2);
-    return x < 0 ? h : x > 0 ? -h : x;
+    return (Vector<Real>)(((Bits<Real>)h & ~sign) | ((Bits<Real>)x & sign));
 }
 
 template <class Real>

@@ -34,18 +34,18 @@ constexpr auto kept_waiting = std::chrono::microseconds(300);
 using Clock = std::chrono::steady_clock;
 
 // When to work alone because another process wants the cores: a thread that loses its core does so for milliseconds,
-// and again as long as the other runs. One such call may be chance and costs a short time alone; each further one
-// doubles it, and four times that long without any halves it.
+// and again as long as the other runs. One such call may be chance and costs the time of a few calls alone; each
+// further one doubles it, and four times that long without any halves it.
 class Caution {
 public:
     bool works_alone(Clock::time_point now) const { return now < alone_until_; }
 
-    void learn(Clock::time_point now, bool was_kept_waiting) {
+    void learn(Clock::time_point begun, Clock::time_point now, bool was_kept_waiting) {
         if (threads_may_be_asleep_) {  // after a time alone; waking them says nothing
             threads_may_be_asleep_ = false;
             calm_since_ = now;
         } else if (was_kept_waiting) {
-            alone_ = std::min(2 * alone_, longest);
+            alone_ = std::min(std::max(2 * alone_, 4 * (now - begun)), longest);
             alone_until_ = now + alone_;
             threads_may_be_asleep_ = true;
         } else if (now - calm_since_ > 4 * alone_) {
@@ -55,8 +55,7 @@ public:
     }
 
 private:
-    static constexpr Clock::duration shortest = std::chrono::microseconds(500),
-                                     longest = std::chrono::milliseconds(256);
+    static constexpr Clock::duration shortest = std::chrono::microseconds(500), longest = std::chrono::seconds(1);
 
     Clock::duration alone_ = shortest;
     Clock::time_point alone_until_{}, calm_since_{};
@@ -111,7 +110,8 @@ public:
                                                                         : run_by_workers(phases, program, context);
         const Clock::time_point now = Clock::now();
         const bool went_on_alone = phases.survivor.load(std::memory_order_relaxed) != 0;
-        caution_.learn(now, went_on_alone || now - done > std::max<Clock::duration>(kept_waiting, (done - begun) / 4));
+        caution_.learn(begun, now,
+                       went_on_alone || now - done > std::max<Clock::duration>(kept_waiting, (done - begun) / 4));
         return true;
     }
 
