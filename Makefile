@@ -1,17 +1,48 @@
 # make demo   train a character model and let it write      make test   lint, types and all tests
 # make bench  ours beside other libraries, some twenty minutes of an otherwise idle machine
+# make web    build the tape player (needs Node.js)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml constraints.txt $(wildcard native/*)
+NODE := $(shell command -v npm)
+BUNDLE := src/bptt/bundle
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test test-web bench lint lint-web format web clean
 
 demo: $(VENV)/installed
 	$(BIN)/bptt train --out runs/demo --overwrite
 
-test: lint
+test: lint lint-web test-web
 	$(BIN)/pytest
+
+ifdef NODE
+lint-web: web/node_modules/.installed
+	cd web && npm run --silent lint
+
+test-web: web/node_modules/.installed $(VENV)/installed-dev
+	$(BIN)/python tests/golden.py web/golden
+	cd web && npm run --silent test
+	rm -rf build/bundle
+	cd web && BUNDLE=../build/bundle npm run --silent build
+	@diff -r build/bundle $(BUNDLE) >/dev/null || \
+		{ echo "$(BUNDLE) is not what web/ builds; run make web and commit what it writes"; exit 1; }
+
+web: web/node_modules/.installed
+	cd web && npm run --silent build
+
+web/node_modules/.installed: web/package-lock.json
+	cd web && npm ci --silent
+	@touch $@
+else
+lint-web test-web:
+	@echo "Left out: lint and tests of the tape player's TypeScript, for which Node.js 20.19 or newer and npm are needed"
+	@echo "          (https://nodejs.org, or on Debian: apt-get install nodejs npm)"
+	@test -z "$(REQUIRE_ALL)"
+
+web:
+	@echo "make web builds the tape player with Node.js 20.19 or newer and npm; none is there. https://nodejs.org"; exit 2
+endif
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
@@ -45,4 +76,4 @@ $(VENV)/installed-bench: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist web/node_modules web/golden

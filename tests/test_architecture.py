@@ -17,7 +17,7 @@ FLOORS = [
     {"nn"},
     {"nn.elman"},
     {"nn.rnn"},
-    {"check", "tapefile"},
+    {"check", "player", "tapefile"},
     {"ops"},
     {"sweeps", "losses"},
     {"sweeps.reference", "sweeps.native"},

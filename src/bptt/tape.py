@@ -31,7 +31,7 @@ from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from bptt import losses, ops, tapefile
+from bptt import losses, ops, player, tapefile
 from bptt.check import Report, check
 from bptt.ops import Record
 from bptt.sweeps import choose
@@ -278,6 +278,22 @@ class Tape:
         for record in self.layers:
             arrays |= {_prefix(record) + name: getattr(record, name) for name in tapefile.LAYER}
         tapefile.write(Path(path), about, {name: array for name, array in arrays.items() if array is not None})
+
+    def page(
+        self, path: str | os.PathLike[str], *, row: int = 0, first: int | None = None, steps: int | None = None
+    ) -> None:
+        """Write a page that plays this tape: one file that needs no network, whole or not at all; see `bptt.player`.
+
+        row     which row of the batch to show
+        first   the first step to show, an index into the arrays; default the beginning, or the end where only the last
+                step has an output
+        steps   how many steps; default as many as keep the page at a few megabytes
+
+        Raises InputError before the backward pass, for rows and steps outside the tape, and when the directory is
+        missing or `path` is one.
+        """
+        text = player.html(self, row=row, first=first, steps=steps)
+        tapefile.write_whole(Path(path), text.encode(), "a page")
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Tape":

@@ -8,7 +8,6 @@ agree with each other, tokens lie in their range. Nothing in a file is ever exec
 import json
 import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import safetensors
@@ -47,21 +46,29 @@ SIDE_B = ("dh_direct", "dh", "da", "dh0")
 
 def write(path: Path, about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
     """Write the file whole or not at all. Raises InputError when its directory is missing or `path` is a directory."""
-    if path.is_dir() or not path.parent.is_dir():
-        fix = "Add a file name to it." if path.is_dir() else f"Make the directory {str(path.parent)!r} first."
-        raise InputError(f"a tape is saved to a file in a directory that exists; got {str(path)!r}. {fix}")
     arrays = {name: array.detach().cpu().clone(memory_format=torch.contiguous_format) for name, array in arrays.items()}
     about = {"schema": SCHEMA, "arrays": sorted(arrays)} | about
-    data = safetensors.torch.save(arrays, {KEY: json.dumps(about, ensure_ascii=False)})
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    write_whole(path, safetensors.torch.save(arrays, {KEY: json.dumps(about, ensure_ascii=False)}), "a tape")
+
+
+def write_whole(path: Path, data: bytes, what: str) -> None:
+    """Write a file beside the old one, then move it there; InputError when that cannot be.
+
+    what    for the message: "a tape", "a page"
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        fix = "Add a file name to it." if path.is_dir() else f"Make the directory {str(path.parent)!r} first."
+        raise InputError(f"{what} is saved to a file in a directory that exists; got {str(path)!r}. {fix}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with beside.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

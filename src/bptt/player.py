@@ -1,0 +1,269 @@
+"""The tape player: one row of a tape as a page that needs nothing else, and as a widget in a notebook.
+
+`data` describes what the player shows, `html` puts it into a self-contained page, `widget` hands the same to anywidget.
+The player itself is TypeScript (web/), built into `bundle/`; it derives every number again from those beside it, so
+the page carries arrays and the equation sheet and no pictures.
+
+A page shows one row of the batch. Of a long tape it shows a window of steps, chosen so that the arrays stay near
+`ROOM` bytes; the page says which. Text that came from outside is data in the page, never markup: JSON in which <, > and
+& are escaped, under a content security policy that runs the player's own script and loads nothing.
+"""
+
+import base64
+import gzip
+import hashlib
+import html as markup
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bptt.equations import NOTATIONS, SHEET
+from bptt.errors import InputError
+from bptt.ops import Record
+
+SCHEMA = 1
+ROOM = 4_000_000
+FEWEST_STEPS = 16
+LONGEST_TEXT = 200
+WEIGHTS = ("W_xh", "W_hh", "b_h")
+
+
+class Recorded(Protocol):
+    """What the player reads of a tape."""
+
+    layers: list[Record]
+    o: Tensor | None
+    y_hat: Tensor | None
+    loss: Tensor | None
+    targets: Tensor | None
+    w: Tensor | None
+    L: Tensor | None
+    do: Tensor | None
+    W_ho: Tensor | None
+    b_o: Tensor | None
+    readout_missing: str
+    loss_name: str | None
+    text: str | None
+    vocabulary: Sequence[str] | None
+    seed: int | None
+    versions: dict[str, str]
+
+    @property
+    def complete(self) -> bool: ...
+
+    def grad(self, name: str) -> Tensor: ...
+
+
+def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> dict[str, Any]:
+    """What the player shows, as plain data and NumPy arrays; docs/player.md names the fields.
+
+    row     which row of the batch
+    first   the first step to show, an index into the arrays of the tape; default the beginning, or so that the window
+            ends at the last step where only that one has an output
+    steps   how many steps; default as many as fit into about `ROOM` bytes
+
+    Raises InputError for a tape without side B, or a row or steps that it does not have.
+    """
+    if not tape.complete:
+        raise InputError("The player shows both sides of a tape; side B of this one is empty. Call backward() first.")
+    batch, sizes = tape.layers[0].batch, tape.layers[0].batch_sizes
+    if not 0 <= row < batch:
+        raise InputError(f"row must be one of the batch, 0 to {batch - 1}; got {row}.")
+    total = len(tape.layers[0].a) if sizes is None else sum(size > row for size in sizes)
+    if total == 0:
+        raise InputError("The player needs a step to show; this tape has none. Record it with a longer sequence.")
+    outputs = 0 if tape.o is None else total if sizes is not None else len(tape.o)
+    start, count = _window(tape, total, outputs, first, steps)
+    window = slice(start, start + count)
+    arrays: dict[str, np.ndarray] = {}
+
+    def put(name: str, array: Tensor | None) -> None:
+        if array is not None:
+            arrays[name] = array.detach().cpu().contiguous().numpy()
+
+    def own(array: Tensor | None) -> Tensor | None:
+        """The steps of this row, (total, ·)."""
+        return None if array is None else _of_row(array, row, sizes)
+
+    layers = []
+    for record in tape.layers:
+        prefix = f"layers.{record.layer}.{'reverse' if record.reverse else 'forward'}."
+        below = [other for other in tape.layers if other.layer == record.layer - 1]
+        x_is_below = bool(below) and torch.equal(torch.cat([other.h for other in below], -1), record.x)
+        for name in WEIGHTS:
+            put(prefix + name, getattr(record, name))
+            put(prefix + "d" + name, getattr(record, "d" + name))
+        for name in ("a", "h", "dh_direct", "dh", "da"):
+            values = own(getattr(record, name))
+            put(prefix + name, None if values is None else values[window])
+        h_prev, da = own(record.h_prev), own(record.da)
+        assert h_prev is not None
+        assert da is not None
+        put(prefix + "h_before", h_prev[start + count - 1 if record.reverse else start])
+        after = start - 1 if record.reverse else start + count
+        if 0 <= after < total:
+            put(prefix + "da_after", da[after])
+        if record.dh0 is not None and (start + count == total if record.reverse else start == 0):
+            put(prefix + "dh0", record.dh0[row])
+        if not x_is_below:
+            x, dx = own(record.x), own(record.dx)
+            assert x is not None
+            put(prefix + "x", x[window].to(torch.int32) if not x.is_floating_point() else x[window])
+            put(prefix + "dx", None if dx is None else dx[window])
+        layers.append(
+            {
+                "layer": record.layer,
+                "direction": "reverse" if record.reverse else "forward",
+                "activation": record.activation,
+                "x_is_below": x_is_below,
+                "above": _above(tape, record),
+            }
+        )
+    shift = total - outputs
+    with_output = slice(max(0, start - shift), max(0, start + count - shift))
+    for name in ("o", "y_hat", "loss", "targets"):
+        values: Tensor | None = getattr(tape, name)
+        if values is not None:
+            values = _of_row(values, row, sizes)[with_output]
+            put(name, values if values.is_floating_point() else values.to(torch.int32))
+    for name in ("do", "w"):
+        values = own(getattr(tape, name))
+        put(name, None if values is None else values[window])
+    for name in ("W_ho", "b_o", "L"):
+        put(name, getattr(tape, name))
+    if tape.W_ho is not None and tape.do is not None:
+        put("dW_ho", tape.grad("W_ho"))
+        put("db_o", None if tape.b_o is None else tape.grad("b_o"))
+    return {
+        "schema": SCHEMA,
+        "steps": count,
+        "first": start,
+        "total": total,
+        "row": row,
+        "rows": batch,
+        "places": _places(row, sizes)[window] if sizes is not None else None,
+        "outputs": max(0, with_output.stop - with_output.start),
+        "layers": layers,
+        "loss": tape.loss_name,
+        "readout_missing": "" if tape.W_ho is not None else tape.readout_missing,
+        "text": None if tape.text is None else tape.text[:LONGEST_TEXT],
+        "vocabulary": None if tape.vocabulary is None else list(tape.vocabulary),
+        "seed": tape.seed,
+        "versions": dict(tape.versions),
+        "sheet": [
+            {"tag": line.tag, "symbol": line.symbol, "formula": line.formula, "meaning": line.meaning}
+            for line in SHEET.values()
+        ],
+        "notations": {name: list(symbols) for name, symbols in NOTATIONS.items()},
+        "arrays": arrays,
+    }
+
+
+def _of_row(array: Tensor, row: int, sizes: Sequence[int] | None) -> Tensor:
+    return array[:, row] if sizes is None else array[_places(row, sizes)]
+
+
+def _places(row: int, sizes: Sequence[int]) -> list[int]:
+    """Where the steps of one row lie in the arrays of a packed batch."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [int(start) + row for start, size in zip(starts, sizes, strict=True) if size > row]
+
+
+def _window(tape: Recorded, total: int, outputs: int, first: int | None, steps: int | None) -> tuple[int, int]:
+    a = tape.layers[0].a
+    per_step = 5 * sum(record.a.shape[-1] for record in tape.layers) + (
+        0 if tape.o is None else 3 * tape.o.shape[-1]
+    )  # a, h, dh_direct, dh, da; o, ŷ, do
+    count = max(FEWEST_STEPS, ROOM // (per_step * a.element_size())) if steps is None else steps
+    if count < 1:
+        raise InputError(f"steps must be 1 or more; got {steps}. Leave it out for as many as fit.")
+    count = min(count, total)
+    if first is None:
+        first = total - count if 0 < outputs < total else 0
+    if not 0 <= first < total:
+        raise InputError(f"first must be a step of this row, 0 to {total - 1}; got {first}.")
+    return first, min(count, total - first)
+
+
+def _above(tape: Recorded, record: Record) -> str:
+    """Where dh_direct comes from: "output", the "layer" above, or "outside", where the tape does not see."""
+    above = [other for other in tape.layers if other.layer == record.layer + 1]
+    if above:
+        below = [other.h for other in tape.layers if other.layer == record.layer]
+        return "layer" if torch.equal(torch.cat(below, -1), above[0].x) else "outside"
+    return "output" if tape.W_ho is not None and tape.do is not None and tape.loss_name is not None else "outside"
+
+
+def as_json(shown: dict[str, Any]) -> str:
+    """What `data` gave as JSON that may stand between script tags: arrays in base64, no <, > or & anywhere."""
+    arrays = {
+        name: {
+            "dtype": str(array.dtype),
+            "shape": array.shape,
+            "data": base64.b64encode(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()).decode(),
+        }
+        for name, array in shown["arrays"].items()
+    }
+    text = json.dumps(shown | {"arrays": arrays}, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def html(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> str:
+    """A page with the player and this tape in it, complete in itself; arguments as for `data`."""
+    player, start = _bundle("page.js"), _START
+    policy = (
+        f"default-src 'none'; script-src {_digest(start)} {_digest(player)}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    packed = base64.b64encode(gzip.compress(player.encode(), mtime=0)).decode()
+    title = "Tape player" if tape.text is None else f"{tape.text[:40]} · tape player"
+    return (
+        "<!doctype html>\n"
+        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{markup.escape(''.join(c if c.isprintable() else ' ' for c in title))}</title>\n"
+        "</head>\n<body>\n"
+        '<div id="player"></div>\n'
+        "<noscript>The tape player is a script inside this file; allow scripts to see it.</noscript>\n"
+        f'<script type="application/json" id="tape">{as_json(data(tape, row=row, first=first, steps=steps))}</script>\n'
+        f'<script type="application/gzip" id="code">{packed}</script>\n'
+        f"<script>{start}</script>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def frame(page: str, height: int = 860) -> str:
+    """A page as an element of another one, for notebooks that are exported: its text inside an iframe's srcdoc."""
+    return (
+        f'<iframe srcdoc="{markup.escape(page)}" sandbox="allow-scripts" title="Tape player" '
+        f'style="width:100%;height:{height}px;border:0"></iframe>'
+    )
+
+
+# The player's script is packed into a third of its size; this unpacks it. The policy knows both by their hashes.
+_START = """
+const packed = atob(document.getElementById("code").textContent);
+const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
+new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text().then((code) => {
+  const script = document.createElement("script");
+  script.textContent = code;
+  document.body.append(script);
+});
+"""
+
+
+def _digest(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+@cache
+def _bundle(name: str) -> str:
+    return resources.files("bptt").joinpath("bundle", name).read_text("utf-8")

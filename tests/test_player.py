@@ -1,0 +1,150 @@
+"""The page around the player, and the golden tapes that its TypeScript is tested on."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import golden
+import numpy as np
+import pytest
+import torch
+
+from bptt import InputError, player, record, recording, worked
+from bptt.nn import RNN, Elman
+
+GOLDENS = dict(golden.goldens())
+HOSTILE = [
+    "</script>",
+    "<!--<script>",
+    "<img src=x onerror=alert(1)>",
+    "\u202eevil",
+    "\u200b",
+    "&amp;",
+    "🙂",
+    "x" * 10**6,
+]
+
+
+def shown(page: str) -> dict[str, Any]:
+    """The tape in a page, as the browser would read it."""
+    (text,) = re.findall(r'<script type="application/json" id="tape">(.*?)</script>', page, re.DOTALL)
+    return json.loads(text)
+
+
+def array(entry: dict[str, Any]) -> np.ndarray:
+    raw = base64.b64decode(entry["data"])
+    return np.frombuffer(raw, np.dtype(entry["dtype"]).newbyteorder("<")).reshape(entry["shape"])
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden_tapes_are_right(name: str) -> None:
+    assert GOLDENS[name].tape.check().ok
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_expected_terms_sum_to_their_value(name: str) -> None:
+    tape = GOLDENS[name].tape
+    entries = golden.expected(GOLDENS[name])["terms"]
+    assert entries or tape.layers[0].batch_sizes is not None
+    for entry in entries:
+        magnitude = sum(map(abs, entry["terms"]))
+        bound = (8 + len(entry["terms"])) * torch.finfo(tape.a.dtype).eps * magnitude
+        if entry["tag"] in ("B6", "B7"):  # future is a difference, φ' is one
+            bound += 64 * torch.finfo(tape.a.dtype).eps
+        assert abs(sum(entry["terms"]) - entry["value"]) <= bound, entry["address"]
+
+
+def test_expected_norms_are_those_of_the_tape_where_only_one_step_has_a_loss() -> None:
+    norms = golden.expected(GOLDENS["numbers"])["reach"][0]
+    assert [row for row in norms[:-1] if row] == []
+    tape = GOLDENS["numbers"].tape
+    torch.testing.assert_close(torch.tensor(norms[-1]), tape.dh[:, 0].norm(dim=-1).float())
+
+
+def test_a_page_holds_the_numbers_of_the_tape() -> None:
+    for name, made in GOLDENS.items():
+        tape, row = made.tape, made.row
+        data = shown(player.html(tape, **made.shown))
+        first, steps = data["first"], data["steps"]
+        for layer in tape.layers:
+            prefix = f"layers.{layer.layer}.{'reverse' if layer.reverse else 'forward'}."
+            for field in ("a", "h", "dh", "da", "dh_direct"):
+                values = getattr(layer, field)
+                own = values[data["places"]] if data["places"] else values[first : first + steps, row]
+                np.testing.assert_array_equal(array(data["arrays"][prefix + field]), own.numpy(), err_msg=name)
+
+
+def test_a_packed_row_is_followed_through_its_steps() -> None:
+    made = GOLDENS["packed"]
+    data = player.data(made.tape, row=1)
+    assert data["steps"] == data["total"] == 3
+    assert data["places"] == [1, 3, 5]
+
+
+def test_a_page_is_small_and_runs_only_what_its_policy_names(tmp_path: Path) -> None:
+    tape = worked.work(worked.example("hello"), 0).tape
+    tape.page(tmp_path / "run.html")
+    page = (tmp_path / "run.html").read_text("utf-8")
+    assert len(page.encode()) < 150_000
+    assert "http" not in re.sub(r'<script type="application/gzip".*?</script>', "", page).replace("http-equiv", "")
+    policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)[0]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    (packed,) = re.findall(r'<script type="application/gzip" id="code">(.*?)</script>', page)
+    (start,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    allowed = re.findall(r"'sha256-([^']*)'", policy)
+    for script in (start.encode(), gzip.decompress(base64.b64decode(packed))):
+        assert base64.b64encode(hashlib.sha256(script).digest()).decode() in allowed
+    assert stat.S_IMODE((tmp_path / "run.html").stat().st_mode) & 0o044 == 0o044
+
+
+def test_text_from_outside_is_data_and_nothing_else() -> None:
+    model = Elman(len(HOSTILE), 4, len(HOSTILE))
+    x = torch.arange(len(HOSTILE))[:, None]
+    tape = record(model, x, x.flip(0), vocabulary=HOSTILE, text="".join(HOSTILE[:5]))
+    page = player.html(tape)
+    assert shown(page)["vocabulary"] == HOSTILE
+    assert shown(page)["text"] == "".join(HOSTILE[:5])
+    assert page.count("</script>") == page.count("<script") == 3
+    assert "<img" not in page
+    assert "\u202e" not in page
+    framed = player.frame(page)
+    assert framed.count("<") == 2
+    assert framed.count('"') == 8
+
+
+def test_a_long_tape_is_shown_in_part_and_says_which() -> None:
+    x = torch.zeros(40_000, 1, 2)
+    tape = record(Elman(2, 8, 2), x, torch.zeros(40_000, 1, dtype=torch.int64))
+    data = player.data(tape)
+    assert data["first"] == 0
+    assert data["steps"] < data["total"] == 40_000
+    assert len(player.as_json(data)) < 2 * player.ROOM
+    assert player.data(tape, first=39_990)["steps"] == 10
+    last_only = worked.work(worked.example("1,3,5,7,9"), 0).tape
+    assert player.data(last_only, steps=2)["first"] == 3
+
+
+def test_what_cannot_be_shown_is_refused_with_the_reason(tmp_path: Path) -> None:
+    rnn = RNN(2, 3)
+    with recording() as tapes:
+        rnn(torch.zeros(4, 1, 2))
+    with pytest.raises(InputError, match=r"side B of this one is empty"):
+        tapes[0].page(tmp_path / "run.html")
+    tape = GOLDENS["word"].tape
+    for arguments, message in (
+        ({"row": 1}, "row must be one of the batch, 0 to 0; got 1"),
+        ({"first": 4}, "first must be a step of this row, 0 to 3; got 4"),
+        ({"steps": 0}, "steps must be 1 or more; got 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tape.page(tmp_path / "run.html", **arguments)
+    with pytest.raises(InputError, match="a page is saved to a file"):
+        tape.page(tmp_path)
+    with pytest.raises(InputError, match="Make the directory"):
+        tape.page(tmp_path / "none" / "run.html")
+    assert list(tmp_path.iterdir()) == []

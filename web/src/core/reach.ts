@@ -1,0 +1,91 @@
+// How far does the gradient reach? ‖∂L_t/∂h_k‖ for every loss t and every state k, and what it says by distance.
+
+import { backward, lowestReached, room, type Seed } from "./sweep.ts";
+import { type Layer, Problem, type Tape } from "./tape.ts";
+
+export interface Reach {
+  layer: Layer;
+  /** (T, T): norms[t * T + k] = ‖∂L_t/∂h_k‖; NaN for losses that were left out. */
+  norms: Float64Array;
+  /** The steps whose loss was traced back: all of them, or every n-th of a long tape. */
+  sources: number[];
+  /** Mean over the losses of ‖∂L_t/∂h_{t−lag}‖ / ‖∂L_t/∂h_t‖; NaN where nothing is that far apart. */
+  curve: number[];
+  /** The factor per step of the straight line through log curve; NaN if there are fewer than two points. */
+  rate: number;
+  /** The first lag whose share is below REACHED; −1 if all the steps shown are within reach. */
+  steps: number;
+}
+
+export const REACHED = 0.01;
+const AFFORDABLE = 3e9;
+
+/** Traces one loss after another back through time; a `next` is one loss. Problem for a layer beneath dropout. */
+export function* reach(tape: Tape, layer: Layer): Generator<number, Reach> {
+  const { T } = tape;
+  if (layer.position < lowestReached(tape))
+    throw new Problem("Dropout between the layers hides how a single loss reaches this one; choose the top layer.");
+  const top = tape.layers[tape.layers.length - 1].layer;
+  const norms = new Float64Array(T * T).fill(Number.NaN);
+  const asking = Array.from({ length: T }, (_, t) => t).filter((t) =>
+    tape.layers.some(
+      (other) =>
+        other.layer === top && other.dh_direct.subarray(t * other.H, (t + 1) * other.H).some((value) => value !== 0),
+    ),
+  );
+  const work = tape.layers.reduce((sum, other) => sum + other.H * (other.H + other.I), 0) * T * asking.length;
+  const every = Math.max(1, Math.ceil(work / 2 / AFFORDABLE));
+  const sources = asking.filter((_, index) => (asking.length - 1 - index) % every === 0);
+  const both = tape.layers.some((other) => other.direction === "reverse");
+  const level = tape.layers.findIndex((other) => other.layer === layer.layer);
+  const gradients = room(tape);
+  for (const source of sources) {
+    const seed: Seed = (own, t, dh) => {
+      if (t === source) for (let i = 0; i < own.H; i++) dh[i] = own.dh_direct[t * own.H + i];
+    };
+    for (let k = 0; k < T; k++) norms[source * T + k] = 0;
+    for (const own of gradients) if (own && both) own.fill(0);
+    backward(tape, seed, 0, both ? T : source + 1, gradients, level, (own, t, dh) => {
+      if (own === layer) norms[source * T + t] = norm(dh);
+    });
+    yield source;
+  }
+  return { layer, norms, sources, ...byLag(norms, T, sources, layer.direction === "forward" ? -1 : 1) };
+}
+
+function norm(values: Float64Array): number {
+  let sum = 0;
+  for (const value of values) sum += value * value;
+  return Math.sqrt(sum);
+}
+
+/** The curve by lag, its rate and where it falls below REACHED. */
+export function byLag(
+  norms: Float64Array,
+  T: number,
+  sources: number[],
+  sign: 1 | -1,
+): Pick<Reach, "curve" | "rate" | "steps"> {
+  const curve = Array.from({ length: T }, (_, lag) => {
+    let sum = 0;
+    let beside = 0;
+    for (const t of sources) {
+      const k = t + sign * lag;
+      if (k < 0 || k >= T) continue;
+      sum += norms[t * T + k];
+      beside += norms[t * T + t];
+    }
+    return beside > 0 ? sum / beside : Number.NaN;
+  });
+  while (curve.length > 1 && Number.isNaN(curve[curve.length - 1])) curve.pop();
+  return { curve, rate: rateOf(curve), steps: curve.findIndex((share) => share < REACHED) };
+}
+
+function rateOf(curve: number[]): number {
+  const points = curve.map((share, lag) => [lag, Math.log(share)]).filter(([, log]) => Number.isFinite(log));
+  if (points.length < 2) return Number.NaN;
+  const x = points.reduce((sum, [lag]) => sum + lag, 0) / points.length;
+  const y = points.reduce((sum, [, log]) => sum + log, 0) / points.length;
+  const over = points.reduce((sum, [lag, log]) => sum + (lag - x) * (log - y), 0);
+  return Math.exp(over / points.reduce((sum, [lag]) => sum + (lag - x) ** 2, 0));
+}

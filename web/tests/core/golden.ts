@@ -1,0 +1,25 @@
+import { readFileSync } from "node:fs";
+import { readTape, type Tape } from "../../src/core/tape.ts";
+
+export interface Golden {
+  name: string;
+  tape: Tape;
+  raw: Record<string, unknown>;
+  expected: {
+    terms: { address: string; tag: string; terms: number[]; value: number }[];
+    reach: number[][][];
+    truncated: Record<string, { layer: number; name: string; cosine: number | null; error: number | null }[]>;
+  };
+}
+
+const NAMES = ["word", "numbers", "bits", "stacked", "both_ways", "both_ways_dropped", "window", "packed"];
+
+export function golden(name: string): Golden {
+  const file = new URL(`../../golden/${name}.json`, import.meta.url);
+  const { tape, expected } = JSON.parse(readFileSync(file, "utf8"));
+  return { name, tape: readTape(tape), raw: tape, expected };
+}
+
+export const goldens = NAMES.map(golden);
+export const word = golden("word").tape;
+export const stacked = golden("stacked").tape;

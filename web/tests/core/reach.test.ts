@@ -1,0 +1,93 @@
+import { describe, expect, it } from "vitest";
+import { byLag, reach } from "../../src/core/reach.ts";
+import { cannotRunFree, fedBy, parting, runFree, truncated } from "../../src/core/sweep.ts";
+import { type Layer, Problem, type Tape } from "../../src/core/tape.ts";
+import { verify } from "../../src/core/verify.ts";
+import { golden, goldens, stacked, word } from "./golden.ts";
+
+function finished<T>(work: Generator<unknown, T>): T {
+  let step = work.next();
+  while (!step.done) step = work.next();
+  return step.value;
+}
+
+const norms = (tape: Tape, layer: Layer) => finished(reach(tape, layer)).norms;
+
+describe.each(goldens.filter(({ expected }) => expected.reach.length > 0))("$name", ({ tape, expected }) => {
+  it("has the gradients of single losses that autograd has", () => {
+    for (const layer of tape.layers) {
+      const found = norms(tape, layer);
+      for (const [t, row] of expected.reach[layer.position].entries())
+        for (let k = 0; k < tape.T; k++) {
+          const wanted = row[k] ?? Number.NaN;
+          if (Number.isNaN(wanted)) expect(found[t * tape.T + k]).toBeNaN();
+          else expect(Math.abs(found[t * tape.T + k] - wanted)).toBeLessThanOrEqual(1e3 * tape.eps * Math.max(...row));
+        }
+    }
+  });
+});
+
+describe.each(goldens.filter(({ expected }) => Object.keys(expected.truncated).length > 0))(
+  "$name",
+  ({ tape, expected }) => {
+    it.each(Object.keys(expected.truncated))("loses with windows of %s what autograd loses", (k) => {
+      const found = truncated(tape, Number(k));
+      expect(found.length).toBe(expected.truncated[k].length);
+      for (const [index, wanted] of expected.truncated[k].entries()) {
+        expect(found[index].name).toBe(wanted.name);
+        expect(found[index].layer.position).toBe(wanted.layer);
+        if (wanted.cosine === null) expect(found[index].cosine).toBeNaN();
+        else expect(found[index].cosine).toBeCloseTo(wanted.cosine, 9);
+        expect(found[index].error).toBeCloseTo(wanted.error as number, 9);
+      }
+    });
+
+    it("loses nothing with a window as long as the tape", () => {
+      for (const { error } of truncated(tape, tape.T)) expect(error).toBeLessThan(1e-6);
+    });
+  },
+);
+
+it("refuses layers that dropout hides", () => {
+  const { tape } = golden("both_ways_dropped");
+  expect(() => finished(reach(tape, tape.layers[0]))).toThrow(Problem);
+  expect(norms(tape, tape.layers[2]).some((value) => value > 0)).toBe(true);
+});
+
+it("fits the rate of a gradient that halves with each step", () => {
+  const T = 12;
+  const halves = Float64Array.from({ length: T * T }, (_, index) => {
+    const [t, k] = [Math.floor(index / T), index % T];
+    return k > t ? 0 : 3 * 0.5 ** (t - k);
+  });
+  const sources = Array.from({ length: T }, (_, t) => t);
+  const { rate, steps, curve } = byLag(halves, T, sources, -1);
+  expect(rate).toBeCloseTo(0.5, 12);
+  expect(steps).toBe(7);
+  expect(curve[3]).toBeCloseTo(0.125, 12);
+});
+
+describe("a network on its own answers", () => {
+  it("is right in every number and reads what it said", () => {
+    for (const tape of [word, golden("window").tape]) {
+      const free = runFree(tape);
+      expect(finished(verify(free)).wrong).toEqual([]);
+      for (let t = 1; t < free.T; t++) expect(fedBy(free, t)).not.toBe("none");
+    }
+  });
+
+  it("parts from the truth where its answer was wrong", () => {
+    const free = runFree(word);
+    const step = parting(word, free);
+    expect(step).toBeGreaterThan(0);
+    expect(fedBy(free, step)).toBe("own");
+    for (let t = 1; t < word.T; t++) expect(fedBy(word, t)).toBe("truth");
+  });
+
+  it("is not offered where outputs cannot be inputs", () => {
+    expect(cannotRunFree(golden("numbers").tape)).not.toBe("");
+    expect(cannotRunFree(golden("both_ways").tape)).not.toBe("");
+    expect(cannotRunFree(stacked)).toBe("");
+    expect(() => runFree(golden("numbers").tape)).toThrow(Problem);
+  });
+});
