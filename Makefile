@@ -1,19 +1,21 @@
 # make demo   train a character model and let it write      make test   lint, types and all tests
 # make bench  ours beside other libraries, some twenty minutes of an otherwise idle machine
-# make web    build the tape player (needs Node.js)
+# make web    build the tape player (needs Node.js)         make package  wheel and sdist, both with the player in them
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml constraints.txt $(wildcard native/*)
 NODE := $(shell command -v npm)
 BUNDLE := src/bptt/bundle
+CHROMIUM := $(or $(CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
 
-.PHONY: demo test test-web bench lint lint-web format web clean
+.PHONY: demo test test-web test-browser package bench lint lint-web format web clean
 
 demo: $(VENV)/installed
 	$(BIN)/bptt train --out runs/demo --overwrite
+	$(BIN)/bptt inspect runs/demo "The return value of a function"
 
-test: lint lint-web test-web
+test: lint lint-web test-web test-browser
 	$(BIN)/pytest
 
 ifdef NODE
@@ -28,6 +30,17 @@ test-web: web/node_modules/.installed $(VENV)/installed-dev
 	@diff -r build/bundle $(BUNDLE) >/dev/null || \
 		{ echo "$(BUNDLE) is not what web/ builds; run make web and commit what it writes"; exit 1; }
 
+ifdef CHROMIUM
+test-browser: web/node_modules/.installed $(VENV)/installed-dev
+	$(BIN)/python tests/golden_pages.py web/golden
+	cd web && CHROMIUM=$(CHROMIUM) npm run --silent browser
+else
+test-browser:
+	@echo "Left out: tests of the tape player in a browser, for which Chromium is needed (on Debian: apt-get install"
+	@echo "          chromium; elsewhere: make test CHROMIUM=/path/to/chromium)"
+	@test -z "$(REQUIRE_ALL)"
+endif
+
 web: web/node_modules/.installed
 	cd web && npm run --silent build
 
@@ -35,14 +48,19 @@ web/node_modules/.installed: web/package-lock.json
 	cd web && npm ci --silent
 	@touch $@
 else
-lint-web test-web:
-	@echo "Left out: lint and tests of the tape player's TypeScript, for which Node.js 20.19 or newer and npm are needed"
+lint-web test-web test-browser:
+	@echo "Left out: make $@, checks of the tape player for which Node.js 20.19 or newer and npm are needed"
 	@echo "          (https://nodejs.org, or on Debian: apt-get install nodejs npm)"
 	@test -z "$(REQUIRE_ALL)"
 
 web:
 	@echo "make web builds the tape player with Node.js 20.19 or newer and npm; none is there. https://nodejs.org"; exit 2
 endif
+
+package: $(VENV)/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python tests/package.py dist
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks

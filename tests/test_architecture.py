@@ -17,6 +17,7 @@ FLOORS = [
     {"nn"},
     {"nn.elman"},
     {"nn.rnn"},
+    {"widget"},
     {"check", "player", "tapefile"},
     {"ops"},
     {"sweeps", "losses"},

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import golden
 import numpy as np
 import pytest
 import torch
+import traitlets
+from typer.testing import CliRunner
 
-from bptt import InputError, player, record, recording, worked
+from bptt import InputError, player, record, recording, runs, worked
+from bptt.cli import app
 from bptt.nn import RNN, Elman
 
 GOLDENS = dict(golden.goldens())
@@ -122,8 +126,10 @@ def test_a_long_tape_is_shown_in_part_and_says_which() -> None:
     tape = record(Elman(2, 8, 2), x, torch.zeros(40_000, 1, dtype=torch.int64))
     data = player.data(tape)
     assert data["first"] == 0
-    assert data["steps"] < data["total"] == 40_000
-    assert len(player.as_json(data)) < 2 * player.ROOM
+    assert data["steps"] == 512
+    assert data["total"] == 40_000
+    wide = record(Elman(2, 2000, 2), x[:300], torch.zeros(300, 1, dtype=torch.int64))
+    assert player.data(wide)["steps"] == player.ROOM // (4 * (5 * 2000 + 6))
     assert player.data(tape, first=39_990)["steps"] == 10
     last_only = worked.work(worked.example("1,3,5,7,9"), 0).tape
     assert player.data(last_only, steps=2)["first"] == 3
@@ -139,7 +145,7 @@ def test_what_cannot_be_shown_is_refused_with_the_reason(tmp_path: Path) -> None
     for arguments, message in (
         ({"row": 1}, "row must be one of the batch, 0 to 0; got 1"),
         ({"first": 4}, "first must be a step of this row, 0 to 3; got 4"),
-        ({"steps": 0}, "steps must be 1 or more; got 0"),
+        ({"steps": 0}, "steps must lie in 1 to 2048; got 0"),
     ):
         with pytest.raises(InputError, match=message):
             tape.page(tmp_path / "run.html", **arguments)
@@ -148,3 +154,74 @@ def test_what_cannot_be_shown_is_refused_with_the_reason(tmp_path: Path) -> None
     with pytest.raises(InputError, match="Make the directory"):
         tape.page(tmp_path / "none" / "run.html")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("inspect")
+    (directory / "words.txt").write_text("the cat sat on the mat. " * 40)
+    command = f"train {directory}/words.txt -o {directory}/cat --hidden 8 --streams 4 --bptt 10 --steps 2"
+    assert CliRunner().invoke(app, command.split()).exit_code == 0
+    return directory / "cat"
+
+
+def test_inspect_writes_the_page_of_a_run_and_a_text(run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["inspect", str(run), "the cat"])
+    assert result.exit_code == 0, result.output
+    assert f"{run / 'inspect.html'}: 6 steps of 8 units" in " ".join(result.stdout.split())
+    data = shown((run / "inspect.html").read_text("utf-8"))
+    symbols = data["vocabulary"]
+    tokens = array(data["arrays"]["layers.0.forward.x"])
+    assert "".join(symbols[token] for token in tokens) == "the ca"
+    assert "".join(symbols[token] for token in array(data["arrays"]["targets"])) == "he cat"
+    settings, model = runs.load(run)
+    o, _ = model(settings.vocabulary.encode("the ca").long()[:, None])
+    np.testing.assert_array_equal(array(data["arrays"]["o"]), o[:, 0].detach().numpy())
+    assert CliRunner().invoke(app, ["inspect", str(run), "the", "-o", str(tmp_path / "x.html")]).exit_code == 0
+    assert (tmp_path / "x.html").exists()
+
+
+def test_inspect_opens_the_browser_on_request_only(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) < 2)
+    CliRunner().invoke(app, ["inspect", str(run), "the"])
+    assert opened == []
+    CliRunner().invoke(app, ["inspect", str(run), "the", "--open"])
+    assert opened == [(run / "inspect.html").absolute().as_uri()]
+    assert "No browser could be started" in CliRunner().invoke(app, ["inspect", str(run), "the", "--open"]).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{run}", "t"], "needs at least two characters"),
+        (["{run}", "thé"], "unknown: '\\xe9'"),
+        (["{run}/none", "the"], "holds no settings.json"),
+        (["{run}", "the", "-o", "{run}/none/x.html"], "Make the directory"),
+    ],
+)
+def test_inspect_refuses_what_it_cannot_show(run: Path, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["inspect", *(argument.format(run=run) for argument in arguments)])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_the_widget_carries_the_same_tape_and_a_page_for_exports() -> None:
+    tape = GOLDENS["word"].tape
+    widget = tape.show()
+    state = widget.get_state()
+    assert (state["cursor"], state["side"], state["selection"]) == (1, "A", "")
+    carried = state["_tape"]["arrays"]["layers.0.forward.da"]
+    np.testing.assert_array_equal(np.frombuffer(carried["data"]).reshape(carried["shape"]), tape.da[:, 0].numpy())
+    data, _ = widget._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["text/html"] == player.frame(player.html(tape))
+    widget.cursor, widget.side, widget.selection = 3, "B", "da,2"
+    with pytest.raises(traitlets.TraitError):
+        widget.side = "C"
+
+
+def test_showing_without_anywidget_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bptt.widget", None)
+    with pytest.raises(InputError, match=r"pip install 'bptt\[notebook\]'"):
+        GOLDENS["word"].tape.show()

@@ -1,4 +1,4 @@
-"""The command line: `bptt train`, `bptt generate`, `bptt trace`.
+"""The command line: `bptt train`, `bptt generate`, `bptt inspect`, `bptt trace`.
 
 Exit codes: 0 done, or stopped by SIGTERM with everything saved; 1 the training ran into NaN or infinity; 2 something
 that was given cannot be used; 130 stopped by Ctrl-C with everything saved.
@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import warnings
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from bptt import trace as printed
 from bptt.data import Vocabulary
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.nn import Elman
+from bptt.tape import record
 from bptt.train import Reason, Recipe, Stop, Training
 
 DEMO = Recipe()
@@ -256,6 +258,52 @@ def trace(
         print(json_format.dumps(worked.as_data(result), ensure_ascii=False, allow_nan=False))
     else:
         printed.render(result, Console(highlight=False), digits)
+
+
+@app.command(short_help="Write a page that plays a trained network on a text, every number open.")
+def inspect(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the network reads, at least two characters.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="The page.", show_default="RUN/inspect.html")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Play a trained network on a text: forward, then backward through time, where each number comes from.
+
+    The page is one file that needs no network and no Python.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt inspect runs/demo "The return value" --open[/cyan]
+
+    [cyan]bptt inspect runs/demo "for x in range(" -o loop.html[/cyan]
+    """
+    settings, model = runs.load(run)
+    if len(text) < 2:
+        raise InputError(
+            f"A text to inspect needs at least two characters, to read one and expect the next; got {text!r}."
+        )
+    tokens = settings.vocabulary.encode(text).long()[:, None]
+    tape = record(
+        model,
+        tokens[:-1],
+        tokens[1:],
+        text=text,
+        vocabulary=list(settings.vocabulary.symbols),
+        seed=settings.recipe.seed,
+    )
+    page = run / "inspect.html" if out is None else out
+    tape.page(page)
+    assert tape.L is not None
+    print(
+        f"{page}: {tape.steps:,} steps of {settings.recipe.hidden} units, {float(tape.L) / math.log(2):.3f} bits per "
+        "character on this text."
+    )
+    if not show:
+        print("Open it in any browser, or let --open do that.")
+    elif not webbrowser.open(page.absolute().as_uri()):
+        print("No browser could be started; open the page yourself.", file=sys.stderr)
 
 
 def _was_given(context: typer.Context, option: str) -> bool:

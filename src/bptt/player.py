@@ -1,12 +1,13 @@
 """The tape player: one row of a tape as a page that needs nothing else, and as a widget in a notebook.
 
-`data` describes what the player shows, `html` puts it into a self-contained page, `widget` hands the same to anywidget.
+`data` describes what the player shows, `html` puts it into a self-contained page, `bptt.widget` into a notebook.
 The player itself is TypeScript (web/), built into `bundle/`; it derives every number again from those beside it, so
 the page carries arrays and the equation sheet and no pictures.
 
 A page shows one row of the batch. Of a long tape it shows a window of steps, chosen so that the arrays stay near
-`ROOM` bytes; the page says which. Text that came from outside is data in the page, never markup: JSON in which <, > and
-& are escaped, under a content security policy that runs the player's own script and loads nothing.
+`ROOM` bytes and the steps can be taken in; the page says which. Text that came from outside is data in the page, never
+markup: JSON in which <, > and & are escaped, under a content security policy that runs the player's own script and
+loads nothing.
 """
 
 import base64
@@ -29,7 +30,7 @@ from bptt.ops import Record
 
 SCHEMA = 1
 ROOM = 4_000_000
-FEWEST_STEPS = 16
+FEWEST_STEPS, USUAL_STEPS, MOST_STEPS = 16, 512, 2048
 LONGEST_TEXT = 200
 WEIGHTS = ("W_xh", "W_hh", "b_h")
 
@@ -66,7 +67,7 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
     row     which row of the batch
     first   the first step to show, an index into the arrays of the tape; default the beginning, or so that the window
             ends at the last step where only that one has an output
-    steps   how many steps; default as many as fit into about `ROOM` bytes
+    steps   how many steps; default as many as fit into about `ROOM` bytes, at most 512
 
     Raises InputError for a tape without side B, or a row or steps that it does not have.
     """
@@ -180,9 +181,10 @@ def _window(tape: Recorded, total: int, outputs: int, first: int | None, steps: 
     per_step = 5 * sum(record.a.shape[-1] for record in tape.layers) + (
         0 if tape.o is None else 3 * tape.o.shape[-1]
     )  # a, h, dh_direct, dh, da; o, ŷ, do
-    count = max(FEWEST_STEPS, ROOM // (per_step * a.element_size())) if steps is None else steps
-    if count < 1:
-        raise InputError(f"steps must be 1 or more; got {steps}. Leave it out for as many as fit.")
+    room = min(max(FEWEST_STEPS, ROOM // (per_step * a.element_size())), USUAL_STEPS)
+    count = room if steps is None else steps
+    if not 1 <= count <= MOST_STEPS:
+        raise InputError(f"steps must lie in 1 to {MOST_STEPS}; got {steps}. Leave it out for as many as read well.")
     count = min(count, total)
     if first is None:
         first = total - count if 0 < outputs < total else 0
@@ -200,29 +202,39 @@ def _above(tape: Recorded, record: Record) -> str:
     return "output" if tape.W_ho is not None and tape.do is not None and tape.loss_name is not None else "outside"
 
 
+def as_binary(shown: dict[str, Any]) -> dict[str, Any]:
+    """What `data` gave with arrays as bytes, for transports that carry these as they are."""
+    return shown | {"arrays": {name: _packed(array) for name, array in shown["arrays"].items()}}
+
+
+def _packed(array: np.ndarray) -> dict[str, Any]:
+    raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "data": raw}
+
+
 def as_json(shown: dict[str, Any]) -> str:
     """What `data` gave as JSON that may stand between script tags: arrays in base64, no <, > or & anywhere."""
-    arrays = {
-        name: {
-            "dtype": str(array.dtype),
-            "shape": array.shape,
-            "data": base64.b64encode(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()).decode(),
-        }
-        for name, array in shown["arrays"].items()
-    }
+    arrays = {name: _packed(array) for name, array in shown["arrays"].items()}
+    for packed in arrays.values():
+        packed["data"] = base64.b64encode(packed["data"]).decode()
     text = json.dumps(shown | {"arrays": arrays}, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def html(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> str:
     """A page with the player and this tape in it, complete in itself; arguments as for `data`."""
-    player, start = _bundle("page.js"), _START
+    return html_of(data(tape, row=row, first=first, steps=steps))
+
+
+def html_of(shown: dict[str, Any]) -> str:
+    """A page with the player and what `data` gave."""
+    player, start = bundle("page.js"), _START
     policy = (
         f"default-src 'none'; script-src {_digest(start)} {_digest(player)}; style-src 'unsafe-inline'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     packed = base64.b64encode(gzip.compress(player.encode(), mtime=0)).decode()
-    title = "Tape player" if tape.text is None else f"{tape.text[:40]} · tape player"
+    title = "Tape player" if shown["text"] is None else f"{shown['text'][:40]} · tape player"
     return (
         "<!doctype html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -233,7 +245,7 @@ def html(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
         "</head>\n<body>\n"
         '<div id="player"></div>\n'
         "<noscript>The tape player is a script inside this file; allow scripts to see it.</noscript>\n"
-        f'<script type="application/json" id="tape">{as_json(data(tape, row=row, first=first, steps=steps))}</script>\n'
+        f'<script type="application/json" id="tape">{as_json(shown)}</script>\n'
         f'<script type="application/gzip" id="code">{packed}</script>\n'
         f"<script>{start}</script>\n"
         "</body>\n</html>\n"
@@ -265,5 +277,6 @@ def _digest(script: str) -> str:
 
 
 @cache
-def _bundle(name: str) -> str:
+def bundle(name: str) -> str:
+    """The player's script, "page.js" or "widget.js"."""
     return resources.files("bptt").joinpath("bundle", name).read_text("utf-8")

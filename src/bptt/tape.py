@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,8 +33,12 @@ from torch.utils.hooks import RemovableHandle
 
 from bptt import losses, ops, player, tapefile
 from bptt.check import Report, check
+from bptt.errors import InputError
 from bptt.ops import Record
 from bptt.sweeps import choose
+
+if TYPE_CHECKING:
+    from bptt.widget import Player
 
 Direction = Literal["forward", "reverse"]
 
@@ -294,6 +298,20 @@ class Tape:
         """
         text = player.html(self, row=row, first=first, steps=steps)
         tapefile.write_whole(Path(path), text.encode(), "a page")
+
+    def show(self, *, row: int = 0, first: int | None = None, steps: int | None = None) -> "Player":
+        """The player of this tape as a notebook widget, with `cursor`, `side` and `selection` to read and to set.
+
+        Arguments as for `page`. Raises InputError as `page` does, and where anywidget is not installed.
+        """
+        try:
+            from bptt.widget import Player
+        except ImportError:
+            raise InputError(
+                "tape.show() needs anywidget, which is not installed. Install it: pip install 'bptt[notebook]'; or "
+                "write a page: tape.page('run.html')."
+            ) from None
+        return Player(self, row=row, first=first, steps=steps)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Tape":

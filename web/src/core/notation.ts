@@ -1,5 +1,6 @@
 // The sheet's symbols under the names of other books, as parts that MathML, TeX and plain text are made of.
 
+import type { Address } from "./address.ts";
 import type { Tape } from "./tape.ts";
 
 /** One symbol: ∂ in front or not, a letter or word, time and index where the notation puts them. */
@@ -12,7 +13,12 @@ export interface Glyph {
   tail: string;
 }
 
-export type Token = { glyph: Glyph } | { sign: string } | { words: string } | { over: string };
+export type Token =
+  | { glyph: Glyph }
+  | { sign: string }
+  | { words: string }
+  | { over: string }
+  | { value: number; of?: Address };
 
 /** How a step is written beside h: h_5, h(5), h⁽⁵⁾ or output[5]. */
 type Style = "sub" | "call" | "sup" | "bracket";

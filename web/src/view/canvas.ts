@@ -27,10 +27,7 @@ export interface Grid {
 
 /** Cells for so many numbers in this width: one row for a few, a block of small ones for many. */
 export function gridFor(count: number, width: number): Grid {
-  const columns =
-    count <= 8
-      ? Math.max(1, count)
-      : Math.min(count, count <= 32 ? 8 : count <= 64 ? 16 : Math.ceil(Math.sqrt(2.4 * count)));
+  const columns = count <= 8 ? Math.max(1, count) : evenly(count, count <= 32 ? 8 : Math.ceil(Math.sqrt(2.4 * count)));
   const rows = Math.ceil(count / columns);
   const across = Math.min(width / columns, 64);
   return {
@@ -39,6 +36,12 @@ export function gridFor(count: number, width: number): Grid {
     width: across,
     height: count <= 8 ? Math.max(18, Math.min(26, across)) : Math.max(2.5, Math.min(across, 18)),
   };
+}
+
+/** The number of columns at or just below the ideal that leaves no gap in the last row, where there is one. */
+function evenly(count: number, ideal: number): number {
+  for (let columns = ideal; columns > 0.7 * ideal; columns--) if (count % columns === 0) return columns;
+  return ideal;
 }
 
 const ROOM_FOR_DIGITS = 33;
@@ -65,13 +68,24 @@ export function drawCells(
     fill(context, x, y, width - gap, height - gap, colour, look.theme);
     if (digits) {
       context.fillStyle = colour ? css(textOn(colour, look.theme)) : outline(look.theme);
-      context.fillText(number(own, width >= 46 ? 3 : 2), x + (width - gap) / 2, y + (height - gap) / 2 + 0.5);
+      context.fillText(fitting(context, own, width - 5), x + (width - gap) / 2, y + (height - gap) / 2 + 0.5);
     }
   }
   if (look.chosen >= 0 && look.chosen < count) {
     const [x, y] = [(look.chosen % columns) * width, Math.floor(look.chosen / columns) * height];
     mark(context, x, y, width - gap, height - gap, look.theme);
   }
+}
+
+/** The number with as many digits as there is room for; nothing where not even its size fits. */
+function fitting(context: CanvasRenderingContext2D, value: number, room: number): string {
+  const size = value.toExponential(0).replace(/-/g, "−").replace("+", "");
+  const choices = [3, 2, 1].flatMap((digits) => {
+    const text = number(value, digits);
+    return Math.abs(value) < 1 ? [text, text.replace("0.", ".")] : [text];
+  });
+  choices.push(size);
+  return choices.find((text) => context.measureText(text).width <= room) ?? "";
 }
 
 function fill(

@@ -1,0 +1,69 @@
+"""Pages and a notebook for the browser tests of the player.
+
+python tests/golden_pages.py DIRECTORY
+"""
+
+import sys
+from pathlib import Path
+
+import golden
+import nbformat
+import torch
+
+from bptt import player, record
+from bptt.nn import Elman
+from bptt.widget import Player
+
+HOSTILE = [
+    "</script>",
+    "<!--<script>",
+    "<img src=x onerror=alert(1)>",
+    "\u202eevil",
+    "\u200b",
+    "&amp;",
+    "🙂",
+    "x" * 10**6,
+]
+SYMBOLS = [chr(ord("0") + index) for index in range(60)]
+
+
+def hostile() -> str:
+    x = torch.arange(len(HOSTILE))[:, None]
+    model = Elman(len(HOSTILE), 4, len(HOSTILE))
+    return player.html(record(model, x, x.flip(0), vocabulary=HOSTILE, text="".join(HOSTILE[:5]) + "y" * 10**6))
+
+
+def large() -> str:
+    """T = 256, H = 128."""
+    x = torch.randint(60, (256, 1))
+    return player.html(record(Elman(60, 128, 60), x, x.roll(-1, 0), vocabulary=SYMBOLS))
+
+
+def long() -> str:
+    """More steps than a page shows."""
+    x = torch.zeros(30_000, 1, 2)
+    return player.html(record(Elman(2, 8, 2), x, torch.zeros(30_000, 1, dtype=torch.int64)))
+
+
+def notebook() -> nbformat.NotebookNode:
+    """As JupyterLab saves one without the state of its widgets."""
+    data, metadata = Player(golden.word().tape)._repr_mimebundle_()
+    shown = nbformat.v4.new_output("display_data", data=data, metadata=metadata)
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("tape.show()", outputs=[shown])])
+
+
+def main(directory: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    directory.mkdir(parents=True, exist_ok=True)
+    pages = {name: player.html(made.tape, **made.shown) for name, made in golden.goldens()}
+    torch.manual_seed(0)
+    pages |= {"hostile": hostile(), "large": large(), "long": long()}
+    exported, _ = HTMLExporter().from_notebook_node(notebook())
+    pages["exported_notebook"] = exported
+    for name, page in pages.items():
+        (directory / f"{name}.html").write_text(page, "utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,16 @@
+// The page in Debian's Chromium (or another that CHROMIUM names); nothing is downloaded.
+
+import { defineConfig } from "@playwright/test";
+
+export default defineConfig({
+  testDir: "tests/page",
+  workers: 2,
+  reporter: "line",
+  use: {
+    viewport: { width: 1280, height: 860 },
+    launchOptions: {
+      executablePath: process.env.CHROMIUM,
+      args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
+    },
+  },
+});

@@ -1,0 +1,265 @@
+import { readFileSync } from "node:fs";
+import AxeBuilder from "@axe-core/playwright";
+import { expect, type Page, test } from "@playwright/test";
+import { asked, open, pathOf, watch } from "./open.ts";
+
+const PAGES = [
+  "word",
+  "numbers",
+  "bits",
+  "stacked",
+  "both_ways",
+  "both_ways_dropped",
+  "window",
+  "packed",
+  "hostile",
+  "large",
+  "long",
+];
+
+for (const name of PAGES)
+  test(`${name} opens offline and finds every number right`, async ({ page }) => {
+    const seen = await open(page, name, "#t=2&side=B");
+    await expect(page.locator(".badge b")).toContainText("✓");
+    await expect(page.locator(".network canvas").first()).toBeVisible();
+    expect(seen.requests.filter((url) => !url.startsWith("file://"))).toEqual([]);
+    expect(seen.requests.length).toBe(1);
+    expect(seen.errors).toEqual([]);
+  });
+
+test("the keyboard steps, flips, chooses and lets go", async ({ page }) => {
+  await open(page, "word");
+  const time = page.locator("output.time");
+  await expect(time).toHaveText("t = 1 of 4");
+  await page.keyboard.press("ArrowRight");
+  await expect(time).toHaveText("t = 2 of 4");
+  await page.keyboard.press("End");
+  await expect(time).toHaveText("t = 4 of 4");
+  await page.keyboard.press("ArrowLeft");
+  await expect(time).toHaveText("t = 3 of 4");
+  await page.keyboard.press("b");
+  await expect(page.getByRole("button", { name: "B gradients" })).toHaveAttribute("aria-pressed", "true");
+  await page.keyboard.press("ArrowDown");
+  await expect(asked(page)).toContainText("∂h3[1]");
+  await page.keyboard.press("ArrowDown");
+  await expect(asked(page)).toContainText("∂h3[2]");
+  await page.keyboard.press("Home");
+  await expect(asked(page)).toContainText("∂h1[2]");
+  await page.keyboard.press("b");
+  await expect(asked(page)).toContainText("h1[2]");
+  await page.keyboard.press("Escape");
+  await expect(page.getByRole("heading", { name: "Ask any number" })).toBeVisible();
+  await page.keyboard.press("?");
+  await expect(page.locator(".keys")).toBeVisible();
+});
+
+test("it plays forward on side A and backward in time on side B", async ({ page }) => {
+  await open(page, "word");
+  await page.keyboard.press("Space");
+  await expect(page.locator("output.time")).toHaveText("t = 4 of 4", { timeout: 10_000 });
+  await page.keyboard.press("b");
+  await page.getByRole("button", { name: "Play backwards in time" }).click();
+  await expect(page.locator("output.time")).toHaveText("t = 1 of 4", { timeout: 10_000 });
+});
+
+test("flipping puts gradients into the same cells in the same places", async ({ page }) => {
+  await open(page, "stacked");
+  const places = () =>
+    page
+      .locator(".network .block canvas")
+      .evaluateAll((all) => all.map((canvas) => JSON.stringify(canvas.getBoundingClientRect())));
+  const look = () =>
+    page
+      .locator(".network .block canvas")
+      .evaluateAll((all) => all.map((canvas) => (canvas as HTMLCanvasElement).toDataURL()));
+  const [before, shown] = [await places(), await look()];
+  await page.keyboard.press("b");
+  await expect(page.getByRole("heading", { name: "Side B: gradients" })).toBeVisible();
+  expect(await places()).toEqual(before);
+  const flipped = await look();
+  for (const [index, image] of flipped.entries()) expect(image).not.toBe(shown[index]);
+});
+
+test("one click answers where a number comes from, more clicks lead to one character's loss", async ({ page }) => {
+  await open(page, "word");
+  const canvas = page.getByRole("img", { name: "Gradient of W_hh" }).locator("canvas");
+  await canvas.click({ position: { x: 12, y: 12 } });
+  await expect(asked(page)).toContainText("∂Whh[1,1]");
+  await page.locator(".ask").getByRole("button", { name: "∂a4[1]" }).click();
+  await page.locator(".ask").getByRole("button", { name: "∂h4[1]" }).click();
+  await page.locator(".ask").getByRole("button", { name: "∂o4[4]" }).click();
+  await expect(page.locator(".ask .equation")).toContainText("=");
+  await page.locator(".ask").getByRole("button", { name: "loss4" }).click();
+  await expect(asked(page)).toContainText("loss4");
+  await expect(page.locator(".trail .crumb")).toHaveText(["∂Whh[1,1]", "∂a4[1]", "∂h4[1]", "∂o4[4]"]);
+  await page.locator(".trail .crumb").nth(1).click();
+  await expect(asked(page)).toContainText("∂a4[1]");
+  await page.keyboard.press("Backspace");
+  await expect(asked(page)).toContainText("∂Whh[1,1]");
+});
+
+test("a number shows its terms, their sum and what rounding left", async ({ page }) => {
+  await open(page, "word", "#t=2&side=B&sel=dh,2");
+  await expect(page.locator(".ask tbody tr")).toHaveCount(8);
+  await expect(page.locator(".ask .legend li")).toHaveText([
+    /from my own output\s*−0\.09547/,
+    /from the future\s*−0\.04711/,
+  ]);
+  await expect(page.locator(".ask tfoot")).toContainText("−0.142580");
+  await expect(page.locator(".ask .residual")).toContainText("✓");
+  await page.locator(".ask .live .asks").last().click();
+  await expect(asked(page)).toContainText("∂h2future[2]");
+});
+
+test("the hash holds the view, both ways", async ({ page }) => {
+  await open(page, "word", "#t=3&side=B&sel=da,3");
+  await expect(page.locator("output.time")).toHaveText("t = 3 of 4");
+  await expect(asked(page)).toContainText("∂a3[3]");
+  await page.keyboard.press("ArrowRight");
+  await expect.poll(() => page.evaluate(() => location.hash)).toBe("#t=4&side=B&sel=da,3");
+  await page.evaluate(() => {
+    location.hash = "#t=1&sel=h,2";
+  });
+  await expect(asked(page)).toContainText("h1[2]");
+});
+
+test("parts can be hidden for teaching", async ({ page }) => {
+  await open(page, "word", "#hide=code,weight,reach,heat,ask");
+  await expect(page.getByRole("region", { name: "The network, unrolled in time" })).toBeVisible();
+  for (const name of ["The code", "Why did this weight move?", "How far does the gradient reach?", "Ask any number"])
+    await expect(page.getByRole("region", { name })).toHaveCount(0);
+});
+
+test("how far the gradient reaches is one click away, with what shorter windows lose", async ({ page }) => {
+  await open(page, "stacked");
+  await page.getByRole("button", { name: "How far does the gradient reach?" }).click();
+  const reach = page.getByRole("region", { name: "How far does the gradient reach?" });
+  await expect(reach).toBeInViewport();
+  await expect(reach.locator(".answer")).toHaveText(/(1 % after \d+ steps?|still [\d.e−]+ % after 8 steps)/);
+  await reach.getByRole("slider").fill("4");
+  await expect(reach.locator("tbody tr")).toHaveCount(6);
+  await expect.poll(() => page.evaluate(() => location.hash)).toContain("window=4");
+});
+
+test("notations rename the symbols", async ({ page }) => {
+  await open(page, "word", "#t=2&side=B&sel=dh,2");
+  for (const [notation, symbol] of [
+    ["side A/B posts", "∂a(2)[2]"],
+    ["d2l", "∂H2[2]"],
+    ["Goodfellow", "∂h(2)[2]"],
+    ["PyTorch", "∂output[2][2]"],
+  ]) {
+    await page.getByLabel("notation").selectOption(notation);
+    await expect(asked(page)).toContainText(symbol);
+  }
+});
+
+test("fed by its own answers, the arrows are plugged in elsewhere", async ({ page }) => {
+  await open(page, "word");
+  await expect(page.locator(".feed.truth")).toHaveCount(3);
+  await page.getByLabel("fed by").selectOption("own");
+  await expect(page.locator(".feed.own").first()).toBeAttached();
+  await expect(page.locator(".badge b")).toContainText("✓");
+  await page
+    .locator(".transport")
+    .getByRole("button", { name: /^step \d/ })
+    .click();
+  await expect(page.locator("output.time")).not.toHaveText("t = 1 of 4");
+  await page.getByLabel("fed by").selectOption("truth");
+  await expect(page.locator(".feed.truth")).toHaveCount(3);
+});
+
+test("a number is copied as itself, as TeX and as NumPy", async ({ page, context }) => {
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await open(page, "word", "#t=2&side=B&sel=dh,2");
+  const clipboard = () => page.evaluate(() => navigator.clipboard.readText());
+  await page.getByRole("button", { name: "number", exact: true }).click();
+  expect(Number(await clipboard())).toBeCloseTo(-0.14258, 5);
+  await page.getByRole("button", { name: "TeX" }).click();
+  expect(await clipboard()).toContain("\\partial h_{2}");
+  await page.getByRole("button", { name: "NumPy" }).click();
+  expect(await clipboard()).toContain("tape.dh[1, 0, 1]");
+});
+
+test("text from outside is text and nothing else", async ({ page }) => {
+  const seen = await open(page, "hostile", "#t=3&sel=y_hat,1");
+  await expect(page.locator("h1")).toContainText("</script><!--<script><img src=x onerror=alert(1)>U+202Eevil");
+  expect(await page.locator("img, iframe, object").count()).toBe(0);
+  expect(await page.locator("main").textContent()).not.toMatch(/[\u202e\u200b]/);
+  expect(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth)).toBe(true);
+  expect(seen.errors).toEqual([]);
+});
+
+test("a long tape says which of its steps are shown", async ({ page }) => {
+  await open(page, "long");
+  await expect(page.locator(".notice")).toContainText("Steps 1 to 512 of 30000 are shown");
+});
+
+async function openChanged(page: Page, change: (tape: Record<string, never>) => void) {
+  const html = readFileSync(pathOf("word"), "utf8");
+  const changed = html.replace(/(id="tape">)(.*?)(<\/script>)/s, (_, before, text, after) => {
+    const tape = JSON.parse(text);
+    change(tape);
+    return before + JSON.stringify(tape) + after;
+  });
+  const seen = watch(page);
+  await page.route("http://player.test/", (route) => route.fulfill({ contentType: "text/html", body: changed }));
+  await page.goto("http://player.test/");
+  return seen;
+}
+
+for (const [what, change, message] of [
+  ["another schema", (tape) => Object.assign(tape, { schema: 7 }), "schema 7"],
+  ["no arrays", (tape) => Object.assign(tape, { arrays: {} }), "is missing"],
+  ["an array cut short", (tape) => Object.assign(tape.arrays["layers.0.forward.h"], { data: "AAAA" }), "is cut short"],
+  ["no layers", (tape) => Object.assign(tape, { layers: [] }), "no layers"],
+] as [string, (tape: Record<string, never>) => void, string][])
+  test(`a page with ${what} says so`, async ({ page }) => {
+    const seen = await openChanged(page, change);
+    await expect(page.getByRole("alert")).toContainText(message);
+    expect(seen.errors).toEqual([]);
+  });
+
+test("a tape with NaN says where it begins and still plays", async ({ page }) => {
+  const seen = await openChanged(page, (tape) => {
+    const entry = tape.arrays["layers.0.forward.h"] as { data: string };
+    const bytes = Buffer.from(entry.data, "base64");
+    bytes.writeDoubleLE(Number.NaN, 8 * 5);
+    entry.data = bytes.toString("base64");
+  });
+  await expect(page.getByRole("alert")).toContainText("1 number on this tape is NaN or infinite");
+  await page.getByRole("alert").getByRole("button").click();
+  await expect(asked(page)).toContainText("h2[2]");
+  await expect(page.locator(".badge b")).toContainText("✗");
+  await page.keyboard.press("ArrowRight");
+  await expect(page.locator("output.time")).toHaveText("t = 3 of 4");
+  expect(seen.errors).toEqual([]);
+});
+
+for (const width of [1280, 390])
+  for (const colorScheme of ["light", "dark"] as const)
+    for (const [name, hash] of [
+      ["word", "#t=2&sel=a,2"],
+      ["stacked", "#t=5&side=B&sel=2:dh,3&window=3"],
+      ["window", "#t=14&side=B&sel=loss"],
+    ] as const)
+      test(`${name} has no barrier and no overflow at ${width} pixels in ${colorScheme}`, async ({ page }) => {
+        await page.emulateMedia({ colorScheme });
+        await page.setViewportSize({ width, height: 860 });
+        await open(page, name, hash);
+        await expect(
+          page.getByRole("region", { name: "How far does the gradient reach?" }).locator(".answer"),
+        ).toBeVisible();
+        expect(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth)).toBe(true);
+        const { violations } = await new AxeBuilder({ page }).analyze();
+        expect(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])).toEqual([]);
+      });
+
+test("an exported notebook shows the same player without a widget", async ({ page }) => {
+  await page.route(/^https?:/, (route) => route.abort());
+  await page.goto(`file://${pathOf("exported_notebook")}`);
+  const frame = page.frameLocator("iframe");
+  await expect(frame.locator(".badge")).toContainText("derived again here");
+  await frame.getByRole("button", { name: "Step right" }).click();
+  await expect(frame.locator("output.time")).toHaveText("t = 2 of 4");
+});
