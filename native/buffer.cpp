@@ -30,6 +30,7 @@ public:
     }
 
     void put(Loan loan) {
+        if (loan.bytes > largest_kept) return ::operator delete(loan.at, cache_line);
         loans_.push_back(loan);
         held_ += loan.bytes;
         for (; held_ > most_held || loans_.size() > most_loans; loans_.erase(loans_.begin())) {
@@ -39,7 +40,7 @@ public:
     }
 
 private:
-    static constexpr std::size_t most_held = 64 << 20, most_loans = 32;
+    static constexpr std::size_t largest_kept = 2 << 20, most_held = 16 << 20, most_loans = 32;
 
     std::vector<Loan> loans_;
     std::size_t held_ = 0;

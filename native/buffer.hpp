@@ -17,7 +17,8 @@ std::size_t panels_of(std::size_t columns) {
 }
 
 // Uninitialised memory on a cache line's boundary. What one call returns, the next call on the same thread borrows
-// again: fresh memory of a megabyte costs as much in page faults as a short layer does in arithmetic.
+// again: fresh memory of a megabyte costs as much in page faults as a short layer does in arithmetic. Of blocks so
+// large that the arithmetic is not short, nothing is kept.
 struct Loan {
     void* at;
     std::size_t bytes;
