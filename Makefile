@@ -1,15 +1,17 @@
 # make demo   train a character model and let it write      make test   lint, types and all tests
 # make bench  ours beside other libraries, some twenty minutes of an otherwise idle machine
 # make web    build the tape player (needs Node.js)         make package  wheel and sdist, both with the player in them
+# make sanitize  the C++ engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 PYTHON ?= python3
 VENV := .venv
+SANITIZED := build/sanitize
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml constraints.txt $(wildcard native/*)
 NODE := $(shell command -v npm)
 BUNDLE := src/bptt/bundle
 CHROMIUM := $(or $(CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
 
-.PHONY: demo test test-web test-browser package bench lint lint-web format web clean
+.PHONY: demo test test-web test-browser package bench sanitize lint lint-web format web clean
 
 demo: $(VENV)/installed
 	$(BIN)/bptt train --out runs/demo --overwrite
@@ -64,6 +66,26 @@ package: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
+
+# The engine under AddressSanitizer and UndefinedBehaviorSanitizer, once for each instruction set of this processor, in
+# an environment that sees the packages of the other but not its build of bptt. What Python and torch never give back is
+# not the engine's: leaks are not looked for.
+sanitize: $(SANITIZED)/installed
+	@for isa in baseline avx2 avx512; do \
+		if why=$$(BPTT_ISA=$$isa $(BIN)/python -c 'import bptt' 2>&1); then \
+			echo "sanitize: $$isa"; \
+			LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+			ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 BPTT_ISA=$$isa OMP_NUM_THREADS=2 \
+				$(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider tests/test_native.py tests/test_sweeps.py || exit 1; \
+		else echo "sanitize: $$isa left out: $${why##*ImportError: }"; fi; \
+	done
+
+$(SANITIZED)/installed: $(VENV)/installed-dev $(NATIVE)
+	$(PYTHON) -m venv --without-pip $(SANITIZED)
+	realpath $(VENV)/lib/python*/site-packages > $$(echo $(SANITIZED)/lib/python*/site-packages)/packages.pth
+	$(BIN)/pip --python $(SANITIZED)/bin/python install --quiet --no-deps --force-reinstall \
+		--config-settings=cmake.define.BPTT_SANITIZE=ON .
+	@touch $@
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
