@@ -46,6 +46,10 @@ endif
 web: web/node_modules/.installed
 	cd web && npm run --silent build
 
+docs/player.png: web/node_modules/.installed $(VENV)/installed-dev $(BUNDLE)/page.js
+	$(BIN)/python tests/golden_pages.py web/golden
+	cd web && CHROMIUM=$(CHROMIUM) npm run --silent picture
+
 web/node_modules/.installed: web/package-lock.json
 	cd web && npm ci --silent
 	@touch $@

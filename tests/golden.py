@@ -90,11 +90,29 @@ def packed() -> Golden:
     return Golden(tapes[0], {"row": 1})
 
 
+def watched() -> Golden:
+    """A loss that the tape does not know, on an output layer that it does."""
+    model = Elman(3, 4, 2, dtype=torch.float64)
+    with recording() as tapes:
+        model(_normal(6, 1, 3))[0].sin().sum().backward()
+    return Golden(tapes[0])
+
+
 def _normal(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-MAKERS: list[Callable[[], Golden]] = [word, numbers, bits, stacked, both_ways, both_ways_dropped, window, packed]
+MAKERS: list[Callable[[], Golden]] = [
+    word,
+    numbers,
+    bits,
+    stacked,
+    both_ways,
+    both_ways_dropped,
+    window,
+    packed,
+    watched,
+]
 
 
 def goldens() -> Iterator[tuple[str, Golden]]:

@@ -90,6 +90,19 @@ def test_a_packed_row_is_followed_through_its_steps() -> None:
     assert data["places"] == [1, 3, 5]
 
 
+def test_where_a_gradient_comes_from_is_known_as_far_as_the_tape_sees() -> None:
+    assert [layer["above"] for layer in player.data(GOLDENS["watched"].tape)["layers"]] == ["output"]
+    assert [layer["above"] for layer in player.data(GOLDENS["stacked"].tape)["layers"]] == ["layer", "output"]
+    dropped = player.data(GOLDENS["both_ways_dropped"].tape)["layers"]
+    assert [layer["above"] for layer in dropped] == ["outside", "outside", "output", "output"]
+    assert [layer["x_is_below"] for layer in dropped] == [False] * 4
+    model = Elman(3, 4, 2)
+    with recording() as tapes:
+        o, h_n = model(torch.randn(6, 1, 3))
+        (o.sum() + h_n.sum()).backward()
+    assert [layer["above"] for layer in player.data(tapes[0])["layers"]] == ["outside"]
+
+
 def test_a_page_is_small_and_runs_only_what_its_policy_names(tmp_path: Path) -> None:
     tape = worked.work(worked.example("hello"), 0).tape
     tape.page(tmp_path / "run.html")

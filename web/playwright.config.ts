@@ -5,6 +5,8 @@ import { defineConfig } from "@playwright/test";
 export default defineConfig({
   testDir: "tests/page",
   workers: 2,
+  timeout: 60_000,
+  expect: { timeout: 20_000 },
   reporter: "line",
   use: {
     viewport: { width: 1280, height: 860 },

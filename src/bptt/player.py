@@ -16,6 +16,7 @@ import hashlib
 import html as markup
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from bptt.ops import Record
 
 SCHEMA = 1
 ROOM = 4_000_000
+SEEN_APART = 1e-3  # rounding is far below, another reader of the states far above
 FEWEST_STEPS, USUAL_STEPS, MOST_STEPS = 16, 512, 2048
 LONGEST_TEXT = 200
 WEIGHTS = ("W_xh", "W_hh", "b_h")
@@ -74,6 +76,8 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
     if not tape.complete:
         raise InputError("The player shows both sides of a tape; side B of this one is empty. Call backward() first.")
     batch, sizes = tape.layers[0].batch, tape.layers[0].batch_sizes
+    if tape.layers[0].a.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"The player shows tapes of float32 and float64; this one is {tape.layers[0].a.dtype}.")
     if not 0 <= row < batch:
         raise InputError(f"row must be one of the batch, 0 to {batch - 1}; got {row}.")
     total = len(tape.layers[0].a) if sizes is None else sum(size > row for size in sizes)
@@ -81,66 +85,20 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
         raise InputError("The player needs a step to show; this tape has none. Record it with a longer sequence.")
     outputs = 0 if tape.o is None else total if sizes is not None else len(tape.o)
     start, count = _window(tape, total, outputs, first, steps)
-    window = slice(start, start + count)
-    arrays: dict[str, np.ndarray] = {}
-
-    def put(name: str, array: Tensor | None) -> None:
-        if array is not None:
-            arrays[name] = array.detach().cpu().contiguous().numpy()
-
-    def own(array: Tensor | None) -> Tensor | None:
-        """The steps of this row, (total, ·)."""
-        return None if array is None else _of_row(array, row, sizes)
-
-    layers = []
+    shown = _Shown(row, sizes, total, start, start + count)
+    without_output = total - outputs
+    with_output = slice(max(0, start - without_output), max(0, start + count - without_output))
+    arrays: dict[str, Tensor | None] = {}
     for record in tape.layers:
-        prefix = f"layers.{record.layer}.{'reverse' if record.reverse else 'forward'}."
-        below = [other for other in tape.layers if other.layer == record.layer - 1]
-        x_is_below = bool(below) and torch.equal(torch.cat([other.h for other in below], -1), record.x)
-        for name in WEIGHTS:
-            put(prefix + name, getattr(record, name))
-            put(prefix + "d" + name, getattr(record, "d" + name))
-        for name in ("a", "h", "dh_direct", "dh", "da"):
-            values = own(getattr(record, name))
-            put(prefix + name, None if values is None else values[window])
-        h_prev, da = own(record.h_prev), own(record.da)
-        assert h_prev is not None
-        assert da is not None
-        put(prefix + "h_before", h_prev[start + count - 1 if record.reverse else start])
-        after = start - 1 if record.reverse else start + count
-        if 0 <= after < total:
-            put(prefix + "da_after", da[after])
-        if record.dh0 is not None and (start + count == total if record.reverse else start == 0):
-            put(prefix + "dh0", record.dh0[row])
-        if not x_is_below:
-            x, dx = own(record.x), own(record.dx)
-            assert x is not None
-            put(prefix + "x", x[window].to(torch.int32) if not x.is_floating_point() else x[window])
-            put(prefix + "dx", None if dx is None else dx[window])
-        layers.append(
-            {
-                "layer": record.layer,
-                "direction": "reverse" if record.reverse else "forward",
-                "activation": record.activation,
-                "x_is_below": x_is_below,
-                "above": _above(tape, record),
-            }
-        )
-    shift = total - outputs
-    with_output = slice(max(0, start - shift), max(0, start + count - shift))
+        prefix = f"layers.{record.layer}.{_direction(record)}."
+        arrays |= {prefix + name: array for name, array in _layer(record, shown, _x_is_below(tape, record)).items()}
     for name in ("o", "y_hat", "loss", "targets"):
-        values: Tensor | None = getattr(tape, name)
-        if values is not None:
-            values = _of_row(values, row, sizes)[with_output]
-            put(name, values if values.is_floating_point() else values.to(torch.int32))
-    for name in ("do", "w"):
-        values = own(getattr(tape, name))
-        put(name, None if values is None else values[window])
-    for name in ("W_ho", "b_o", "L"):
-        put(name, getattr(tape, name))
+        array = getattr(tape, name)
+        arrays[name] = None if array is None else shown.row_of(array)[with_output]
+    arrays |= {"do": shown.steps_of(tape.do), "w": shown.steps_of(tape.w)}
+    arrays |= {"W_ho": tape.W_ho, "b_o": tape.b_o, "L": tape.L}
     if tape.W_ho is not None and tape.do is not None:
-        put("dW_ho", tape.grad("W_ho"))
-        put("db_o", None if tape.b_o is None else tape.grad("b_o"))
+        arrays |= {"dW_ho": tape.grad("W_ho"), "db_o": None if tape.b_o is None else tape.grad("b_o")}
     return {
         "schema": SCHEMA,
         "steps": count,
@@ -148,26 +106,79 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
         "total": total,
         "row": row,
         "rows": batch,
-        "places": _places(row, sizes)[window] if sizes is not None else None,
-        "outputs": max(0, with_output.stop - with_output.start),
-        "layers": layers,
+        "places": None if sizes is None else _places(row, sizes)[start : start + count],
+        "outputs": with_output.stop - with_output.start,
+        "layers": [
+            {
+                "layer": record.layer,
+                "direction": _direction(record),
+                "activation": record.activation,
+                "x_is_below": _x_is_below(tape, record),
+                "above": _above(tape, record),
+            }
+            for record in tape.layers
+        ],
         "loss": tape.loss_name,
         "readout_missing": "" if tape.W_ho is not None else tape.readout_missing,
         "text": None if tape.text is None else tape.text[:LONGEST_TEXT],
         "vocabulary": None if tape.vocabulary is None else list(tape.vocabulary),
         "seed": tape.seed,
         "versions": dict(tape.versions),
-        "sheet": [
-            {"tag": line.tag, "symbol": line.symbol, "formula": line.formula, "meaning": line.meaning}
-            for line in SHEET.values()
-        ],
+        "sheet": [{"tag": line.tag, "formula": line.formula, "meaning": line.meaning} for line in SHEET.values()],
         "notations": {name: list(symbols) for name, symbols in NOTATIONS.items()},
-        "arrays": arrays,
+        "arrays": {name: _as_numpy(array) for name, array in arrays.items() if array is not None},
     }
 
 
-def _of_row(array: Tensor, row: int, sizes: Sequence[int] | None) -> Tensor:
-    return array[:, row] if sizes is None else array[_places(row, sizes)]
+@dataclass(frozen=True)
+class _Shown:
+    """What of a tape is shown: of one row, which has `total` steps, those from `start` to `stop`."""
+
+    row: int
+    sizes: Sequence[int] | None
+    total: int
+    start: int
+    stop: int
+
+    def row_of(self, array: Tensor) -> Tensor:
+        """All steps of this row, (total, ·)."""
+        return array[:, self.row] if self.sizes is None else array[_places(self.row, self.sizes)]
+
+    def steps_of(self, array: Tensor | None) -> Tensor | None:
+        """The steps shown, (steps, ·)."""
+        return None if array is None else self.row_of(array)[self.start : self.stop]
+
+
+def _layer(record: Record, shown: _Shown, x_is_below: bool) -> dict[str, Tensor | None]:
+    """The arrays of one layer, and what its first step shown received from the past, its last one from the future."""
+    arrays: dict[str, Tensor | None] = {name: getattr(record, name) for name in WEIGHTS}
+    arrays |= {f"d{name}": getattr(record, f"d{name}") for name in WEIGHTS}
+    arrays |= {name: shown.steps_of(getattr(record, name)) for name in ("a", "h", "dh_direct", "dh", "da")}
+    assert record.da is not None
+    earliest, follows = (shown.stop - 1, shown.start - 1) if record.reverse else (shown.start, shown.stop)
+    arrays["h_before"] = shown.row_of(record.h_prev)[earliest]
+    if 0 <= follows < shown.total:
+        arrays["da_after"] = shown.row_of(record.da)[follows]
+    if record.dh0 is not None and earliest == (shown.total - 1 if record.reverse else 0):
+        arrays["dh0"] = record.dh0[shown.row]
+    if not x_is_below:
+        arrays |= {"x": shown.steps_of(record.x), "dx": shown.steps_of(record.dx)}
+    return arrays
+
+
+def _as_numpy(array: Tensor) -> np.ndarray:
+    array = array.detach().cpu()
+    return (array if array.is_floating_point() else array.to(torch.int32)).contiguous().numpy()
+
+
+def _direction(record: Record) -> str:
+    return "reverse" if record.reverse else "forward"
+
+
+def _x_is_below(tape: Recorded, record: Record) -> bool:
+    """Whether the input of a layer is what the layer below put out, untouched by dropout."""
+    below = [other.h for other in tape.layers if other.layer == record.layer - 1]
+    return bool(below) and torch.equal(torch.cat(below, -1), record.x)
 
 
 def _places(row: int, sizes: Sequence[int]) -> list[int]:
@@ -178,9 +189,8 @@ def _places(row: int, sizes: Sequence[int]) -> list[int]:
 
 def _window(tape: Recorded, total: int, outputs: int, first: int | None, steps: int | None) -> tuple[int, int]:
     a = tape.layers[0].a
-    per_step = 5 * sum(record.a.shape[-1] for record in tape.layers) + (
-        0 if tape.o is None else 3 * tape.o.shape[-1]
-    )  # a, h, dh_direct, dh, da; o, ŷ, do
+    per_step = 5 * sum(record.a.shape[-1] for record in tape.layers)  # a, h, dh_direct, dh, da
+    per_step += 0 if tape.o is None else 3 * tape.o.shape[-1]  # o, ŷ, do
     room = min(max(FEWEST_STEPS, ROOM // (per_step * a.element_size())), USUAL_STEPS)
     count = room if steps is None else steps
     if not 1 <= count <= MOST_STEPS:
@@ -194,12 +204,21 @@ def _window(tape: Recorded, total: int, outputs: int, first: int | None, steps: 
 
 
 def _above(tape: Recorded, record: Record) -> str:
-    """Where dh_direct comes from: "output", the "layer" above, or "outside", where the tape does not see."""
+    """Where dh_direct comes from: "output", the "layer" above, or "outside", where the tape does not see.
+
+    On a tape of `recording`, others than the torch.nn.Linear may have read the states, such as a loss on h_n.
+    """
     above = [other for other in tape.layers if other.layer == record.layer + 1]
     if above:
-        below = [other.h for other in tape.layers if other.layer == record.layer]
-        return "layer" if torch.equal(torch.cat(below, -1), above[0].x) else "outside"
-    return "output" if tape.W_ho is not None and tape.do is not None and tape.loss_name is not None else "outside"
+        return "layer" if _x_is_below(tape, above[0]) else "outside"
+    if tape.W_ho is None or tape.do is None or record.dh_direct is None:
+        return "outside"
+    if tape.loss_name is not None:
+        return "output"
+    H = record.dh_direct.shape[-1]
+    from_output = (tape.do @ tape.W_ho.mT)[..., H if record.reverse else 0 :][..., :H]
+    apart = (from_output - record.dh_direct).norm()
+    return "output" if apart <= SEEN_APART * record.dh_direct.norm() else "outside"
 
 
 def as_binary(shown: dict[str, Any]) -> dict[str, Any]:

@@ -25,9 +25,11 @@ class Player(anywidget.AnyWidget):
     side = traitlets.Enum(("A", "B"), "A").tag(sync=True)
     selection = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, tape: player.Recorded, **shown: int | None) -> None:
+    def __init__(
+        self, tape: player.Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None
+    ) -> None:
         """Arguments after the tape are those of `bptt.player.data`."""
-        data = player.data(tape, **shown)  # type: ignore[arg-type]
+        data = player.data(tape, row=row, first=first, steps=steps)
         self._page = player.html_of(data)
         super().__init__(_tape=player.as_binary(data), cursor=data["first"] + 1)
 

@@ -1,31 +1,25 @@
 // A number to take along: as itself, as the TeX of its equation, as NumPy lines that derive it again from the tape.
 
-import { type Address, inPython, isScalar } from "./address.ts";
+import { type Address, inPython, isScalar, OUTPUT_NAMES } from "./address.ts";
 import { exact, number } from "./format.ts";
 import { type Glyph, type Notation, tex } from "./notation.ts";
+import { layerName } from "./state.ts";
 import type { Tape } from "./tape.ts";
 import type { Explanation, Term } from "./terms.ts";
 
-/** The symbol of a number without its index: h at its step, W_hh, L. */
+/** The symbol of a number without its index: h at its step, W_hh, L. Where there are several layers, ⟨2⟩ says which. */
 export function glyphOf(tape: Tape, notation: Notation, address: Address): Glyph {
-  const { name, t } = address;
-  const layer = tape.layers[address.layer];
-  const forward = layer.direction === "forward";
-  const time =
-    name === "h_before"
-      ? forward
-        ? tape.first
-        : tape.first + tape.T + 1
-      : name === "da_after"
-        ? forward
-          ? tape.first + tape.T + 1
-          : tape.first
-        : name === "dh0"
-          ? forward
-            ? 0
-            : tape.total + 1
-          : tape.first + t + 1;
-  return notation.ofName(name, t >= 0 || ["h_before", "da_after", "dh0"].includes(name) ? String(time) : "");
+  const glyph = notation.ofName(address.name, timeOf(tape, address));
+  if (tape.layers.length === 1 || OUTPUT_NAMES.includes(address.name)) return glyph;
+  return { ...glyph, sup: `${glyph.sup}⟨${layerName(tape, address.layer)}⟩` };
+}
+
+function timeOf(tape: Tape, { name, layer, t }: Address): string {
+  const forward = tape.layers[layer].direction === "forward";
+  if (name === "h_before") return String(forward ? tape.first : tape.first + tape.T + 1);
+  if (name === "da_after") return String(forward ? tape.first + tape.T + 1 : tape.first);
+  if (name === "dh0") return String(forward ? 0 : tape.total + 1);
+  return t < 0 ? "" : String(tape.first + t + 1);
 }
 
 /** "[3]", "[2,3]" or nothing: units counted from 1. */

@@ -43,7 +43,6 @@ export interface Layer {
 
 export interface Line {
   tag: string;
-  symbol: string;
   formula: string;
   meaning: string;
 }
@@ -109,7 +108,7 @@ export function readTape(source: unknown): Tape {
   demand(
     sheet.every(
       (line) =>
-        isObject(line) && ["tag", "symbol", "formula"].every((key) => typeof line[key as keyof Line] === "string"),
+        isObject(line) && ["tag", "formula", "meaning"].every((key) => typeof line[key as keyof Line] === "string"),
     ),
     "its equation sheet is not readable",
   );

@@ -361,7 +361,10 @@ class Explainer {
       x: "given to the network",
       y: "what was wanted",
       w: "how much this step counts",
-      do: "no output at this step, so nothing asks anything of it",
+      do:
+        t >= 0 && outputOf(tape, t) >= 0
+          ? "the slope of a loss that this tape does not know"
+          : "no output at this step, so nothing asks anything of it",
       own: "what everything above this layer asks of it",
       h_before: first ? "the state the sequence begins with" : "the last state before the steps shown",
       da_after: "∂a of the step after those shown",

@@ -40,11 +40,11 @@ export function gridFor(count: number, width: number): Grid {
 
 /** The number of columns at or just below the ideal that leaves no gap in the last row, where there is one. */
 function evenly(count: number, ideal: number): number {
-  for (let columns = ideal; columns > 0.7 * ideal; columns--) if (count % columns === 0) return columns;
+  for (let columns = ideal; columns > 0.6 * ideal; columns--) if (count % columns === 0) return columns;
   return ideal;
 }
 
-const ROOM_FOR_DIGITS = 33;
+const ROOM_FOR_DIGITS = 30;
 
 export function drawCells(
   canvas: HTMLCanvasElement,
@@ -116,8 +116,10 @@ export function mark(
   theme: Theme,
 ): void {
   context.strokeStyle = outline(theme);
-  context.lineWidth = 2;
-  context.strokeRect(x + 1, y + 1, Math.max(1, width - 2), Math.max(1, height - 2));
+  const isSmall = width < 12;
+  context.lineWidth = isSmall ? 1.5 : 2;
+  const inset = isSmall ? -1 : 1;
+  context.strokeRect(x + inset, y + inset, Math.max(1, width - 2 * inset), Math.max(1, height - 2 * inset));
 }
 
 export function outline(theme: Theme): string {

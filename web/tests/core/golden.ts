@@ -12,7 +12,7 @@ export interface Golden {
   };
 }
 
-const NAMES = ["word", "numbers", "bits", "stacked", "both_ways", "both_ways_dropped", "window", "packed"];
+const NAMES = ["word", "numbers", "bits", "stacked", "both_ways", "both_ways_dropped", "window", "packed", "watched"];
 
 export function golden(name: string): Golden {
   const file = new URL(`../../golden/${name}.json`, import.meta.url);

@@ -1,8 +1,18 @@
 import { describe, expect, it } from "vitest";
-import { at, inPython, read, written } from "../../src/core/address.ts";
+import {
+  at,
+  GRADIENT_NAMES,
+  inPython,
+  isMatrix,
+  type Name,
+  read,
+  STEP_NAMES,
+  written,
+} from "../../src/core/address.ts";
 import { contrast, css, diverging, scaled, textOn } from "../../src/core/colour.ts";
 import { asNumber, asNumPy, asTex, glyphOf, indexOf } from "../../src/core/copy.ts";
 import { exact, number, visible, visibleText } from "../../src/core/format.ts";
+import { formulaOf } from "../../src/core/formula.ts";
 import { Notation, plainText, tex } from "../../src/core/notation.ts";
 import { fromHash, initial, toHash } from "../../src/core/state.ts";
 import { type Explanation, explain } from "../../src/core/terms.ts";
@@ -116,7 +126,26 @@ describe("notations", () => {
   });
 });
 
+describe("formulas of parts of the sheet", () => {
+  it("name what the part is made of", () => {
+    expect(formulaOf(word, at("dh", 0, 1), "B6")).toBe("∂h_t = ∂o_t W_hoᵀ + ∂a_{t+1} W_hhᵀ");
+    expect(formulaOf(stacked, at("dh", 0, 1), "B6")).toBe("∂h_t = ∂x_t (layer 2) + ∂a_{t+1} W_hhᵀ");
+    expect(formulaOf(word, at("a", 0, 1), "A2")).toBe(word.sheet.find((line) => line.tag === "A2")?.formula);
+  });
+  it("parse for every number there is", () => {
+    for (const name of [...STEP_NAMES, ...GRADIENT_NAMES, "L", "dh0"] as Name[]) {
+      const explanation = explain(word, at(name, 0, 1, 0, isMatrix(name) ? 0 : -1));
+      if (!explanation || explanation.kind === "given") continue;
+      const text = formulaOf(word, explanation.address, explanation.tag);
+      expect(new Notation(word, "here").formula(text, 2).length, name).toBeGreaterThan(2);
+    }
+  });
+});
+
 describe("copies", () => {
+  it("say which layer a number belongs to where there are several", () => {
+    expect(plainText(glyphOf(stacked, new Notation(stacked, "here"), at("h", 1, 1, 0)))).toBe("h_2^⟨2⟩");
+  });
   const explanation = explain(word, at("dh", 0, 1, 0)) as Explanation;
   it("hold the number, the equation and the way to derive it", () => {
     expect(Number(asNumber(word, explanation))).toBe(explanation.value);

@@ -17,6 +17,7 @@ const free = () =>
   });
 
 test.beforeAll(async () => {
+  test.setTimeout(90_000);
   port = await free();
   const command = [
     "run",

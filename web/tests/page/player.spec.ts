@@ -12,6 +12,7 @@ const PAGES = [
   "both_ways_dropped",
   "window",
   "packed",
+  "watched",
   "hostile",
   "large",
   "long",
