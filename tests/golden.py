@@ -141,40 +141,68 @@ def _is_dropped(tape: Tape, layer: Record) -> bool:
 
 
 def _terms(golden: Golden) -> Iterator[dict[str, Any]]:
-    """By address: the equation's tag, its terms in the order of the sheet, the value on the tape."""
+    """By address: the tag, the terms in the order of the sheet, the value on the tape, its name in Python."""
     tape, row = golden.tape, golden.row
     first, count = golden.shown.get("first", 0), golden.shown.get("steps", tape.steps)
     for place, layer in enumerate(tape.layers):
         name = "" if place == 0 else f"{layer.layer + 1}{'r' if layer.reverse else ''}:"
+        python = "tape" if len(tape.layers) == 1 else f"tape.layers[{place}]"
         assert layer.da is not None
         assert layer.dh is not None
         assert layer.dh_direct is not None
+        H = layer.h.shape[-1]
         for t in (first, first + count // 2, first + count - 1):
-            H = layer.h.shape[-1]
             i = t % H
             x = layer.x[t, row]
             from_x = x * layer.W_xh[:, i] if x.is_floating_point() else layer.W_xh[x, i].view(1)
             assert layer.b_h is not None
             pieces = [from_x, layer.h_prev[t, row] * layer.W_hh[:, i], layer.b_h[i].view(1)]
-            yield _entry(f"{name}a@{t + 1},{i + 1}", "A2", torch.cat(pieces), layer.a[t, row, i])
+            yield _entry(
+                f"{name}a@{t + 1},{i + 1}", "A2", torch.cat(pieces), layer.a[t, row, i], f"{python}.a[{t}, {row}, {i}]"
+            )
             after = t - 1 if layer.reverse else t + 1
             handed = layer.da[after, row] * layer.W_hh[i] if 0 <= after < tape.steps else layer.da[0, row][:0]
-            yield _entry(f"{name}future@{t + 1},{i + 1}", "B6", handed, (layer.dh - layer.dh_direct)[t, row, i])
+            yield _entry(
+                f"{name}future@{t + 1},{i + 1}",
+                "B6",
+                handed,
+                (layer.dh - layer.dh_direct)[t, row, i],
+                f"({python}.dh - {python}.dh_direct)[{t}, {row}, {i}]",
+            )
             if layer.layer == tape.layers[-1].layer and tape.W_ho is not None and tape.do is not None:
                 half = H if layer.reverse else 0
                 own = tape.do[t, row] * tape.W_ho[half + i]
-                yield _entry(f"{name}dh@{t + 1},{i + 1}", "B6", torch.cat([own, handed]), layer.dh[t, row, i])
+                yield _entry(
+                    f"{name}dh@{t + 1},{i + 1}",
+                    "B6",
+                    torch.cat([own, handed]),
+                    layer.dh[t, row, i],
+                    f"{python}.dh[{t}, {row}, {i}]",
+                )
             slope = activation(layer.activation).derivative(layer.h[t, row, i])
             whole = (layer.dh[t, row, i] * slope).view(1)
-            yield _entry(f"{name}da@{t + 1},{i + 1}", "B7", whole, layer.da[t, row, i])
+            yield _entry(f"{name}da@{t + 1},{i + 1}", "B7", whole, layer.da[t, row, i], f"{python}.da[{t}, {row}, {i}]")
         if len(layer.a) == count and layer.batch == 1:
             assert layer.dW_hh is not None
             shares = layer.h_prev[:, 0, 0] * layer.da[:, 0, -1]
-            yield _entry(f"{name}dW_hh,1,{layer.h.shape[-1]}", "B10", shares, layer.dW_hh[0, -1])
+            yield _entry(
+                f"{name}dW_hh,1,{layer.h.shape[-1]}",
+                "B10",
+                shares,
+                layer.dW_hh[0, -1],
+                _gradient(tape, layer, "W_hh", 0, H - 1),
+            )
 
 
-def _entry(address: str, tag: str, terms: Tensor, value: Tensor) -> dict[str, Any]:
-    return {"address": address, "tag": tag, "terms": terms.double().tolist(), "value": float(value)}
+def _gradient(tape: Tape, layer: Record, name: str, i: int, j: int) -> str:
+    """How one entry of a gradient is reached in Python, for a variable `tape`."""
+    which = f", layer={layer.layer}" if len(tape.layers) > 1 else ""
+    which += f', direction="{"reverse" if layer.reverse else "forward"}"' if tape.bidirectional else ""
+    return f'tape.grad("{name}"{which})[{i}, {j}]'
+
+
+def _entry(address: str, tag: str, terms: Tensor, value: Tensor, python: str) -> dict[str, Any]:
+    return {"address": address, "tag": tag, "terms": terms.double().tolist(), "value": float(value), "python": python}
 
 
 def unrolled(

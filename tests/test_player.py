@@ -63,6 +63,12 @@ def test_expected_terms_sum_to_their_value(name: str) -> None:
         assert abs(sum(entry["terms"]) - entry["value"]) <= bound, entry["address"]
 
 
+@pytest.mark.parametrize("name", GOLDENS)
+def test_numbers_are_found_in_python_under_the_name_that_the_player_copies(name: str) -> None:
+    for entry in golden.expected(GOLDENS[name])["terms"]:
+        assert float(eval(entry["python"], {"tape": GOLDENS[name].tape})) == entry["value"], entry["python"]
+
+
 def test_expected_norms_are_those_of_the_tape_where_only_one_step_has_a_loss() -> None:
     norms = golden.expected(GOLDENS["numbers"])["reach"][0]
     assert [row for row in norms[:-1] if row] == []

@@ -30,7 +30,7 @@ const LOSSES: Record<Loss, [string, string, string]> = {
 
 export function code(activation: string, loss: Loss | null, reverse: boolean): CodeLine[] {
   const [phi, slope] = PHI[activation];
-  const [g, own, gradient] = LOSSES[loss ?? "squared_error"];
+  const [g, own, gradient] = loss ? LOSSES[loss] : ["", "", "..."];
   const previous = reverse ? "h[t + 1]" : "h[t - 1]";
   const line = (side: CodeLine["side"], text: string, tag = "", makes: Name[] = []): CodeLine => ({
     side,
@@ -43,10 +43,16 @@ export function code(activation: string, loss: Loss | null, reverse: boolean): C
     line("A", `    a[t] = x[t] @ W_xh + ${previous} @ W_hh + b_h`, "A2", ["a", "x", "h_before"]),
     line("A", `    h[t] = ${phi}`, "A3", ["h"]),
     line("A", "    o[t] = h[t] @ W_ho + b_o", "A5", ["o"]),
-    line("A", `    y_hat[t] = ${g}`, "A6", ["y_hat"]),
-    line("A", `    L += w[t] * ${own}`, "B1", ["loss", "L", "w", "y"]),
+    ...(loss
+      ? [
+          line("A", `    y_hat[t] = ${g}`, "A6", ["y_hat"]),
+          line("A", `    L += w[t] * ${own}`, "B1", ["loss", "L", "w", "y"]),
+        ]
+      : []),
     line("B", reverse ? "for t in range(1, T + 1):" : "for t in reversed(range(1, T + 1)):"),
-    line("B", `    do = ${gradient}`, "B3", ["do"]),
+    line("B", `    do = ${gradient}${loss ? "" : "  # the slope of a loss that this tape does not know"}`, "B3", [
+      "do",
+    ]),
     line("B", "    dh = do @ W_ho.T + future", "B6", ["dh", "own", "future"]),
     line("B", `    da = dh * ${slope}`, "B7", ["da", "slope"]),
     line("B", "    dW_ho += np.outer(h[t], do);  db_o += do", "B5 B4", ["dW_ho", "db_o", "W_ho", "b_o"]),

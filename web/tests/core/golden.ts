@@ -6,7 +6,7 @@ export interface Golden {
   tape: Tape;
   raw: Record<string, unknown>;
   expected: {
-    terms: { address: string; tag: string; terms: number[]; value: number }[];
+    terms: { address: string; tag: string; terms: number[]; value: number; python: string }[];
     reach: number[][][];
     truncated: Record<string, { layer: number; name: string; cosine: number | null; error: number | null }[]>;
   };

@@ -3,6 +3,7 @@ import {
   type Address,
   at,
   GRADIENT_NAMES,
+  inPython,
   type Name,
   read,
   STEP_NAMES,
@@ -46,11 +47,12 @@ describe.each(goldens)("$name", ({ tape, expected }) => {
   });
 
   it("finds the terms that plain torch finds", () => {
-    for (const { address, tag, terms, value } of expected.terms) {
+    for (const { address, tag, terms, value, python } of expected.terms) {
       const found = read(tape, address, 0);
       expect(found, address).toBeDefined();
       const explanation = explain(tape, found as Address);
       expect(explanation?.tag, address).toBe(tag);
+      expect(inPython(tape, found as Address), address).toBe(python);
       expect(explanation?.value, address).toBeCloseTo(value, 6);
       const own = (explanation?.terms ?? []).map((term) => term.value);
       expect(own.length, address).toBe(terms.length);
