@@ -56,7 +56,7 @@ web/node_modules/.installed: web/package-lock.json
 else
 lint-web test-web test-browser:
 	@echo "Left out: make $@, checks of the tape player for which Node.js 20.19 or newer and npm are needed"
-	@echo "          (https://nodejs.org, or on Debian: apt-get install nodejs npm)"
+	@echo "          (https://nodejs.org, or on Debian 13: apt-get install nodejs npm)"
 	@test -z "$(REQUIRE_ALL)"
 
 web:
