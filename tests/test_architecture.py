@@ -13,15 +13,16 @@ FLOORS = [
     {"cli"},
     {"progress", "runs", "trace"},
     {"curve", "train", "worked"},
-    {"data", "forcing", "tape"},
+    {"data", "forcing", "tape", "truncated"},
     {"nn"},
-    {"nn.elman"},
+    {"nn.elman", "nn.jordan"},
     {"nn.rnn"},
     {"widget"},
     {"check", "player", "tapefile"},
     {"ops"},
     {"sweeps", "losses"},
     {"sweeps.reference", "sweeps.native"},
+    {"schedules"},
     {"_native", "activations", "equations", "errors", "sweeps.packing"},
 ]
 

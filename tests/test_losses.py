@@ -69,3 +69,75 @@ def test_bad_targets_are_explained() -> None:
         losses.loss("cross_entropy", o, torch.zeros(B, T, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"must have shape \(4, 3, 5\) for outputs \(4, 3, 5\); got \(4, 3\)"):
         losses.loss("squared_error", o, torch.zeros(T, B))
+
+
+@pytest.mark.parametrize("name", losses.PAIRS)
+def test_masked_steps_add_nothing_whatever_their_targets(name: str) -> None:
+    o, y, mask = torch.randn(T, B, O, dtype=F64, requires_grad=True), targets(name), torch.rand(T, B) < 0.6
+    mask[0, 0], mask[1, 1] = True, False
+    spoilt = y.clone()
+    spoilt[~mask] = 99 if name == "cross_entropy" else torch.nan
+    expected = by_definition(name, losses.output(name, o.detach()), y)[mask].mean()
+    torch.testing.assert_close(losses.loss(name, o, spoilt, mask=mask), expected, **tolerance(F64))
+    (do,) = torch.autograd.grad(losses.loss(name, o, spoilt, mask=mask), o)
+    assert not do[~mask].any()
+    assert do[mask].any()
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "squared_error"])
+def test_nan_targets_are_left_out_on_request(name: str) -> None:
+    o, y = torch.randn(T, B, O, dtype=F64, requires_grad=True), targets(name)
+    y[0, 0, 2], y[1, 1] = torch.nan, torch.nan
+    with pytest.raises(ValueError, match=f"got {1 + O} NaN among {T * B * O}.*skip_nan=True"):
+        losses.loss(name, o, y)
+    L = losses.loss(name, o, y, skip_nan=True)
+    elements = by_definition(name, losses.output(name, o)[..., None], y[..., None])
+    expected = elements[~y.isnan()].sum() / (T * B - 1)
+    torch.testing.assert_close(L, expected, **tolerance(F64))
+    (do,) = torch.autograd.grad(L, o)
+    assert do.isfinite().all()
+    assert not do[1, 1].any()
+    assert do[0, 0, 2] == 0
+
+
+def test_class_weights_are_those_of_torch() -> None:
+    o, y, factors = torch.randn(T, B, O, dtype=F64), targets("cross_entropy"), torch.rand(O, dtype=F64)
+    found = losses.loss("cross_entropy", o, y, class_weights=factors)
+    expected = torch.nn.functional.cross_entropy(o.flatten(0, 1), y.flatten(), factors)
+    torch.testing.assert_close(found, expected, **tolerance(F64))
+    y = targets("binary_cross_entropy")
+    found = losses.loss("binary_cross_entropy", o, y, class_weights=factors)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(o, y, factors, reduction="sum") / (T * B)
+    torch.testing.assert_close(found, expected, **tolerance(F64))
+
+
+@pytest.mark.parametrize("block", [1, 2 * B * O, 1 << 20])
+@pytest.mark.parametrize("name", losses.PAIRS)
+def test_loss_of_states_is_the_loss_of_their_outputs(name: str, block: int) -> None:
+    H = 6
+    h, weight = torch.randn(T, B, H, dtype=F64, requires_grad=True), torch.randn(O, H, dtype=F64, requires_grad=True)
+    bias, y, mask = torch.randn(O, dtype=F64, requires_grad=True), targets(name), torch.rand(T, B) < 0.7
+    mask[0, 0] = True
+    factors, leaves = torch.rand(O, dtype=F64), (h, weight, bias)
+    expected = losses.loss(name, torch.nn.functional.linear(*leaves), y, mask=mask, class_weights=factors)
+    found = losses.loss_of_states(name, *leaves, y, mask=mask, class_weights=factors, block=block)
+    torch.testing.assert_close(found, expected, **tolerance(F64))
+    gradients = (torch.autograd.grad(3 * L, leaves) for L in (found, expected))
+    torch.testing.assert_close(*gradients, **tolerance(F64))
+
+    def of_leaves(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return losses.loss_of_states(name, h, weight, bias, y, block=block)
+
+    assert torch.autograd.gradcheck(of_leaves, leaves)
+
+
+def test_nothing_left_to_learn_from_is_an_error() -> None:
+    o, y = torch.randn(T, B, O), targets("cross_entropy")
+    with pytest.raises(ValueError, match="no step counts"):
+        losses.loss("cross_entropy", o, y, mask=torch.zeros(T, B, dtype=torch.bool))
+    with pytest.raises(TypeError, match="must be bool"):
+        losses.loss("cross_entropy", o, y, mask=torch.zeros(T, B))
+    with pytest.raises(ValueError, match=r"shape \(4, 3\), steps and rows; got \(3, 4\)"):
+        losses.loss("cross_entropy", o, y, mask=torch.ones(B, T, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"shape \(5,\), a factor for each output"):
+        losses.loss("cross_entropy", o, y, class_weights=torch.ones(3))

@@ -1,6 +1,6 @@
 """Recurrent networks and backpropagation through time: exact, fast, with every number open to look at."""
 
-from bptt import equations, losses, nn, ops, sweeps
+from bptt import equations, forcing, losses, nn, ops, schedules, sweeps, truncated
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.tape import Tape, record, recording
 
@@ -9,10 +9,13 @@ __all__ = [
     "SlowEngineWarning",
     "Tape",
     "equations",
+    "forcing",
     "losses",
     "nn",
     "ops",
     "record",
     "recording",
+    "schedules",
     "sweeps",
+    "truncated",
 ]

@@ -7,14 +7,19 @@
 
 Each pair is one operation on `o`: nothing is lost by taking the logarithm of a rounded ŷ, and ∂o comes without the
 Jacobian B2. The sum over steps is weighted by `w`; the default 1/(T·B) makes L a mean over steps and rows.
+
+Some steps and rows may not count: those a mask leaves out, and, on request, targets that are NaN. `loss_of_states`
+goes from the states to L with the output layer A5 in between, one block of time after the other, for sequences whose
+outputs would not fit in memory.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Name = Literal["cross_entropy", "binary_cross_entropy", "squared_error"]
@@ -25,17 +30,34 @@ class Pair:
     """g and the loss that matches it.
 
     g         o (..., O) -> ŷ (..., O)
-    per_row   o (..., O), y -> the loss of each step and row (...)
+    per_row   o (..., O), y, class weights (O) -> the loss of each step and row (...); elements of y that are
+              NaN add nothing
     jacobian  ŷ (..., O) -> ∂ŷ/∂o (..., O, O)
     """
 
     g: Callable[[Tensor], Tensor]
-    per_row: Callable[[Tensor, Tensor], Tensor]
+    per_row: "PerRow"
     jacobian: Callable[[Tensor], Tensor]  # B2
 
 
-def _cross_entropy(o: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(o.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
+def _cross_entropy(o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    return F.cross_entropy(o.flatten(0, -2), y.flatten(), class_weights, reduction="none").view(y.shape)
+
+
+def _binary_cross_entropy(o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    y = y.to(o.dtype)
+    there = ~y.isnan()
+    per_element = F.binary_cross_entropy_with_logits(o, y.where(there, 0), class_weights, reduction="none")
+    return per_element.where(there, 0).sum(-1)
+
+
+def _squared_error(o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    squares = (o - y).where(~y.isnan(), 0).square()
+    return (squares if class_weights is None else squares * class_weights).sum(-1)
+
+
+class PerRow(Protocol):
+    def __call__(self, o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> Tensor: ...
 
 
 PAIRS: dict[Name, Pair] = {
@@ -46,12 +68,12 @@ PAIRS: dict[Name, Pair] = {
     ),
     "binary_cross_entropy": Pair(
         g=torch.sigmoid,
-        per_row=lambda o, y: F.binary_cross_entropy_with_logits(o, y.to(o.dtype), reduction="none").sum(-1),
+        per_row=_binary_cross_entropy,
         jacobian=lambda y_hat: torch.diag_embed(y_hat * (1 - y_hat)),
     ),
     "squared_error": Pair(
         g=lambda o: o,
-        per_row=lambda o, y: (o - y).square().sum(-1),
+        per_row=_squared_error,
         jacobian=lambda y_hat: torch.diag_embed(torch.ones_like(y_hat)),
     ),
 }
@@ -69,21 +91,152 @@ def output(name: str, o: Tensor) -> Tensor:
     return pair(name).g(o)  # A6
 
 
-def loss(name: str, o: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+def loss(
+    name: str,
+    o: Tensor,
+    y: Tensor,
+    weights: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    skip_nan: bool = False,
+) -> Tensor:
     """L of B1, a scalar with autograd; its gradient with respect to `o` is B3.
 
-    o        (..., O) outputs before g
-    y        cross_entropy: (...) class numbers in [0, O), int64; else (..., O)
-    weights  (...) or broadcastable to it, w of B1; default 1 / (number of steps and rows), a mean
+    o              (..., O) outputs before g
+    y              cross_entropy: (...) class numbers in [0, O), int64; else (..., O)
+    weights        (...) or broadcastable to it, w of B1; default 1 / (number of steps and rows that count), a mean
+    mask           (...) or broadcastable to it, bool: false leaves a step and row out, whatever its target
+    class_weights  (O), a factor for each class, or each output of the other losses. As in torch, the mean of
+                   cross_entropy is then one over the class weights of the targets
+    skip_nan       targets that are NaN add nothing; a step and row whose targets are all NaN does not count
 
-    Raises ValueError for shapes that do not belong together and class numbers outside [0, O).
+    Raises ValueError for shapes that do not belong together, class numbers outside [0, O), NaN among the targets unless
+    skip_nan, and if nothing is left that counts; TypeError for targets and masks of the wrong type.
     """
-    _check(name, o, y)
-    per_row = pair(name).per_row(o, y)
-    return per_row.mean() if weights is None else (per_row * weights).sum()  # B1, and with its gradient B3
+    if mask is not None:
+        _check_mask(mask, o.shape[:-1])
+        y = y.masked_fill(~(mask if name == "cross_entropy" else mask[..., None]), 0)
+    _check(name, o, y, class_weights, skip_nan)
+    per_row = pair(name).per_row(o, y, class_weights)
+    if mask is None and class_weights is None and not skip_nan:
+        return per_row.mean() if weights is None else (per_row * weights).sum()  # B1, and with its gradient B3
+    return (per_row * _weights(name, y, weights, mask, class_weights, o.dtype)).sum()
 
 
-def _check(name: str, o: Tensor, y: Tensor) -> None:
+def loss_of_states(
+    name: str,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    weights: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    skip_nan: bool = False,
+    block: int = 1 << 20,
+) -> Tensor:
+    """`loss` of o = h W_ho + b_o without ever holding more of o and its gradient than a block of time.
+
+    h       (T, B, H) states
+    weight  (O, H), W_hoᵀ, and bias (O) or None, as torch.nn.Linear holds them
+    block   how many elements of o are made at a time, at least those of one step
+
+    The gradients B3, B4, B5 and the first term of B6 are taken along with each block on the way forward, so what is
+    kept for the way back is one array like h. They cannot be differentiated again. Errors are those of `loss`.
+    """
+    if mask is not None:
+        _check_mask(mask, h.shape[:-1])
+        y = y.masked_fill(~(mask if name == "cross_entropy" else mask[..., None]), 0)
+    _check(name, h[..., :1].expand(*h.shape[:-1], len(weight)), y, class_weights, skip_nan)
+    w = _weights(name, y, weights, mask, class_weights, h.dtype)
+    steps = max(1, block // max(1, len(weight) * h.shape[1]))
+    return _LossOfStates.apply(h, weight, bias, y, w, pair(name), class_weights, steps)
+
+
+class _LossOfStates(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        w: Tensor,
+        pair: Pair,
+        class_weights: Tensor | None,
+        steps: int,
+    ) -> Tensor:
+        needs_h, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        dh = h.new_empty(h.shape) if needs_h else None
+        dweight = torch.zeros_like(weight) if needs_weight else None
+        dbias = torch.zeros_like(bias) if needs_bias and bias is not None else None
+        L = h.new_zeros(())
+        for t in range(0, len(h), steps):
+            now = slice(t, t + steps)
+            with torch.enable_grad():
+                o = F.linear(h[now].detach(), weight.detach(), None if bias is None else bias.detach())  # A5
+                o.requires_grad_()
+                L_block = (pair.per_row(o, y[now], class_weights) * w[now]).sum()  # B1
+            L += L_block.detach()
+            if dh is None and dweight is None and dbias is None:
+                continue
+            do = torch.autograd.grad(L_block, o)[0].flatten(0, -2)  # B3
+            if dbias is not None:
+                dbias += do.sum(0)  # B4
+            if dweight is not None:
+                dweight.addmm_(do.mT, h[now].flatten(0, -2))  # B5
+            if dh is not None:
+                torch.mm(do, weight, out=dh[now].flatten(0, -2))  # B6, what comes from above
+        ctx.save_for_backward(dh, dweight, dbias)
+        return L
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (dL,) = cotangents
+        return *(None if g is None else g * dL for g in ctx.saved_tensors), None, None, None, None, None
+
+
+def _weights(
+    name: str, y: Tensor, weights: Tensor | None, mask: Tensor | None, class_weights: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """w of B1 for every step and row: zero where nothing counts, by default what makes L a mean."""
+    steps = y.shape if name == "cross_entropy" else y.shape[:-1]
+    counts = torch.ones(steps, dtype=torch.bool, device=y.device) if mask is None else mask.expand(steps)
+    if y.is_floating_point():
+        counts = counts & ~y.isnan().all(-1)
+    if not counts.any():
+        raise ValueError(
+            "no step counts: the mask or NaN targets leave out every one, so there is nothing to learn from. "
+            "Skip such a batch."
+        )
+    if weights is not None:
+        return weights.expand(steps) * counts
+    w = counts.to(dtype)
+    total = w if class_weights is None or name != "cross_entropy" else w * class_weights[y]
+    return w / total.sum()
+
+
+def _check_mask(mask: Tensor, steps: torch.Size) -> None:
+    if mask.dtype != torch.bool:
+        raise TypeError(f"the mask must be bool, true where a step counts; got {mask.dtype}. Say mask.bool().")
+    try:
+        fits = torch.broadcast_shapes(mask.shape, steps) == steps
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"the mask must have shape {tuple(steps)}, steps and rows; got {tuple(mask.shape)}")
+
+
+def _check(name: str, o: Tensor, y: Tensor, class_weights: Tensor | None, skip_nan: bool) -> None:
+    pair(name)
+    if class_weights is not None and class_weights.shape != o.shape[-1:]:
+        raise ValueError(
+            f"class weights must have shape ({o.shape[-1]},), a factor for each output; "
+            f"got {tuple(class_weights.shape)}"
+        )
     if name == "cross_entropy":
         if y.dtype != torch.int64:
             raise TypeError(f"targets of cross_entropy are class numbers, int64; got {y.dtype}")
@@ -98,4 +251,9 @@ def _check(name: str, o: Tensor, y: Tensor) -> None:
     if y.shape != wanted:
         raise ValueError(
             f"targets of {name} must have shape {tuple(wanted)} for outputs {tuple(o.shape)}; got {tuple(y.shape)}"
+        )
+    if not skip_nan and y.is_floating_point() and bool(y.isnan().any()):
+        raise ValueError(
+            f"targets of {name} must be numbers; got {int(y.isnan().sum())} NaN among {y.numel()}. "
+            "Fill them, or say skip_nan=True to leave them out."
         )

@@ -1,0 +1,115 @@
+"""Networks whose output is fed back into the next step: alone, or beside the recurrence of the hidden units.
+
+    a_t = x_t W_xh + f_{t-1} W_fh [+ h_{t-1} W_hh] + b_h        h_t = φ(a_t)        o_t = h_t W_ho + b_o
+
+f_{t-1} is what is fed back: the target y_{t-1} (teacher forcing), or something made of the own output ŷ_{t-1}
+(`bptt.forcing`). Fed with targets, everything a network without W_hh needs is known up front: it has no sequential part
+and is three matrix products for all steps at once.
+
+Source: Jordan, "Serial order" (1986); Goodfellow et al. (2016), figures 10.4 (output to hidden) and 10.10 (both).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bptt import losses
+from bptt.activations import activation
+from bptt.nn.rnn import RNN
+
+
+class State(NamedTuple):
+    """What one step hands to the next.
+
+    h    (1, B, H) hidden states, which matter only with hidden_recurrence
+    fed  (B, O) what is fed back: a target or an output, classes as one-hot rows
+    """
+
+    h: Tensor
+    fed: Tensor
+
+
+class Jordan(torch.nn.Module):
+    """A network with output-to-hidden recurrence; with hidden_recurrence=True it has both recurrences.
+
+    loss names the pair of output and loss (`bptt.losses`): "cross_entropy" (softmax), "binary_cross_entropy" (sigmoid)
+    or "squared_error" (identity). nonlinearity is "tanh", "relu", "sigmoid" or "identity".
+
+    Called with x (T, B, input_size), targets y (T, B), or (T, B, output_size) unless the loss is cross_entropy, and, if
+    wanted, the `State` before the first step (zero by default). Returns o (T, B, output_size), the outputs before g
+    under teacher forcing, and the state after the last step. For free running see `bptt.forcing`.
+
+    >>> network = Jordan(3, 8, 2, loss="squared_error")
+    >>> o, state = network(torch.zeros(5, 4, 3), torch.zeros(5, 4, 2))
+    >>> o.shape, state.fed.shape
+    (torch.Size([5, 4, 2]), torch.Size([4, 2]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        *,
+        hidden_recurrence: bool = False,
+        nonlinearity: str = "tanh",
+        loss: str = "cross_entropy",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        losses.pair(loss)
+        self.loss_name = loss
+        self.phi = activation(nonlinearity).phi
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size
+        fed_size = input_size + output_size
+        self.rnn = RNN(fed_size, hidden_size, 1, nonlinearity, dtype=dtype) if hidden_recurrence else None
+        self.hidden = None if hidden_recurrence else torch.nn.Linear(fed_size, hidden_size, dtype=dtype)
+        self.readout = torch.nn.Linear(hidden_size, output_size, dtype=dtype)
+
+    def forward(self, x: Tensor, y: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        h, state = self.forced_states(x, y, state)
+        return self.readout(h), state  # A5
+
+    def forced_states(self, x: Tensor, y: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """h (T, B, H) under teacher forcing, and the state after the last step."""
+        state = self.initial(x) if state is None else state
+        if len(y) != len(x):
+            raise ValueError(f"teacher forcing needs a target for each of the {len(x)} steps; got {len(y)}")
+        fed = self.as_fed(y)
+        h, h_n = self.states(x, torch.cat([state.fed[None], fed[:-1]]), state.h)
+        return h, State(h_n, fed[-1])
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        """h (1, B, H) and o (B, output_size) of one step with x (B, input_size)."""
+        h, h_n = self.states(x[None], state.fed[None], state.h)
+        return h_n, self.readout(h[0])
+
+    def states(self, x: Tensor, fed: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+        """h of all steps (T, B, H), given what each is fed, and the last (1, B, H)."""
+        inputs = torch.cat([x, fed], -1)
+        if self.rnn is not None:
+            return self.rnn(inputs, h0)
+        assert self.hidden is not None
+        h = self.phi(self.hidden(inputs))
+        return h, h[-1:]
+
+    def initial(self, x: Tensor) -> State:
+        """The zero state for the rows of x (T, B, input_size)."""
+        weight = self.readout.weight
+        return State(weight.new_zeros(1, x.shape[1], self.hidden_size), weight.new_zeros(x.shape[1], self.output_size))
+
+    def as_fed(self, y: Tensor) -> Tensor:
+        """Targets as they are fed back: classes as one-hot rows (..., output_size)."""
+        if self.loss_name != "cross_entropy":
+            return y.to(self.readout.weight.dtype)
+        if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < self.output_size:
+            raise ValueError(
+                f"targets must lie in [0, {self.output_size}), the number of outputs; "
+                f"got {int(y.min())} to {int(y.max())}"
+            )
+        return torch.nn.functional.one_hot(y, self.output_size).to(self.readout.weight.dtype)
+
+    def loss(self, o: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        """L of B1 from the outputs before g; see `bptt.losses.loss`."""
+        return losses.loss(self.loss_name, o, y, weights)

@@ -1,0 +1,128 @@
+"""Truncated BPTT: an update every k1 steps, each with a gradient that goes back through the last k2.
+
+Losses of the k1 new steps are sent back; at the k2-th step before the end of the window the state counts as a constant.
+With k1 = k2 = k the windows follow each other and nothing is computed twice; k2 = T with k1 = T is full BPTT. Where
+k2 > k1, the steps of which a window is not the first are computed again with the weights as they are by then.
+
+Source: Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
+trajectories" (1990), who write BPTT(k2; k1).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bptt.errors import InputError
+
+Model = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Window(NamedTuple):
+    """One update: forward over the steps [start, end), losses of [fresh, end), constant state before `start`."""
+
+    start: int
+    fresh: int
+    end: int
+
+
+def windows(T: int, k1: int, k2: int) -> Iterator[Window]:
+    """The windows of a sequence of T steps; the last is shorter where k1 does not divide T.
+
+    Raises InputError unless 1 <= k1 <= k2.
+
+    >>> list(windows(5, 2, 3))
+    [Window(start=0, fresh=0, end=2), Window(start=1, fresh=2, end=4), Window(start=2, fresh=4, end=5)]
+    """
+    if not 1 <= k1 <= k2:
+        raise InputError(
+            f"truncated BPTT needs 1 <= k1 <= k2: an update every k1 steps goes back through k2; got k1={k1}, k2={k2}. "
+            "With k2 < k1 some steps would have a loss and no gradient."
+        )
+    for fresh in range(0, T, k1):
+        end = min(fresh + k1, T)
+        yield Window(max(0, end - k2), fresh, end)
+
+
+def updates(
+    model: Model, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loss of each window, to be sent back and followed by an update, with the state after it.
+
+    model  (x, h0 or None) -> (o, h_n), such as `bptt.nn.Elman`; time first
+    loss   (o, y) -> scalar, for the k1 new steps of a window
+    x, y   (T, B, ...) inputs and targets
+    h0     state before the first step, say the last h_n of the same stream; None is zero
+
+    Between two windows the caller may change the weights. The yielded state is detached, (layers, B, H).
+
+        for L, h in truncated.updates(model, model.loss, x, y, k1=20, k2=60):
+            optimizer.zero_grad(); L.backward(); optimizer.step()
+    """
+    if len(y) != len(x):
+        raise InputError(f"targets must have a step for each of the {len(x)} steps of the inputs; got {len(y)}.")
+    plan = list(windows(len(x), k1, k2))
+    h_start = h0
+    for number, (start, fresh, end) in enumerate(plan):
+        next_start = plan[number + 1].start if number + 1 < len(plan) else end
+        outputs, h, at = [], h_start, start
+        for stop in (next_start, end):
+            if stop > at:
+                o, h = model(x[at:stop], h)
+                outputs.append(o)
+                at = stop
+            if stop == next_start:
+                h_start = None if h is None else h.detach()
+        o = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        assert h is not None
+        yield loss(o[fresh - start :], y[fresh:end]), h.detach()
+
+
+@dataclass(frozen=True)
+class Bias:
+    """How a truncated gradient differs from the full one, over all parameters and for each.
+
+    cosine          of the angle between the two; 1 is the same direction
+    relative_error  ‖truncated − full‖ / ‖full‖
+    """
+
+    cosine: float
+    relative_error: float
+    by_parameter: "dict[str, Bias]"
+
+
+def bias(
+    model: torch.nn.Module, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Tensor | None = None
+) -> Bias:
+    """What truncation does to the gradient of Σ over the windows of their losses, at the weights as they are.
+
+    `loss` must be a sum over steps (not a mean), so that the losses of the windows add up to that of the sequence.
+    Arguments otherwise as for `updates`. Parameters and their gradients are left alone.
+    """
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    truncated = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    for L, _ in updates(model, loss, x, y, k1=k1, k2=k2, h0=h0):
+        for name, gradient in _gradients(L, parameters).items():
+            truncated[name] += gradient
+    o, _ = model(x, h0)
+    full = _gradients(loss(o, y), parameters)
+    by_parameter = {name: _compare([truncated[name]], [full[name]], {}) for name in parameters}
+    return _compare(list(truncated.values()), list(full.values()), by_parameter)
+
+
+def _gradients(L: Tensor, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+    found = torch.autograd.grad(L, list(parameters.values()), allow_unused=True)
+    pairs = zip(parameters.items(), found, strict=True)
+    return {name: torch.zeros_like(parameter) if g is None else g for (name, parameter), g in pairs}
+
+
+def _compare(truncated: list[Tensor], full: list[Tensor], by_parameter: dict[str, Bias]) -> Bias:
+    a, b = (torch.cat([g.flatten().double() for g in gradients]) for gradients in (truncated, full))
+    norm, size = float(b.norm()), float(a.norm())
+    error = float((a - b).norm())
+    cosine = float(a @ b) / (norm * size) if norm and size else math.nan
+    return Bias(cosine, error / norm if norm else (0.0 if error == 0 else math.inf), by_parameter)
