@@ -15,7 +15,7 @@ FLOORS = [
     {"curve", "train", "worked"},
     {"data", "forcing", "tape", "truncated"},
     {"nn"},
-    {"nn.elman", "nn.jordan"},
+    {"nn.convert", "nn.elman", "nn.jordan"},
     {"nn.rnn"},
     {"widget"},
     {"check", "player", "tapefile"},

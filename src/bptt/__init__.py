@@ -2,12 +2,14 @@
 
 from bptt import equations, forcing, losses, nn, ops, schedules, sweeps, truncated
 from bptt.errors import InputError, SlowEngineWarning
+from bptt.nn import convert
 from bptt.tape import Tape, record, recording
 
 __all__ = [
     "InputError",
     "SlowEngineWarning",
     "Tape",
+    "convert",
     "equations",
     "forcing",
     "losses",

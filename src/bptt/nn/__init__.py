@@ -1,7 +1,8 @@
 """Recurrent modules, each in a file of its own."""
 
+from bptt.nn.convert import convert
 from bptt.nn.elman import Elman
 from bptt.nn.jordan import Jordan, State
 from bptt.nn.rnn import RNN, TOKENS, RNNCell
 
-__all__ = ["RNN", "TOKENS", "Elman", "Jordan", "RNNCell", "State"]
+__all__ = ["RNN", "TOKENS", "Elman", "Jordan", "RNNCell", "State", "convert"]
