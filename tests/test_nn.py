@@ -1,8 +1,5 @@
-"""RNN and RNNCell, judged by torch.nn.RNN and torch.nn.RNNCell; Elman by its parts."""
+"""What RNN and RNNCell do beyond torch (`test_parity` has the rest), what they say to mistakes; Elman by its parts."""
 
-import copy
-import itertools
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -10,88 +7,11 @@ import pytest
 import torch
 from cases import ACTIVATIONS, tolerance
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
 
 F64 = torch.float64
-LENGTHS = [3, 1, 4, 2, 4, 3]
-
-
-def pair_of(*args: Any, **kwargs: Any) -> tuple[torch.nn.RNN, bptt.nn.RNN]:
-    """torch's module and ours, made from the same seed."""
-    torch.manual_seed(1)
-    theirs = torch.nn.RNN(*args, **kwargs)
-    torch.manual_seed(1)
-    return theirs, bptt.nn.RNN(*args, **kwargs)
-
-
-def everything(module: torch.nn.RNN, x: Tensor, h0: Tensor | None, packed: bool = False) -> list[Tensor]:
-    """Output, last state and all gradients for random cotangents on both."""
-    x = x.clone().requires_grad_()
-    h0 = None if h0 is None else h0.clone().requires_grad_()
-    input = pack_padded_sequence(x, LENGTHS, module.batch_first, enforce_sorted=False) if packed else x
-    output, h_n = module(input, h0)
-    if isinstance(output, PackedSequence):
-        assert packed
-        output = output.data
-    torch.manual_seed(2)
-    cotangents = [torch.randn_like(output), torch.randn_like(h_n)]
-    leaves = [x, *([] if h0 is None else [h0]), *module.parameters()]
-    return [output, h_n, *torch.autograd.grad([output, h_n], leaves, cotangents)]
-
-
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
-@pytest.mark.parametrize("num_layers", [1, 2, 3])
-def test_everything_equals_torch(num_layers: int, bidirectional: bool, packed: bool) -> None:
-    options = itertools.product(["tanh", "relu"], [True, False], [False, True], [False, True], [F64, torch.float32])
-    for nonlinearity, bias, batch_first, with_h0, dtype in options:
-        modules = pair_of(5, 7, num_layers, nonlinearity, bias, batch_first, 0.0, bidirectional, dtype=dtype)
-        x = torch.randn(6, 4, 5, dtype=dtype) if batch_first else torch.randn(4, 6, 5, dtype=dtype)
-        h0 = torch.randn(num_layers * (1 + bidirectional), 6, 7, dtype=dtype) if with_h0 else None
-        theirs, ours = (everything(module, x, h0, packed) for module in modules)
-        torch.testing.assert_close(ours, theirs, **tolerance(dtype))
-
-
-def test_unbatched_input() -> None:
-    theirs, ours = pair_of(5, 7, 2, bidirectional=True, dtype=F64)
-    x, h0 = torch.randn(4, 5, dtype=F64), torch.randn(4, 7, dtype=F64)
-    torch.testing.assert_close(everything(ours, x, h0), everything(theirs, x, h0), **tolerance(F64))
-    torch.testing.assert_close(everything(ours, x, None), everything(theirs, x, None), **tolerance(F64))
-
-
-def test_input_of_any_strides() -> None:
-    theirs, ours = pair_of(5, 7, dtype=F64)
-    x = torch.randn(5, 8, 9, dtype=F64).permute(1, 2, 0)[::2, 1::3]
-    assert not x.is_contiguous()
-    h0 = torch.randn(7, 1, x.shape[1], dtype=F64).permute(1, 2, 0)
-    torch.testing.assert_close(everything(ours, x, h0), everything(theirs, x, h0), **tolerance(F64))
-    output, _ = ours(x)
-    ones = torch.ones(1, dtype=F64).expand_as(output)
-    grads = [torch.autograd.grad(module(x)[0], list(module.parameters()), ones) for module in (ours, theirs)]
-    torch.testing.assert_close(grads[0], grads[1], **tolerance(F64))
-
-
-def test_one_output_alone_may_be_used() -> None:
-    theirs, ours = pair_of(5, 7, 2, dtype=F64)
-    x = torch.randn(4, 6, 5, dtype=F64)
-    for which in (0, 1):
-        grads = [torch.autograd.grad(m(x)[which].sum(), list(m.parameters())) for m in (ours, theirs)]
-        torch.testing.assert_close(grads[0], grads[1], **tolerance(F64))
-
-
-@pytest.mark.parametrize("frozen", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
-def test_any_parameter_may_be_frozen(frozen: str) -> None:
-    theirs, ours = pair_of(5, 7, dtype=F64)
-    x = torch.randn(4, 6, 5, dtype=F64)
-    for module in (ours, theirs):
-        module.get_parameter(frozen).requires_grad_(False)
-        module(x)[0].square().sum().backward()
-    for (name, mine), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
-        assert (mine.grad is None) == (name == frozen)
-        if mine.grad is not None:
-            torch.testing.assert_close(mine.grad, other.grad, **tolerance(F64))
 
 
 def test_biases_get_gradients_of_their_own() -> None:
@@ -164,45 +84,6 @@ def test_nothing_in_nothing_out(shape: tuple[int, int, int]) -> None:
     assert all(p.grad is not None and not p.grad.any() for p in rnn.parameters())
 
 
-def test_dropout_acts_between_layers_in_training_alone() -> None:
-    theirs, ours = pair_of(5, 7, 2, dropout=0.5, dtype=F64)
-    x = torch.randn(4, 6, 5, dtype=F64)
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), **tolerance(F64))
-    ours.train()
-    torch.manual_seed(3)
-    once = ours(x)[0]
-    assert not torch.equal(once, ours(x)[0])
-    torch.manual_seed(3)
-    torch.testing.assert_close(ours(x)[0], once, rtol=0, atol=0)
-
-
-def test_modules_are_the_same_from_outside() -> None:
-    theirs, ours = pair_of(5, 7, 2, bidirectional=True, batch_first=True)
-    assert isinstance(ours, torch.nn.RNN)
-    assert repr(ours) == repr(theirs)
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    for (name, mine), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
-        assert torch.equal(mine, other), name
-    theirs.load_state_dict(ours.state_dict())
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 5)
-    expected = ours(x)[0]
-    for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        assert torch.equal(twin(x)[0], expected)
-
-
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-@pytest.mark.parametrize("bias", [True, False])
-def test_cell_equals_torch(nonlinearity: str, bias: bool) -> None:
-    theirs = torch.nn.RNNCell(5, 7, bias, nonlinearity, dtype=F64)
-    ours = bptt.nn.RNNCell(5, 7, bias, nonlinearity, dtype=F64)
-    ours.load_state_dict(theirs.state_dict())
-    for x, h in [(torch.randn(3, 5, dtype=F64), torch.randn(3, 7, dtype=F64)), (torch.randn(5, dtype=F64), None)]:
-        grads = [torch.autograd.grad(cell(x, h).square().sum(), list(cell.parameters())) for cell in (ours, theirs)]
-        torch.testing.assert_close(ours(x, h), theirs(x, h), **tolerance(F64))
-        torch.testing.assert_close(grads[0], grads[1], **tolerance(F64))
-
-
 def test_a_loop_of_cells_is_a_layer() -> None:
     cell, rnn = bptt.nn.RNNCell(9, 7, dtype=F64), bptt.nn.RNN(9, 7, dtype=F64)
     rnn.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
@@ -227,10 +108,14 @@ def test_elman_is_a_layer_and_an_output() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda m: m(torch.zeros(2, 3, 4, 5)), ValueError, r"2D or 3D, got 4D .* got \(2, 3, 4, 5\)"),
+        (lambda m: m(torch.zeros(2, 3, 4, 5)), ValueError, r"2D or 3D, got 4D tensor instead: .* got \(2, 3, 4, 5\)"),
         (lambda m: m(torch.zeros(2, 3, 4)), RuntimeError, r"Expected 5, got 4 in an input of shape \(2, 3, 4\)"),
         (lambda m: m(torch.zeros(2, 3, 5, dtype=F64)), ValueError, r"does not match weight dtype .* input.to\(torch"),
-        (lambda m: m(torch.zeros(2, 3, 5), torch.zeros(3, 7)), RuntimeError, r"hx should also be 3-D, .* got 2-D"),
+        (
+            lambda m: m(torch.zeros(2, 3, 5), torch.zeros(3, 7)),
+            RuntimeError,
+            r"hx should also be 3-D but got 2-D tensor of shape \(3, 7\)",
+        ),
         (lambda m: m(torch.zeros(2, 3, 5), torch.zeros(1, 2, 7)), RuntimeError, r"size \(1, 3, 7\), got \[1, 2, 7\]"),
         (lambda m: m(torch.zeros(2, 3, 5), torch.zeros(1, 3, 7, dtype=F64)), ValueError, "Hidden state dtype"),
         (lambda m: m(torch.zeros(2, 3, 5, device="meta")), RuntimeError, "not at the same device"),

@@ -31,5 +31,5 @@ ACTIVATIONS: dict[Name, Activation] = {
 def activation(name: str) -> Activation:
     """φ and φ' by name; ValueError with the known names otherwise."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(get_args(Name))}; got {name!r}")
+        raise ValueError(f"Unknown nonlinearity {name!r}: it must be one of {', '.join(get_args(Name))}; got {name!r}")
     return ACTIVATIONS[name]

@@ -70,13 +70,17 @@ class RNN(torch.nn.RNN):
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         axes = 2 if input.dtype in TOKENS else 3
-        _check_axes(input, axes)
+        if input.dim() not in (axes - 1, axes):
+            raise ValueError(
+                f"RNN: Expected input to be {axes - 1}D or {axes}D, got {input.dim()}D tensor instead: "
+                f"{_axes(input, axes)}"
+            )
         unbatched = input.dim() == axes - 1
         if hx is not None and hx.dim() != (2 if unbatched else 3):
             raise RuntimeError(
                 f"For {'unbatched' if unbatched else 'batched'} {input.dim()}-D input, hx should also be "
-                f"{2 if unbatched else 3}-D, (num_layers * directions{'' if unbatched else ', batch'}, hidden_size); "
-                f"got {hx.dim()}-D {tuple(hx.shape)}"
+                f"{2 if unbatched else 3}-D but got {hx.dim()}-D tensor of shape {tuple(hx.shape)}; it is "
+                f"(num_layers * directions{'' if unbatched else ', batch'}, hidden_size)"
             )
         if unbatched:
             output, h_n = self._layers(input.unsqueeze(1), None if hx is None else hx.unsqueeze(1))
@@ -88,6 +92,12 @@ class RNN(torch.nn.RNN):
 
     def _forward_packed(self, input: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         x, batch_sizes, sorted_indices, unsorted_indices = input
+        axes = 1 if x.dtype in TOKENS else 2
+        if x.dim() != axes:
+            raise RuntimeError(
+                f"input must have {axes} dimensions, got {x.dim()}: the rows of a PackedSequence lie one after the "
+                f"other, {'(rows,)' if axes == 1 else '(rows, input_size)'}; got {tuple(x.shape)}"
+            )
         if hx is not None and sorted_indices is not None:
             hx = hx.index_select(1, sorted_indices)
         output, h_n = self._layers(x, hx, batch_sizes.tolist())
@@ -98,11 +108,22 @@ class RNN(torch.nn.RNN):
     def _layers(self, x: Tensor, hx: Tensor | None, batch_sizes: list[int] | None = None) -> tuple[Tensor, Tensor]:
         weights = [self._weights_of(names) for names in self._all_weights]
         weight_hh = weights[0][1]
-        x = _checked_input(x, self.input_size, weight_hh)
+        x = _checked_input(x, weight_hh)
+        if x.is_floating_point() and x.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]} "
+                f"in an input of shape {tuple(x.shape)}"
+            )
         directions = 2 if self.bidirectional else 1
         batch = batch_sizes[0] if batch_sizes else x.shape[1]
         states = (self.num_layers * directions, batch, self.hidden_size)
-        hx = None if hx is None else _checked_state(hx, states, weight_hh)
+        if hx is not None:
+            _check_state(hx, weight_hh)
+            if tuple(hx.shape) != states:
+                raise RuntimeError(
+                    f"Expected hidden size {states}, got {list(hx.shape)}. "
+                    "Is the batch axis in the right place? It does not move with batch_first."
+                )
         watching = ops.recorder.get()
         if watching is not None:
             watching.begin(self)
@@ -150,33 +171,56 @@ class RNNCell(torch.nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         axes = 1 if input.dtype in TOKENS else 2
-        _check_axes(input, axes)
-        x = _checked_input(input, self.input_size, self.weight_hh)
-        unbatched = x.dim() == axes - 1
-        if unbatched:
-            x = x.unsqueeze(0)
-            hx = None if hx is None else hx.unsqueeze(0)
-        states = (len(x), self.hidden_size)
-        h0 = None if hx is None else _checked_state(hx, states, self.weight_hh).unsqueeze(0)
+        if input.dim() not in (axes - 1, axes):
+            raise ValueError(
+                f"RNNCell: Expected input to be {axes - 1}D or {axes}D, got {input.dim()}D instead: "
+                f"{_axes(input, axes)}"
+            )
+        if hx is not None and hx.dim() not in (1, 2):
+            raise ValueError(f"RNNCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead: {tuple(hx.shape)}")
+        unbatched = input.dim() == axes - 1
+        x = input.unsqueeze(0) if unbatched else input
+        if axes == 2 and x.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}, "
+                f"in an input of shape {tuple(input.shape)}"
+            )
+        if hx is not None:
+            hx = hx.unsqueeze(0) if unbatched else hx
+            if hx.shape[-1] != self.hidden_size:
+                raise RuntimeError(
+                    f"hidden0 has inconsistent hidden_size: got {hx.shape[-1]}, expected {self.hidden_size}"
+                )
+            if len(hx) != len(x) or hx.dim() != 2:
+                raise RuntimeError(
+                    f"Input batch size {len(x)} doesn't match hidden0 batch size {len(hx)}: they are "
+                    f"{tuple(input.shape)} and {tuple(hx.shape)}"
+                )
+            _check_state(hx, self.weight_hh)
+            hx = hx.unsqueeze(0)
+        x = _checked_input(x, self.weight_hh)
         watching = ops.recorder.get()
         if watching is not None:
             watching.begin(self)
         _, h = ops.layer(
-            x.unsqueeze(0), h0, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.nonlinearity
+            x.unsqueeze(0), hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.nonlinearity
         )
         return h[0, 0] if unbatched else h[0]
 
 
-def _check_axes(x: Tensor, axes: int) -> None:
-    if x.dim() not in (axes - 1, axes):
-        raise ValueError(
-            f"RNN: Expected input to be {axes - 1}D or {axes}D, got {x.dim()}D instead: batched input has {axes} axes, "
-            f"unbatched {axes - 1}, and integer tokens one fewer than numbers; got {tuple(x.shape)} of {x.dtype}"
+def _axes(x: Tensor, axes: int) -> str:
+    return (
+        f"batched input has {axes} axes, unbatched {axes - 1}, and integer tokens one fewer than numbers; "
+        f"got {tuple(x.shape)} of {x.dtype}"
+    )
+
+
+def _checked_input(x: Tensor, weight: Tensor) -> Tensor:
+    if x.device != weight.device:
+        raise RuntimeError(
+            f"Input and parameter tensors are not at the same device, found input tensor at {x.device} and parameter "
+            f"tensor at {weight.device}. Move one of them with .to()"
         )
-
-
-def _checked_input(x: Tensor, input_size: int, weight: Tensor) -> Tensor:
-    _check_device("Input", x, weight)
     if x.dtype in TOKENS:
         return x.to(torch.int64)
     if x.dtype != weight.dtype:
@@ -184,27 +228,14 @@ def _checked_input(x: Tensor, input_size: int, weight: Tensor) -> Tensor:
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
         )
-    if x.shape[-1] != input_size:
-        raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]} "
-            f"in an input of shape {tuple(x.shape)}"
-        )
     return x
 
 
-def _checked_state(hx: Tensor, expected: tuple[int, ...], weight: Tensor) -> Tensor:
-    _check_device("Hidden state", hx, weight)
-    if tuple(hx.shape) != expected:
-        hint = " Is the batch axis in the right place? It does not move with batch_first." if len(expected) == 3 else ""
-        raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.shape)}.{hint}")
+def _check_state(hx: Tensor, weight: Tensor) -> None:
+    if hx.device != weight.device:
+        raise RuntimeError(
+            f"Input and hidden tensors are not at the same device, found input tensor at {weight.device} and hidden "
+            f"tensor at {hx.device}. Move one of them with .to()"
+        )
     if hx.dtype != weight.dtype:
         raise ValueError(f"Hidden state dtype ({hx.dtype}) does not match weight dtype ({weight.dtype})")
-    return hx
-
-
-def _check_device(what: str, tensor: Tensor, weight: Tensor) -> None:
-    if tensor.device != weight.device:
-        raise RuntimeError(
-            f"{what} and parameter tensors are not at the same device, found {what.lower()} at {tensor.device} and "
-            f"parameters at {weight.device}. Move one of them with .to()"
-        )
