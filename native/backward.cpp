@@ -10,14 +10,14 @@
 
 namespace bptt {
 
-namespace {
-
-// Rows in a block: its ∂a and states should stay in the second-level cache, and there must be enough of them to make
-// reading and writing the sums of the weight gradients once per block cheap. The order of summation follows from it.
+// The ∂a and states of a block should stay in the second-level cache, and there must be enough of them to make reading
+// and writing the sums of the weight gradients once per block cheap.
 std::size_t rows_of_a_block(std::size_t H) {
     constexpr std::size_t elements_in_cache = 1 << 15;
     return std::clamp<std::size_t>(elements_in_cache / std::max<std::size_t>(H, 1), 128, 512);
 }
+
+namespace {
 
 template <class Real>
 class Backward {
@@ -87,10 +87,22 @@ private:
             kernel_.pack({W_xh.at, W_xh.column_stride, W_xh.row_stride}, sweep_.H, input_->I, columns.first,
                          columns.last, W_xh_.from_row(0));
         }
+        if (gradients_.accumulate) return go_on_from_gradients(panels);
         db_.clear(panels.first, panels.last);
         const bool no_block_writes_first = rows_.all() == 0;
         if (no_block_writes_first || (input_ && input_->tokens)) dW_xh_.clear(panels.first, panels.last);
         if (no_block_writes_first) dW_hh_.clear(panels.first, panels.last);
+    }
+
+    void go_on_from_gradients(Range panels) const {
+        const auto read = [&](const Matrix<Real>& from, std::size_t rows, const PanelBuffer<Real>& sum) {
+            if (from.at)
+                kernel_.pack({from.at, from.row_stride, from.column_stride}, rows, sweep_.H, panels.first, panels.last,
+                             sum.from_row(0));
+        };
+        read(gradients_.dW_xh, input_ ? input_->I : 0, dW_xh_);
+        read(gradients_.dW_hh, sweep_.H, dW_hh_);
+        read({gradients_.db, 0, 1}, 1, db_);
     }
 
     void sweep(Member& member, std::size_t b) const {
@@ -179,7 +191,7 @@ private:
                                      .pieces = 1,
                                      .right = da,
                                      .sum = dW_xh_.from_row(0),
-                                     .first_block = b == 0});
+                                     .first_block = b == 0 && !gradients_.accumulate});
             }
             if (gradients_.dW_hh.at)  // B10
                 add_weight_gradient(share, members,
@@ -192,7 +204,7 @@ private:
                                      .pieces = previous_states_[b].size(),
                                      .right = da,
                                      .sum = dW_hh_.from_row(0),
-                                     .first_block = b == 0});
+                                     .first_block = b == 0 && !gradients_.accumulate});
             if (gradients_.dx) {  // B11
                 const Range own = part(rows, share, members);
                 kernel_.product({own.last - own.first,

@@ -83,7 +83,8 @@ void backward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, 
                     std::ptrdiff_t W_xh_column, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
                     Address dh, Address dh_n, Address h, Address h0, Address da, Address dh0, Address total, Address dx,
                     Address dW_xh, std::ptrdiff_t dW_xh_row, std::ptrdiff_t dW_xh_column, Address dW_hh,
-                    std::ptrdiff_t dW_hh_row, std::ptrdiff_t dW_hh_column, Address db, std::size_t threads) {
+                    std::ptrdiff_t dW_hh_row, std::ptrdiff_t dW_hh_column, Address db, bool accumulate,
+                    std::size_t threads) {
     bptt::backward_layer<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
                                 H,
                                 activation,
@@ -104,7 +105,8 @@ void backward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, 
                                {pointer<Real>(dx),
                                 {pointer<Real>(dW_xh), dW_xh_row, dW_xh_column},
                                 {pointer<Real>(dW_hh), dW_hh_row, dW_hh_column},
-                                pointer<Real>(db)},
+                                pointer<Real>(db),
+                                accumulate},
                                threads);
 }
 
@@ -137,6 +139,7 @@ NB_MODULE(_native, m) {
         .value("relu", bptt::Activation::relu)
         .value("sigmoid", bptt::Activation::sigmoid)
         .value("identity", bptt::Activation::identity);
+    m.def("rows_of_a_block", &bptt::rows_of_a_block);
     define<float>(m.def_submodule("float32"));
     define<double>(m.def_submodule("float64"));
 }

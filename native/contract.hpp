@@ -75,14 +75,21 @@ struct Input {
     const Real *b_ih, *b_hh;     // [H] or null; b_h is their sum
 };
 
-// The gradients of a layer. Those of weights and bias are written, not added to.
+// The gradients of a layer. Those of weights and bias are written or, with `accumulate`, go on from what they hold.
+//
+// They are summed over blocks of time, cut from where the walk begins, each the fewest steps with at least
+// `rows_of_a_block` rows. So a long sequence may be walked in several calls, those after the first accumulating: where
+// all but the last walk whole blocks, the sums are those of a single call to the bit.
 template <class Real>
 struct Gradients {
     Real* dx;            // [N, I] or null; with tokens: null
     Matrix<Real> dW_xh;  // [I, H] or null
     Matrix<Real> dW_hh;  // [H, H] or null
     Real* db;            // [H] or null
+    bool accumulate;
 };
+
+std::size_t rows_of_a_block(std::size_t H);
 
 // For Real = float and double; `threads` is the most that may be used, the caller's included.
 template <class Real>

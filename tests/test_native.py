@@ -302,6 +302,42 @@ def test_results_do_not_depend_on_the_number_of_threads(T, B, I, H, reverse, dty
             assert torch.equal(together[name], array), (threads, name)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize(("T", "B", "I", "H"), [(1600, 1, 5, 20), (1000, 1, 4, 130), (370, 7, 3, 37)])
+def test_walks_that_accumulate_give_the_bits_of_one(T, B, I, H, tokens, reverse, dtype):
+    x, h0, weights, dh = layer_inputs((T, B), B, I, H, dtype, tokens=tokens)
+    dh_n = random(9, B, H).to(dtype)
+    whole = run_layer(x, h0, weights, dh, dh_n, reverse=reverse)
+    steps = -(-native.rows_of_a_block(H) // B)
+    bounds = [0, steps, 3 * steps, T] if reverse else [T, T - steps, T - 3 * steps, 0]
+    assert bounds == sorted(bounds, reverse=not reverse)
+    names = ["dweight_ih", "dweight_hh", "dbias", "dh0", *(() if tokens else ("dx",))]
+    found = {name: torch.full_like(whole[name], torch.nan) for name in names}
+    dx, from_later = found.pop("dx", None), dh_n[None]
+    for first, last in itertools.pairwise(bounds):
+        now = slice(first, last) if reverse else slice(last, first)
+        before = h0[None] if last in (0, T) else whole["h"][last if reverse else last - 1][None]
+        native.backward_layer(
+            dh[now],
+            from_later,
+            whole["h"][now],
+            before,
+            x[now],
+            weights[0],
+            weights[1],
+            "tanh",
+            reverse=reverse,
+            dx=None if dx is None else dx[now],
+            accumulate=first != bounds[0],
+            **found,
+        )
+        from_later = found["dh0"].clone()
+    for name, array in {**found, **({} if dx is None else {"dx": dx})}.items():
+        assert torch.equal(array, whole[name]), name
+
+
 def test_cotangents_and_initial_state_may_be_absent():
     x, h0, weights, dh = layer_inputs((5, 3), 3, 4, 18, torch.float64)
     zero, no_dh = torch.zeros_like(h0), torch.zeros_like(dh)

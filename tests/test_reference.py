@@ -165,6 +165,7 @@ def test_layer_backward_is_the_gradient_of_layer_forward(
             "tanh",
             batch_sizes=sizes,
             reverse=reverse,
+            accumulate=False,
             **got,
         )
     torch.testing.assert_close(tuple(got.values()), expected, **tolerance(F64))

@@ -107,10 +107,13 @@ class _Precision(Protocol):
         dW_hh_row: int,
         dW_hh_column: int,
         db: int,
+        accumulate: bool,
         threads: int,
         /,
     ) -> None: ...
     def activate(self, activation: Activation, a: int, h: int, count: int, /) -> None: ...
+
+def rows_of_a_block(H: int, /) -> int: ...
 
 float32: _Precision
 float64: _Precision

@@ -36,6 +36,12 @@ h_n (1, B, H)    an array that receives the last state of every row
 dx, dweight_ih, dweight_hh, dbias, dh0
                  arrays that receive B11, B9, B10, B8, B11; what is None is not computed. So with `da` and `total`
 
+accumulate       the gradients of weights and bias go on from what their arrays hold: one long walk in several calls
+
+An engine sums those gradients over blocks of time, cut from where the walk begins, each the fewest steps that have at
+least `rows_of_a_block(H)` rows. Where all calls but the last walk whole blocks, `native` gives the bits of a single
+call; `reference` sums each call by one product and gives them to rounding.
+
 `choose` says which engine serves given tensors, and why.
 """
 

@@ -190,8 +190,9 @@ def backward_layer(
     dh0: Tensor | None = None,
     da: Tensor | None = None,
     total: Tensor | None = None,
+    accumulate: bool = False,
 ) -> None:
-    """Every gradient of `forward_layer` for which an array is given, written (not added) to that array.
+    """Every gradient of `forward_layer` for which an array is given, written to that array.
 
     dh          cotangent of the states of the steps, like the a of `forward_sweep`; None is zero
     dh_n        (1, B, H) cotangent of the last state of each row; None is zero
@@ -199,6 +200,7 @@ def backward_layer(
     dweight_ih  (H, I), dweight_hh (H, H); any strides
     dbias       (H), the gradient of either bias; dh0 (1, B, H)
     da          the ∂a_t of B7, total the whole ∂h_t of B6; both may be `dh` itself
+    accumulate  the gradients of weights and bias go on from what their arrays hold (`rows_of_a_block`)
     """
     dtype = h.dtype
     precision = _precision("h", dtype)
@@ -254,8 +256,14 @@ def backward_layer(
         *_transposed(dweight_ih),
         *_transposed(dweight_hh),
         _address(dbias),
+        accumulate,
         torch.get_num_threads(),
     )
+
+
+def rows_of_a_block(H: int) -> int:
+    """How many rows the blocks of time have over which `backward_layer` sums; see `bptt.sweeps`."""
+    return _native.rows_of_a_block(H)
 
 
 def _address(array: Tensor | None) -> int:

@@ -131,6 +131,7 @@ def backward_layer(
     dh0: Tensor | None = None,
     da: Tensor | None = None,
     total: Tensor | None = None,
+    accumulate: bool = False,
 ) -> None:
     B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[1]
     states = packing.with_h0(h, h0, B, batch_sizes, reverse)
@@ -140,18 +141,25 @@ def backward_layer(
         from_above, states, weight_hh.mT, activation, batch_sizes=batch_sizes, reverse=reverse, out=da, total=total
     )
     rows = da_.flatten(0, -2)
+    for gradient in (dbias, dweight_ih, dweight_hh):
+        if gradient is not None and not accumulate:
+            gradient.zero_()
     if dbias is not None:
-        dbias.copy_(rows.sum(0))  # B8
+        dbias += rows.sum(0)  # B8
     if dweight_ih is not None and x.is_floating_point():
-        dweight_ih.mT.copy_(x.flatten(0, -2).mT @ rows)  # B9
+        dweight_ih.mT.add_(x.flatten(0, -2).mT @ rows)  # B9
     elif dweight_ih is not None:
-        dweight_ih.zero_().mT.index_add_(0, x.flatten(), rows)
+        dweight_ih.mT.index_add_(0, x.flatten(), rows)
     if dweight_hh is not None:
-        dweight_hh.mT.copy_(packing.previous_states(states, B, batch_sizes, reverse).flatten(0, -2).mT @ rows)  # B10
+        dweight_hh.mT.add_(packing.previous_states(states, B, batch_sizes, reverse).flatten(0, -2).mT @ rows)  # B10
     if dx is not None:
         dx.copy_(da_ @ weight_ih)  # B11
     if dh0 is not None:
         dh0[0] = dh0_ + packing.of_h0(received, B, batch_sizes, reverse)
+
+
+def rows_of_a_block(H: int) -> int:
+    return 1
 
 
 def _rows_of_steps(array: Tensor, batch_sizes: Sequence[int] | None) -> list[int]:
