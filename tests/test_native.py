@@ -330,8 +330,11 @@ def test_walks_that_accumulate_give_the_bits_of_one(T, B, I, H, tokens, reverse,
             "tanh",
             reverse=reverse,
             dx=None if dx is None else dx[now],
+            dweight_ih=found["dweight_ih"],
+            dweight_hh=found["dweight_hh"],
+            dbias=found["dbias"],
+            dh0=found["dh0"],
             accumulate=first != bounds[0],
-            **found,
         )
         from_later = found["dh0"].clone()
     for name, array in {**found, **({} if dx is None else {"dx": dx})}.items():
