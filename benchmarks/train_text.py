@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from bptt import data
 from bptt.nn import Elman
 from bptt.sweeps import choose
-from bptt.train import Event, Recipe, Steps, Training
+from bptt.tasks import Text
+from bptt.train import Event, Steps, Training
 
 TURN = 20
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
@@ -59,21 +60,15 @@ def measure(turns: int) -> dict[str, Any]:
 
 
 def _trainings() -> dict[str, Training]:
-    recipe = Recipe(steps=1_000_000)
-    text = data.english()
-    vocabulary = data.Vocabulary.of(text.characters)
-    tokens, held_out = data.split(vocabulary.encode(text.characters), recipe.held_out)
+    task = Text(data.english(), Text.Recipe(steps=1_000_000, held_out=0.0))
+    symbols, hidden = len(task.vocabulary), task.recipe.hidden
     torch.manual_seed(0)
-    ours = Elman(len(vocabulary), recipe.hidden, len(vocabulary))
-    theirs = Elman(len(vocabulary), recipe.hidden, len(vocabulary))
+    ours, theirs = Elman(symbols, hidden, symbols), Elman(symbols, hidden, symbols)
     theirs.readout.load_state_dict(ours.readout.state_dict())
-    one_hot = OneHotRNN(len(vocabulary), recipe.hidden)
+    one_hot = OneHotRNN(symbols, hidden)
     one_hot.rnn.load_state_dict(ours.rnn.state_dict())
     theirs.add_module("rnn", one_hot)
-    return {
-        "bptt": Training(ours, tokens, held_out[:0], recipe),
-        "torch": Training(theirs, tokens, held_out[:0], recipe),
-    }
+    return {"bptt": Training(ours, task), "torch": Training(theirs, task)}
 
 
 def _turn(training: Training, steps: int = TURN) -> tuple[float, float]:
@@ -84,9 +79,9 @@ def _turn(training: Training, steps: int = TURN) -> tuple[float, float]:
         if isinstance(event, Steps):
             losses.append(event.loss)
 
-    tokens, start = training.tokens, time.perf_counter()
+    characters, start = training.items, time.perf_counter()
     training.run(watch=watch, should_stop=lambda: training.step >= end)
-    return (training.tokens - tokens) / (time.perf_counter() - start), losses[-1]
+    return (training.items - characters) / (time.perf_counter() - start), losses[-1]
 
 
 def _label_engine() -> None:

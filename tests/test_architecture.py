@@ -11,8 +11,13 @@ ROOT = Path(bptt.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"cli.train"},
+    {"cli.text", "cli.trace"},
+    {"cli.shell"},
     {"progress", "runs", "trace"},
-    {"curve", "train", "worked"},
+    {"curve", "worked"},
+    {"tasks"},
+    {"tasks.text"},
     {"data", "forcing", "tape", "truncated"},
     {"nn"},
     {"nn.convert", "nn.elman", "nn.jordan"},
@@ -23,6 +28,7 @@ FLOORS = [
     {"sweeps", "losses"},
     {"sweeps.reference", "sweeps.native"},
     {"schedules"},
+    {"train"},
     {"_native", "activations", "equations", "errors", "sweeps.packing"},
 ]
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from bptt import data, progress, runs
 from bptt.cli import app
+from bptt.tasks import Text
 
 WORDS = "the cat sat on the mat. " * 40
 SMALL = "--hidden 8 --streams 4 --bptt 10"
@@ -94,6 +95,23 @@ def test_learns_to_write_the_words(here: Path) -> None:
     assert bptt("generate runs/cat --prime 'the c' --length 19 --temperature 0") == "the cat sat on the mat. \n"
 
 
+@pytest.mark.parametrize(("unit", "known"), [("byte", 256), ("word", 8)])
+def test_bytes_and_words_come_back_as_they_were(here: Path, unit: str, known: int) -> None:
+    output = bptt(
+        f"train words.txt -o run --unit {unit} --hidden 32 --streams 2 --bptt 20 --k1 10 --epochs 20 --lr 0.01"
+    )
+    assert f"{unit}s, {known} different" in output
+    assert f"bits per {unit}, held out" in output
+    assert f"{unit}s/s" in output
+    length = 19 if unit == "byte" else 6
+    assert bptt(
+        f"generate run --prime 'the c{'' if unit == 'byte' else 'at'}' --length {length} --temperature 0"
+    ).startswith("the cat sat on the mat.")
+    page = bptt("inspect run 'the cat sat'")
+    assert f"bits per {unit} on this text" in page
+    bptt("train -o run --resume --epochs 21")
+
+
 def test_json_is_all_there_is_on_stdout(here: Path) -> None:
     lines = bptt(f"train words.txt -o runs/cat {SMALL} --steps 30 --json").splitlines()
     events = [json.loads(line) for line in lines]
@@ -114,17 +132,17 @@ TRAIN_MISTAKES = {
     "train missing.txt -o new": r"must be a file; there is none at missing\.txt\. Check the path",
     "train . -o new": r"\. is a directory\. Name a file in it",
     "train empty.txt -o new": r"must not be empty; empty\.txt holds no characters",
-    "train latin.txt -o new": r"must be UTF-8; latin\.txt is not: byte 0xe9 at offset 3",
+    "train latin.txt -o new": r"must be UTF-8; .*latin\.txt is not: byte 0xe9 at offset 3 .*--unit byte",
     "train short.txt -o new": r"32 streams x 64 steps \+ 1 = 2049 characters; got 190\. .*--streams 2",
-    "train tiny.txt -o new": r"held-out part must have at least 2 characters; .*--held-out 0",
+    "train tiny.txt -o new": r"held-out part must have at least 2 symbols; .*--held-out 0",
     "train words.txt -o run": r"run holds one\. Go on with it: --resume\. Replace it: --overwrite",
     "train words.txt -o words.txt": r"output must be a directory, new or old; words\.txt is a file",
     "train words.txt -o words.txt/run": r"is a file or lies below one",
     "train words.txt -o new --resume": r"new holds no settings\.json\. Train one first: bptt train -o new",
     "train words.txt -o run --resume --overwrite": r"got both --resume and --overwrite",
     "train words.txt -o new --epochs 2 --steps 9": r"got both\. Leave one out",
-    "train other.txt -o run --resume": r"has others: 'x'",
-    "train shorter.txt -o run --resume": r"sha256 [0-9a-f]{12}; got 936 characters",
+    "train other.txt -o run --resume": r"unknown: 'x'",
+    "train shorter.txt -o run --resume": r"sha256 [0-9a-f]{12}; got 936 chars",
     "train words.txt -o run --resume --hidden 9": r"keeps its hidden, 8; got 9",
     "train words.txt -o new --hidden 0": r"hidden must be a whole number of at least 1; got 0",
     "train words.txt -o new --layers -1": r"layers must be a whole number of at least 1; got -1",
@@ -134,6 +152,9 @@ TRAIN_MISTAKES = {
     "train words.txt -o new --clip nan": r"clip must be a number above 0 .*; got nan",
     "train words.txt -o new --time-limit 0": r"time_limit must be a number above 0 .*; got 0\.0",
     "train words.txt -o new --held-out 1": r"held_out must be a share from 0 up to, not including, 1; got 1\.0",
+    "train words.txt -o new --k1 65": r"k1 must be at most bptt; got k1=65, bptt=64",
+    "train words.txt -o new --unit letter": r"unit must be one of character, byte, word; got 'letter'",
+    "train words.txt -o run --resume --unit byte": r"keeps its unit, 'character'; got 'byte'",
     "train words.txt -o new --seed -1": r"seed must be a whole number from 0",
     "train words.txt -o new --nonlinearity gelu": r"must be one of tanh, relu, sigmoid, identity; got 'gelu'",
     "train words.txt -o new --optimizer lion": r"must be one of adam, sgd; got 'lion'",
@@ -235,10 +256,11 @@ def test_signals_save_everything_and_resume_goes_on_to_the_bit(here: Path, numbe
     assert (stop["event"], stop["reason"]) == ("stop", "interrupted")
     assert (here / "parts" / runs.CURVE).exists()
     run, training = runs.resume("parts")
+    assert isinstance(training.task, Text)
     assert training.step == stop["step"] >= 25
     target = training.step + 30
     training.run(save=run.save, should_stop=lambda: training.step >= target)
-    run, whole = runs.start("whole", data.read("words.txt"), training.recipe)
+    run, whole = runs.start("whole", Text(data.read("words.txt"), training.task.recipe))
     whole.run(should_stop=lambda: whole.step >= target)
     assert whole.tensors().keys() == training.tensors().keys()
     assert all(torch.equal(tensor, training.tensors()[name]) for name, tensor in whole.tensors().items())

@@ -1,7 +1,9 @@
 """Text becomes tokens, streams and windows without losing or repeating one; every unusable text says why."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,29 +11,61 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptt import data
-from bptt.data import Vocabulary
+from bptt.data import Text, Vocabulary
 from bptt.errors import InputError
 
 
 @given(st.text(min_size=1))
 def test_vocabulary_takes_any_text_there_and_back(text: str) -> None:
-    vocabulary = Vocabulary.of(text)
-    tokens = vocabulary.encode(text)
-    assert vocabulary.decode(tokens.tolist()) == text
-    assert sorted(set(tokens.tolist())) == list(range(len(vocabulary)))
-    assert Vocabulary.from_json(vocabulary.as_json()) == vocabulary
+    read = Text(text.encode(), "drawn")
+    for unit in get_args(data.Unit):
+        vocabulary = Vocabulary.of(read, unit)
+        tokens = vocabulary.encode(read)
+        assert torch.equal(tokens, vocabulary.encode(text))
+        assert vocabulary.decode(tokens.tolist()) == text
+        assert unit == "byte" or sorted(set(tokens.tolist())) == list(range(len(vocabulary)))
+        assert Vocabulary.from_json(json.loads(json.dumps(vocabulary.as_json()))) == vocabulary
 
 
 def test_vocabulary_in_any_order_numbers_by_place() -> None:
-    assert Vocabulary("cab").encode("abc").tolist() == [1, 2, 0]
+    assert Vocabulary(tuple("cab")).encode("abc").tolist() == [1, 2, 0]
 
 
 def test_unknown_characters_are_named() -> None:
     with pytest.raises(InputError, match=r"unknown: '\\n', 'z', '\\xe9'\. Known: 'abc'"):
-        Vocabulary("abc").encode("aézb\n")
+        Vocabulary(tuple("abc")).encode("aézb\n")
 
 
-@pytest.mark.parametrize("value", [None, {}, {"unit": "byte", "symbols": "ab"}, {"unit": "character", "symbols": "aa"}])
+def test_words_carry_the_space_before_them_and_rare_ones_become_one_symbol() -> None:
+    text = Text(b"the cat, the mat\nthe end, the cat", "words")
+    vocabulary = Vocabulary.of(text, "word")
+    assert vocabulary.decode(vocabulary.encode(text).tolist()) == text.characters
+    assert set(vocabulary.symbols) == {"the", " the", " cat", ",", " mat", "\n", " end"}
+    with pytest.raises(
+        InputError, match=r"Every word must be among the 7 .*; unknown: ' dog'\. Known: ' cat', ' the', "
+    ):
+        vocabulary.encode("the dog")
+    few = Vocabulary.of(text, "word", words=4)
+    assert few.symbols == (" cat", " the", ",", data.UNKNOWN)
+    assert few.encode("a cat, the dog").tolist() == [3, 0, 2, 1, 3]
+
+
+def test_bytes_take_any_file_and_any_prime(tmp_path: Path) -> None:
+    file = tmp_path / "any"
+    file.write_bytes(bytes(range(256)))
+    vocabulary = Vocabulary.of(data.read(file), "byte")
+    assert vocabulary.encode(data.read(file)).tolist() == list(range(256))
+    assert "".join(vocabulary.pieces(vocabulary.encode("né").tolist())) == "né"
+    assert vocabulary.decode([0xC3, 0x28, 0xC3]) == "\ufffd(\ufffd"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, {}, {"unit": "byte", "symbols": "ab"}, {"unit": "character", "symbols": "aa"},
+        {"unit": "word", "symbols": ["a", "a"]}, {"unit": "word", "symbols": [1]}, {"unit": "word", "symbols": "ab"},
+    ],
+)  # fmt: skip
 def test_vocabulary_refuses_what_it_did_not_write(value: object) -> None:
     with pytest.raises(InputError, match="vocabulary must hold"):
         Vocabulary.from_json(value)
@@ -76,7 +110,7 @@ def test_split_keeps_the_end_apart() -> None:
     assert held_out.tolist() == [95, 96, 97, 98, 99]
     assert len(train) == 95
     assert [len(part) for part in data.split(torch.arange(3), 0.0)] == [3, 0]
-    with pytest.raises(InputError, match=r"at least 2 characters; 0\.05 of 29 is 1\. .*--held-out 0"):
+    with pytest.raises(InputError, match=r"at least 2 symbols; 0\.05 of 29 is 1\. .*--held-out 0"):
         data.split(torch.arange(29), 0.05)
 
 
@@ -114,5 +148,5 @@ def test_unusable_files_say_why_and_what_to_do(tmp_path: Path, content: object, 
     elif isinstance(content, bytes):
         file.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        data.read(file)
+        assert data.read(file).characters
     assert str(file) in str(caught.value)

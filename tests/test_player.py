@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from bptt import InputError, player, record, recording, runs, worked
 from bptt.cli import app
+from bptt.data import Vocabulary
 from bptt.nn import RNN, Elman
 
 GOLDENS = dict(golden.goldens())
@@ -194,7 +195,7 @@ def test_inspect_writes_the_page_of_a_run_and_a_text(run: Path, tmp_path: Path) 
     assert "".join(symbols[token] for token in tokens) == "the ca"
     assert "".join(symbols[token] for token in array(data["arrays"]["targets"])) == "he cat"
     settings, model = runs.load(run)
-    o, _ = model(settings.vocabulary.encode("the ca").long()[:, None])
+    o, _ = model(Vocabulary.from_json(settings.about["vocabulary"]).encode("the ca").long()[:, None])
     np.testing.assert_array_equal(array(data["arrays"]["o"]), o[:, 0].detach().numpy())
     assert CliRunner().invoke(app, ["inspect", str(run), "the", "-o", str(tmp_path / "x.html")]).exit_code == 0
     assert (tmp_path / "x.html").exists()

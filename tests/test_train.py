@@ -6,25 +6,39 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import DataLoader
 
-from bptt import data, runs, train
-from bptt.data import Text
+from bptt import data, runs, train, truncated
+from bptt.data import Vocabulary
 from bptt.errors import InputError
-from bptt.nn import Elman
-from bptt.train import Evaluation, Event, Recipe, Steps, Training
+from bptt.nn import RNN, Elman
+from bptt.tasks import Text
+from bptt.tasks import text as text_task
+from bptt.tasks.text import Recipe, nats_per_token
+from bptt.train import Evaluation, Event, Steps, Training
 
 SMALL = Recipe(hidden=12, bptt=7, streams=3, epochs=3, lr=0.01, held_out=0.1)
-TEXT = Text("".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)), "squares")
-TOKENS = data.Vocabulary.of(TEXT.characters).encode(TEXT.characters)
+TEXT = data.Text("".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)).encode(), "squares")
+TOKENS = Vocabulary.of(TEXT).encode(TEXT)
 SYMBOLS = int(TOKENS.max()) + 1
+_, HELD_OUT = data.split(TOKENS, SMALL.held_out)
+
+
+def file_beside(run: Path, content: bytes = TEXT.content) -> Path:
+    """The text as a file, where `runs.resume` can read it again."""
+    file = run.parent / "squares.txt"
+    file.write_bytes(content)
+    return file
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,7 +53,7 @@ def one_thread() -> Iterator[None]:
 def training(recipe: Recipe = SMALL, *, layers: int = 1, dropout: float = 0.0) -> Training:
     torch.manual_seed(1)
     model = Elman(SYMBOLS, recipe.hidden, SYMBOLS, num_layers=layers, dropout=dropout)
-    return Training(model, *data.split(TOKENS, recipe.held_out), replace(recipe, layers=layers))
+    return Training(model, Text(TEXT, replace(recipe, layers=layers)))
 
 
 def weights(training: Training) -> dict[str, Tensor]:
@@ -57,7 +71,7 @@ def stop_after(training: Training, steps: int):
 
 
 def without_time(log: list[dict]) -> list[dict]:
-    clocks = ("seconds", "tokens_per_second", "seconds_left", "time")
+    clocks = ("seconds", "items_per_second", "seconds_left", "time")
     return [{key: value for key, value in line.items() if key not in clocks} for line in log]
 
 
@@ -71,7 +85,7 @@ class TestLoop:
         readout.load_state_dict(ours.model.readout.state_dict())
         parameters = [*rnn.parameters(), *readout.parameters()]
         step_rule = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](parameters, lr=recipe.lr)
-        text = TOKENS[: len(TOKENS) - len(ours.held_out)].long()
+        text = TOKENS[: len(TOKENS) - len(HELD_OUT)].long()
         length = (len(text) - 1) // recipe.streams
         starts = range(0, length, recipe.bptt)
         norms, h = [], None
@@ -97,7 +111,7 @@ class TestLoop:
         assert 0 < clipped < len(norms)
         assert clipped == sum(norm > clip for norm in norms)
         assert max(event.grad_norm_max for event in steps) == pytest.approx(max(norms), rel=1e-3)
-        assert stop.tokens == recipe.epochs * length * recipe.streams
+        assert stop.items == recipe.epochs * length * recipe.streams
 
     def test_learns_and_reports_what_it_learned(self) -> None:
         ours = training(replace(SMALL, epochs=40, hidden=32))
@@ -105,11 +119,13 @@ class TestLoop:
         stop = ours.run(watch=events.append)
         evaluations = [event for event in events if isinstance(event, Evaluation)]
         assert len(evaluations) == 40
-        assert stop.bits == min(event.bits for event in evaluations) < 2 < evaluations[0].bits
+        assert stop.loss == min(event.loss for event in evaluations) < 1.4 < evaluations[0].loss
         ours.model.load_state_dict(ours.best_weights)
-        assert train.bits_per_token(ours.model, ours.held_out) == stop.bits
+        assert nats_per_token(ours.model, HELD_OUT) == stop.loss
         assert events[-1] is stop
-        assert all(json.loads(json.dumps(train.as_json(event)))["event"] == event.event for event in events)
+        assert all(
+            json.loads(json.dumps(train.as_json(event, ours.task.measure)))["event"] == event.event for event in events
+        )
 
     def test_clip_none_never_clips_and_a_tiny_clip_always(self) -> None:
         for clip, share in [(None, 0.0), (1e-9, 1.0)]:
@@ -117,7 +133,7 @@ class TestLoop:
             training(replace(SMALL, clip=clip, epochs=1)).run(watch=events.append)
             assert {event.clipped for event in events if isinstance(event, Steps)} == {share}
 
-    def test_bits_are_those_of_each_character_after_its_stream(self) -> None:
+    def test_the_held_out_loss_is_that_of_each_character_after_its_stream(self) -> None:
         model = Elman(SYMBOLS, 8, SYMBOLS, dtype=torch.float64)
         model.requires_grad_(False)
         tokens = TOKENS[:100].long()  # 32 streams of 3 targets, then 3 more after the last
@@ -126,19 +142,19 @@ class TestLoop:
             if at % 3 == 0 and at < 96:
                 h = None
             o, h = model(tokens[at].view(1, 1), h)
-            total -= math.log2(float(o.softmax(-1)[0, 0, tokens[at + 1]]))
-        assert train.bits_per_token(model, tokens) == pytest.approx(total / 99, rel=1e-12)
+            total -= math.log(float(o.softmax(-1)[0, 0, tokens[at + 1]]))
+        assert nats_per_token(model, tokens) == pytest.approx(total / 99, rel=1e-12)
         long = TOKENS.repeat(20)
-        one, other = (train.bits_per_token(model, long) for _ in range(2))
+        one, other = (nats_per_token(model, long) for _ in range(2))
         assert one == other
 
     def test_stops_when_the_held_out_text_stops_improving(self) -> None:
         recipe = replace(SMALL, epochs=100, patience=3, lr=0.05)
-        text = torch.tensor([0, 1] * 300 + [2, 0, 0, 2, 1, 1] * 10)
-        ours = Training(Elman(3, recipe.hidden, 3), *data.split(text, recipe.held_out), recipe)
+        text = data.Text(b"ab" * 300 + b"caacbb" * 10, "letters")
+        ours = Training(Elman(3, recipe.hidden, 3), Text(text, recipe))
         stop = ours.run()
         assert stop.reason == "no improvement"
-        assert stop.epoch == stop.best_step / len(ours.windows) + 3 < 100
+        assert stop.epoch == stop.best_step / len(ours.task) + 3 < 100
         assert ours.run().step == stop.step
 
     def test_time_limit_ends_it_and_the_learning_rate_with_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +168,7 @@ class TestLoop:
         rates = [event.lr for event in events if isinstance(event, Steps)]
         assert rates == sorted(rates, reverse=True)
         assert rates[-1] < 0.05 * SMALL.lr
-        assert stop.bits is not None
+        assert stop.loss is not None
 
     def test_far_time_limit_changes_nothing(self) -> None:
         one, other = training(), training(replace(SMALL, time_limit=1e6))
@@ -170,8 +186,126 @@ class TestLoop:
     def test_without_held_out_text_the_last_weights_are_the_best(self) -> None:
         ours = training(replace(SMALL, held_out=0.0))
         stop = ours.run()
-        assert stop.bits is None
+        assert stop.loss is None
         assert_same_bits(weights(ours), dict(ours.best_weights))
+
+    def test_k1_updates_more_often_and_goes_back_as_far(self) -> None:
+        recipe = replace(SMALL, k1=3, epochs=1, optimizer="sgd", clip=None, held_out=0.0)
+        ours = training(recipe)
+        theirs = Elman(SYMBOLS, recipe.hidden, SYMBOLS)
+        theirs.load_state_dict(ours.model.state_dict())
+        streams = data.windows(TOKENS, recipe.streams, recipe.bptt).tokens.long()
+        updates = truncated.updates(theirs, theirs.loss, streams[:-1], streams[1:], k1=3, k2=7)
+        count = len(ours.task)
+        for step, (L, _) in enumerate(updates):
+            theirs.zero_grad()
+            L.backward()
+            with torch.no_grad():
+                for weight in theirs.parameters():
+                    assert weight.grad is not None
+                    weight -= recipe.lr * (1 - step / count) * weight.grad
+        stop = ours.run()
+        assert stop.step == count == -(-(len(streams) - 1) // 3)
+        assert stop.items == (len(streams) - 1) * recipe.streams
+        for name, weight in theirs.state_dict().items():
+            torch.testing.assert_close(ours.model.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+class Classifier(torch.nn.Module):
+    def __init__(self, inputs: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.rnn, self.readout = RNN(inputs, hidden), torch.nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor | PackedSequence) -> Tensor:
+        return self.readout(self.rnn(x)[1][-1])
+
+
+def sequences(count: int, lengths: range) -> list[tuple[Tensor, Tensor]]:
+    """Noise around a level above or below zero, which is the class."""
+    draw = torch.Generator().manual_seed(count)
+    pairs = []
+    for number in range(count):
+        length = lengths[number % len(lengths)]
+        pairs.append((torch.randn(length, 2, generator=draw) + (number % 2) - 0.5, torch.tensor(number % 2)))
+    return pairs
+
+
+class Again:
+    """An iterable that is neither a Dataset nor a DataLoader."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.make()
+
+
+class TestFit:
+    @pytest.mark.parametrize("lengths", [range(8, 9), range(3, 9)])
+    def test_learns_from_a_dataset_and_leaves_the_best_weights(self, lengths: range) -> None:
+        torch.manual_seed(0)
+        model, events = Classifier(2, 8, 2), []
+        held_out = sequences(31, lengths)
+        stop = train.fit(
+            model, sequences(100, lengths), held_out,
+            loss=torch.nn.functional.cross_entropy, epochs=12, lr=0.02, batch=7, watch=events.append,
+        )  # fmt: skip
+        assert stop.reason == "finished"
+        assert stop.items == 12 * 100
+        evaluations = [event.loss for event in events if isinstance(event, Evaluation)]
+        assert stop.loss == min(evaluations) < 0.3
+        with torch.no_grad():
+            losses = [float(torch.nn.functional.cross_entropy(model(x[:, None]), y[None])) for x, y in held_out]
+        assert stop.loss == pytest.approx(sum(losses) / 31, rel=1e-5)
+
+    def test_same_seed_same_bits_another_seed_another_order(self) -> None:
+        outcomes = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(0)
+            model = Classifier(2, 8, 2)
+            train.fit(model, sequences(50, range(4, 6)), loss=torch.nn.functional.cross_entropy, epochs=2, seed=seed)
+            outcomes.append(model.state_dict())
+        assert_same_bits(outcomes[0], outcomes[1])
+        assert not torch.equal(outcomes[0]["readout.weight"], outcomes[2]["readout.weight"])
+
+    def test_targets_at_every_step_and_the_models_own_loss(self) -> None:
+        x = torch.arange(24).view(8, 3) % 4
+        torch.manual_seed(0)
+        model = Elman(4, 16, 4)
+        stop = train.fit(
+            model, [(row[:-1], row[1:]) for row in x], [(row[:-1], row[1:]) for row in x], epochs=60, batch=4, lr=0.03
+        )
+        assert stop.loss is not None
+        assert stop.loss < 0.05
+
+    def test_a_loader_is_read_as_it_comes(self) -> None:
+        pairs = sequences(20, range(5, 6))
+        loader = DataLoader(pairs, batch_size=5, collate_fn=train.time_first)  # pyright: ignore[reportArgumentType]
+        losses = []
+        for data_of in (loader, Again(lambda: iter(loader))):
+            torch.manual_seed(0)
+            model = Classifier(2, 4, 2)
+            train.fit(model, data_of, loss=torch.nn.functional.cross_entropy, epochs=3)
+            losses.append(model.state_dict())
+        assert_same_bits(*losses)
+
+    def test_mistakes_say_what_to_do(self) -> None:
+        pairs = sequences(4, range(3, 5))
+        model = Classifier(2, 4, 2)
+        with pytest.raises(InputError, match="Classifier has no method loss; say what to minimise"):
+            train.fit(model, pairs)
+        with pytest.raises(InputError, match="data hold no batch"):
+            train.fit(Elman(2, 4, 2), [])
+        with pytest.raises(InputError, match="batch must be a whole number of at least 1; got 0"):
+            train.fit(Elman(2, 4, 2), pairs, batch=0)
+        with pytest.raises(InputError, match="lr must be a number above 0"):
+            train.fit(Elman(2, 4, 2), pairs, lr=-1)
+        with pytest.raises(InputError, match="target at every step need padding and a mask"):
+            train.fit(Elman(2, 4, 2), [(x, x) for x, _ in pairs])
+        with pytest.raises(InputError, match="held-out data must hold something"):
+            train.fit(model, pairs, [], loss=torch.nn.functional.cross_entropy)
+        with pytest.raises(InputError, match=r"An iterator can be read once only"):
+            train.fit(model, (train.time_first([pair]) for pair in pairs), loss=torch.nn.functional.cross_entropy)
 
 
 class TestNotFinite:
@@ -186,7 +320,7 @@ class TestNotFinite:
         assert_same_bits(weights(ours), weights(undisturbed))
 
     def test_weights_that_are_lost_already_are_not_saved_over_the_last_good_ones(self, tmp_path: Path) -> None:
-        run, ours = runs.start(tmp_path, TEXT, SMALL)
+        run, ours = runs.start(tmp_path, Text(TEXT, SMALL))
         at_the_start = weights(ours)
 
         def poison(gradient: Tensor) -> None:
@@ -200,7 +334,7 @@ class TestNotFinite:
         assert_same_bits(dict(model.state_dict()), at_the_start)
 
     def test_a_loss_that_is_infinite_in_the_held_out_text_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(train, "bits_per_token", lambda model, tokens: math.inf)
+        monkeypatch.setattr(text_task, "nats_per_token", lambda model, tokens: math.inf)
         assert training().run().reason == "not finite"
 
 
@@ -209,11 +343,9 @@ class TestSameBits:
         text = data.english()
         outcomes = []
         for seed in (0, 0, 1):
-            vocabulary = data.Vocabulary.of(text.characters)
-            recipe = Recipe(seed=seed, steps=50)
+            task = Text(text, Recipe(seed=seed, steps=50))
             torch.manual_seed(seed)
-            model = Elman(len(vocabulary), recipe.hidden, len(vocabulary))
-            ours = Training(model, *data.split(vocabulary.encode(text.characters), recipe.held_out), recipe)
+            ours = Training(Text.network(task.about(), task.recipe), task)
             ours.run()
             outcomes.append(weights(ours))
         assert_same_bits(*outcomes[:2])
@@ -226,7 +358,7 @@ class TestSameBits:
         whole = training(recipe, layers=2, dropout=dropout)
         stop = whole.run()
         parts = training(recipe, layers=2, dropout=dropout)
-        per_epoch = len(parts.windows)
+        per_epoch = len(parts.task)
         for at in (0, 1, 5, per_epoch - 1, per_epoch, per_epoch + 1, 2 * per_epoch + 3):
             assert parts.run(should_stop=stop_after(parts, at)).reason == "interrupted"
             tensors = {name: tensor.clone() for name, tensor in parts.tensors().items()}
@@ -239,17 +371,15 @@ class TestSameBits:
         assert replace(resumed, seconds=stop.seconds) == stop
 
     def test_resumed_from_disk_is_uninterrupted_and_so_is_its_log(self, tmp_path: Path) -> None:
-        run, ours = runs.start(tmp_path / "whole", TEXT, SMALL)
-        ours.run(watch=lambda event: run.log(train.as_json(event)), save=run.save)
-        other, parts = runs.start(tmp_path / "parts", TEXT, SMALL)
-        parts.run(
-            watch=lambda event: other.log(train.as_json(event)), save=other.save, should_stop=stop_after(parts, 20)
-        )
+        run, ours = runs.start(tmp_path / "whole", Text(TEXT, SMALL))
+        ours.run(watch=run.watch, save=run.save)
+        other, parts = runs.start(tmp_path / "parts", Text(TEXT, SMALL))
+        parts.run(watch=other.watch, save=other.save, should_stop=stop_after(parts, 20))
         for line in ({"event": "steps", "step": 30}, {"event": "evaluation"}):
             other.log(line)  # what a run killed between two saves leaves behind
-        other, parts = runs.resume(tmp_path / "parts", TEXT)
+        other, parts = runs.resume(tmp_path / "parts", file_beside(tmp_path / "parts"))
         assert parts.step == 20
-        parts.run(watch=lambda event: other.log(train.as_json(event)), save=other.save)
+        parts.run(watch=other.watch, save=other.save)
         assert_same_bits(load_file(tmp_path / "whole" / runs.WEIGHTS), load_file(tmp_path / "parts" / runs.WEIGHTS))
         assert (tmp_path / "whole" / runs.WEIGHTS).read_bytes() == (tmp_path / "parts" / runs.WEIGHTS).read_bytes()
         log = without_time(runs.read_log(tmp_path / "parts"))
@@ -259,11 +389,11 @@ class TestSameBits:
         assert sum(line.get("steps", 0) for line in log) == parts.total_steps
 
     def test_longer_on_resume(self, tmp_path: Path) -> None:
-        run, ours = runs.start(tmp_path, TEXT, SMALL)
+        run, ours = runs.start(tmp_path, Text(TEXT, SMALL))
         ours.run(save=run.save)
-        _, again = runs.resume(tmp_path, TEXT)
+        _, again = runs.resume(tmp_path, file_beside(tmp_path))
         assert again.finished == "finished"
-        run, longer = runs.resume(tmp_path, TEXT, changes={"epochs": 5})
+        run, longer = runs.resume(tmp_path, file_beside(tmp_path), changes={"epochs": 5})
         stop = longer.run(save=run.save)
         assert (stop.reason, stop.epoch) == ("finished", 5.0)
         assert runs.read_settings(tmp_path).recipe.epochs == 5
@@ -271,8 +401,8 @@ class TestSameBits:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    run, ours = runs.start(tmp_path / "run", TEXT, replace(SMALL, epochs=1), command="bptt train")
-    ours.run(watch=lambda event: run.log(train.as_json(event)), save=run.save)
+    run, ours = runs.start(tmp_path / "run", Text(TEXT, replace(SMALL, epochs=1)), command="bptt train")
+    ours.run(watch=run.watch, save=run.save)
     run.draw()
     return run.path
 
@@ -283,12 +413,12 @@ class TestRunDirectory:
             [runs.SETTINGS, runs.WEIGHTS, runs.LOG, runs.CHECKPOINT, runs.CURVE]
         )
         settings = json.loads((finished / runs.SETTINGS).read_text())
-        assert settings["schema"] == 1
-        assert settings["data"] == {"source": "squares", "characters": len(TEXT.characters), "sha256": TEXT.sha256}
-        assert settings["vocabulary"]["symbols"] == "".join(sorted(set(TEXT.characters)))
+        assert (settings["schema"], settings["task"]) == (2, "text")
+        assert settings["data"] == {"source": "squares", "size": len(TOKENS), "sha256": TEXT.sha256}
+        assert settings["about"]["vocabulary"]["symbols"] == "".join(sorted(set(TEXT.characters)))
         assert set(settings["versions"]) == {"bptt", "python", "torch"}
         assert settings["command"] == "bptt train"
-        model = Elman(**settings["model"])
+        model = Elman(SYMBOLS, settings["recipe"]["hidden"], SYMBOLS)
         model.load_state_dict(load_file(finished / runs.WEIGHTS))
         log = [json.loads(line) for line in (finished / runs.LOG).read_text().splitlines()]
         assert {line["event"] for line in log} == {"start", "steps", "evaluation", "stop"}
@@ -298,13 +428,13 @@ class TestRunDirectory:
     def test_is_not_taken_by_another_run_unless_told(self, finished: Path) -> None:
         before = {file.name: file.read_bytes() for file in finished.iterdir()}
         with pytest.raises(InputError, match=r"holds one\. Go on with it: --resume"):
-            runs.start(finished, TEXT, SMALL)
-        run, ours = runs.start(finished, TEXT, replace(SMALL, hidden=5), overwrite=True)
+            runs.start(finished, Text(TEXT, SMALL))
+        run, ours = runs.start(finished, Text(TEXT, replace(SMALL, hidden=5)), overwrite=True)
         run.log({"event": "first"})
         ours.run(save=run.save, should_stop=lambda: True)
         assert {file.name: file.read_bytes() for file in finished.iterdir()} == before
         ours.run(save=run.save, should_stop=stop_after(ours, 1))
-        assert runs.load(finished)[0].recipe.hidden == 5
+        assert runs.load(finished)[1].rnn.hidden_size == 5
         assert [line["event"] for line in runs.read_log(finished)] == ["start", "first"]
         assert not (finished / runs.CURVE).exists()
 
@@ -312,7 +442,7 @@ class TestRunDirectory:
     def test_full_disk_leaves_the_last_files_as_they_were(
         self, finished: Path, at: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        run, ours = runs.resume(finished, TEXT, changes={"epochs": 2})
+        run, ours = runs.resume(finished, file_beside(finished), changes={"epochs": 2})
         before = {file.name: file.read_bytes() for file in finished.iterdir()}
         calls = itertools.count()
 
@@ -331,7 +461,7 @@ class TestRunDirectory:
 
     def test_nothing_is_made_for_a_text_that_is_too_short(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="must hold one window"):
-            runs.start(tmp_path / "new", Text("too short", "x"), replace(SMALL, held_out=0.0))
+            runs.start(tmp_path / "new", Text(data.Text(b"too short", "x"), replace(SMALL, held_out=0.0)))
         assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize("name", [runs.WEIGHTS, runs.CHECKPOINT])
@@ -348,7 +478,7 @@ class TestRunDirectory:
         elif damage == "foreign":
             save_file({"w": torch.zeros(3)}, file)
         elif damage == "other run":
-            run, ours = runs.start(finished.parent / "other", TEXT, replace(SMALL, hidden=5))
+            run, ours = runs.start(finished.parent / "other", Text(TEXT, replace(SMALL, hidden=5)))
             ours.run(save=run.save, should_stop=stop_after(ours, 1))
             file.write_bytes((run.path / name).read_bytes())
         elif damage == "missing":
@@ -357,13 +487,13 @@ class TestRunDirectory:
             file.unlink()
             file.mkdir()
         else:
-            facts = {"schema": 1, "fingerprint": runs.read_settings(finished).fingerprint}
+            facts = {"schema": 2, "fingerprint": runs.read_settings(finished).fingerprint}
             save_file({"w": torch.zeros(3)}, file, {"bptt": json.dumps(facts)})
         expected = {"missing": "does not exist", "a directory": "must be readable"}.get(
             damage, "as bptt train wrote it"
         )
         with pytest.raises(InputError, match=expected) as caught:
-            runs.load(finished) if name == runs.WEIGHTS else runs.resume(finished, TEXT)
+            runs.load(finished) if name == runs.WEIGHTS else runs.resume(finished, file_beside(finished))
         assert str(file) in str(caught.value)
 
     @pytest.mark.parametrize(
@@ -371,9 +501,8 @@ class TestRunDirectory:
         [
             ((), "{", "must be a file as bptt train wrote it"),
             ((), "[]", "must be a file as bptt train wrote it"),
-            (("schema",), 99, "schema must be 1"),
-            (("vocabulary",), {"unit": "character", "symbols": "aa"}, "vocabulary must hold"),
-            (("vocabulary",), {"unit": "character", "symbols": "ab"}, "model must be the one"),
+            (("schema",), 99, "schema must be 2"),
+            (("task",), "chess", "task must be one of"),
             (("recipe", "hidden"), -4, "hidden must be a whole number"),
             (("recipe", "unheard_of"), 1, "unheard_of"),
             (("data",), None, "must be a file as bptt train wrote it"),
@@ -397,15 +526,25 @@ class TestRunDirectory:
             runs.load(finished)
         assert str(file) in str(caught.value)
 
+    @pytest.mark.parametrize("vocabulary", [{"unit": "character", "symbols": "ab"}, {"unit": "byte"}, None])
+    def test_settings_of_another_vocabulary_do_not_belong_to_the_weights(
+        self, finished: Path, vocabulary: object
+    ) -> None:
+        settings = json.loads((finished / runs.SETTINGS).read_text())
+        settings["about"]["vocabulary"] = vocabulary
+        (finished / runs.SETTINGS).write_text(json.dumps(settings))
+        with pytest.raises(InputError, match="it belongs to another training"):
+            runs.load(finished)
+
     def test_resume_needs_the_text_it_began_with(self, finished: Path) -> None:
-        with pytest.raises(InputError, match=r"same alphabet; .* has others: '!', '\\xe9'"):
-            runs.resume(finished, Text(TEXT.characters + "é!", "other.txt"))
-        with pytest.raises(InputError, match=r"sha256 .*; got .* characters from other.txt"):
-            runs.resume(finished, Text(TEXT.characters[:-1], "other.txt"))
+        with pytest.raises(InputError, match=r"among the .* trained on; unknown: '!', '\\xe9'"):
+            runs.resume(finished, file_beside(finished, TEXT.content + "é!".encode()))
+        with pytest.raises(InputError, match=r"sha256 .*; got .* chars from .*squares\.txt"):
+            runs.resume(finished, file_beside(finished, TEXT.content[:-1]))
         with pytest.raises(InputError, match="keeps its hidden, 12; got 13"):
-            runs.resume(finished, TEXT, changes={"hidden": 13})
+            runs.resume(finished, file_beside(finished), changes={"hidden": 13})
         with pytest.raises(
-            InputError, match=r"squares cannot be read any more\. Say where it is now: bptt train FILE -o"
+            InputError, match=r"squares cannot be used any more: .* Say where they are now: bptt train FILE -o"
         ):
             runs.resume(finished)
         with pytest.raises(InputError, match=r"holds no settings\.json. Train one first"):
@@ -415,13 +554,14 @@ class TestRunDirectory:
     def test_output_that_is_a_file(self, tmp_path: Path, below: str) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="is a file or lies below one"):
-            runs.start(tmp_path / "file" / below, TEXT, SMALL)
+            runs.start(tmp_path / "file" / below, Text(TEXT, SMALL))
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *itertools.product(("hidden", "layers", "bptt", "streams"), (0, -1, 1.5, True, "2")),
+        *itertools.product(("hidden", "layers", "bptt", "streams", "k1", "words"), (0, -1, 1.5, True, "2")),
+        ("unit", "letter"),
         *itertools.product(("epochs", "steps", "patience"), (0, -1, 1.5, True, "2")),
         *itertools.product(("lr", "clip", "time_limit"), (0, -1.0, math.nan, math.inf, "1")),
         *itertools.product(("held_out",), (-0.1, 1, math.nan, None)),

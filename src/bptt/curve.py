@@ -1,13 +1,15 @@
-"""The picture of a training: bits per character above, norm of the gradient and where it was clipped below."""
+"""The picture of a training: its loss above, norm of the gradient and where it was clipped below."""
 
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bptt.train import Measure
+
 POINTS = 1500  # more than a page can show; longer logs are thinned
 
 
-def png(events: Sequence[Mapping[str, Any]], clip: float | None) -> bytes:
+def png(events: Sequence[Mapping[str, Any]], measure: Measure, clip: float | None) -> bytes:
     """The PNG file of a log (`bptt.train` events as JSON); clip: the norm above which gradients were scaled down."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -22,18 +24,18 @@ def png(events: Sequence[Mapping[str, Any]], clip: float | None) -> bytes:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     at = [event["step"] for event in steps]
 
-    above.plot(at, [event["bits"] for event in steps], color=blue, lw=1, alpha=0.8, label="training")
+    above.plot(at, [event[measure.key] for event in steps], color=blue, lw=1, alpha=0.8, label="training")
     if held_out:
         above.plot(
-            [event["step"] for event in held_out], [event["bits"] for event in held_out],
+            [event["step"] for event in held_out], [event[measure.key] for event in held_out],
             color=orange, lw=1.6, marker="o", ms=3, label="held out",
         )  # fmt: skip
-        best = min(held_out, key=lambda event: event["bits"])
+        best = min(held_out, key=lambda event: event[measure.key])
         above.annotate(
-            f"{best['bits']:.3f}", (best["step"], best["bits"]), (0, 8), textcoords="offset points",
+            f"{best[measure.key]:.3f}", (best["step"], best[measure.key]), (0, 8), textcoords="offset points",
             ha="right", color=orange, fontweight="bold",
         )  # fmt: skip
-    above.set_ylabel("bits per character")
+    above.set_ylabel(measure.name)
     above.legend(frameon=False)
 
     below.fill_between(

@@ -1,22 +1,25 @@
 """Text as a recurrent network reads it: symbols -> numbers -> streams side by side -> windows in time.
 
-A text of N tokens is cut into B equal parts, the streams. A training step sees a window of T consecutive tokens of
-every stream, (T, B), time first; the next window starts where this one ended, so the state carried over fits:
+A symbol is a character, a byte or a word. A text of N tokens is cut into B equal parts, the streams. A training step
+sees a window of T consecutive tokens of every stream, (T, B), time first; the next window starts where this one ended,
+so the state carried over fits:
 
     stream 0   t h e _ c | a t _ s a | t _ ...          window 0 | window 1 | ...
     stream 1   o n _ t h | e _ m a t | . _ ...
 
 The target of each token is its successor. Nothing is downloaded: `english` is a text every CPython carries.
-
-Left for later: vocabularies of bytes and words (another `unit`), series of numbers.
 """
 
+import codecs
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,18 +28,34 @@ from torch import Tensor
 from bptt.errors import InputError
 
 ENGLISH = "CPython"
+Unit = Literal["character", "byte", "word"]
+UNKNOWN = "<unk>"
+WORD = re.compile(r" ?\w+| ?[^\w\s]|\s")
 
 
 @dataclass(frozen=True)
 class Text:
     """A text and where it came from: the absolute path of a file, or `ENGLISH`."""
 
-    characters: str
+    content: bytes
     source: str
+
+    @cached_property
+    def characters(self) -> str:
+        """Raises InputError where the bytes are not UTF-8."""
+        try:
+            return self.content.decode()
+        except UnicodeDecodeError as error:
+            path = self.source
+            raise InputError(
+                f"The text to train on must be UTF-8; {path} is not: byte {self.content[error.start]:#04x} at offset "
+                f"{error.start} ({error.reason}). Convert it, for example: iconv -f latin1 -t utf-8 {path} > "
+                "converted.txt. Or read it byte by byte: --unit byte"
+            ) from None
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.characters.encode()).hexdigest()
+        return hashlib.sha256(self.content).hexdigest()
 
 
 def english() -> Text:
@@ -44,17 +63,17 @@ def english() -> Text:
 
     It differs slightly between versions of Python, and `Text.sha256` with it.
     """
-    return Text("\n".join(topics[title] for title in sorted(topics)), ENGLISH)
+    return Text("\n".join(topics[title] for title in sorted(topics)).encode(), ENGLISH)
 
 
 def read(path: str | Path) -> Text:
-    """The text of a UTF-8 file, line ends as they are; a byte order mark at its start is dropped.
+    """The text of a file, line ends as they are; a byte order mark at its start is dropped.
 
-    Raises InputError for a file that is missing, empty, unreadable, a directory, or not UTF-8.
+    Raises InputError for a file that is missing, empty, unreadable or a directory.
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(
             f"The text to train on must be a file; there is none at {path}. Check the path, or leave it "
@@ -67,17 +86,10 @@ def read(path: str | Path) -> Text:
         ) from None
     except OSError as error:
         raise InputError(f"The text to train on must be readable; {path}: {error.strerror}.") from None
-    try:
-        characters = raw.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"The text to train on must be UTF-8; {path} is not: byte {raw[error.start]:#04x} at offset {error.start} "
-            f"({error.reason}). Convert it, for example: iconv -f latin1 -t utf-8 {path} > converted.txt"
-        ) from None
-    characters = characters.removeprefix("\ufeff")
-    if not characters:
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if not content:
         raise InputError(f"The text to train on must not be empty; {path} holds no characters. Name another file.")
-    return Text(characters, str(path.absolute()))
+    return Text(content, str(path.absolute()))
 
 
 def reread(source: str) -> Text:
@@ -87,53 +99,102 @@ def reread(source: str) -> Text:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols a model knows, each being the number of its place. unit: what a symbol is; so far "character"."""
+    """The symbols a model knows, each being the number of its place.
 
-    symbols: str
-    unit: str = "character"
+    unit "character": each symbol is one character. "byte": the 256 bytes, in UTF-8 where the text is one. "word": a
+    word, a punctuation mark or a space of its own, each with the space before it, so that symbols one after the other
+    are the text; the last symbol, `UNKNOWN`, stands for words that are not among the others, if there is one.
+    """
+
+    symbols: tuple[str, ...]
+    unit: Unit = "character"
 
     @classmethod
-    def of(cls, text: str) -> "Vocabulary":
-        """Every character of the text, in the order of code points."""
-        return cls("".join(sorted(set(text))))
+    def of(cls, text: Text, unit: Unit = "character", words: int = 10_000) -> "Vocabulary":
+        """Every character of the text in the order of code points, all bytes, or its `words` most frequent words."""
+        if unit == "byte":
+            return BYTES
+        if unit == "character":
+            return cls(tuple(sorted(set(text.characters))))
+        counted = Counter(WORD.findall(text.characters))
+        ranked = sorted(counted, key=lambda word: (-counted[word], word))
+        known = ranked if len(ranked) <= words else [*ranked[: words - 1], UNKNOWN]
+        return cls(tuple(known), "word")
 
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def unknown(self, text: Iterable[str]) -> list[str]:
-        """The characters of the text that have no number, in the order of code points."""
-        return sorted(set(text) - set(self.symbols))
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {symbol: number for number, symbol in enumerate(self.symbols)}
 
-    def encode(self, text: str) -> Tensor:
-        """Tokens (N,), int32. Raises InputError that names the characters outside the vocabulary."""
-        if unknown := self.unknown(text):
+    def unknown(self, text: str) -> list[str]:
+        """The symbols of the text that have no number, in the order of code points."""
+        if self.unit == "byte" or UNKNOWN in self._number:
+            return []
+        return sorted(set(WORD.findall(text) if self.unit == "word" else text) - self._number.keys())
+
+    def encode(self, text: str | Text) -> Tensor:
+        """Tokens (N,), int32. Raises InputError that names the symbols outside the vocabulary."""
+        if self.unit == "byte":
+            content = text.content if isinstance(text, Text) else text.encode("utf-8", "surrogateescape")
+            return torch.from_numpy(np.frombuffer(content, np.uint8).astype(np.int32))
+        characters = text.characters if isinstance(text, Text) else text
+        if unknown := self.unknown(characters):
+            known = repr("".join(self.symbols)) if self.unit == "character" else ", ".join(map(repr, self.symbols[:20]))
             raise InputError(
-                f"Every character must be among the {len(self)} of the text the model was trained on; "
-                f"unknown: {listed(unknown)}. Known: {self.symbols!r}"
+                f"Every {self.unit} must be among the {len(self)} of the text the model was trained on; "
+                f"unknown: {listed(unknown)}. Known: {known}{', ...' if self.unit == 'word' else ''}"
             )
-        points = _code_points(text)
-        known = _code_points(self.symbols)
+        if self.unit == "word":
+            other = self._number.get(UNKNOWN, -1)
+            numbers = [self._number.get(word, other) for word in WORD.findall(characters)]
+            return torch.tensor(numbers, dtype=torch.int32)
+        points, known = _code_points(characters), _code_points("".join(self.symbols))
         order = np.argsort(known)
         return torch.from_numpy(order[np.searchsorted(known[order], points)].astype(np.int32))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        return "".join(self.symbols[token] for token in tokens)
+        return "".join(self.pieces(tokens))
+
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text of the tokens, piece by piece as they come; bytes that are not UTF-8 become U+FFFD."""
+        if self.unit != "byte":
+            yield from (self.symbols[token] for token in tokens)
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        yield from (decoder.decode(bytes([token])) for token in tokens)
+        yield decoder.decode(b"", final=True)
 
     def as_json(self) -> dict[str, Any]:
-        return {"unit": self.unit, "symbols": self.symbols}
+        match self.unit:
+            case "byte":
+                return {"unit": "byte"}
+            case "character":
+                return {"unit": "character", "symbols": "".join(self.symbols)}
+            case "word":
+                return {"unit": "word", "symbols": list(self.symbols)}
 
     @classmethod
     def from_json(cls, value: Any) -> "Vocabulary":
         """Raises InputError for anything `as_json` would not have written."""
         match value:
+            case {"unit": "byte", **rest} if not rest:
+                return BYTES
             case {"unit": "character", "symbols": str(symbols)} if symbols and len(set(symbols)) == len(symbols):
-                return cls(symbols)
-        raise InputError("vocabulary must hold the unit 'character' and different symbols")
+                return cls(tuple(symbols))
+            case {"unit": "word", "symbols": [*words]} if words and all(isinstance(word, str) for word in words):
+                if len(set(words)) == len(words):
+                    return cls(tuple(words), "word")
+        raise InputError(f"vocabulary must hold a unit, one of {', '.join(get_args(Unit))}, and different symbols")
 
 
-def listed(characters: list[str], most: int = 10) -> str:
-    more = f" and {len(characters) - most} more" if len(characters) > most else ""
-    return ", ".join(map(ascii, characters[:most])) + more
+BYTES = Vocabulary(tuple(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in range(256)), "byte")
+
+
+def listed(symbols: list[str], most: int = 10) -> str:
+    more = f" and {len(symbols) - most} more" if len(symbols) > most else ""
+    return ", ".join(map(ascii, symbols[:most])) + more
 
 
 def _code_points(text: str) -> np.ndarray:
@@ -148,7 +209,7 @@ def split(tokens: Tensor, held_out: float) -> tuple[Tensor, Tensor]:
     last = round(len(tokens) * held_out)
     if held_out > 0 and last < 2:
         raise InputError(
-            f"The held-out part must have at least 2 characters; {held_out:.3g} of {len(tokens)} is {last}. "
+            f"The held-out part must have at least 2 symbols; {held_out:.3g} of {len(tokens)} is {last}. "
             "Give a longer text, or --held-out 0 to train without one."
         )
     return tokens[: len(tokens) - last], tokens[len(tokens) - last :]

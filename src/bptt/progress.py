@@ -1,6 +1,6 @@
 """A training as a person or a program watches it: a live bar in a terminal, plain lines in a pipe, JSON lines.
 
-All three carry the same: loss, bits per character, held-out bits, characters per second, clip rate, time left.
+All three carry the same: the loss and how the task says it, the same held out, items per second, clip rate, time left.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from bptt.train import Evaluation, Event, Recipe, Steps, Stop, as_json
+from bptt.train import Evaluation, Event, Steps, Stop, Task, as_json
 
 SECONDS_PER_LINE = 5.0
 SAMPLES = 4
@@ -36,17 +36,22 @@ def console() -> Console:
     return Console(highlight=False, force_terminal=False if plain else None)
 
 
-def display(console: Console, recipe: Recipe, sample: Callable[[], str], *, as_lines_of_json: bool) -> Display:
-    """The display that suits where the output goes. sample: a few lines from the network as it is now."""
+def display(
+    console: Console, task: Task, sample: Callable[[], str] | None = None, *, as_lines_of_json: bool = False
+) -> Display:
+    """The display that suits where the output goes. sample: what the network writes as it is now, if it can write."""
     if as_lines_of_json:
-        return JsonLines()
+        return JsonLines(task)
     if console.is_terminal:
-        return Live(console, recipe, sample)
-    return PlainLines(console, recipe, sample)
+        return Live(console, task, sample)
+    return PlainLines(console, task, sample)
 
 
 class JsonLines:
     """Each event as one line on stdout."""
+
+    def __init__(self, task: Task) -> None:
+        self.measure = task.measure
 
     def __enter__(self) -> "JsonLines":
         return self
@@ -55,14 +60,14 @@ class JsonLines:
         pass
 
     def __call__(self, event: Event) -> None:
-        print(json.dumps(as_json(event)), file=sys.stdout, flush=True)
+        print(json.dumps(as_json(event, self.measure)), file=sys.stdout, flush=True)
 
 
 class PlainLines:
     """A line every few seconds, and a sample at each quarter of the training."""
 
-    def __init__(self, console: Console, recipe: Recipe, sample: Callable[[], str]) -> None:
-        self.console, self.recipe, self.sample = console, recipe, sample
+    def __init__(self, console: Console, task: Task, sample: Callable[[], str] | None) -> None:
+        self.console, self.task, self.sample = console, task, sample
         self.held_out: float | None = None
         self.latest: Steps | None = None
         self.sampled = 0
@@ -79,15 +84,15 @@ class PlainLines:
         match event:
             case Steps():
                 self.latest = event
-                self.recent.append((event.seconds, event.tokens))
+                self.recent.append((event.seconds, event.items))
                 self.show(event)
             case Evaluation():
-                self.held_out = event.bits
+                self.held_out = self.task.measure.factor * event.loss
                 quarter = int(self.latest.done * SAMPLES) if self.latest else 0
-                if self.sampled < quarter < SAMPLES:
+                if self.sample and self.sampled < quarter < SAMPLES:
                     self.sampled = quarter
                     self.console.print(
-                        f"\nEpoch {event.epoch:.4g}: {event.bits:.3f} bits per character held out. It writes:",
+                        f"\nEpoch {event.epoch:.4g}: {self.held_out:.3f} {self.task.measure.name} held out. It writes:",
                         highlight=False,
                     )
                     self.console.print(self.sample() + "\n", style="italic", markup=False)
@@ -105,19 +110,24 @@ class PlainLines:
 
     @property
     def rate(self) -> float:
-        """Tokens per second over the last 500 steps or so."""
-        (seconds, tokens), (seconds_now, tokens_now) = self.recent[0], self.recent[-1]
+        """Items per second over the last 500 steps or so."""
+        (seconds, items), (seconds_now, items_now) = self.recent[0], self.recent[-1]
         if seconds_now > seconds:
-            return (tokens_now - tokens) / (seconds_now - seconds)
-        return self.latest.tokens_per_second if self.latest else 0.0
+            return (items_now - items) / (seconds_now - seconds)
+        return self.latest.items_per_second if self.latest else 0.0
 
     def line(self, event: Steps) -> str:
-        of = f"/{self.recipe.epochs}" if self.recipe.steps is None else ""
+        of = f"/{self.task.recipe.epochs}" if self.task.recipe.steps is None else ""
         held_out = f"  held out {self.held_out:.3f}" if self.held_out is not None else ""
         return (
-            f"epoch {event.epoch:.1f}{of}  loss {event.loss:.3f}  {event.bits:.3f} bits/char{held_out}"
-            f"  {self.rate:,.0f} chars/s  clipped {event.clipped:.0%}  {clock(event.seconds_left)} left"
+            f"epoch {event.epoch:.1f}{of}  loss {event.loss:.3f}{self.said(event, '  ', 3)}{held_out}"
+            f"  {self.rate:,.0f} {self.task.items}/s  clipped {event.clipped:.0%}  {clock(event.seconds_left)} left"
         )
+
+    def said(self, event: Steps, before: str, digits: int) -> str:
+        """The loss as the measure says it, where that is not the same number."""
+        measure = self.task.measure
+        return "" if measure.factor == 1 else f"{before}{measure.factor * event.loss:.{digits}f} {measure.short}"
 
 
 class Live(PlainLines):
@@ -132,7 +142,7 @@ class Live(PlainLines):
             refresh_per_second=4,
             expand=True,
         )
-        self.task = self.progress.add_task("starting", total=1.0)
+        self.bar = self.progress.add_task("starting", total=1.0)
         self.progress.start()
         return self
 
@@ -141,12 +151,12 @@ class Live(PlainLines):
 
     def show(self, event: Steps) -> None:
         held_out = f"·held out {self.held_out:.3f}" if self.held_out is not None else ""
-        thousands = self.rate / 1000
+        rate = f"{self.rate / 1000:.0f}k" if self.rate >= 10_000 else f"{self.rate:.0f}"
         description = (
-            f"loss {event.loss:.3f}·{event.bits:.2f} bits/char{held_out}·{thousands:.0f}k chars/s·"
+            f"loss {event.loss:.3f}{self.said(event, '·', 2)}{held_out}·{rate} {self.task.items}/s·"
             f"clip {event.clipped:.0%}·{clock(event.seconds_left)} left"
         )
-        self.progress.update(self.task, completed=event.done, description=description)
+        self.progress.update(self.bar, completed=event.done, description=description)
 
     def finish(self, event: Steps) -> None:
         self.show(event)

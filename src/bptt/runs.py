@@ -1,7 +1,7 @@
 """Run directories: everything a training leaves behind, and everything it needs to go on.
 
-    settings.json           schema version, model, vocabulary, fingerprint of the text, recipe, versions, command
-    weights.safetensors     the weights with the fewest bits on the held-out text
+    settings.json           schema version, task, what it needs to know about its data, recipe, versions, command
+    weights.safetensors     the weights with the smallest loss on the held-out part
     log.jsonl               one JSON object per line: the events of `bptt.train`
     checkpoint.safetensors  position of the training: last weights, optimiser, random state, carried state, counters
     curve.png               loss and gradient norm over the steps
@@ -28,13 +28,12 @@ import torch
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from bptt import data, sweeps
-from bptt.data import Text, Vocabulary
+from bptt import sweeps
 from bptt.errors import InputError
-from bptt.nn import Elman
-from bptt.train import Recipe, Training
+from bptt.tasks import TASKS, KnownTask
+from bptt.train import Event, Recipe, Training, as_json
 
-SCHEMA = 1
+SCHEMA = 2
 SETTINGS = "settings.json"
 WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
@@ -46,45 +45,36 @@ CURVE = "curve.png"
 class Settings:
     """What settings.json holds.
 
-    source      where the text came from, see `Text.source`; characters and sha256 are those of the text
+    task        the name of what is trained for, see `bptt.tasks`
+    about       what this task has to know to build its network and read its data again, as JSON
+    source      where the data came from, size and sha256 are theirs
     versions    of bptt, Python and torch
     command     as it could be typed again
     started     UTC, ISO 8601
     """
 
-    vocabulary: Vocabulary
+    task: str
+    about: Mapping[str, Any]
     recipe: Recipe
     source: str
-    characters: int
+    size: int
     sha256: str
     versions: Mapping[str, str]
     command: str
     started: str
 
     @property
-    def model(self) -> dict[str, Any]:
-        """Arguments of `Elman`."""
-        return {
-            "input_size": len(self.vocabulary),
-            "hidden_size": self.recipe.hidden,
-            "output_size": len(self.vocabulary),
-            "num_layers": self.recipe.layers,
-            "nonlinearity": self.recipe.nonlinearity,
-            "loss": "cross_entropy",
-        }
-
-    @property
     def fingerprint(self) -> str:
-        """Of model and vocabulary: weights and settings with different ones do not belong together."""
-        return hashlib.sha256(json.dumps([self.model, self.vocabulary.as_json()]).encode()).hexdigest()
+        """Of all that cannot change: weights and settings with different ones do not belong together."""
+        recipe = {name: value for name, value in asdict(self.recipe).items() if name not in CHANGEABLE}
+        return hashlib.sha256(json.dumps([self.task, self.about, recipe], sort_keys=True).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
-            "task": "text",
-            "model": self.model,
-            "vocabulary": self.vocabulary.as_json(),
-            "data": {"source": self.source, "characters": self.characters, "sha256": self.sha256},
+            "task": self.task,
+            "about": self.about,
+            "data": {"source": self.source, "size": self.size, "sha256": self.sha256},
             "recipe": asdict(self.recipe),
             "versions": dict(self.versions),
             "command": self.command,
@@ -96,29 +86,36 @@ class Settings:
         """Raises InputError, KeyError or TypeError for anything `as_json` would not have written."""
         if value["schema"] != SCHEMA:
             raise InputError(f"schema must be {SCHEMA}, the one this version of bptt knows; got {value['schema']!r}")
+        if value["task"] not in TASKS:
+            raise InputError(f"task must be one of {', '.join(TASKS)}; got {value['task']!r}")
         facts = value["data"]
-        settings = cls(
-            vocabulary=Vocabulary.from_json(value["vocabulary"]),
-            recipe=Recipe(**value["recipe"]),
+        return cls(
+            task=value["task"],
+            about=dict(value["about"]),
+            recipe=TASKS[value["task"]].Recipe(**value["recipe"]),
             source=str(facts["source"]),
-            characters=int(facts["characters"]),
+            size=int(facts["size"]),
             sha256=str(facts["sha256"]),
             versions=dict(value["versions"]),
             command=str(value["command"]),
             started=str(value["started"]),
         )
-        if value["model"] != settings.model:
-            raise InputError("model must be the one that recipe and vocabulary describe")
-        return settings
+
+
+CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip")
 
 
 class Run:
     """A run directory being written. Log lines wait in memory until `save` has been called once."""
 
-    def __init__(self, path: Path, settings: Settings, *, saved: bool = False) -> None:
+    def __init__(self, path: Path, settings: Settings, task: KnownTask, *, saved: bool = False) -> None:
         """saved: whether the directory holds this run already, and not nothing or another one."""
-        self.path, self.settings, self.saved = path, settings, saved
+        self.path, self.settings, self.task, self.saved = path, settings, task, saved
         self._waiting = b""
+
+    def watch(self, event: Event) -> None:
+        """Logs an event of a training for this run's task."""
+        self.log(as_json(event, self.task.measure))
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Adds a line to the log. Raises InputError where the disk refuses it."""
@@ -155,7 +152,7 @@ class Run:
         from bptt import curve
 
         path = self.path / CURVE
-        write_together(self.path, {CURVE: curve.png(read_log(self.path), self.settings.recipe.clip)})
+        write_together(self.path, {CURVE: curve.png(read_log(self.path), self.task.measure, self.settings.recipe.clip)})
         return path
 
     def _weights(self, training: Training) -> bytes:
@@ -172,57 +169,42 @@ class Run:
         return as_safetensors(training.tensors(), {"bptt": json.dumps(facts, allow_nan=False)})
 
 
-def start(
-    path: str | Path, text: Text, recipe: Recipe, *, overwrite: bool = False, command: str = ""
-) -> tuple[Run, Training]:
-    """A new training on the text, and the directory it will be saved in.
+def start(path: str | Path, task: KnownTask, *, overwrite: bool = False, command: str = "") -> tuple[Run, Training]:
+    """A new training for the task, and the directory it will be saved in.
 
     With `overwrite`, a run already there stays as it is until the new one is saved for the first time.
 
-    Raises InputError where the text is too short, or where the directory holds a run, is a file or cannot be written.
+    Raises InputError where the directory holds a run, is a file or cannot be written.
     """
     path = Path(path)
-    if not next(above for above in (path, *path.absolute().parents) if above.exists()).is_dir():
-        raise _not_a_directory(path)
-    if not overwrite:
-        _refuse_run(path)
-    vocabulary = Vocabulary.of(text.characters)
+    check_place(path, overwrite=overwrite)
     settings = Settings(
-        vocabulary,
-        recipe,
-        text.source,
-        len(text.characters),
-        text.sha256,
-        _versions(),
-        command,
-        _now(),
+        task.name, task.about(), task.recipe, task.source, task.size, task.sha256, _versions(), command, _now()
     )
-    training = _training(settings, text)
+    training = _training(settings, task)
     _require_directory(path)
-    run = Run(path, settings)
+    run = Run(path, settings, task)
     run.log(_opening_line("start", training, command))
     run.save(training)
     return run, training
 
 
 def resume(
-    path: str | Path, text: Text | None = None, *, changes: Mapping[str, Any] | None = None, command: str = ""
+    path: str | Path, source: str | Path | None = None, *, changes: Mapping[str, Any] | None = None, command: str = ""
 ) -> tuple[Run, Training]:
     """The training that was saved in the directory, at the step where it was saved.
 
-    text     must be the one it was trained on; read again from where it came if left out
+    source   where the data it began with are now; where they were then if left out
     changes  to the recipe: epochs, steps, time_limit, patience, lr and clip may be changed
 
-    Raises InputError where there is nothing to resume, files are damaged, the text is another, or a change is not
+    Raises InputError where there is nothing to resume, files are damaged, the data are others, or a change is not
     possible.
     """
     path = Path(path)
     settings = read_settings(path)
-    text = text or _text_of(settings, path)
-    _require_same_text(text, settings, path)
-    recipe = _changed(settings.recipe, changes or {})
-    settings = replace(settings, recipe=recipe)
-    training = _training(settings, text)
+    settings = replace(settings, recipe=_changed(settings.recipe, changes or {}))
+    task = _again(settings, path, source)
+    training = _training(settings, task)
     tensors, facts = _read_safetensors(path / CHECKPOINT)
     _require_fingerprint(path / CHECKPOINT, facts, settings)
     try:
@@ -232,13 +214,13 @@ def resume(
         raise _damaged(path / CHECKPOINT, str(error)) from None
     _require_directory(path)
     _cut(path / LOG, log_bytes)
-    run = Run(path, settings, saved=True)
+    run = Run(path, settings, task, saved=True)
     run.log(_opening_line("resume", training, command))
     return run, training
 
 
-def load(path: str | Path) -> tuple[Settings, Elman]:
-    """The settings of a run and its best weights in a model.
+def load(path: str | Path) -> tuple[Settings, Any]:
+    """The settings of a run and its best weights in its task's network.
 
     Raises InputError where the directory holds no run, or files are damaged or do not belong together.
     """
@@ -246,10 +228,10 @@ def load(path: str | Path) -> tuple[Settings, Elman]:
     settings = read_settings(path)
     tensors, facts = _read_safetensors(path / WEIGHTS)
     _require_fingerprint(path / WEIGHTS, facts, settings)
-    model = Elman(**settings.model)
     try:
+        model = TASKS[settings.task].network(settings.about, settings.recipe)
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError, TypeError) as error:
         raise _damaged(path / WEIGHTS, str(error)) from None
     return settings, model.eval()
 
@@ -339,23 +321,33 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def _text_of(settings: Settings, path: Path) -> Text:
+def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTask:
+    """The task a run was begun for, with the same data read again."""
     try:
-        return data.reread(settings.source)
-    except InputError:
+        at = settings.source if source is None else str(source)
+        task = TASKS[settings.task].again(settings.about, settings.recipe, at)
+    except InputError as error:
+        if source is not None:
+            raise
         raise InputError(
-            f"A resumed training needs the text it began with; {settings.source} cannot be read any more. Say where it "
-            f"is now: bptt train FILE -o {path} --resume"
+            f"A resumed training needs the data it began with; {settings.source} cannot be used any more: {error} Say "
+            f"where they are now: bptt train FILE -o {path} --resume"
         ) from None
+    if task.sha256 != settings.sha256:
+        raise InputError(
+            f"A resumed training needs the data it began with, {settings.size} {task.items} from {settings.source}, "
+            f"sha256 {settings.sha256[:12]}; got {task.size} {task.items} from {task.source}, "
+            f"sha256 {task.sha256[:12]}. Give the same, or start a new run in another directory with -o."
+        )
+    return task
 
 
-def _training(settings: Settings, text: Text) -> Training:
-    tokens = settings.vocabulary.encode(text.characters)
-    parts = data.split(tokens, settings.recipe.held_out)
+def _training(settings: Settings, task: KnownTask) -> Training:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.recipe.seed)
-        model = Elman(**settings.model)
-    return Training(model, *parts, settings.recipe)
+        model = task.network(settings.about, settings.recipe)
+    task.prepare(model)
+    return Training(model, task)
 
 
 def _opening_line(event: str, training: Training, command: str) -> dict[str, Any]:
@@ -363,6 +355,7 @@ def _opening_line(event: str, training: Training, command: str) -> dict[str, Any
         "event": event,
         "step": training.step,
         "total_steps": training.total_steps,
+        "measure": training.task.measure.name,
         "time": _now(),
         "command": command,
         "engine": sweeps.choose("cpu", torch.float32).name,
@@ -391,8 +384,11 @@ def _holds_run(path: Path) -> bool:
     return any((path / name).exists() for name in (SETTINGS, WEIGHTS, CHECKPOINT))
 
 
-def _refuse_run(path: Path) -> None:
-    if _holds_run(path):
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Raises InputError unless a new run can have this directory."""
+    if not next(above for above in (path, *path.absolute().parents) if above.exists()).is_dir():
+        raise _not_a_directory(path)
+    if not overwrite and _holds_run(path):
         raise InputError(
             f"A new training needs a directory without a run; {path} holds one. Go on with it: --resume. "
             "Replace it: --overwrite. Or name another directory with -o."
@@ -416,32 +412,12 @@ def _not_a_directory(path: Path) -> InputError:
     )
 
 
-def _require_same_text(text: Text, settings: Settings, path: Path) -> None:
-    if text.sha256 == settings.sha256:
-        return
-    fix = "Give the same text, or start a new run in another directory with -o."
-    was = f"{settings.characters} characters from {settings.source}"
-    if unknown := settings.vocabulary.unknown(text.characters):
-        raise InputError(
-            f"A resumed training needs the text it began with, in the same alphabet; {path} knows "
-            f"{len(settings.vocabulary)} characters ({was}), and {text.source} has others: "
-            f"{data.listed(unknown)}. {fix}"
-        )
-    raise InputError(
-        f"A resumed training needs the text it began with, {was}, sha256 {settings.sha256[:12]}; "
-        f"got {len(text.characters)} characters from {text.source}, sha256 {text.sha256[:12]}. {fix}"
-    )
-
-
-_CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip")
-
-
 def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     for name, value in changes.items():
-        if name not in _CHANGEABLE and value != getattr(recipe, name):
+        if name not in CHANGEABLE and value != getattr(recipe, name):
             raise InputError(
                 f"A resumed training keeps its {name}, {getattr(recipe, name)!r}; got {value!r}. Leave it out, or "
-                f"start a new run. Only {', '.join(_CHANGEABLE)} can change."
+                f"start a new run. Only {', '.join(CHANGEABLE)} can change."
             )
     return replace(recipe, **changes)
 
@@ -468,7 +444,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _require_fingerprint(path: Path, facts: Mapping[str, Any], settings: Settings) -> None:
     if facts.get("fingerprint") != settings.fingerprint:
-        raise _damaged(path, f"it belongs to another model or alphabet than {SETTINGS} beside it")
+        raise _damaged(path, f"it belongs to another training than {SETTINGS} beside it")
 
 
 def _damaged(path: Path, reason: str) -> InputError:

@@ -1,14 +1,16 @@
-"""Training on streams of tokens: truncated backpropagation through time with the state carried over, in one loop.
+"""One training loop for every task: windows or batches in, losses back, weights that improve.
 
-Each step sees the next window of every stream. The state a window ends with starts the next one; the gradient stops
-there, which is what truncates it. The learning rate falls linearly to zero over the training, the norm of the gradient
-is clipped, and after each epoch the held-out text decides whether the weights are the best so far.
+Each step takes the next batch of a `Task`, goes back through it, clips the gradient's norm and updates. What a batch is
+and how its loss is made is the task's business (`bptt.tasks`: text, series, labelled sequences; `fit` makes one of any
+Dataset); a state may be carried from one batch to the next, where the gradient stops. The learning rate falls linearly
+to zero over the training, and after each pass over the data the held-out part decides whether the weights are the best
+so far.
 
-The same bits. Everything that decides the weights of a training limited by epochs or steps is in its `Recipe`, its
-tokens and its weights at the start: two runs on one machine give the same bits, and so does one that was interrupted,
-because `Training.tensors` and `Training.facts` hold all there is to go on from. A time limit cannot promise this: the
-learning rate then follows whichever of the two is further along, steps or time, so that it reaches zero when the
-training ends. A run that never comes near its time limit in this sense is not touched by it.
+The same bits. Everything that decides the weights of a training limited by epochs or steps is in its task, the recipe
+included, and its weights at the start: two runs on one machine give the same bits, and so does one that was
+interrupted, because `Training.tensors` and `Training.facts` hold all there is to go on from. A time limit cannot
+promise this: the learning rate then follows whichever of the two is further along, steps or time, so that it reaches
+zero when the training ends. A run that never comes near its time limit in this sense is not touched by it.
 
 The loop touches no disk and prints nothing: it calls `watch` with events and `save` when there is something worth
 keeping. `bptt.runs` and `bptt.progress` are the usual listeners.
@@ -16,50 +18,38 @@ keeping. `bptt.runs` and `bptt.progress` are the usual listeners.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.utils import rnn as packing
+from torch.utils.data import DataLoader
 
-from bptt import activations, data
 from bptt.errors import InputError
-from bptt.nn import Elman
 
 Optimizer = Literal["adam", "sgd"]
 Reason = Literal["finished", "time limit", "no improvement", "interrupted", "not finite"]
 
 STEPS_PER_EVENT = 10
 SECONDS_PER_SAVE = 10.0
-EVALUATION_STREAMS = 32
-EVALUATION_STEPS = 256
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training besides the text. The defaults are those of the demo.
+    """How the loop goes. A task's own recipe adds what else decides a training besides the data.
 
-    hidden, layers   hidden units of each of the stacked layers
-    nonlinearity     φ of A3
-    bptt             window length: through how many steps the gradient goes back
-    streams          how many parts of the text are read side by side, the batch
     optimizer, lr    "adam" or "sgd", and its learning rate at the start
     clip             the norm to which larger gradients are scaled down; None: never
-    epochs, steps    passes over the text, or if not None the number of windows
+    epochs, steps    passes over the data, or if not None the number of batches
     time_limit       seconds, or None
     patience         evaluations without improvement after which to stop, or None
-    held_out         share of the text, at its end, kept for evaluation
     seed             of the weights and everything drawn in training
 
     Raises InputError for values outside these ranges.
     """
 
-    hidden: int = 256
-    layers: int = 1
-    nonlinearity: str = "tanh"
-    bptt: int = 64
-    streams: int = 32
     optimizer: str = "adam"
     lr: float = 3e-3
     clip: float | None = 1.0
@@ -67,22 +57,16 @@ class Recipe:
     steps: int | None = None
     time_limit: float | None = None
     patience: int | None = None
-    held_out: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "bptt", "streams", "epochs", "steps", "patience"):
-            _require_whole(name, getattr(self, name), optional=name in ("steps", "patience"))
+        for name in ("epochs", "steps", "patience"):
+            require_whole(name, getattr(self, name), optional=name != "epochs")
         for name in ("lr", "clip", "time_limit"):
-            _require_positive(name, getattr(self, name), optional=name != "lr")
-        _require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
-        _require_one_of("optimizer", self.optimizer, get_args(Optimizer))
-        if not (_is_number(self.held_out) and 0 <= self.held_out < 1):
-            raise InputError(f"held_out must be a share from 0 up to, not including, 1; got {self.held_out!r}.")
+            require_positive(name, getattr(self, name), optional=name != "lr")
+        require_one_of("optimizer", self.optimizer, get_args(Optimizer))
         if not (_is_whole(self.seed) and 0 <= self.seed < 2**63):
             raise InputError(f"seed must be a whole number from 0 to 2**63 - 1; got {self.seed!r}.")
-        if self.patience is not None and self.held_out == 0:
-            raise InputError("patience waits for the held-out text to improve, and held_out is 0; give only one.")
 
 
 def _is_whole(value: Any) -> bool:
@@ -93,19 +77,76 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _require_whole(name: str, value: Any, *, optional: bool) -> None:
-    if not (optional and value is None) and not (_is_whole(value) and 1 <= value < 2**31):
-        raise InputError(f"{name} must be a whole number of at least 1; got {value!r}.")
+def require_whole(name: str, value: Any, *, optional: bool = False, least: int = 1) -> None:
+    if not (optional and value is None) and not (_is_whole(value) and least <= value < 2**31):
+        raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
 
 
-def _require_positive(name: str, value: Any, *, optional: bool) -> None:
+def require_positive(name: str, value: Any, *, optional: bool = False) -> None:
     if not (optional and value is None) and not (_is_number(value) and 0 < value < 1e30):
         raise InputError(f"{name} must be a number above 0 and below 1e30; got {value!r}.")
 
 
-def _require_one_of(name: str, value: Any, known: Iterable[str]) -> None:
+def require_share(name: str, value: Any) -> None:
+    if not (_is_number(value) and 0 <= value < 1):
+        raise InputError(f"{name} must be a share from 0 up to, not including, 1; got {value!r}.")
+
+
+def require_one_of(name: str, value: Any, known: Iterable[str]) -> None:
     if value not in known:
         raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a loss is said.
+
+    name     "bits per character"
+    short    "bits/char"
+    key      its name in a line of the log: "bits"
+    factor   what is shown is factor * loss
+    """
+
+    name: str
+    short: str
+    key: str
+    factor: float = 1.0
+
+
+class Task(Protocol):
+    """What a training learns from, and what judges it.
+
+    items               what is counted, in the plural: "characters"
+    state               shape of the state carried from batch to batch, or None where there is none
+    evaluates_at_start  the weights are judged before the first step too, and may stay the best
+    """
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def measure(self) -> Measure: ...
+    @property
+    def items(self) -> str: ...
+    @property
+    def state(self) -> tuple[int, ...] | None: ...
+    @property
+    def evaluates_at_start(self) -> bool: ...
+
+    def __len__(self) -> int:
+        """Batches in one pass over the data, an epoch."""
+        ...
+
+    def loss(self, model: Any, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
+        """L of the batch at `step`, counted from the start of the training; the state to carry on, detached, or None
+        to begin the next batch from zero; and how many items L is a mean over.
+
+        Depends on nothing but the recipe, the data, `step`, the weights, `h` and torch's global random state.
+        """
+        ...
+
+    def evaluate(self, model: Any) -> float | None:
+        """The loss of the part that is held out; None where there is none."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,12 +154,12 @@ class Steps:
     """What happened over the last `steps` steps.
 
     step, epoch           where the training stands after them; epoch 1.5 is in the middle of the second pass
-    loss, bits            mean loss of a token, in nats and in bits
+    loss                  mean loss of an item
     grad_norm             mean and largest norm of the gradient, before clipping
     clipped               share of these steps whose gradient was clipped
     lr                    learning rate of the last of them
-    tokens, seconds       tokens trained on so far, seconds of training so far
-    tokens_per_second     of these steps alone
+    items, seconds        items trained on so far, seconds of training so far
+    items_per_second      of these steps alone
     done, seconds_left    share of the training behind us, and how long the rest takes at the present speed
     """
 
@@ -127,118 +168,86 @@ class Steps:
     epoch: float
     steps: int
     loss: float
-    bits: float
     grad_norm: float
     grad_norm_max: float
     clipped: float
     lr: float
-    tokens: int
+    items: int
     seconds: float
-    tokens_per_second: float
+    items_per_second: float
     done: float
     seconds_left: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Bits per token of the held-out text, and whether they are the fewest so far."""
+    """The loss of the held-out part, and whether it is the smallest so far."""
 
     event = "evaluation"
     step: int
     epoch: float
-    bits: float
+    loss: float
     best: bool
     seconds: float
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why the training ended, after which step, and the best held-out bits per token with the step they were met at.
+    """Why the training ended, after which step, and the smallest held-out loss with the step it was met at.
 
     With the reason "not finite", the loss or the gradient of step `step` + 1 was NaN or infinite; the weights are
-    those before it. `bits` is None where nothing was evaluated.
+    those before it. `loss` is None where nothing was evaluated.
     """
 
     event = "stop"
     reason: Reason
     step: int
     epoch: float
-    bits: float | None
+    loss: float | None
     best_step: int
-    tokens: int
+    items: int
     seconds: float
 
 
 Event = Steps | Evaluation | Stop
 
 
-def as_json(event: Event) -> dict[str, Any]:
-    """The event as a line of the log holds it."""
-    return {"event": event.event, **asdict(event)}
-
-
-@torch.no_grad()
-def bits_per_token(model: Elman, tokens: Tensor) -> float:
-    """Mean of −log2 ŷ over every token of a text but its first, each predicted once.
-
-    The text (N,) is read as up to 32 streams, each from the zero state, so the figure is slightly above that of one
-    continuous reading.
-    """
-    was_training = model.training
-    model.eval()
-    streams = min(EVALUATION_STREAMS, len(tokens) - 1)
-    nats, h = 0.0, None
-    windows = data.windows(tokens, streams, min(EVALUATION_STEPS, (len(tokens) - 1) // streams))
-    for x, y in windows:
-        o, h = model(x, h)
-        nats += float(model.loss(o, y)) * y.numel()
-    rest = tokens[(len(windows.tokens) - 1) * streams :].to(torch.int64)[:, None]
-    if len(rest) > 1:
-        assert h is not None
-        o, _ = model(rest[:-1], h[:, -1:].contiguous())
-        nats += float(model.loss(o, rest[1:])) * (len(rest) - 1)
-    model.train(was_training)
-    return nats / (len(tokens) - 1) / math.log(2)
+def as_json(event: Event, measure: Measure) -> dict[str, Any]:
+    """The event as a line of the log holds it: its loss also as the measure says it."""
+    line = {"event": event.event, **asdict(event)}
+    return line if event.loss is None else {**line, measure.key: measure.factor * event.loss}
 
 
 class Training:
     """A training under way: weights, optimiser and position. `run` goes on from where it stands.
 
     step, seconds   steps done, and time spent on them
-    h               the state carried into the next window (num_layers, B, H); None at the start of an epoch
-    best_bits       of the held-out text, so far; None before the first evaluation
-    best_weights    those of `best_bits`; without held-out text, the last
+    items           trained on so far, counted as the task does
+    h               the state carried into the next batch; None where it starts from zero
+    best_loss       of the held-out part, so far; None before the first evaluation
+    best_weights    those of `best_loss`; without a held-out part, the last
     """
 
-    def __init__(self, model: Elman, train: Tensor, held_out: Tensor, recipe: Recipe) -> None:
-        """train, held_out: tokens (N,). Raises InputError where `train` is too short for the recipe's windows."""
-        self.model, self.held_out, self.recipe = model, held_out, recipe
-        self.windows = data.windows(train, recipe.streams, recipe.bptt)
-        self.total_steps = recipe.steps or recipe.epochs * len(self.windows)
-        self.optimizer = _optimizer(model, recipe)
-        self.step, self.seconds = 0, 0.0
+    def __init__(self, model: Any, task: Task) -> None:
+        self.model, self.task, self.recipe = model, task, task.recipe
+        self.total_steps = self.recipe.steps or self.recipe.epochs * len(task)
+        self.optimizer = _optimizer(model, self.recipe)
+        self.step, self.items, self.seconds = 0, 0, 0.0
         self.h: Tensor | None = None
-        self.best_bits: float | None = None
-        self.best_step, self.evaluations_since_best, self.evaluated_at = 0, 0, 0
+        self.best_loss: float | None = None
+        self.best_step, self.evaluations_since_best, self.evaluated_at = 0, 0, -1
         self._best: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+            torch.manual_seed(self.recipe.seed)
             self.rng = torch.get_rng_state()
 
     @property
     def best_weights(self) -> dict[str, Tensor]:
-        return self._best if self.best_bits is not None else self.model.state_dict()
+        return self._best if self.best_loss is not None else self.model.state_dict()
 
     @property
     def epoch(self) -> float:
-        return self.step / len(self.windows)
-
-    @property
-    def tokens(self) -> int:
-        """Trained on so far."""
-        epochs, windows = divmod(self.step, len(self.windows))
-        length = len(self.windows.tokens) - 1
-        return (epochs * length + min(windows * self.windows.steps, length)) * self.windows.streams
+        return self.step / len(self.task)
 
     @property
     def done(self) -> float:
@@ -276,17 +285,17 @@ class Training:
         saved = time.monotonic()
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.rng)
+            if self.task.evaluates_at_start and self.evaluated_at < 0:
+                self._evaluate(watch)
+                meter.restart()
             while True:
                 reason = self.finished or ("interrupted" if should_stop() else None)
                 if reason:
                     break
-                window = self.step % len(self.windows)
-                x, y = self.windows[window]
                 for group in optimizer.param_groups:
                     group["lr"] = self.recipe.lr * (1 - self.done)
                 optimizer.zero_grad()
-                o, h = model(x, self.h)
-                loss = model.loss(o, y)
+                loss, h, items = self.task.loss(model, self.step, self.h)
                 loss.backward()
                 gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
                 norm = float(torch.nn.utils.get_total_norm(gradients))
@@ -298,16 +307,15 @@ class Training:
                     for gradient in gradients:
                         gradient.mul_(clip / norm)
                 optimizer.step()
-                self.h = h.detach()
+                self.h = h
                 self.step += 1
-                end_of_epoch = window + 1 == len(self.windows)
-                if end_of_epoch:
-                    self.h = None
+                self.items += items
+                end_of_epoch = self.step % len(self.task) == 0
                 self.seconds = time.monotonic() - started
                 meter.add(loss_value, norm, clipped)
                 if meter.steps == STEPS_PER_EVENT or end_of_epoch:
                     meter.report(watch)
-                if end_of_epoch and len(self.held_out):
+                if end_of_epoch:
                     if not self._evaluate(watch):
                         reason = "not finite"
                         break
@@ -319,28 +327,30 @@ class Training:
                     saved = time.monotonic()
             self.rng = torch.get_rng_state()
         meter.report(watch)
-        if reason in ("finished", "time limit") and len(self.held_out) and self.evaluated_at < self.step:
+        if reason in ("finished", "time limit") and self.evaluated_at < self.step:
             reason = reason if self._evaluate(watch) else "not finite"
             self.seconds = time.monotonic() - started
         if reason != "not finite" or self._weights_are_finite():
             save(self)
-        stop = Stop(reason, self.step, self.epoch, self.best_bits, self.best_step, self.tokens, self.seconds)
+        stop = Stop(reason, self.step, self.epoch, self.best_loss, self.best_step, self.items, self.seconds)
         watch(stop)
         return stop
 
     def _evaluate(self, watch: Callable[[Event], None]) -> bool:
-        """Whether the bits per token of the held-out text are finite; best weights are kept."""
-        bits = bits_per_token(self.model, self.held_out)
+        """Whether the loss of the held-out part, if there is one, is finite; the best weights are kept."""
+        loss = self.task.evaluate(self.model)
         self.evaluated_at = self.step
-        if not math.isfinite(bits):
+        if loss is None:
+            return True
+        if not math.isfinite(loss):
             return False
-        best = self.best_bits is None or bits < self.best_bits
+        best = self.best_loss is None or loss < self.best_loss
         if best:
-            self.best_bits, self.best_step, self.evaluations_since_best = bits, self.step, 0
+            self.best_loss, self.best_step, self.evaluations_since_best = loss, self.step, 0
             self._best = {name: weight.clone() for name, weight in self.model.state_dict().items()}
         else:
             self.evaluations_since_best += 1
-        watch(Evaluation(self.step, self.epoch, bits, best, self.seconds))
+        watch(Evaluation(self.step, self.epoch, loss, best, self.seconds))
         return True
 
     def _weights_are_finite(self) -> bool:
@@ -360,10 +370,10 @@ class Training:
     def facts(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._FACTS}
 
-    _FACTS = ("step", "seconds", "best_bits", "best_step", "evaluations_since_best", "evaluated_at")
+    _FACTS = ("step", "items", "seconds", "best_loss", "best_step", "evaluations_since_best", "evaluated_at")
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Takes the position that `tensors` and `facts` of a training with the same model and recipe describe.
+        """Takes the position that `tensors` and `facts` of a training with the same model and task describe.
 
         Raises KeyError, RuntimeError or ValueError where they are those of another.
         """
@@ -381,13 +391,13 @@ class Training:
         self._best = parts["best"]
         torch.Generator().set_state(tensors["rng"])
         self.rng, self.h = tensors["rng"], tensors.get("h")
-        if self.h is not None and self.h.shape != (self.recipe.layers, self.recipe.streams, self.recipe.hidden):
+        if self.h is not None and self.h.shape != self.task.state:
             raise ValueError(f"the carried state has shape {tuple(self.h.shape)}")
         for name in self._FACTS:
             setattr(self, name, facts[name])
 
 
-def _optimizer(model: Elman, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), recipe.lr)
     return torch.optim.Adam(model.parameters(), recipe.lr, fused=True)
@@ -403,7 +413,7 @@ class _Meter:
     def restart(self) -> None:
         self.steps = self.clipped = 0
         self.loss = self.norm = self.norm_max = 0.0
-        self.tokens_before, self.time_before = self.training.tokens, time.monotonic()
+        self.items_before, self.time_before = self.training.items, time.monotonic()
 
     def add(self, loss: float, norm: float, clipped: bool) -> None:
         self.steps += 1
@@ -417,23 +427,175 @@ class _Meter:
             return
         training = self.training
         seconds = max(time.monotonic() - self.time_before, 1e-9)
-        loss, done = self.loss / self.steps, training.done
+        done = training.done
         watch(
             Steps(
                 step=training.step,
                 epoch=training.epoch,
                 steps=self.steps,
-                loss=loss,
-                bits=loss / math.log(2),
+                loss=self.loss / self.steps,
                 grad_norm=self.norm / self.steps,
                 grad_norm_max=self.norm_max,
                 clipped=self.clipped / self.steps,
                 lr=training.optimizer.param_groups[0]["lr"],
-                tokens=training.tokens,
+                items=training.items,
                 seconds=training.seconds,
-                tokens_per_second=(training.tokens - self.tokens_before) / seconds,
+                items_per_second=(training.items - self.items_before) / seconds,
                 done=done,
                 seconds_left=training.seconds * (1 - done) / done,
             )
         )
         self.restart()
+
+
+def fit(
+    model: torch.nn.Module,
+    data: Any,
+    held_out: Any = None,
+    *,
+    loss: Callable[[Any, Tensor], Tensor] | None = None,
+    batch: int = 32,
+    watch: Callable[[Event], None] = lambda event: None,
+    **recipe: Any,
+) -> Stop:
+    """Trains any model on any data with the loop behind `bptt train`; leaves the best weights in the model.
+
+    data, held_out  a Dataset or list of pairs (x, y), read in batches of `batch` in an order drawn anew for each epoch;
+                    or a DataLoader, or any other iterable without [], of batches (x, y), read as it comes. One pass is
+                    an epoch
+    loss            (what the model returns, y) -> scalar; of a tuple, as RNN returns it, the first. By default
+                    `model.loss`
+    watch           is called with each event (`Steps`, `Evaluation`, `Stop`)
+    recipe          what `Recipe` takes: epochs, steps, optimizer, lr, clip, patience, time_limit, seed
+
+    Batches of a Dataset are time first: sequences x (T, ...) of equal length are stacked to (T, B, ...), of different
+    length packed (`torch.nn.utils.rnn.PackedSequence`); targets with a time axis like x's are stacked to (T, B, ...),
+    others to (B, ...). For anything else, hand over a DataLoader with a collate_fn of your own.
+
+    Raises InputError for data without a single batch, for a recipe out of range, and where the loss is not known.
+
+    >>> data = [(torch.full((4, 1), float(n % 2)), torch.tensor(n % 2)) for n in range(64)]
+    >>> class Last(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.rnn, self.readout = torch.nn.RNN(1, 8), torch.nn.Linear(8, 2)
+    ...     def forward(self, x):
+    ...         return self.readout(self.rnn(x)[1][-1])
+    >>> model = Last()
+    >>> stop = fit(model, data, data, loss=torch.nn.functional.cross_entropy, epochs=20, lr=0.01)
+    >>> stop.reason, stop.loss < 0.1
+    ('finished', True)
+    """
+    loss = loss or getattr(model, "loss", None)
+    if loss is None:
+        raise InputError(
+            f"{type(model).__name__} has no method loss; say what to minimise: loss=(output, y) -> scalar."
+        )
+    training = Training(model, _Batches(data, held_out, loss, batch, Recipe(**recipe)))
+    stop = training.run(watch=watch)
+    model.load_state_dict(training.best_weights)
+    return stop
+
+
+class _Batches:
+    """The task of `fit`."""
+
+    measure = Measure("loss", "loss", "loss")
+    items = "sequences"
+    state = None
+    evaluates_at_start = False
+
+    def __init__(
+        self,
+        data: Any,
+        held_out: Any,
+        loss: Callable[[Any, Tensor], Tensor],
+        batch: int,
+        recipe: Recipe,
+    ) -> None:
+        require_whole("batch", batch)
+        self.recipe, self.loss_of, self.batch = recipe, loss, batch
+        self.data, self.held_out = data, held_out
+        self.length = self._count(data)
+        self.batches: Iterator[Any] = iter(())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _count(self, data: Any) -> int:
+        if _is_map_style(data):
+            count = -(-len(data) // self.batch)
+        elif isinstance(data, Sized):
+            count = len(data)
+        else:
+            count = sum(1 for _ in data)
+        if count == 0:
+            raise InputError("there must be something to learn from; the data hold no batch.")
+        return count
+
+    def _read(self, data: Any, epoch: int | None) -> Iterator[Any]:
+        if not _is_map_style(data):
+            return iter(data)
+        order = range(len(data)) if epoch is None else shuffled(len(data), self.recipe.seed, epoch)
+        chosen = (order[at : at + self.batch] for at in range(0, len(order), self.batch))
+        return (time_first([data[index] for index in indices]) for indices in chosen)
+
+    def loss(self, model: Any, step: int, h: Tensor | None) -> tuple[Tensor, None, int]:
+        epoch, place = divmod(step, self.length)
+        if place == 0:
+            self.batches = self._read(self.data, epoch)
+        try:
+            x, y = next(self.batches)
+        except StopIteration:
+            raise InputError(
+                f"the data must hold the same number of batches in every pass; the first had {self.length}, pass "
+                f"{epoch + 1} ended after {place}. An iterator can be read once only: hand over what makes it anew."
+            ) from None
+        return self._loss(model, x, y), None, _rows(y)
+
+    def evaluate(self, model: Any) -> float | None:
+        if self.held_out is None:
+            return None
+        was_training = model.training
+        model.eval()
+        total, rows = 0.0, 0
+        with torch.no_grad():
+            for x, y in self._read(self.held_out, None):
+                total += float(self._loss(model, x, y)) * _rows(y)
+                rows += _rows(y)
+        model.train(was_training)
+        if rows == 0:
+            raise InputError("the held-out data must hold something to judge by; got none. Leave held_out out.")
+        return total / rows
+
+    def _loss(self, model: Any, x: Any, y: Tensor) -> Tensor:
+        output = model(x)
+        return self.loss_of(output[0] if isinstance(output, tuple) else output, y)
+
+
+def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The numbers below `count` in an order of this epoch alone, whatever was drawn before."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def _is_map_style(data: Any) -> bool:
+    return not isinstance(data, DataLoader) and hasattr(data, "__getitem__") and hasattr(data, "__len__")
+
+
+def _rows(y: Tensor) -> int:
+    return y.shape[1] if y.dim() > 1 else y.shape[0]
+
+
+def time_first(pairs: Sequence[tuple[Any, Any]]) -> tuple[Any, Tensor]:
+    """Pairs of a sequence x (T, ...) and its target as one batch, the time axis first; see `fit`."""
+    xs, ys = [torch.as_tensor(x) for x, _ in pairs], [torch.as_tensor(y) for _, y in pairs]
+    at_every_step = all(y.dim() > 0 and len(y) == len(x) for x, y in zip(xs, ys, strict=True))
+    equal = len({len(x) for x in xs}) == 1
+    if at_every_step and not equal:
+        raise InputError(
+            "sequences of different length with a target at every step need padding and a mask, which only you can "
+            "choose; hand over a DataLoader with a collate_fn, and a loss that knows the mask."
+        )
+    x = torch.stack(xs, 1) if equal else packing.pack_sequence(xs, enforce_sorted=False)
+    return x, torch.stack(ys, 1 if at_every_step else 0)

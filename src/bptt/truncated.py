@@ -66,20 +66,28 @@ def updates(
     if len(y) != len(x):
         raise InputError(f"targets must have a step for each of the {len(x)} steps of the inputs; got {len(y)}.")
     plan = list(windows(len(x), k1, k2))
-    h_start = h0
     for number, (start, fresh, end) in enumerate(plan):
         next_start = plan[number + 1].start if number + 1 < len(plan) else end
-        outputs, h, at = [], h_start, start
-        for stop in (next_start, end):
-            if stop > at:
-                o, h = model(x[at:stop], h)
-                outputs.append(o)
-                at = stop
-            if stop == next_start:
-                h_start = None if h is None else h.detach()
-        o = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-        assert h is not None
-        yield loss(o[fresh - start :], y[fresh:end]), h.detach()
+        o, h0, h = through(model, x[start:end], h0, next_start - start)
+        yield loss(o[fresh - start :], y[fresh:end]), h
+
+
+def through(model: Model, x: Tensor, h: Tensor | None, at: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """o of all steps of a window x, from the state h before it; the state after `at` steps, and that after the last.
+
+    Both states are detached: the first is where another window begins, the gradient of this one goes through it.
+    """
+    outputs, h_at = [], h
+    if at:
+        o, h_at = model(x[:at], h)
+        outputs.append(o)
+    h = h_at
+    if at < len(x):
+        o, h = model(x[at:], h_at)
+        outputs.append(o)
+    assert h is not None
+    o = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    return o, None if h_at is None else h_at.detach(), h.detach()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""What a command has to do with its shell: how it was called, which options were given, signals, exit codes."""
+
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import typer
+from typer.core import TyperGroup
+
+from bptt.errors import InputError
+
+
+class Commands(TyperGroup):
+    """A mistake in what was given ends a command with its message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+
+def as_called() -> str:
+    """What to type for this program to run again: "bptt" where the shell finds it, else the path it was called by."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(shortest(Path(sys.executable)))} -m bptt"
+    on_path = shutil.which(called.name)
+    if on_path is not None and Path(on_path).absolute() == called.absolute():
+        return called.name
+    return shlex.quote(shortest(called))
+
+
+def shortest(path: Path) -> str:
+    inside = path.absolute()
+    return str(inside.relative_to(Path.cwd())) if inside.is_relative_to(Path.cwd()) else str(path)
+
+
+class Say(Protocol):
+    """Prints a line, if wanted in a style of rich."""
+
+    def __call__(self, line: str, style: str | None = None) -> None: ...
+
+
+def was_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the second one acts as if it were not here."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        restore()

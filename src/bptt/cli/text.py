@@ -1,0 +1,160 @@
+"""Text on the command line: `bptt generate`, `bptt inspect`, and what `bptt train` says of a text."""
+
+import json as json_format
+import math
+import shlex
+import sys
+import webbrowser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bptt import data, forcing, runs
+from bptt.cli.shell import Say
+from bptt.data import Vocabulary
+from bptt.errors import InputError
+from bptt.nn import Elman
+from bptt.tape import record
+from bptt.tasks import Text
+from bptt.train import Training
+
+
+def task(file: Path | None, options: Mapping[str, Any]) -> Text:
+    """The task of a new training."""
+    recipe = Text.Recipe(**options)
+    return Text(data.read(file) if file else data.english(), recipe)
+
+
+def introduction(task: Text) -> list[str]:
+    source = "English text of CPython" if task.source == data.ENGLISH else task.source
+    recipe = task.recipe
+    every = f", an update every {recipe.k1}" if recipe.k1 is not None else ""
+    units = f"{recipe.unit}s"
+    known = len(task.vocabulary)
+    different = f"{known:,} known" if data.UNKNOWN in task.vocabulary.symbols else f"{known:,} different"
+    return [
+        f"Text     {source}: {task.size:,} {units}, {different}; {len(task.held_out):,} held out",
+        f"Windows  of {recipe.bptt} steps x {recipe.streams} streams{every}",
+    ]
+
+
+def sample(training: Training, length: int = 160) -> str:
+    assert isinstance(training.task, Text)
+    return _continued(training.model, training.task.vocabulary, length)
+
+
+def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> None:
+    assert isinstance(training.task, Text)
+    vocabulary, out = training.task.vocabulary, shlex.quote(str(run.path))
+    say(_continued(training.model, vocabulary, 400) + "\n", "italic")
+    opening = _opening(vocabulary)
+    prime = f' --prime "{opening}"' if opening.isprintable() and opening not in '"\\$`!' else ""
+    say("What next:")
+    say(f"  {program} generate {out}{prime} --length 400 --temperature 0.8", "cyan")
+    say(f"  {program} train -o {out} --resume --epochs {2 * training.recipe.epochs}", "cyan")
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
+    prime: Annotated[
+        str | None,
+        typer.Option(help="What the network reads before it writes.", show_default='"The ", or a line break'),
+    ] = None,
+    length: Annotated[int, typer.Option(help="Symbols to write: characters, bytes or words, as trained.")] = 400,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 bolder, above 1 more varied; 0: always the likeliest symbol.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Let a trained network continue a prime, symbol by symbol.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt generate runs/demo[/cyan]
+
+    [cyan]bptt generate runs/demo --prime "The return value" --length 1000 --temperature 0.6 --seed 7[/cyan]
+    """
+    _, vocabulary, model = _load(run)
+    prime = _opening(vocabulary) if prime is None else prime
+    tokens = forcing.continuation(model, vocabulary.encode(prime), length, temperature=temperature, seed=seed)
+    if json:
+        text = vocabulary.decode(tokens)
+        facts = {"run": str(run), "prime": prime, "temperature": temperature, "seed": seed, "text": text}
+        print(json_format.dumps(facts, ensure_ascii=False))
+        return
+    print(prime, end="")
+    for piece in vocabulary.pieces(tokens):
+        print(piece, end="", flush=True)
+    print()
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the network reads, at least two symbols.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="The page.", show_default="RUN/inspect.html")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Play a trained network on a text: forward, then backward through time, where each number comes from.
+
+    The page is one file that needs no network and no Python.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt inspect runs/demo "The return value" --open[/cyan]
+
+    [cyan]bptt inspect runs/demo "for x in range(" -o loop.html[/cyan]
+    """
+    settings, vocabulary, model = _load(run)
+    tokens = vocabulary.encode(text).long()[:, None]
+    if len(tokens) < 2:
+        raise InputError(
+            f"A text to inspect needs at least two {vocabulary.unit}s, to read one and expect the next; got {text!r}."
+        )
+    tape = record(
+        model,
+        tokens[:-1],
+        tokens[1:],
+        text=text,
+        vocabulary=list(vocabulary.symbols),
+        seed=settings.recipe.seed,
+    )
+    page = run / "inspect.html" if out is None else out
+    tape.page(page)
+    assert tape.L is not None
+    print(
+        f"{page}: {tape.steps:,} steps of {model.rnn.hidden_size} units, {float(tape.L) / math.log(2):.3f} bits per "
+        f"{vocabulary.unit} on this text."
+    )
+    if not show:
+        print("Open it in any browser, or let --open do that.")
+    elif not webbrowser.open(page.absolute().as_uri()):
+        print("No browser could be started; open the page yourself.", file=sys.stderr)
+
+
+def _load(run: Path) -> tuple[runs.Settings, Vocabulary, Elman]:
+    settings, model = runs.load(run)
+    if settings.task != Text.name:
+        raise InputError(
+            f"This command continues or plays a text, and needs a run that was trained on one; {run} was trained for "
+            f"the task {settings.task!r}. bptt --help lists the commands for it."
+        )
+    return settings, Vocabulary.from_json(settings.about["vocabulary"]), model
+
+
+def _opening(vocabulary: Vocabulary) -> str:
+    """What a network is given to start from when nothing was said."""
+    for prime in ("The ", "The", "\n"):
+        if not vocabulary.unknown(prime):
+            return prime
+    return vocabulary.symbols[0]
+
+
+def _continued(model: Elman, vocabulary: Vocabulary, length: int) -> str:
+    prime = _opening(vocabulary)
+    tokens = forcing.continuation(model, vocabulary.encode(prime), length, temperature=0.8)
+    return prime + vocabulary.decode(tokens)

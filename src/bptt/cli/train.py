@@ -1,0 +1,212 @@
+"""`bptt train`: from a file and options to a task, a run directory and a training that is watched."""
+
+import json as json_format
+import math
+import shlex
+import signal
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from bptt import progress, runs, sweeps
+from bptt.cli import text
+from bptt.cli.shell import Say, stop_on_signals, was_given
+from bptt.errors import InputError, SlowEngineWarning
+from bptt.tasks import KnownTask
+from bptt.train import Reason, Stop, Training
+
+COMMANDS: dict[str, ModuleType] = {"text": text}
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
+
+
+def train(
+    context: typer.Context,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="RUN", help="Directory for everything the training leaves behind.")
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Any text in UTF-8. Without it: the English text that ships with CPython."),
+    ] = None,
+    unit: Annotated[str | None, typer.Option(help="character, byte or word.", show_default="character")] = None,
+    words: Annotated[
+        int | None, typer.Option(help="Words told apart; rarer ones become <unk>.", show_default="10000")
+    ] = None,
+    bptt: Annotated[
+        int | None, typer.Option(help="Window k2: steps through which the gradient goes back.", show_default="64")
+    ] = None,
+    k1: Annotated[int | None, typer.Option(help="Steps between two updates.", show_default="the window")] = None,
+    streams: Annotated[int | None, typer.Option(help="Parts of the text read side by side.", show_default="32")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="Share of the text, at its end, to judge by; 0: none.", show_default="0.05")
+    ] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden units.", show_default="256")] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers, one above the other.", show_default="1")] = None,
+    nonlinearity: Annotated[
+        str | None, typer.Option(help="tanh, relu, sigmoid or identity.", show_default="tanh")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam or sgd.", show_default="adam")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate at the start; it falls linearly to zero.", show_default="0.003")
+    ] = None,
+    clip: Annotated[
+        float | None,
+        typer.Option(help="Gradients with a larger norm are scaled down to it; inf: never.", show_default="1"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="28")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of --epochs.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which to end; the learning rate is zero by then.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many epochs without improvement on what is held out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same weights.", show_default="0")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
+) -> None:
+    """Train a network to predict the next character of a text, and so to write like it.
+
+    Ctrl-C ends a training with everything saved (exit code 130; SIGTERM the same, exit code 0).
+
+    --resume goes on from there as if nothing had happened, to the bit.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt train -o runs/demo[/cyan]   # a minute on the English text that ships with CPython
+
+    [cyan]bptt train -o runs/demo --resume --epochs 40[/cyan]   # the same, longer
+
+    [cyan]bptt train README.md -o runs/readme --streams 4 --epochs 50[/cyan]   # any text
+
+    [cyan]bptt train README.md -o runs/words --unit word --streams 4 --epochs 50[/cyan]   # word by word
+
+    [cyan]bptt train -o runs/big --hidden 512 --layers 2 --time-limit 600[/cyan]   # ten minutes
+    """
+    options = {
+        "unit": unit, "words": words, "bptt": bptt, "k1": k1, "streams": streams, "held_out": held_out,
+        "hidden": hidden, "layers": layers, "nonlinearity": nonlinearity,
+        "optimizer": optimizer, "lr": lr, "clip": None if clip == math.inf else clip, "epochs": epochs, "steps": steps,
+        "time_limit": time_limit, "patience": patience, "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if was_given(context, name)}
+    if "epochs" in given and "steps" in given:
+        raise InputError("The length of a training is --epochs or --steps; got both. Leave one out.")
+    if resume and overwrite:
+        raise InputError("A run is either gone on with or replaced; got both --resume and --overwrite. Leave one out.")
+    command = shlex.join(["bptt", *sys.argv[1:]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowEngineWarning)
+        engine = sweeps.choose("cpu", torch.float32)
+    console = progress.console()
+
+    def say(line: str, style: str | None = None) -> None:
+        console.print(line, style=style, markup=False, soft_wrap=True)
+
+    with stop_on_signals() as stopped_by:
+        if resume:
+            if "epochs" in given:
+                given["steps"] = None
+            run, training = runs.resume(out, file, changes=given, command=command)
+        else:
+            runs.check_place(out, overwrite=overwrite)
+            task = _task(file, given)
+            run, training = runs.start(out, task, overwrite=overwrite, command=command)
+        words_of = COMMANDS[run.task.name]
+        if json:
+            print(json_format.dumps({"event": "settings", **run.settings.as_json()}), flush=True)
+        else:
+            for line in (*words_of.introduction(run.task), *_introduction(run.task, training, engine)):
+                say(line)
+            say("")
+
+        def sample() -> str:
+            return words_of.sample(training)
+
+        write = sample if hasattr(words_of, "sample") else None
+        with progress.display(console, training.task, write, as_lines_of_json=json) as show:
+
+            def watch(event: Any) -> None:
+                run.watch(event)
+                show(event)
+
+            stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by))
+        if run.saved:
+            run.draw()
+    if not json:
+        program = context.find_root().info_name or "bptt"
+        _conclude(say, program, run, training, stop)
+        if run.saved and stop.reason not in ("not finite", "interrupted"):
+            training.model.load_state_dict(training.best_weights)
+            words_of.conclusion(say, program, run, training)
+    if stop.reason == "not finite":
+        print(_diverged(run, stop), file=sys.stderr)
+        raise typer.Exit(1)
+    if stop.reason == "interrupted" and signal.SIGINT in stopped_by:
+        raise typer.Exit(130)
+
+
+def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:
+    """The task that the file and the options ask for."""
+    name = "text"
+    return COMMANDS[name].task(file, given)
+
+
+def _introduction(task: KnownTask, training: Training, engine: sweeps.Choice) -> list[str]:
+    recipe: Any = task.recipe
+    weights = sum(parameter.numel() for parameter in training.model.parameters())
+    stack = f"{recipe.layers} x " if recipe.layers > 1 else ""
+    length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs} epochs"
+    limit = f", at most {progress.clock(recipe.time_limit)}" if recipe.time_limit else ""
+    lines = [
+        f"Network  {stack}{recipe.hidden} {recipe.nonlinearity} units, {weights:,} weights",
+        f"Recipe   {recipe.optimizer} {recipe.lr:g}, clip {recipe.clip or 'off'}, {length}{limit}, seed {recipe.seed}",
+        f"Engine   {engine.name}, {torch.get_num_threads()} threads"
+        + (f"; slow: {engine.reason}" if engine.slow else ""),
+    ]
+    if training.step:
+        lines.append(f"Resumed  at step {training.step:,} of {training.total_steps:,}, epoch {training.epoch:.1f}")
+    return lines
+
+
+_ENDINGS: dict[Reason, str] = {
+    "finished": "Done",
+    "time limit": "Time limit reached",
+    "no improvement": "No further improvement",
+    "interrupted": "Stopped as asked",
+    "not finite": "Stopped by NaN or infinity",
+}
+
+
+def _conclude(say: Say, program: str, run: runs.Run, training: Training, stop: Stop) -> None:
+    task = training.task
+    rate = f", {stop.items / stop.seconds:,.0f} {task.items}/s" if stop.seconds else ""
+    say(
+        f"\n{_ENDINGS[stop.reason]} after {stop.epoch:.4g} epochs: step {stop.step:,} of {training.total_steps:,}, "
+        f"{progress.clock(stop.seconds)}{rate}."
+    )
+    if stop.loss is not None:
+        at = "" if stop.best_step == stop.step else f", reached at step {stop.best_step:,}"
+        say(f"{task.measure.factor * stop.loss:.3f} {task.measure.name}, held out{at}.", "bold")
+    if not run.saved:
+        say(f"Nothing was saved; {run.path} is as it was.")
+    if stop.reason == "not finite" or not run.saved:
+        return
+    say(f"Saved in {run.path}: {runs.WEIGHTS}, {runs.SETTINGS}, {runs.LOG}, {runs.CHECKPOINT}, {runs.CURVE}\n")
+    if stop.reason == "interrupted":
+        say("Go on from here:")
+        say(f"  {program} train -o {shlex.quote(str(run.path))} --resume", "cyan")
+
+
+def _diverged(run: runs.Run, stop: Stop) -> str:
+    kept = f"{run.path / runs.WEIGHTS} holds the last good weights" if run.saved else "Nothing was saved"
+    return (
+        f"Error: the loss and its gradient must be finite; at step {stop.step + 1} they were not. {kept}. Train again "
+        f"with a smaller --lr or --clip: bptt train -o {shlex.quote(str(run.path))} --resume --lr ..."
+    )

@@ -1,0 +1,140 @@
+"""Text: predict each next symbol, and so learn to write like it.
+
+Every stream of the text is read from its beginning to its end, window after window, with the state carried over; the
+gradient stops where a window begins. With k1 smaller than the window there is an update every k1 steps whose gradient
+goes back through the whole window (`bptt.truncated`). The held-out part is the end of the text.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor
+
+from bptt import activations, data, train, truncated
+from bptt.data import Unit, Vocabulary
+from bptt.errors import InputError
+from bptt.nn import Elman
+from bptt.train import Measure
+
+EVALUATION_STREAMS = 32
+EVALUATION_STEPS = 256
+
+
+@dataclass(frozen=True)
+class Recipe(train.Recipe):
+    """Everything that decides a training besides the text. The defaults are those of the demo.
+
+    unit, words      what a symbol is: "character", "byte" or "word"; how many different words are told apart at most
+    hidden, layers   hidden units of each of the stacked layers
+    nonlinearity     φ of A3
+    bptt             window length k2: through how many steps the gradient goes back
+    k1               steps from one update to the next; None: bptt
+    streams          how many parts of the text are read side by side, the batch
+    held_out         share of the text, at its end, kept for evaluation
+    """
+
+    unit: Unit = "character"
+    words: int = 10_000
+    hidden: int = 256
+    layers: int = 1
+    nonlinearity: str = "tanh"
+    bptt: int = 64
+    k1: int | None = None
+    streams: int = 32
+    held_out: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        train.require_one_of("unit", self.unit, get_args(Unit))
+        train.require_whole("words", self.words, least=2)
+        for name in ("hidden", "layers", "bptt", "streams"):
+            train.require_whole(name, getattr(self, name))
+        train.require_whole("k1", self.k1, optional=True)
+        if self.k1 is not None and self.k1 > self.bptt:
+            raise InputError(
+                f"An update every k1 steps goes back through bptt steps, so k1 must be at most bptt; got k1={self.k1}, "
+                f"bptt={self.bptt}. With fewer steps back than forward some would have a loss and no gradient."
+            )
+        train.require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
+        train.require_share("held_out", self.held_out)
+        if self.patience is not None and self.held_out == 0:
+            raise InputError("patience waits for the held-out text to improve, and held_out is 0; give only one.")
+
+
+class Text:
+    """The task: a text, its vocabulary, and the recipe. See `bptt.train.Task`."""
+
+    name: ClassVar[str] = "text"
+    Recipe = Recipe
+    evaluates_at_start = False
+
+    def __init__(self, text: data.Text, recipe: Recipe, vocabulary: Vocabulary | None = None) -> None:
+        """Raises InputError where the text is too short for the recipe, or has symbols outside the vocabulary."""
+        self.vocabulary = vocabulary or Vocabulary.of(text, recipe.unit, recipe.words)
+        tokens = self.vocabulary.encode(text)
+        self.recipe, self.source, self.sha256, self.size = recipe, text.source, text.sha256, len(tokens)
+        training, self.held_out = data.split(tokens, recipe.held_out)
+        self.streams = data.windows(training, recipe.streams, recipe.bptt).tokens
+        self.windows = list(truncated.windows(len(self.streams) - 1, recipe.k1 or recipe.bptt, recipe.bptt))
+        self.state = (recipe.layers, recipe.streams, recipe.hidden)
+        short = "char" if recipe.unit == "character" else recipe.unit
+        self.items = f"{short}s"
+        self.measure = Measure(f"bits per {recipe.unit}", f"bits/{short}", "bits", 1 / math.log(2))
+
+    @classmethod
+    def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Text":
+        return cls(data.reread(source), recipe, Vocabulary.from_json(about["vocabulary"]))
+
+    def about(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary.as_json()}
+
+    @staticmethod
+    def network(about: Mapping[str, Any], recipe: Recipe) -> Elman:
+        symbols = len(Vocabulary.from_json(about["vocabulary"]))
+        return Elman(symbols, recipe.hidden, symbols, num_layers=recipe.layers, nonlinearity=recipe.nonlinearity)
+
+    def prepare(self, model: Elman) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def loss(self, model: Elman, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
+        place = step % len(self.windows)
+        window = self.windows[place]
+        last = place + 1 == len(self.windows)
+        tokens = self.streams[window.start : window.end + 1].to(torch.int64)
+        next_start = window.end if last else self.windows[place + 1].start
+        o, h, _ = truncated.through(model, tokens[:-1], h, next_start - window.start)
+        y = tokens[window.fresh - window.start + 1 :]
+        return model.loss(o[window.fresh - window.start :], y), None if last else h, y.numel()
+
+    def evaluate(self, model: Elman) -> float | None:
+        return nats_per_token(model, self.held_out) if len(self.held_out) else None
+
+
+@torch.no_grad()
+def nats_per_token(model: Elman, tokens: Tensor) -> float:
+    """Mean of −ln ŷ over every token of a text but its first, each predicted once.
+
+    The text (N,) is read as up to 32 streams, each from the zero state, so the figure is slightly above that of one
+    continuous reading.
+    """
+    was_training = model.training
+    model.eval()
+    streams = min(EVALUATION_STREAMS, len(tokens) - 1)
+    nats, h = 0.0, None
+    windows = data.windows(tokens, streams, min(EVALUATION_STEPS, (len(tokens) - 1) // streams))
+    for x, y in windows:
+        o, h = model(x, h)
+        nats += float(model.loss(o, y)) * y.numel()
+    rest = tokens[(len(windows.tokens) - 1) * streams :].to(torch.int64)[:, None]
+    if len(rest) > 1:
+        assert h is not None
+        o, _ = model(rest[:-1], h[:, -1:].contiguous())
+        nats += float(model.loss(o, rest[1:])) * (len(rest) - 1)
+    model.train(was_training)
+    return nats / (len(tokens) - 1)
