@@ -10,6 +10,8 @@ memory.py      peak memory of a training step
 others.py      how busy other processes were meanwhile
 report.py      tables and the verdict on every bar, from the lines of JSON alone
 train_text.py  end to end: the training loop of `bptt train` with bptt.nn.RNN and with torch.nn.RNN
+literature/    results beside published ones: chorales, the adding problem, characters, sunspots
+machine.py     what stands beside every figure
 results/       lines of JSON of full runs, by date
 
 Full run:             make bench (writes benchmarks/results/<date>.jsonl)

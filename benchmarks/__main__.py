@@ -7,7 +7,6 @@ that everything works. Results of a full run are kept under benchmarks/results u
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 from benchmarks import layers, memory, situations, train_text
 from benchmarks.cases import PLAIN, QUICK, SMALL_CALLS, UGLY, Case
+from benchmarks.machine import machine
 from benchmarks.measure import BRIEF, FULL, Effort
 from benchmarks.others import Others
 from benchmarks.report import text
@@ -54,17 +54,6 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-
-
 def _measure(team: Team, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     effort = BRIEF if arguments.quick else FULL
     if arguments.seconds is not None:
@@ -94,7 +83,7 @@ def main() -> None:
     output = arguments.output
     if output is None and not (arguments.quick or arguments.case):
         output = RESULTS / f"{now:%Y-%m-%d}.jsonl"
-    machine, records = _machine(), []
+    facts, records = machine(), []
     if os.getloadavg()[0] > IDLE:
         print(f"this machine is not idle (load average {os.getloadavg()[0]:.1f}); figures are noise", file=sys.stderr)
     if output is not None:
@@ -108,7 +97,7 @@ def main() -> None:
         for record in _measure(team, arguments):
             record |= {
                 "date": f"{now:%Y-%m-%dT%H:%M:%SZ}",
-                "machine": machine,
+                "machine": facts,
                 "others_cores": None if (others := busy.cores()) is None else round(others, 2),
                 "versions": team.versions,
                 "absent": team.absent,

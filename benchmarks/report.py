@@ -235,17 +235,20 @@ def tables(records: list[Record]) -> list[Table]:
     return [table for table in layers if table] + situation_tables(records) + ([verdict] if rows else [])
 
 
+def aligned(table: Table) -> str:
+    """The table as text, columns under each other."""
+    widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (table.head, *table.rows)
+    ]
+    return "\n".join([table.title, *(line.rstrip() for line in lines)])
+
+
 def text(records: list[Record]) -> str:
-    parts = ["\n".join(header(records))] if records else []
-    for table in tables(records) if records else []:
-        widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in (table.head, *table.rows)
-        ]
-        parts.append("\n".join([table.title, *(line.rstrip() for line in lines)]))
+    parts = ["\n".join(header(records)), *map(aligned, tables(records))] if records else []
     return "\n\n".join(parts)
 
 

@@ -41,9 +41,9 @@ AGREEMENT = 1e-4
 class OneHotRNN(torch.nn.Module):
     """torch.nn.RNN over tokens."""
 
-    def __init__(self, symbols: int, hidden: int) -> None:
+    def __init__(self, symbols: int, hidden: int, layers: int = 1) -> None:
         super().__init__()
-        self.rnn = torch.nn.RNN(symbols, hidden)
+        self.rnn = torch.nn.RNN(symbols, hidden, layers)
 
     def forward(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.rnn(F.one_hot(x, self.rnn.input_size).to(torch.float32), h0)
