@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from benchmarks.literature import adding, jsb, shakespeare, sunspots
 from benchmarks.literature.outcome import mean_and_spread
-from bptt.train import Recipe
+from bptt import data
+from bptt.tasks import Text
 
 
 def chorales(*lengths: int) -> list[torch.Tensor]:
@@ -78,19 +79,21 @@ def test_adding_begins_with_the_identity_and_ends_after_the_updates_given() -> N
 
 
 def test_text_is_cut_into_parts_that_follow_each_other() -> None:
-    text = shakespeare.parts("abcde" * 40)
-    assert (len(text.training), len(text.validation), len(text.test)) == (170, 10, 20)
-    assert text.symbols == 5
-    whole = torch.cat([text.training, text.validation, text.test])
-    torch.testing.assert_close(whole, (torch.arange(200) % 5).to(whole.dtype))
+    recipe = Text.Recipe(bptt=10, streams=2, held_out=0.05 / 0.9)
+    task, test = shakespeare.parts(data.Text(b"abcde" * 39 + b"abcdf", "none"), recipe)
+    assert (task.size, len(task.held_out), len(test)) == (180, 10, 20)
+    assert task.vocabulary.symbols == tuple("abcdef")
+    assert task.held_out.tolist() == [0, 1, 2, 3, 4] * 2
+    assert test.tolist() == [0, 1, 2, 3, 4] * 3 + [0, 1, 2, 3, 5]
 
 
 def test_both_trainings_on_text_start_alike_and_stay_close() -> None:
-    text = shakespeare.parts("to be or not to be " * 40)
-    both = shakespeare.trainings(text, Recipe(hidden=8, layers=2, bptt=10, streams=3, epochs=1))
+    recipe = Text.Recipe(hidden=8, layers=2, bptt=10, streams=3, epochs=1)
+    task, test = shakespeare.parts(data.Text(b"to be or not to be " * 40, "none"), recipe)
+    both = shakespeare.trainings(task)
     shakespeare.in_turns(both)
     assert all(training.finished == "finished" for training in both.values())
-    ours, theirs = (shakespeare.bits_on_test(training, text.test) for training in both.values())
+    ours, theirs = (shakespeare.bits_on_test(training, test) for training in both.values())
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 

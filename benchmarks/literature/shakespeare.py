@@ -11,8 +11,9 @@ each one's time is the sum over its turns, readings of the validation part inclu
 """
 
 import argparse
+import math
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -22,41 +23,36 @@ from benchmarks.report import Table
 from benchmarks.train_text import OneHotRNN
 from bptt import data
 from bptt.nn import Elman
-from bptt.train import Recipe, Training, bits_per_token
+from bptt.tasks import Text
+from bptt.tasks.text import nats_per_token
+from bptt.train import Training
 
 TEST, VALIDATION = 0.10, 0.05
 TURN, TURNS = 20, 15
 PARTIES = ("bptt", "torch")
 
 
-@dataclass(frozen=True)
-class Text:
-    """Tokens (N,) of the three parts, in the order of the text, and how many different characters it has."""
-
-    training: Tensor
-    validation: Tensor
-    test: Tensor
-    symbols: int
-
-
-def parts(characters: str) -> Text:
-    vocabulary = data.Vocabulary.of(characters)
-    tokens = vocabulary.encode(characters)
-    validation, test = (round(len(tokens) * (1 - share)) for share in (TEST + VALIDATION, TEST))
-    return Text(tokens[:validation], tokens[validation:test], tokens[test:], len(vocabulary))
+def parts(text: data.Text, recipe: Text.Recipe) -> tuple[Text, Tensor]:
+    """The task, whose text is all but the last tenth and knows all characters; and the tokens (N,) of that tenth."""
+    vocabulary = data.Vocabulary.of(text)
+    characters = text.characters
+    size = round(len(characters) * (1 - TEST))
+    known = data.Text(characters[:size].encode(), text.source)
+    return Text(known, recipe, vocabulary), vocabulary.encode(characters[size:])
 
 
-def trainings(text: Text, recipe: Recipe) -> dict[str, Training]:
+def trainings(task: Text) -> dict[str, Training]:
     """The two, from the same weights."""
+    recipe, symbols = task.recipe, len(task.vocabulary)
     torch.manual_seed(recipe.seed)
-    ours = Elman(text.symbols, recipe.hidden, text.symbols, num_layers=recipe.layers)
-    theirs = Elman(text.symbols, recipe.hidden, text.symbols, num_layers=recipe.layers)
+    ours = Elman(symbols, recipe.hidden, symbols, num_layers=recipe.layers)
+    theirs = Elman(symbols, recipe.hidden, symbols, num_layers=recipe.layers)
     theirs.readout.load_state_dict(ours.readout.state_dict())
-    one_hot = OneHotRNN(text.symbols, recipe.hidden, recipe.layers)
+    one_hot = OneHotRNN(symbols, recipe.hidden, recipe.layers)
     one_hot.rnn.load_state_dict(ours.rnn.state_dict())
     theirs.add_module("rnn", one_hot)
     models = dict(zip(PARTIES, (ours, theirs), strict=True))
-    return {name: Training(model, text.training, text.validation, recipe) for name, model in models.items()}
+    return {name: Training(model, task) for name, model in models.items()}
 
 
 def turn(training: Training) -> float:
@@ -76,12 +72,12 @@ def in_turns(both: dict[str, Training]) -> None:
 
 def bits_on_test(training: Training, test: Tensor) -> float:
     training.model.load_state_dict(training.best_weights)
-    return bits_per_token(training.model, test)
+    return nats_per_token(training.model, test) / math.log(2)
 
 
-def measure_speed(text: Text, recipe: Recipe) -> dict[str, float]:
+def measure_speed(task: Text) -> dict[str, float]:
     """Median seconds of a step for each of the two."""
-    both = trainings(text, recipe)
+    both = trainings(task)
     for training in both.values():
         turn(training)
     seconds = {name: [] for name in both}
@@ -91,13 +87,14 @@ def measure_speed(text: Text, recipe: Recipe) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
-def _speed(text: Text, arguments: argparse.Namespace, lines: Lines) -> Table:
+def _speed(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Table:
     rows = []
     for hidden in arguments.hidden:
         recipe = _recipe(arguments, hidden, seed=0)
-        seconds = measure_speed(text, recipe)
+        task, _ = parts(text, recipe)
+        seconds = measure_speed(task)
         ratio = seconds["torch"] / seconds["bptt"]
-        case = f"{recipe.bptt},{recipe.streams},{text.symbols},{hidden}"
+        case = f"{recipe.bptt},{recipe.streams},{len(task.vocabulary)},{hidden}"
         lines.append({"case": case, "layers": recipe.layers, "seconds_per_step": seconds, "ratio": round(ratio, 3)})
         speeds = [f"{recipe.bptt * recipe.streams / seconds[name]:,.0f}" for name in PARTIES]
         rows.append([case, str(recipe.layers), *speeds, f"{ratio:.2f}" + " <" * (ratio < 1)])
@@ -105,22 +102,26 @@ def _speed(text: Text, arguments: argparse.Namespace, lines: Lines) -> Table:
     return Table("Time of training on characters", head, rows)
 
 
-def _quality(text: Text, arguments: argparse.Namespace, lines: Lines) -> Table:
+def _quality(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Table:
     rows = []
     for hidden in arguments.hidden:
         bits: dict[str, list[float]] = {name: [] for name in PARTIES}
         seconds: dict[str, list[float]] = {name: [] for name in PARTIES}
         for seed in arguments.seeds:
             recipe = _recipe(arguments, hidden, seed)
-            both = trainings(text, recipe)
+            task, test = parts(text, recipe)
+            both = trainings(task)
             in_turns(both)
+            validation = {name: training.best_loss for name, training in both.items()}
             for name, training in both.items():
-                bits[name].append(bits_on_test(training, text.test))
+                bits[name].append(bits_on_test(training, test))
                 seconds[name].append(training.seconds)
             lines.append(
                 {
                     "recipe": asdict(recipe),
-                    "validation_bits": {name: training.best_bits for name, training in both.items()},
+                    "validation_bits": {
+                        name: task.measure.factor * (training.best_loss or 0) for name, training in both.items()
+                    },
                     "test_bits": {name: found[-1] for name, found in bits.items()},
                     "seconds": {name: round(found[-1], 1) for name, found in seconds.items()},
                 }
@@ -134,15 +135,15 @@ def _quality(text: Text, arguments: argparse.Namespace, lines: Lines) -> Table:
     return Table(f"Characters of Shakespeare, {arguments.epochs} epochs, seeds {seeds}", head, rows)
 
 
-def _recipe(arguments: argparse.Namespace, hidden: int, seed: int) -> Recipe:
-    return Recipe(
+def _recipe(arguments: argparse.Namespace, hidden: int, seed: int) -> Text.Recipe:
+    return Text.Recipe(
         hidden=hidden,
         layers=arguments.layers,
         bptt=arguments.steps,
         streams=arguments.streams,
         lr=arguments.lr,
         epochs=arguments.epochs,
-        held_out=VALIDATION,
+        held_out=VALIDATION / (1 - TEST),
         seed=seed,
     )
 
@@ -158,7 +159,7 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=10)
     options.add_argument("--speed", action="store_true", help="times alone, in seconds instead of minutes")
     arguments = options.parse_args()
-    text = parts(data.read(arguments.text).characters)
+    text = data.read(arguments.text)
     lines = Lines("shakespeare", arguments.output)
     lines.show((_speed if arguments.speed else _quality)(text, arguments, lines))
 
