@@ -18,7 +18,7 @@ FLOORS = [
     {"curve", "worked"},
     {"tasks"},
     {"tasks.text"},
-    {"data", "forcing", "tape", "truncated"},
+    {"data", "forcing", "forecaster", "tape", "truncated"},
     {"nn"},
     {"nn.convert", "nn.elman", "nn.jordan"},
     {"nn.rnn"},
@@ -27,7 +27,8 @@ FLOORS = [
     {"ops"},
     {"sweeps", "losses"},
     {"sweeps.reference", "sweeps.native"},
-    {"schedules"},
+    {"schedules", "timeline"},
+    {"table"},
     {"train"},
     {"_native", "activations", "equations", "errors", "sweeps.packing"},
 ]

@@ -1,0 +1,322 @@
+"""A forecast: what a simple rule says, and what a recurrent network learnt that the rule leaves over.
+
+At every step t the series is known up to t, and the next `horizon` steps of all targets are forecast at once:
+
+    forecast = base + trust · left over · network
+
+Everything runs on columns scaled by the mean and standard deviation of the training part. The base is one of
+
+    none     the mean
+    last     the last value, repeated
+    season   the value one season before
+    linear   the last value, plus a linear function of the last values of all columns and of their changes
+
+The network, an `Elman` with squared error, reads the last `window` steps from the zero state: of each column the value,
+its change since the step before, and whether it is known, if the training part has gaps; of each target how it has
+changed in a season, and what came next one season ago. What lies outside the range of the training part is cut to it,
+so that no trend leads the network to a place it has never seen. Its outputs are in units of what the base leaves over
+in the training part, and begin at zero: an untrained network is the base. `trust`, between 0 and 1, is how far each of
+its outputs is believed; the validation part decides.
+
+Unknown values of a column are taken to be the last known one.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bptt.nn import Elman
+
+Base = Literal["none", "last", "season", "linear"]
+BASES: tuple[Base, ...] = get_args(Base)
+
+PENALTIES = tuple(10.0**power for power in range(-6, 4))  # in units of the mean variance of what the linear rule reads
+BLOCK = 1 << 14  # steps whose lags are laid out at a time
+MOST_WEIGHTS = 512  # of the linear rule, for each of its outputs
+WINDOWS = 512  # windows read side by side where nothing is learnt
+BAND = (0.1, 0.9)
+
+
+class Forecaster(torch.nn.Module):
+    """Scaling, base and network. Arrays of columns are (N, C), the targets first, float64 with NaN.
+
+    targets, inputs   number of columns to forecast, and of further columns
+    horizon           steps forecast at once
+    window            steps the network reads
+    season            steps of a season, or None
+    base, lags        the rule, and how many values back the linear one looks
+    gaps              the columns that have gaps in the training part
+
+    hidden, layers and nonlinearity are those of `Elman`. What is fitted is in buffers; `copy_fitted` takes it over.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    weight: Tensor
+    bias: Tensor
+    low: Tensor
+    high: Tensor
+    left_over: Tensor
+    trust: Tensor
+    band: Tensor
+
+    def __init__(
+        self,
+        targets: int,
+        inputs: int,
+        horizon: int,
+        window: int,
+        *,
+        season: int | None = None,
+        base: Base = "last",
+        lags: int = 1,
+        gaps: Sequence[int] = (),
+        hidden: int = 32,
+        layers: int = 1,
+        nonlinearity: str = "tanh",
+    ) -> None:
+        super().__init__()
+        columns, outputs = targets + inputs, horizon * targets
+        self.targets, self.horizon, self.window = targets, horizon, window
+        self.season, self.lags = season, lags
+        self.base: Base = base
+        self.gaps = list(gaps)
+        channels = 2 * columns + len(self.gaps) + (2 * targets if season else 0)
+        for name, value in {
+            "mean": torch.zeros(columns),
+            "sd": torch.ones(columns),
+            "weight": torch.zeros(lags * columns, outputs),
+            "bias": torch.zeros(outputs),
+            "low": torch.full((channels,), -math.inf),
+            "high": torch.full((channels,), math.inf),
+            "left_over": torch.ones(outputs),
+            "trust": torch.ones(outputs),
+            "band": torch.zeros(len(BAND), outputs),
+        }.items():
+            self.register_buffer(name, value.double())
+        self.network = Elman(
+            channels, hidden, outputs, num_layers=layers, nonlinearity=nonlinearity, loss="squared_error"
+        )
+        torch.nn.init.zeros_(self.network.readout.weight)
+        torch.nn.init.zeros_(self.network.readout.bias)
+
+    def copy_fitted(self, other: "Forecaster") -> None:
+        """Takes over all that is fitted and not learnt."""
+        for name, value in other.named_buffers(recurse=False):
+            getattr(self, name).copy_(value)
+
+    def forward(self, u: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """o (T, B, horizon · targets) and h_n of what `channels` gives for windows (T, B, channels)."""
+        return self.network(u, h0)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """(N, C) in standard deviations from the mean, every gap filled with the last known value."""
+        return _filled((values - self.mean) / self.sd)
+
+    def channels(self, values: Tensor, s: Tensor) -> Tensor:
+        """What the network reads at each step (N, channels), float32. s: `scaled` values."""
+        targets = s[:, : self.targets]
+        parts = [s, s - _back(s, 1)]
+        if self.season:
+            parts += [targets - _back(targets, self.season), _back(targets, self.season - 1) - targets]
+        parts.append(values[:, self.gaps].isnan().to(s.dtype))
+        return torch.cat(parts, 1).clamp(self.low, self.high).float()
+
+    def following(self, values: Tensor) -> Tensor:
+        """What comes in the next steps of each step (N, horizon · targets), scaled; NaN where nobody knows."""
+        truth = (values[:, : self.targets] - self.mean[: self.targets]) / self.sd[: self.targets]
+        return _following(truth, self.horizon)
+
+    @property
+    def blind(self) -> int:
+        """Steps at the beginning of a series for which the base lacks what it looks back at."""
+        return {"none": 0, "last": 0, "season": (self.season or 1) - 1, "linear": self.lags - 1}[self.base]
+
+    def rule(self, s: Tensor, at: Tensor, base: Base | None = None) -> Tensor:
+        """What the base, or another one, says at the steps `at` (n, horizon · targets), scaled. s: `scaled` values."""
+        targets = s[:, : self.targets]
+        match base or self.base:
+            case "none":
+                return targets.new_zeros(len(at), self.horizon * self.targets)
+            case "last":
+                return targets[at].repeat(1, self.horizon)
+            case "season":
+                assert self.season is not None, "a series without a season has no seasonal rule"
+                steps = range(1, self.horizon + 1)
+                back = [self.season * -(-ahead // self.season) - ahead for ahead in steps]
+                return torch.cat([targets[(at - lag).clamp_min(0)] for lag in back], 1)
+            case _:
+                parts = [x @ self.weight + self.bias for x in _lagged(s, at, self.lags)]
+                return torch.cat(parts) + targets[at].repeat(1, self.horizon)
+
+    @torch.no_grad()
+    def outputs(self, u: Tensor, at: Tensor) -> Tensor:
+        """o (n, horizon · targets) at the steps `at`, each at the end of its window of `channels` u (N, channels)."""
+        within = torch.arange(1 - self.window, 1)[:, None]
+        return torch.cat([self.network(u[(part + within).clamp_min(0)])[0][-1] for part in at.split(WINDOWS)])
+
+    @torch.no_grad()
+    def forecasts(self, values: Tensor, at: Tensor, base: Base | None = None) -> Tensor:
+        """Forecasts (n, horizon, targets) made at the steps `at` (n), in the units of the columns (N, C).
+
+        base: what this rule alone says, without the network.
+        """
+        s = self.scaled(values)
+        says = self.rule(s, at, base)
+        if base is None:
+            says = says + self.outputs(self.channels(values, s), at) * (self.trust * self.left_over)
+        return self.unscaled(says)
+
+    def unscaled(self, says: Tensor) -> Tensor:
+        """(n, horizon · targets) as (n, horizon, targets) in the units of the columns."""
+        says = says.view(-1, self.horizon, self.targets)
+        return says * self.sd[: self.targets] + self.mean[: self.targets]
+
+    @torch.no_grad()
+    def judge(self, u: Tensor, rest: Tensor, at: Tensor) -> float:
+        """The mean square of what is left over (N, horizon · targets) at the steps `at`, once `trust` suits them best.
+
+        Sets `trust`, and `band` to where 80 % of the errors lie.
+        """
+        o, rest = self.outputs(u, at).double(), rest[at]
+        known = ~rest.isnan()
+        o = o.where(known, 0)
+        self.trust.copy_(((o * rest.nan_to_num()).sum(0) / o.square().sum(0).clamp_min(1e-30)).clamp(0, 1))
+        errors = rest - self.trust * o
+        quantiles = (errors * self.left_over).nanquantile(torch.tensor(BAND, dtype=torch.float64), 0)
+        self.band.copy_(quantiles.nan_to_num())
+        return float(errors.square().nanmean())
+
+
+def fit(
+    values: Tensor,
+    train: int,
+    validation: int,
+    *,
+    targets: int,
+    horizon: int,
+    window: int,
+    season: int | None,
+    base: Base | Literal["auto"],
+) -> tuple[Forecaster, dict[Base, float]]:
+    """A forecaster with its scaling and rules fitted, its network untrained and as small as can be, and the errors.
+
+    values       (N, C), of which the first `train` steps are fitted to and the next `validation` steps choose the lags
+                 and penalty of the linear rule, and, if `base` is "auto", the base
+    The errors are each rule's root mean square in the validation part, in standard deviations.
+    """
+    part, known = values[:train], values[: train + validation]
+    mean = part.nanmean(0)
+    sd = (part - mean).square().nanmean(0).sqrt()
+    sd = torch.where(sd > 1e-9 * part.nan_to_num().abs().amax(0), sd, 1.0)
+    s, judges = _filled((known - mean) / sd), torch.arange(train - 1, train + validation - horizon)
+    truth = ((known - mean) / sd)[:, :targets]
+    following, within = _following(truth, horizon), _following(truth[:train], horizon)
+    lags, weight, bias = _linear(s, within, following, judges, horizon, targets, season)
+    model = Forecaster(
+        targets,
+        values.shape[1] - targets,
+        horizon,
+        window,
+        season=season,
+        lags=lags,
+        gaps=part.isnan().any(0).nonzero()[:, 0].tolist(),
+        hidden=1,
+    )
+    for name, value in {"mean": mean, "sd": sd, "weight": weight, "bias": bias}.items():
+        getattr(model, name).copy_(value)
+    rules: list[Base] = [rule for rule in BASES if rule != "season" or season is not None]
+    errors: dict[Base, float] = {
+        rule: float((model.rule(s, judges, rule) - following[judges]).square().nanmean().sqrt()) for rule in rules
+    }
+    model.base = min(rules, key=lambda rule: errors[rule]) if base == "auto" else base
+    u = model.channels(part, s[:train]).double()
+    model.low.copy_(u.amin(0))
+    model.high.copy_(u.amax(0))
+    rest = (within - model.rule(s, torch.arange(train)))[model.blind :]
+    model.left_over.copy_(rest.square().nanmean(0).sqrt().nan_to_num(1.0).clamp_min(1e-6))
+    return model, errors
+
+
+def _linear(
+    s: Tensor, within: Tensor, following: Tensor, judges: Tensor, horizon: int, targets: int, season: int | None
+) -> tuple[int, Tensor, Tensor]:
+    """Lags, weight and bias of the linear rule, by least squares with a penalty, in the training part.
+
+    within, following   what comes after each step (n, horizon · targets), known inside the training part only, and all
+    judges              the steps at which lags and penalty are judged
+    """
+    steps = torch.arange(len(within) - horizon)
+    now = s[:, :targets].repeat(1, horizon)
+    change = _interpolated(within[steps]) - now[steps]
+    share = 1 - within[steps].isnan().double().mean(1)
+    best, chosen = math.inf, (1, s.new_zeros(s.shape[1], horizon * targets), s.new_zeros(horizon * targets))
+    for lags in _choices_of_lags(len(steps), s.shape[1], season):
+        w = share[lags - 1 :]
+        at = steps[lags - 1 :]
+        columns = lags * s.shape[1] + 1
+        gram, moments = s.new_zeros(columns, columns), s.new_zeros(columns, horizon * targets)
+        for block, x in zip(at.split(BLOCK), _lagged(s, at, lags), strict=True):
+            x = torch.cat((x, x.new_ones(len(x), 1)), 1)
+            weighted = share[block][:, None] * x
+            gram += weighted.mT @ x
+            moments += weighted.mT @ change[block]
+        gram, moments = gram / w.sum(), moments / w.sum()
+        middle, centre = gram[-1, :-1], moments[-1]
+        variances, directions = torch.linalg.eigh(gram[:-1, :-1] - middle[:, None] * middle)
+        turned = directions.mT @ (moments[:-1] - middle[:, None] * centre)
+        seen = torch.cat(list(_lagged(s, judges, lags)))
+        for penalty in PENALTIES:
+            damped = variances.clamp_min(0) + penalty * variances.mean().clamp_min(1e-30)
+            weight = directions @ (turned / damped[:, None])
+            bias = centre - middle @ weight
+            error = float((seen @ weight + bias + now[judges] - following[judges]).square().nanmean())
+            if error < best:
+                best, chosen = error, (lags, weight, bias)
+    return chosen
+
+
+def _choices_of_lags(steps: int, columns: int, season: int | None) -> list[int]:
+    """How far back a linear rule may look: never so far that it has fewer than three steps for each weight."""
+    choices = {1, 2, 4, 8, 16, 24, 32} | ({season + 2, 2 * season + 2} if season else set())
+    return sorted(lags for lags in choices if 3 * lags * columns <= steps and lags * columns <= MOST_WEIGHTS) or [1]
+
+
+def _lagged(s: Tensor, at: Tensor, lags: int) -> Iterator[Tensor]:
+    """What the linear rule reads at the steps `at`, in blocks (n, lags · C): each column now, and each lag less now."""
+    for steps in at.split(BLOCK):
+        now = s[steps]
+        back = (steps[:, None] - torch.arange(1, lags)).clamp_min(0)
+        yield torch.cat((now, (s[back] - now[:, None]).flatten(1)), 1)
+
+
+def _following(truth: Tensor, horizon: int) -> Tensor:
+    """The next values of each step (N, horizon · K) of truth (N, K); NaN after the end."""
+    padded = torch.cat((truth, truth.new_full((horizon, truth.shape[1]), math.nan)))
+    return torch.cat([padded[ahead : ahead + len(truth)] for ahead in range(1, horizon + 1)], 1)
+
+
+def _filled(s: Tensor) -> Tensor:
+    """Gaps of each column filled with the last known value, zero before the first."""
+    known = ~s.isnan()
+    last = torch.where(known, torch.arange(len(s))[:, None], -1).cummax(0).values
+    return torch.where(last >= 0, s.gather(0, last.clamp_min(0)), 0.0)
+
+
+def _back(s: Tensor, lag: int) -> Tensor:
+    """s (N, C) as it was `lag` steps before; before the beginning, as at the beginning."""
+    return s[(torch.arange(len(s)) - lag).clamp_min(0)]
+
+
+def _interpolated(y: Tensor) -> Tensor:
+    """Gaps of each column filled on a straight line between the known values around them; zero where none is known."""
+    place = np.arange(len(y))
+    columns = []
+    for column in y.mT.numpy():
+        known = np.flatnonzero(~np.isnan(column))
+        columns.append(np.interp(place, known, column[known]) if len(known) else np.zeros(len(column)))
+    return torch.from_numpy(np.stack(columns, 1))

@@ -1,0 +1,310 @@
+"""A table in a file, CSV or Parquet: named columns, read whole, every mistake with its place.
+
+`read` finds the separator, checks that every line has the cells the first line names, and leaves cells as they are
+until `numbers` or `texts` asks for a column. An empty cell, NA, N/A, NaN, null or none is a missing number: NaN. The
+first line of a CSV file names the columns; lines are counted from 1 as an editor does, rows of a Parquet file too.
+"""
+
+import csv
+import hashlib
+import io
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from bptt.errors import InputError
+
+MISSING = ("", "na", "n/a", "nan", "null", "none")
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+MOST_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a file, in its order.
+
+    frame    the cells: text where they come from a CSV file, typed where from Parquet
+    source   absolute path of the file; sha256 of its bytes
+    places   for a CSV file the line each row begins in; None: rows of a Parquet file
+    """
+
+    frame: pl.DataFrame
+    source: str
+    sha256: str
+    places: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    @property
+    def columns(self) -> list[str]:
+        return self.frame.columns
+
+    def column(self, name: str) -> pl.Series:
+        """Cells as they are. Raises InputError that lists the columns where none has this name."""
+        if name not in self.columns:
+            raise InputError(
+                f"A column must be one of the table's: {self.listed()}; got {name!r}. "
+                "Check the spelling, capitals included."
+            )
+        return self.frame[name]
+
+    def listed(self) -> str:
+        more = f" and {len(self.columns) - MOST_LISTED} more" if len(self.columns) > MOST_LISTED else ""
+        return ", ".join(self.columns[:MOST_LISTED]) + more
+
+    def place(self, row: int) -> str:
+        """Where a row stands in the file, rows counted from 0: "line 7" of a CSV file, "row 6" of another."""
+        return f"row {row + 1}" if self.places is None else f"line {self.places[row]}"
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float64 (N,), NaN where a cell is missing.
+
+        Raises InputError for unknown columns and cells that are no finite number, with their place.
+        """
+        cells = self.column(name)
+        if cells.dtype == pl.String:
+            cells = without_missing(cells)
+            values = cells.cast(pl.Float64, strict=False)
+            wrong = values.is_null() & cells.is_not_null()
+        elif cells.dtype.is_numeric() or cells.dtype in (pl.Boolean, pl.Null):
+            values = cells.cast(pl.Float64)
+            wrong = None
+        else:
+            raise InputError(
+                f"Column {name!r} must hold numbers; it holds {_kind(cells.dtype)} in {self.source}. Name another."
+            )
+        if wrong is not None and wrong.any():
+            raise self._not_a_number(name, cells, wrong.arg_true().to_list())
+        array = values.to_numpy().astype(np.float64)
+        if np.isinf(array).any():
+            row = int(np.flatnonzero(np.isinf(array))[0])
+            raise InputError(
+                f"Column {name!r} must hold finite numbers; {self.place(row)} of {self.source} has {array[row]}. "
+                "Correct the cell, or leave it empty where the value is not known."
+            )
+        return array
+
+    def texts(self, name: str) -> list[str | None]:
+        """A column as text, None where a cell is empty. Raises InputError for an unknown column, or one of lists."""
+        cells = self.column(name)
+        if cells.dtype.is_nested() or cells.dtype in (pl.Binary, pl.Object):
+            raise InputError(
+                f"Column {name!r} must hold text or numbers; it holds {_kind(cells.dtype)} in {self.source}. "
+                "Name another."
+            )
+        cells = cells.cast(pl.String).str.strip_chars()
+        return [cell or None for cell in cells.to_list()]
+
+    def _not_a_number(self, name: str, cells: pl.Series, rows: list[int]) -> InputError:
+        cell = cells[rows[0]]
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        fix = "Correct the cell, or leave it empty where the value is not known."
+        if re.fullmatch(r"[+-]?\d+,\d+", cell):
+            fix = "Write decimals with a point."
+        elif re.fullmatch(r"[+-]?\d{1,3}([, '\u00a0\u202f]\d{3})+(\.\d+)?", cell):
+            fix = "Write numbers without separators of thousands."
+        return InputError(
+            f"Column {name!r} must hold numbers; {self.place(rows[0])} of {self.source} has {_short(cell)}{more}. {fix}"
+        )
+
+
+def without_missing(cells: pl.Series) -> pl.Series:
+    """Cells of text without spaces around them, null where they stand for a missing value."""
+    cells = cells.str.strip_chars()
+    missing = cells.is_null() | cells.str.to_lowercase().is_in(MISSING)
+    return cells.set(missing, None)
+
+
+def read(path: str | Path) -> Table:
+    """The table in a CSV (comma, semicolon or tab) or Parquet file.
+
+    Raises InputError for a file that is missing, empty, unreadable, a directory, damaged, not UTF-8 or without rows,
+    for lines with too many or too few cells, and for column names that are double or missing.
+    """
+    path = Path(path)
+    raw = _bytes(path)
+    source, sha256 = str(path.absolute()), hashlib.sha256(raw).hexdigest()
+    if raw.startswith(b"PAR1") or path.suffix.lower() in (".parquet", ".pq"):
+        frame, places = _parquet(raw, path), None
+    else:
+        frame, places = _csv(raw, path)
+    if frame.height == 0:
+        raise InputError(
+            f"A table needs rows below the names of its columns; {path} has none, only {len(frame.columns)} columns: "
+            f"{', '.join(frame.columns[:MOST_LISTED])}. Name another file."
+        )
+    return Table(frame, source, sha256, places)
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether the name of a file is that of a table: .csv, .tsv, .parquet or .pq."""
+    return Path(path).suffix.lower() in (".csv", ".tsv", ".parquet", ".pq")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"The table must be a file; there is none at {path}. Check the path.") from None
+    except IsADirectoryError:
+        raise InputError(
+            f"The table must be a file; {path} is a directory. Name a CSV or Parquet file in it."
+        ) from None
+    except OSError as error:
+        raise InputError(f"The table must be readable; {path}: {error.strerror}.") from None
+    if not raw:
+        raise InputError(f"The table must not be empty; {path} holds no bytes. Name another file.")
+    return raw
+
+
+def _parquet(raw: bytes, path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(io.BytesIO(raw))
+    except (PolarsError, PanicException, OSError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"{path} must be a Parquet file; it cannot be read as one: {_short(reason, 200)}. Write it again, or give "
+            "the table as CSV."
+        ) from None
+
+
+def _csv(raw: bytes, path: Path) -> tuple[pl.DataFrame, list[int]]:
+    lines = _lines(raw, path)
+    separator = _separator(lines)
+    records = _records(lines, separator, path)
+    _, _, header = next(records)
+    names = _names(header, path)
+    kept, places = [], []
+    for first, last, cells in records:
+        if len(cells) != len(names):
+            raise InputError(
+                f"Every line must have a cell for each of the {len(names)} columns the first line names; line "
+                f"{first + 1} of {path} has {len(cells)}, separated by {SEPARATORS[separator]}: "
+                f"{_short(lines[first])}. Correct it; text that contains the separator stands in double quotes."
+            )
+        kept.append("\n".join(lines[first : last + 1]))
+        places.append(first + 1)
+    try:
+        frame = pl.read_csv(
+            io.BytesIO("\n".join(kept).encode()),
+            separator=separator,
+            has_header=False,
+            schema=dict.fromkeys(names, pl.String),
+            raise_if_empty=False,
+        )
+    except (PolarsError, PanicException) as error:
+        raise InputError(
+            f"{path} must be a CSV file; it cannot be read as one: {_short(' '.join(str(error).split()), 200)}. "
+            "Write it again."
+        ) from None
+    assert frame.height == len(places)
+    return frame, places
+
+
+def _lines(raw: bytes, path: Path) -> list[str]:
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(
+            f"The table must be UTF-8; {path} is UTF-16. Convert it, for example: "
+            f"iconv -f utf-16 -t utf-8 {path} > converted.csv"
+        )
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"The table must be CSV in UTF-8 or Parquet; {path} is neither: byte {raw[error.start]:#04x} in line "
+            f"{line} ({error.reason}). If it is CSV, convert it, for example: "
+            f"iconv -f latin1 -t utf-8 {path} > converted.csv"
+        ) from None
+    if "\0" in text:
+        raise InputError(
+            f"The table must be CSV or Parquet; {path} holds zero bytes in line "
+            f"{text.count(chr(10), 0, text.index(chr(0))) + 1}. Name another file."
+        )
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise InputError(f"The table must not be empty; {path} holds only blank lines. Name another file.")
+    return lines
+
+
+def _separator(lines: list[str]) -> str:
+    """The separator that gives all lines as many columns as possible, and the most of them numbers."""
+    head = [line for line in itertools.islice(lines, 20) if line.strip()]
+
+    def rank(separator: str) -> tuple[bool, int, int]:
+        rows = list(csv.reader(head, delimiter=separator))
+        counts = {len(cells) for cells in rows}
+        return len(counts) == 1 and counts != {1}, len(rows[0]), sum(_is_number(cell) for row in rows for cell in row)
+
+    return max(SEPARATORS, key=rank)
+
+
+def _records(lines: list[str], separator: str, path: Path) -> Iterator[tuple[int, int, list[str]]]:
+    """First line, last line and cells of each record; blank lines are left out unless there is only one column."""
+    one_column = False
+    if not any('"' in line for line in lines):
+        for at, line in enumerate(lines):
+            if line.strip() or one_column:
+                cells = line.split(separator)
+                yield at, at, cells
+                one_column = len(cells) == 1
+        return
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    first = 0
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise InputError(
+                f"Text in double quotes must end with one, and a quote inside it is written twice; {path} breaks this "
+                f"in the lines from {first + 1} on: {error}. Correct it there."
+            ) from None
+        if cells is None:
+            return
+        last = reader.line_num - 1
+        if cells or one_column:
+            yield first, last, cells or [""]
+            one_column = len(cells) <= 1
+        first = last + 1
+
+
+def _names(header: list[str], path: Path) -> list[str]:
+    names = [cell.strip() or f"column {place}" for place, cell in enumerate(header, 1)]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"Columns must have different names; {path} has several called {', '.join(map(repr, double))}. "
+            "Rename them in its first line."
+        )
+    if all(map(_is_number, header)):
+        raise InputError(
+            f"The first line of a table must name its columns; in {path} it holds numbers: "
+            f"{_short(', '.join(header))}. Put a line with names above it."
+        )
+    return names
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return not math.isnan(float(cell))
+    except ValueError:
+        return False
+
+
+def _kind(dtype: pl.DataType) -> str:
+    if dtype.is_temporal():
+        return "times"
+    return "lists" if dtype.is_nested() else f"{dtype}".lower() + "s"
+
+
+def _short(text: str, most: int = 60) -> str:
+    return repr(text) if len(text) <= most else repr(text[:most]) + "..."

@@ -1,0 +1,376 @@
+"""The time of each row of a table: read, put on an even grid where there is one, and continued.
+
+`of` finds the column, reads numbers and dates in the forms people write them, and recognises the spacing: seconds to
+weeks, weekdays, calendar months to years, whole or decimal numbers. Rows missing from an even grid are counted, so that
+`Timeline.on_grid` can leave their places empty. Spacing that is not even is said; the rows then count as even steps.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from bptt.errors import InputError
+from bptt.table import Table, without_missing
+
+Unit = Literal["row", "number", "microsecond", "weekday", "month"]
+
+SURELY = ("time", "date", "datetime", "timestamp", "date_time", "ds", "t")
+PERHAPS = ("year", "yr", "quarter", "month", "week", "day", "hour", "minute", "second", "period", "index", "step")
+DATES = (
+    "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%y", "%d.%m.%Y", "%d/%m/%y", "%m/%d/%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%b-%Y",
+    "%d %b %Y", "%b %d, %Y", "%Y%m%d",
+)  # fmt: skip
+TIMES = ("%H:%M", "%H:%M:%S", "%H:%M:%S%.f", "%H:%M:%SZ", "%H:%M:%S%.fZ", "%H:%M%z", "%H:%M:%S%z", "%H:%M:%S%.f%z")
+MONTHS = ("%Y-%m", "%Y/%m", "%m/%Y", "%b %Y", "%b-%Y", "%Y %b", "%Y-%b", "%Y%m")  # a day is put before them
+LIKE_DATES = r"\d[-/:]\d|\d\.\d+\.\d|\d[qQ]\d|[A-Za-z]{3}[- ]\d{4}"
+QUARTERS = {"1": "-01-01", "2": "-04-01", "3": "-07-01", "4": "-10-01"}
+SECOND = 1_000_000
+UNITS = {"week": 604_800 * SECOND, "day": 86_400 * SECOND, "hour": 3_600 * SECOND, "minute": 60 * SECOND,
+         "second": SECOND, "millisecond": 1_000, "microsecond": 1}  # fmt: skip
+TOLERANCE = 0.1  # share of a step by which decimal times may miss the grid
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """How far rows are apart: `every` so many units. Not even: the usual distance."""
+
+    unit: Unit
+    every: float
+    even: bool = True
+    at_month_end: bool = False
+
+    def __str__(self) -> str:
+        about = "" if self.even else "about "
+        match self.unit:
+            case "row":
+                return "row by row"
+            case "number":
+                return f"{about}{self.every:g}"
+            case "weekday":
+                return "day from Monday to Friday"
+            case "month":
+                name, many = next(
+                    (name, many)
+                    for name, many in (("year", 12), ("quarter", 3), ("month", 1))
+                    if self.every % many == 0
+                )
+            case _:
+                name, many = next((name, many) for name, many in UNITS.items() if self.every % many == 0)
+        count = round(self.every / many)
+        return about + (name if count == 1 else f"{count} {name}s")
+
+    @property
+    def season(self) -> int | None:
+        """Steps in which the calendar repeats: a day for hours and less, a week for days, a year for the rest."""
+        match self.unit:
+            case "weekday":
+                return 5
+            case "month":
+                period = 12
+            case "microsecond":
+                week, day = UNITS["week"], UNITS["day"]
+                if self.every == week:
+                    return 52
+                period = day if self.every < day else week if self.every == day else 0
+            case _:
+                return None
+        return round(period / self.every) if self.every < period and period % self.every == 0 else None
+
+    def after(self, last: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """The times so many steps (n) after `last`, an array of one time."""
+        match self.unit:
+            case "month":
+                month = last.astype("datetime64[M]")
+                months = month + (steps * int(self.every)).astype("timedelta64[M]")
+                within = last - month.astype(last.dtype)
+                if self.at_month_end:
+                    within = within % np.timedelta64(UNITS["day"], "us") - np.timedelta64(UNITS["day"], "us")
+                    months = months + np.timedelta64(1, "M")
+                return months.astype(last.dtype) + within
+            case "weekday":
+                day = last.astype("datetime64[D]")
+                return np.busday_offset(day, steps, roll="forward").astype(last.dtype) + (last - day.astype(last.dtype))
+            case "microsecond":
+                return last + (steps * int(self.every)).astype("timedelta64[us]")
+            case _:
+                return last + steps * self.every
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Times of the steps of a series.
+
+    column   the time column, None where rows are only counted
+    form     how times are written: dates as strftime has it, with %q for the quarter; numbers as format has it
+    times    (N,) of each step, gaps included: datetime64[us], float64 or int64
+    places   (rows,) the step each row of the table is
+    """
+
+    column: str | None
+    form: str
+    spacing: Spacing
+    times: np.ndarray
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def inserted(self) -> int:
+        """Steps that no row of the table gives."""
+        return len(self.times) - len(self.places)
+
+    def on_grid(self, values: np.ndarray) -> np.ndarray:
+        """A column (rows,) at its steps (N,), NaN between."""
+        grid = np.full(len(self.times), np.nan)
+        grid[self.places] = values
+        return grid
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """First and last of the steps in each gap."""
+        before = self.places[:-1][np.diff(self.places) > 1]
+        after = self.places[1:][np.diff(self.places) > 1]
+        return [(int(b) + 1, int(a) - 1) for b, a in zip(before, after, strict=True)]
+
+    def following(self, steps: int, last: int | None = None) -> np.ndarray:
+        """The times of the next steps after step number `last`, by default the last there is."""
+        last = len(self.times) - 1 if last is None else last
+        return self.spacing.after(self.times[last : last + 1], np.arange(1, steps + 1))
+
+    def label(self, time: np.ndarray | np.generic | float) -> str:
+        """A time as the file writes it."""
+        if self.spacing.unit in ("row", "number"):
+            return format(float(time), self.form)
+        moment: datetime = np.asarray(time, "datetime64[us]").item()
+        if "%q" in self.form:
+            return moment.strftime(self.form.replace("%q", str((moment.month + 2) // 3)))
+        if "%.f" in self.form:
+            fraction = f".{moment.microsecond:06}".rstrip("0") if moment.microsecond else ""
+            return moment.strftime(self.form.replace("%.f", fraction).replace("%z", "Z"))
+        return moment.strftime(self.form.replace("%z", "Z"))
+
+
+def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> Timeline:
+    """The times of a table's rows.
+
+    column   the time column; None: found among the columns not `taken`, by type, by name, or because it holds dates
+
+    Raises InputError, with the place, for empty or unreadable times and times that do not increase.
+    """
+    if column is None:
+        for name, sure in _candidates(table, taken):
+            try:
+                return _timeline(table, name)
+            except InputError:
+                if sure:
+                    raise
+        count = np.arange(len(table))
+        return Timeline(None, ".0f", Spacing("row", 1), count + 1, count)
+    return _timeline(table, column)
+
+
+def _candidates(table: Table, taken: Collection[str]) -> Iterator[tuple[str, bool]]:
+    """Columns that may hold the time, and whether they must."""
+    free = [name for name in table.columns if name not in taken]
+    for name in free:
+        if table.frame[name].dtype in (pl.Date, pl.Datetime):
+            yield name, True
+    for known, sure in ((SURELY, True), (PERHAPS, False)):
+        for name in free:
+            if name.lower() in known:
+                yield name, sure
+    for name in free:
+        cells = table.frame[name]
+        if cells.dtype == pl.String and re.search(LIKE_DATES, str(cells.drop_nulls()[:1].to_list())):
+            yield name, False
+
+
+def _timeline(table: Table, column: str) -> Timeline:
+    readings = _readings(table, column)
+    increasing = [(form, times) for form, times in readings if (np.diff(times) > np.zeros(1, _gap(times))).all()]
+    if not increasing:
+        raise _not_increasing(table, column, *readings[0])
+    spaced = [(form, times, *_spacing(times)) for form, times in increasing]
+    form, times, spacing, places = next((found for found in spaced if found[2].even), spaced[0])
+    if spacing.even:
+        grid = spacing.after(times[:1], np.arange(places[-1] + 1))
+        grid[places] = times
+        times = grid
+    return Timeline(column, form, spacing, times, places)
+
+
+def _gap(times: np.ndarray) -> str:
+    return "timedelta64[us]" if times.dtype.kind == "M" else "float64"
+
+
+def _not_increasing(table: Table, column: str, form: str, times: np.ndarray) -> InputError:
+    row = int(np.flatnonzero(np.diff(times) <= np.zeros(1, _gap(times)))[0])
+    cell = table.column(column)[row + 1]
+    first = f"{table.place(row + 1)} of {table.source} has {str(cell)!r} in column {column!r}"
+    if times[row] == times[row + 1]:
+        return InputError(
+            f"Every time may occur once; {first}, and so has {table.place(row)}. Keep one row, or, where several "
+            "series are in one file, give each a file of its own."
+        )
+    earlier = np.flatnonzero(times[: row + 1] == times[row + 1])
+    if len(earlier):
+        return InputError(
+            f"Every time may occur once, in increasing order; {first}, and so has {table.place(int(earlier[0]))}. "
+            "Keep one row, or, where several series are in one file, give each a file of its own."
+        )
+    return InputError(
+        f"Times must increase from row to row; {first}, after {str(table.column(column)[row])!r} in "
+        f"{table.place(row)}. Sort the rows by {column!r}, or name another column with --time."
+    )
+
+
+def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
+    """Every way of reading the column: how dates are written, and the times."""
+    cells = table.column(column)
+    if cells.dtype in (pl.Date, pl.Datetime):
+        _require_all(table, column, cells)
+        times = cells.to_numpy().astype("datetime64[us]")
+        return [(_usual_form(times), times)]
+    if cells.dtype == pl.String:
+        cells = without_missing(cells)
+    _require_all(table, column, cells)
+    numbers = cells.cast(pl.Float64, strict=False) if cells.dtype == pl.String or cells.dtype.is_numeric() else None
+    if numbers is not None and not numbers.is_null().any() and numbers.is_finite().all():
+        values = numbers.to_numpy()
+        if ((values >= 19000101) & (values <= 21001231) & (values == values.round())).all():
+            dated = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+            if not dated.is_null().any():
+                return [("%Y%m%d", dated.to_numpy().astype("datetime64[us]"))]
+        return [(_decimals(values), values.astype(np.float64))]
+    if cells.dtype == pl.String:
+        if readings := list(_dates(cells)):
+            return readings
+        unread = _unread(cells)
+    else:
+        unread = 0
+    raise InputError(
+        f"Times must be numbers or dates, all written alike, as in 2026-01-31, 2026-01-31 18:30, 31.01.2026, 2026-01 "
+        f"or 2026Q1; {table.place(unread)} of {table.source} has {str(cells[unread])!r} in column {column!r}. "
+        "Correct it, or name another column with --time."
+    )
+
+
+def _require_all(table: Table, column: str, cells: pl.Series) -> None:
+    if cells.is_null().any():
+        row = cells.is_null().arg_true()[0]
+        raise InputError(
+            f"Every row needs a time; {table.place(row)} of {table.source} has none in column {column!r}. "
+            "Fill it in, or leave the row out."
+        )
+
+
+def _dates(cells: pl.Series) -> Iterator[tuple[str, np.ndarray]]:
+    first = cells[:1]
+    for form in _forms():
+        if not _read(first, form).is_null().any():
+            dates = _read(cells, form)
+            if not dates.is_null().any() and not (dates.dt.year() < 1000).any():
+                yield form, dates.to_numpy().astype("datetime64[us]")
+
+
+def _forms() -> Iterator[str]:
+    yield from DATES
+    for date in DATES:
+        for between in (" ", "T"):
+            yield from (date + between + time for time in TIMES)
+    yield from MONTHS
+    yield from ("%YQ%q", "%Y-Q%q", "%Y Q%q")
+
+
+def _read(cells: pl.Series, form: str) -> pl.Series:
+    """Dates, null where a cell is not written so. Times with an offset from UTC become UTC."""
+    if "%q" in form:
+        pattern = "^" + form.replace("%Y", r"(\d{4})").replace("%q", "([1-4])") + "$"
+        first_month = cells.str.extract(pattern, 2).replace_strict(QUARTERS, default=None, return_dtype=pl.String)
+        return (cells.str.extract(pattern, 1) + first_month).str.to_date("%Y-%m-%d", strict=False)
+    if form in MONTHS:
+        return ("01 " + cells).str.to_date("%d " + form, strict=False)
+    if "%H" not in form:
+        return cells.str.to_date(form, strict=False)
+    if "%z" in form:
+        return cells.str.to_datetime(form, time_unit="us", strict=False).dt.replace_time_zone(None)
+    return cells.str.to_datetime(form, time_unit="us", strict=False)
+
+
+def _unread(cells: pl.Series) -> int:
+    """The first row that the form fitting most rows does not fit."""
+    best = max((_read(cells, form).is_null() for form in _forms()), key=lambda null: len(null) - null.sum())
+    return int(best.arg_true()[0])
+
+
+def _decimals(values: np.ndarray) -> str:
+    return next(
+        (f".{digits}f" for digits in range(9) if np.allclose(values, values.round(digits), rtol=0, atol=1e-9)), "g"
+    )
+
+
+def _usual_form(times: np.ndarray) -> str:
+    within = (times - times.astype("datetime64[D]").astype(times.dtype)).astype(np.int64)
+    if not within.any():
+        return "%Y-%m-%d"
+    if (within % UNITS["minute"] == 0).all():
+        return "%Y-%m-%d %H:%M"
+    return "%Y-%m-%d %H:%M:%S" if (within % SECOND == 0).all() else "%Y-%m-%d %H:%M:%S%.f"
+
+
+def _spacing(times: np.ndarray) -> tuple[Spacing, np.ndarray]:
+    """The spacing of increasing times, and the step of each on its grid."""
+    count = np.arange(len(times))
+    if len(times) == 1:
+        return (Spacing("number", 1) if times.dtype.kind == "f" else Spacing("microsecond", UNITS["day"])), count
+    if times.dtype.kind == "f":
+        gaps = np.diff(times)
+        whole = (times == times.round()).all()
+        every = float(_commonest(gaps) if whole else np.median(gaps))
+        steps = np.maximum(1, (gaps / every).round())
+        places = np.concatenate(([0], steps.cumsum())).astype(np.int64)
+        misses = np.abs(gaps / every - steps).max()
+        if misses > (0 if whole else TOLERANCE) or _too_many(places):
+            return Spacing("number", float(np.median(gaps)), even=False), count
+        return Spacing("number", every if whole else float((times[-1] - times[0]) / places[-1])), places
+    day, within = times.astype("datetime64[D]"), times - times.astype("datetime64[D]").astype(times.dtype)
+    same_time = bool((within == within[0]).all())
+    month = day.astype("datetime64[M]")
+    of_month = (day - month.astype(day.dtype)).astype(np.int64)
+    at_end = bool(((day + 1).astype("datetime64[M]") > month).all())
+    monthly = same_time and (at_end or bool((of_month == of_month[0]).all()))
+    if monthly and (fitted := _grid(month.astype(np.int64))) is not None:
+        every, places = fitted
+        return Spacing("month", every, at_month_end=at_end), places
+    if (fitted := _grid(times.astype(np.int64))) is not None:
+        every, places = fitted
+        week = (day.astype(np.int64) + 3) % 7
+        if every == UNITS["day"] and (week < 5).all() and (np.diff(places) == 3).any():
+            return Spacing("weekday", 1), np.busday_count(day[0], day).astype(np.int64)
+        return Spacing("microsecond", every), places
+    return Spacing("microsecond", int(np.median(np.diff(times.astype(np.int64)))), even=False), count
+
+
+def _grid(times: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """The commonest gap and the place of each time on its grid, if all lie on it and most of it is filled."""
+    gaps = np.diff(times)
+    if (gaps <= 0).any():
+        return None
+    every = int(_commonest(gaps))
+    places = (times - times[0]) // every
+    return None if (gaps % every).any() or _too_many(places) else (every, places)
+
+
+def _commonest(gaps: np.ndarray) -> float:
+    values, counts = np.unique(gaps, return_counts=True)
+    return values[counts.argmax()]
+
+
+def _too_many(places: np.ndarray) -> bool:
+    """Whether more of the grid would be empty than filled."""
+    return bool(places[-1] + 1 > 2 * len(places))

@@ -1,0 +1,174 @@
+"""Forecasts: the rules judged by plain loops and least squares, and what a forecast may know."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bptt import forecaster
+from bptt.forecaster import Base, Forecaster
+
+
+def wavy(steps: int = 300, inputs: int = 1, gaps: bool = False) -> Tensor:
+    """(N, 1 + inputs): a season of 12 with a trend and noise, and noise that drives it."""
+    draw = np.random.default_rng(0)
+    t = np.arange(steps)
+    x = draw.normal(size=(steps, inputs))
+    y = 50 + 0.05 * t + 8 * np.sin(2 * np.pi * t / 12) + np.roll(x, 1, 0).sum(1) + draw.normal(size=steps)
+    values = torch.from_numpy(np.column_stack((y, x)))
+    if gaps:
+        values[torch.from_numpy(draw.random(values.shape) < 0.1)] = math.nan
+    return values
+
+
+def fitted(values: Tensor, *, horizon: int = 5, season: int | None = 12, base: Any = "auto") -> Forecaster:
+    return forecaster.fit(values, 200, 50, targets=1, horizon=horizon, window=24, season=season, base=base)[0]
+
+
+def with_network(model: Forecaster, seed: int = 0) -> Forecaster:
+    """The same with a network that says something."""
+    torch.manual_seed(seed)
+    inputs = len(model.mean) - model.targets
+    other = Forecaster(
+        model.targets, inputs, model.horizon, model.window, season=model.season, base=model.base, lags=model.lags,
+        gaps=model.gaps, hidden=7,
+    )  # fmt: skip
+    other.copy_fitted(model)
+    torch.nn.init.normal_(other.network.readout.weight)
+    return other
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("base", forecaster.BASES)
+def test_a_forecast_knows_nothing_of_what_comes_after_it(base: Base, gaps: bool) -> None:
+    values = wavy(gaps=gaps)
+    model = with_network(fitted(values, base=base))
+    at = torch.tensor([40, 150, 290])
+    before = model.forecasts(values, at)
+    assert before.isfinite().all()
+    for place, t in enumerate(at.tolist()):
+        later = values.clone()
+        later[t + 1 :] = 1e6 * torch.randn(len(values) - t - 1, values.shape[1])
+        torch.testing.assert_close(model.forecasts(later, at)[place], before[place], rtol=1e-5, atol=1e-5)
+        now = values.clone()
+        now[t, 0] = values[t].nan_to_num()[0] + 5
+        if base != "none":
+            assert not torch.equal(model.forecasts(now, at)[place], before[place])
+
+
+@pytest.mark.parametrize("base", ["none", "last", "season", "linear", "auto"])
+def test_nothing_is_fitted_to_the_test_part(base: str) -> None:
+    values = wavy(gaps=True)
+    changed = values.clone()
+    changed[250:] = 1e3 + torch.randn(50, 2)
+    one, other = fitted(values, base=base), fitted(changed, base=base)
+    assert (one.base, one.lags) == (other.base, other.lags)
+    for name, buffer in one.named_buffers():
+        assert torch.equal(buffer, dict(other.named_buffers())[name]), name
+
+
+def test_scaling_and_rules_are_fitted_to_the_training_part_alone() -> None:
+    values = wavy(gaps=True)
+    changed = values.clone()
+    changed[200:] *= 1.001
+    one, other = fitted(values, base="linear"), fitted(changed, base="linear")
+    for name in ("mean", "sd", "weight", "bias", "low", "high", "left_over"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    part = values[:200]
+    torch.testing.assert_close(one.mean, part.nanmean(0))
+    torch.testing.assert_close(one.sd, torch.from_numpy(np.nanstd(part.numpy(), 0)))
+
+
+def test_rules_against_plain_loops() -> None:
+    values = wavy(inputs=0)
+    season, horizon = 12, 30
+    model = fitted(values, horizon=horizon)
+    at = torch.arange(20, 260)
+    y = values[:, 0].tolist()
+    repeated = [[y[t]] * horizon for t in at]
+    seasonal = [[y[t + 1 + ahead - season * (1 + ahead // season)] for ahead in range(horizon)] for t in at]
+    expected: dict[Base, list[list[float]]] = {"last": repeated, "season": seasonal}
+    for rule, said in expected.items():
+        torch.testing.assert_close(model.forecasts(values, at, rule)[..., 0], torch.tensor(said).double())
+    torch.testing.assert_close(model.forecasts(values, at, "none"), values[:200].mean().expand(len(at), horizon, 1))
+
+
+def test_linear_rule_against_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    penalty, lags, horizon = 0.03, 4, 3
+    monkeypatch.setattr(forecaster, "PENALTIES", (penalty,))
+    monkeypatch.setattr(forecaster, "_choices_of_lags", lambda *_: [lags])
+    values = wavy(inputs=1)
+    model = fitted(values, horizon=horizon, base="linear")
+    s = ((values - model.mean) / model.sd).numpy()
+    rows, wanted = [], []
+    for t in range(lags - 1, 200 - horizon):
+        rows.append(np.concatenate([s[t], *(s[t - lag] - s[t] for lag in range(1, lags))]))
+        wanted.append([s[t + ahead, 0] - s[t, 0] for ahead in range(1, horizon + 1)])
+    X, Y = np.array(rows), np.array(wanted)
+    X0, Y0 = X - X.mean(0), Y - Y.mean(0)
+    strength = penalty * X0.var(0).mean() * len(X)
+    X1 = np.vstack((X0, math.sqrt(strength) * np.eye(X.shape[1])))
+    weight, *_ = np.linalg.lstsq(X1, np.vstack((Y0, np.zeros((X.shape[1], horizon)))), rcond=None)
+    np.testing.assert_allclose(model.weight, weight, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(model.bias, Y.mean(0) - X.mean(0) @ weight, rtol=1e-8, atol=1e-10)
+
+
+def test_linear_rule_finds_a_recurrence_to_its_end() -> None:
+    y = [1.0, 0.5]
+    for _ in range(300):
+        y.append(1.6 * y[-1] - 0.97 * y[-2])
+    values = torch.tensor(y).double()[:, None] / y[150]
+    model = fitted(values, horizon=8, season=None, base="linear")
+    at = torch.arange(210, 290)
+    truth = torch.stack([values[at + ahead] for ahead in range(1, 9)], 1)
+    torch.testing.assert_close(model.forecasts(values, at), truth, rtol=1e-2, atol=1e-3)
+
+
+def test_an_untrained_network_is_the_base() -> None:
+    values = wavy(gaps=True)
+    model = fitted(values)
+    at = torch.arange(100, 200)
+    assert torch.equal(model.forecasts(values, at), model.forecasts(values, at, model.base))
+
+
+def test_base_with_the_smallest_error_is_taken() -> None:
+    repeating = torch.arange(300).double()[:, None] % 12
+    noise = torch.randn(300, 1, dtype=torch.float64)
+    judged = torch.arange(199, 248)
+    cases: dict[Base, Tensor] = {"season": repeating + 0.5 * noise, "none": noise, "last": noise.cumsum(0)}
+    for base, values in cases.items():
+        model, errors = forecaster.fit(values, 200, 50, targets=1, horizon=2, window=24, season=12, base="auto")
+        assert model.base == min(errors, key=lambda rule: errors[rule])
+        others = {rule: error for rule, error in errors.items() if rule != "linear"}
+        assert min(others, key=lambda rule: others[rule]) == base
+        missed = model.forecasts(values, judged, base) - torch.stack([values[judged + 1], values[judged + 2]], 1)
+        assert errors[base] == pytest.approx(float((missed / model.sd).square().mean().sqrt()))
+
+
+def test_trust_is_what_suits_the_judges_best() -> None:
+    model = with_network(fitted(wavy()))
+    values = wavy()
+    u, at = model.channels(values, model.scaled(values)), torch.arange(199, 245)
+    o = model.outputs(u, at).double()
+    rest = torch.full((300, 5), math.nan).double()
+    rest[at] = o * torch.tensor([0.25, 1.0, -1.0, 3.0, 0.0])
+    assert model.judge(u, rest, at) == pytest.approx(float(((rest[at] - o * model.trust) ** 2).mean()))
+    torch.testing.assert_close(model.trust, torch.tensor([0.25, 1.0, 0.0, 1.0, 0.0]).double())
+    torch.testing.assert_close(model.band[:, 0], torch.zeros(2).double())
+    expected = (rest[at, 2]).quantile(torch.tensor([0.1, 0.9]).double()) * model.left_over[2]
+    torch.testing.assert_close(model.band[:, 2], expected)
+
+
+def test_what_lies_outside_the_training_part_is_cut_to_it() -> None:
+    values = wavy()
+    model = fitted(values)
+    far = values.clone()
+    far[250:] += 1e6
+    u = model.channels(far, model.scaled(far))
+    within = model.channels(values[:200], model.scaled(values[:200]))
+    assert (u <= within.amax(0) + 1e-6).all()
+    assert (u >= within.amin(0) - 1e-6).all()
+    assert u.shape == (300, 2 * 2 + 2)

@@ -1,0 +1,276 @@
+"""Tables from CSV and Parquet, and their times: what is read, and what each mistake is told."""
+
+import datetime
+import io
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bptt import table, timeline
+from bptt.errors import InputError
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "data.csv"
+
+
+class TestCells:
+    @pytest.mark.parametrize("separator", [",", ";", "\t"])
+    @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+    def test_separator_and_line_ends_are_found(self, file: Path, separator: str, line_end: str) -> None:
+        lines = (separator.join(cells) for cells in (("x", "y"), ("1", "2.5"), ("-3e2", ".5")))
+        read = table.read(written(file, line_end.join(lines) + line_end))
+        assert read.columns == ["x", "y"]
+        assert read.numbers("x").tolist() == [1, -300]
+        assert read.numbers("y").tolist() == [2.5, 0.5]
+        assert read.source == str(file)
+
+    def test_commas_in_text_of_other_separators(self, file: Path) -> None:
+        read = table.read(written(file, "name; size, in m\na, b;1\nc, d;2\n"))
+        assert read.columns == ["name", "size, in m"]
+        assert read.texts("name") == ["a, b", "c, d"]
+
+    @pytest.mark.parametrize("missing", ["", " ", "NA", "n/a", "NaN", "nan", "null", "NULL", "None", '""'])
+    def test_missing_cells_are_nan(self, file: Path, missing: str) -> None:
+        read = table.read(written(file, f"x,y\n1,{missing}\n2,3\n"))
+        np.testing.assert_array_equal(read.numbers("y"), [np.nan, 3])
+
+    def test_quotes_blank_lines_and_byte_order_mark(self, file: Path) -> None:
+        content = '\ufeff"x, first",y\n\n"1",a\n\n2,"b\nand ""c"""\n3,d\n\n'
+        read = table.read(written(file, content))
+        assert read.columns == ["x, first", "y"]
+        assert read.numbers("x, first").tolist() == [1, 2, 3]
+        assert read.texts("y") == ["a", 'b\nand "c"', "d"]
+        assert [read.place(row) for row in range(3)] == ["line 3", "line 5", "line 7"]
+
+    def test_a_blank_line_of_a_single_column_is_a_missing_value(self, file: Path) -> None:
+        read = table.read(written(file, "y\n1\n\n3\n\n"))
+        np.testing.assert_array_equal(read.numbers("y"), [1, np.nan, 3])
+
+    def test_unnamed_columns_are_numbered(self, file: Path) -> None:
+        assert table.read(written(file, ",y,\n1,2,3\n")).columns == ["column 1", "y", "column 3"]
+
+    def test_what_polars_writes_comes_back(self, tmp_path: Path) -> None:
+        frame = pl.DataFrame(
+            {"n": [1, None, 3], "f": [0.1, float("nan"), None], "b": [True, False, None], "s": ["a", "", None]}
+        )
+        frame.write_parquet(tmp_path / "t.parquet")
+        frame.write_csv(tmp_path / "t.csv")
+        for name in ("t.parquet", "t.csv"):
+            read = table.read(tmp_path / name)
+            np.testing.assert_array_equal(read.numbers("n"), [1, np.nan, 3])
+            np.testing.assert_array_equal(read.numbers("f"), [0.1, np.nan, np.nan])
+            assert read.texts("s") == ["a", None, None]
+        read = table.read(tmp_path / "t.parquet")
+        np.testing.assert_array_equal(read.numbers("b"), [1, 0, np.nan])
+        assert read.texts("n") == ["1", None, "3"]
+        assert read.place(2) == "row 3"
+
+    def test_text_in_parquet_is_read_as_in_csv(self, tmp_path: Path) -> None:
+        pl.DataFrame({"y": ["1", "NA", " 2.5 "]}).write_parquet(tmp_path / "t.pq")
+        np.testing.assert_array_equal(table.read(tmp_path / "t.pq").numbers("y"), [1, np.nan, 2.5])
+
+
+MISTAKES: dict[str | bytes, str] = {
+    "": r"must not be empty; .*data\.csv holds no bytes",
+    "\n \n": r"must not be empty; .* holds only blank lines",
+    "x,y\n": r"needs rows below the names of its columns; .* only 2 columns: x, y",
+    "x,x\n1,2\n": r"must have different names; .* has several called 'x'",
+    "1,2\n3,4\n": r"first line of a table must name its columns; in .* it holds numbers: '1, 2'",
+    "x,y\n1,2\n3,4,5\n": r"a cell for each of the 2 columns .* line 3 of .* has 3, separated by comma: '3,4,5'",
+    "x,y\n1,2\n\n3\n": r"line 4 of .* has 1, separated by comma: '3'",
+    'x,y\n1,2\n"3,4\n5,6\n': r"double quotes must end with one.* in the lines from 3 on",
+    b"x,y\n1,2\n1,\xff\n": r"CSV in UTF-8 or Parquet; .* is neither: byte 0xff in line 3",
+    "x,y\n1,2\n".encode("utf-16"): r"must be UTF-8; .* is UTF-16\. Convert it, .*iconv -f utf-16",
+    b"x,y\n1,\x002\n": r"holds zero bytes in line 2",
+    "x,y\n1,2\n2,two\n3,three\n": r"Column 'y' must hold numbers; line 3 of .* has 'two' and 1 more\. Correct",
+    "x;y\n1;2,5\n": r"line 2 of .* has '2,5'\. Write decimals with a point",
+    'x;y\n1;"2,500,000.5"\n': r"has '2,500,000\.5'\. Write numbers without separators of thousands",
+    "x,y\n1,-inf\n": r"Column 'y' must hold finite numbers; line 2 of .* has -inf",
+    "x,z\n1,2\n": r"A column must be one of the table's: x, z; got 'y'",
+}
+
+
+@pytest.mark.parametrize("content", MISTAKES, ids=lambda content: ascii(content)[:30])
+def test_mistakes_in_csv_name_their_place(file: Path, content: str | bytes) -> None:
+    with pytest.raises(InputError, match=MISTAKES[content]):
+        table.read(written(file, content)).numbers("y")
+
+
+def test_mistakes_with_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must be a file; there is none at .*nothing\.csv"):
+        table.read(tmp_path / "nothing.csv")
+    with pytest.raises(InputError, match=r"is a directory\. Name a CSV or Parquet file"):
+        table.read(tmp_path)
+    with pytest.raises(InputError, match=r"must be a Parquet file"):
+        table.read(written(tmp_path / "text.parquet", "x,y\n1,2\n"))
+
+
+def test_damaged_parquet_is_a_message_whatever_is_damaged(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pl.DataFrame({"x": range(300), "y": [str(n) for n in range(300)]}).write_parquet(buffer)
+    whole, draw, refused = buffer.getvalue(), random.Random(0), 0
+    for _ in range(150):
+        damaged = bytearray(whole[: draw.randrange(4, len(whole))] if draw.random() < 0.3 else whole)
+        for _ in range(4):
+            damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        try:
+            table.read(written(tmp_path / "d.parquet", bytes(damaged)))
+        except InputError as error:
+            refused += "must be a Parquet file" in str(error)
+    assert refused > 50
+
+
+def test_a_panic_of_the_reader_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def panic(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    monkeypatch.setattr(pl, "read_csv", panic)
+    with pytest.raises(InputError, match=r"must be a Parquet file; .*index out of bounds"):
+        table.read(written(tmp_path / "t.parquet", b"PAR1"))
+    with pytest.raises(InputError, match=r"must be a CSV file; .*index out of bounds"):
+        table.read(written(tmp_path / "t.csv", b"x\n1\n"))
+
+
+def test_columns_of_parquet_that_are_no_numbers(tmp_path: Path) -> None:
+    day = datetime.date(2026, 1, 1)
+    pl.DataFrame({"l": [[1]], "d": [day], "i": [float("inf")]}).write_parquet(tmp_path / "t.parquet")
+    read = table.read(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"'l' must hold numbers; it holds lists"):
+        read.numbers("l")
+    with pytest.raises(InputError, match=r"'d' must hold numbers; it holds times"):
+        read.numbers("d")
+    with pytest.raises(InputError, match=r"'i' must hold finite numbers; row 1 of .* has inf"):
+        read.numbers("i")
+    with pytest.raises(InputError, match=r"'l' must hold text or numbers; it holds lists"):
+        read.texts("l")
+
+
+def line(file: Path, times: str, name: str = "date", column: str | None = None) -> timeline.Timeline:
+    rows = "".join(f"{time},1\n" for time in re.split(r"\s*\|\s*", times))
+    return timeline.of(table.read(written(file, f"{name},y\n{rows}")), column, taken=["y"])
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        ("times", "spacing", "season", "following"),
+        [
+            ("2020-01-30|2020-01-31|2020-02-01", "day", 7, "2020-02-02|2020-02-03"),
+            ("2020-11-01|2020-12-01|2021-01-01", "month", 12, "2021-02-01|2021-03-01"),
+            ("2020-10-31|2020-11-30|2020-12-31", "month", 12, "2021-01-31|2021-02-28"),
+            ("2020-11|2020-12|2021-01", "month", 12, "2021-02|2021-03"),
+            ("Nov 2020|Dec 2020|Jan 2021", "month", 12, "Feb 2021|Mar 2021"),
+            ("2020-01-15|2020-04-15|2020-07-15", "quarter", 4, "2020-10-15|2021-01-15"),
+            ("2020Q3|2020Q4|2021Q1", "quarter", 4, "2021Q2|2021Q3"),
+            ("2019-02-28|2020-02-29|2021-02-28", "year", None, "2022-02-28|2023-02-28"),
+            ("2020-01-01|2020-01-08|2020-01-15", "week", 52, "2020-01-22|2020-01-29"),
+            ("2020-01-01 23:30|2020-01-02 00:00", "30 minutes", 48, "2020-01-02 00:30|2020-01-02 01:00"),
+            ("2020-01-01T00:00:00Z|2020-01-01T01:00:00Z", "hour", 24, "2020-01-01T02:00:00Z|2020-01-01T03:00:00Z"),
+            ("2020-01-01T01:00+01:00|2020-01-01T02:00+01:00", "hour", 24, "2020-01-01T02:00Z|2020-01-01T03:00Z"),
+            (
+                "2020-01-01 00:00:00.5|2020-01-01 00:00:00.75", "250 milliseconds", 345600,
+                "2020-01-01 00:00:01|2020-01-01 00:00:01.25",
+            ),
+            ("31/01/2020|01/02/2020|02/02/2020", "day", 7, "03/02/2020|04/02/2020"),
+            ("01/31/2020|02/01/2020|02/02/2020", "day", 7, "02/03/2020|02/04/2020"),
+            ("31.1.20|1.2.20|2.2.20", "day", 7, "03.02.20|04.02.20"),
+            ("20200228|20200229|20200301", "day", 7, "20200302|20200303"),
+            ("2020-01-02|2020-01-03|2020-01-06|2020-01-07", "day from Monday to Friday", 5, "2020-01-08|2020-01-09"),
+            ("1700.0|1701.0|1702.0", "1", None, "1703|1704"),
+            ("1958.2083|1958.2917|1958.3750|1958.4583", "0.0833333", None, "1958.5416|1958.6250"),
+            ("5", "1", None, "6|7"),
+        ],
+    )  # fmt: skip
+    def test_spacing_is_recognised_and_continued(
+        self, file: Path, times: str, spacing: str, season: int | None, following: str
+    ) -> None:
+        found = line(file, times)
+        assert (found.column, str(found.spacing), found.spacing.season) == ("date", spacing, season)
+        assert found.inserted == 0
+        assert "|".join(map(found.label, found.following(2))) == following
+
+    @pytest.mark.parametrize(
+        ("times", "inserted", "gaps", "grid"),
+        [
+            ("2020-01-01|2020-01-02|2020-01-05|2020-01-06", 2, [(2, 3)], "2020-01-03|2020-01-04"),
+            ("2020-01|2020-02|2020-04|2020-06|2020-07", 2, [(2, 2), (4, 4)], "2020-03|2020-05"),
+            ("2020-01-03|2020-01-06|2020-01-07|2020-01-09", 1, [(3, 3)], "2020-01-08"),
+            ("10|12|16|18", 1, [(2, 2)], "14"),
+        ],
+    )
+    def test_missing_rows_of_an_even_grid_are_put_in(
+        self, file: Path, times: str, inserted: int, gaps: list[tuple[int, int]], grid: str
+    ) -> None:
+        found = line(file, times)
+        assert (found.inserted, found.gaps()) == (inserted, gaps)
+        values = found.on_grid(np.ones(len(found.places)))
+        assert "|".join(found.label(found.times[step]) for step in np.flatnonzero(np.isnan(values))) == grid
+
+    def test_spacing_that_is_not_even_is_said(self, file: Path) -> None:
+        found = line(file, "2020-01-01|2020-01-02|2020-01-05|2020-01-21|2020-01-29")
+        assert str(found.spacing).startswith("about ")
+        assert not found.spacing.even
+        assert len(found) == 5
+
+    @pytest.mark.parametrize(
+        "name", ["time", "Date", "DATETIME", "timestamp", "ds", "t", "year", "month", "column 1", "when"]
+    )
+    def test_time_column_is_found(self, file: Path, name: str) -> None:
+        times = "1|2|3" if name in ("t", "year", "month") else "2020-01-01|2020-01-02"
+        assert line(file, times, "" if name == "column 1" else name).column == name
+
+    def test_numbers_that_only_may_be_times_are_left_alone(self, file: Path) -> None:
+        assert line(file, "11|12|1|2", "month").column is None
+        assert line(file, "1|2|3", "price").column is None
+        assert line(file, "1.5|2.5|3.5", "price").column is None
+        found = line(file, "3|1|2", "year")
+        assert [found.label(time) for time in found.following(2)] == ["4", "5"]
+
+    def test_targets_and_inputs_are_no_time(self, file: Path) -> None:
+        read = table.read(written(file, "t,y\n1,2\n2,3\n"))
+        assert timeline.of(read, taken=["t", "y"]).column is None
+
+    @pytest.mark.parametrize("kind", ["date", "datetime", "zoned"])
+    def test_times_of_parquet(self, tmp_path: Path, kind: str) -> None:
+        days = [datetime.datetime(2020, month, 1) for month in (1, 2, 3)]
+        values = {
+            "date": [day.date() for day in days],
+            "datetime": days,
+            "zoned": [day.replace(tzinfo=datetime.UTC) for day in days],
+        }
+        pl.DataFrame({"when": values[kind], "y": [1, 2, 3]}).write_parquet(tmp_path / "t.parquet")
+        found = timeline.of(table.read(tmp_path / "t.parquet"))
+        assert (found.column, str(found.spacing)) == ("when", "month")
+        assert [found.label(time) for time in found.following(1)] == ["2020-04-01"]
+
+    @pytest.mark.parametrize(
+        ("times", "message"),
+        [
+            ("2020-01-02|2020-01-01", r"increase from row to row; line 3 of .* '2020-01-01' in .*, after .* line 2\."),
+            ("2020-01-01|2020-01-02|2020-01-02", r"occur once; line 4 of .* has '2020-01-02' .*, and so has line 3"),
+            ("2020-01-01|2020-01-02|2020-01-01", r"Every time may occur once, .*; line 4 of .* and so has line 2"),
+            ("2020-01-01|", r"Every row needs a time; line 3 of .* has none in column 'date'"),
+            ("2020-01-01|soon", r"Times must be numbers or dates, .*; line 3 of .* has 'soon' in column 'date'"),
+            ("2020-01-01|2020-02-30", r"line 3 of .* has '2020-02-30'"),
+        ],
+    )  # fmt: skip
+    def test_mistakes_name_their_rows(self, file: Path, times: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            line(file, times)
+
+    def test_a_column_named_as_time_must_exist_and_hold_times(self, file: Path) -> None:
+        with pytest.raises(InputError, match=r"one of the table's: date, y; got 'when'"):
+            line(file, "2020-01-01", column="when")
+        with pytest.raises(InputError, match=r"Times must be numbers or dates"):
+            line(file, "a|b", "when", column="when")
