@@ -13,15 +13,15 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bptt import progress, runs, sweeps
-from bptt.cli import text
+from bptt import progress, runs, sweeps, table
+from bptt.cli import labelled, text
 from bptt.cli.shell import Say, stop_on_signals, was_given
 from bptt.errors import InputError, SlowEngineWarning
-from bptt.tasks import KnownTask
+from bptt.tasks import TASKS, KnownTask
 from bptt.train import Reason, Stop, Training
 
-COMMANDS: dict[str, ModuleType] = {"text": text}
-TABLES = (".csv", ".tsv", ".parquet", ".pq")
+COMMANDS: dict[str, ModuleType] = {"text": text, "labelled": labelled}
+TEXT, TABLE, LABELLED, NETWORK, LENGTH = "Text", "Tables", "Labelled sequences", "Network", "Training"
 
 
 def train(
@@ -31,47 +31,122 @@ def train(
     ],
     file: Annotated[
         Path | None,
-        typer.Argument(help="Any text in UTF-8. Without it: the English text that ships with CPython."),
+        typer.Argument(
+            help="Any text in UTF-8, or a table (CSV, Parquet). Without it: the English text that ships with CPython."
+        ),
     ] = None,
-    unit: Annotated[str | None, typer.Option(help="character, byte or word.", show_default="character")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Column with what a sequence is, which is to be learnt.", rich_help_panel=LABELLED),
+    ] = None,
+    sequence: Annotated[
+        str | None, typer.Option(help="Column that says which sequence a row belongs to.", rich_help_panel=LABELLED)
+    ] = None,
+    test_file: Annotated[
+        Path | None, typer.Option(help="A table of its own for the test part.", rich_help_panel=LABELLED)
+    ] = None,
+    bidirectional: Annotated[
+        bool, typer.Option("--bidirectional", help="Read from both ends.", rich_help_panel=LABELLED)
+    ] = False,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Rare labels count as much as frequent ones.", rich_help_panel=LABELLED)
+    ] = False,
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="Columns to read, with commas.", rich_help_panel=TABLE, show_default="labelled: all others"),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="Column that orders the steps.", rich_help_panel=TABLE, show_default="as they stand"),
+    ] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(help="Share that judges the weights.", rich_help_panel=TABLE, show_default="0.15"),
+    ] = None,
+    test: Annotated[
+        float | None,
+        typer.Option(help="Share that is read once, at the end.", rich_help_panel=TABLE, show_default="0.2"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Sequences in a batch.", rich_help_panel=TABLE, show_default="16")
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(help="character, byte or word.", rich_help_panel=TEXT, show_default="character"),
+    ] = None,
     words: Annotated[
-        int | None, typer.Option(help="Words told apart; rarer ones become <unk>.", show_default="10000")
+        int | None,
+        typer.Option(help="Words told apart; rarer ones become <unk>.", rich_help_panel=TEXT, show_default="10000"),
     ] = None,
     bptt: Annotated[
-        int | None, typer.Option(help="Window k2: steps through which the gradient goes back.", show_default="64")
+        int | None,
+        typer.Option(
+            help="Window k2: steps through which the gradient goes back.", rich_help_panel=TEXT, show_default="64"
+        ),
     ] = None,
-    k1: Annotated[int | None, typer.Option(help="Steps between two updates.", show_default="the window")] = None,
-    streams: Annotated[int | None, typer.Option(help="Parts of the text read side by side.", show_default="32")] = None,
+    k1: Annotated[
+        int | None,
+        typer.Option(help="Steps between two updates.", rich_help_panel=TEXT, show_default="the window"),
+    ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(help="Parts of the text read side by side.", rich_help_panel=TEXT, show_default="32"),
+    ] = None,
     held_out: Annotated[
-        float | None, typer.Option(help="Share of the text, at its end, to judge by; 0: none.", show_default="0.05")
+        float | None,
+        typer.Option(
+            help="Share of the text, at its end, to judge by; 0: none.", rich_help_panel=TEXT, show_default="0.05"
+        ),
     ] = None,
-    hidden: Annotated[int | None, typer.Option(help="Hidden units.", show_default="256")] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers, one above the other.", show_default="1")] = None,
+    hidden: Annotated[
+        int | None,
+        typer.Option(help="Hidden units.", rich_help_panel=NETWORK, show_default="text: 256, tables: 64"),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Layers, one above the other.", rich_help_panel=NETWORK, show_default="1")
+    ] = None,
     nonlinearity: Annotated[
-        str | None, typer.Option(help="tanh, relu, sigmoid or identity.", show_default="tanh")
+        str | None,
+        typer.Option(help="tanh, relu, sigmoid or identity.", rich_help_panel=NETWORK, show_default="tanh"),
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adam or sgd.", show_default="adam")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adam or sgd.", rich_help_panel=LENGTH, show_default="adam")
+    ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate at the start; it falls linearly to zero.", show_default="0.003")
+        float | None,
+        typer.Option(
+            help="Learning rate at the start; it falls linearly to zero.", rich_help_panel=LENGTH, show_default="0.003"
+        ),
     ] = None,
     clip: Annotated[
         float | None,
-        typer.Option(help="Gradients with a larger norm are scaled down to it; inf: never.", show_default="1"),
+        typer.Option(
+            help="Gradients with a larger norm are scaled down to it; inf: never.",
+            rich_help_panel=LENGTH,
+            show_default="1",
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="28")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates, instead of --epochs.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over the data.", rich_help_panel=LENGTH, show_default="text: 28, labelled: 60"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of --epochs.", rich_help_panel=LENGTH)] = None,
     time_limit: Annotated[
-        float | None, typer.Option(help="Seconds after which to end; the learning rate is zero by then.")
+        float | None,
+        typer.Option(help="Seconds after which to end; the learning rate is zero by then.", rich_help_panel=LENGTH),
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="End after so many epochs without improvement on what is held out.")
+        int | None,
+        typer.Option(help="End after so many epochs without improvement on what is held out.", rich_help_panel=LENGTH),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same weights.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same weights.", rich_help_panel=LENGTH, show_default="0")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
 ) -> None:
-    """Train a network to predict the next character of a text, and so to write like it.
+    """Train a network on a text, to write like it; or on a table of labelled sequences, to tell them apart.
 
     Ctrl-C ends a training with everything saved (exit code 130; SIGTERM the same, exit code 0).
 
@@ -88,8 +163,12 @@ def train(
     [cyan]bptt train README.md -o runs/words --unit word --streams 4 --epochs 50[/cyan]   # word by word
 
     [cyan]bptt train -o runs/big --hidden 512 --layers 2 --time-limit 600[/cyan]   # ten minutes
+
+    [cyan]bptt train vowels.csv -o runs/vowels --label speaker --sequence utterance[/cyan]   # whose voice it is
     """
     options = {
+        "label": label, "sequence": sequence, "test_file": test_file, "bidirectional": bidirectional,
+        "balanced": balanced, "inputs": inputs, "time": time, "validation": validation, "test": test, "batch": batch,
         "unit": unit, "words": words, "bptt": bptt, "k1": k1, "streams": streams, "held_out": held_out,
         "hidden": hidden, "layers": layers, "nonlinearity": nonlinearity,
         "optimizer": optimizer, "lr": lr, "clip": None if clip == math.inf else clip, "epochs": epochs, "steps": steps,
@@ -153,8 +232,21 @@ def train(
 
 
 def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:
-    """The task that the file and the options ask for."""
-    name = "text"
+    """The task that the options ask for."""
+    name = "labelled" if "label" in given else "text"
+    if name == "text" and file is not None and table.is_table(file) and "unit" not in given:
+        raise InputError(
+            f"What is to be learnt from a table must be said; {file} came alone. For labelled sequences: --label "
+            "COLUMN. To read it as text: --unit character"
+        )
+    fields = TASKS[name].Recipe.__dataclass_fields__
+    of_columns = {"labelled": ("label", "sequence", "test_file", "inputs", "time")}.get(name, ())
+    for option in given:
+        if option not in fields and option not in of_columns:
+            raise InputError(
+                f"--{option.replace('_', '-')} has no meaning for the task {name!r}. Leave it out; bptt train --help "
+                "says which options belong together."
+            )
     return COMMANDS[name].task(file, given)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Protocol
 
+from bptt.tasks.labelled import Labelled
 from bptt.tasks.text import Text
 from bptt.train import Task
 
@@ -36,6 +37,6 @@ class KnownTask(Task, Protocol):
         ...
 
 
-TASKS: dict[str, Any] = {task.name: task for task in (Text,)}
+TASKS: dict[str, Any] = {task.name: task for task in (Text, Labelled)}
 
-__all__ = ["TASKS", "KnownTask", "Text"]
+__all__ = ["TASKS", "KnownTask", "Labelled", "Text"]

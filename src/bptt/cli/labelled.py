@@ -1,0 +1,180 @@
+"""Labelled sequences on the command line: `bptt classify`, and what `bptt train` says of them."""
+
+import csv
+import io
+import json as json_format
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.table import Table as Printed
+
+from bptt import progress, runs, table
+from bptt.cli.shell import Say
+from bptt.errors import InputError
+from bptt.tasks import Labelled, labelled
+from bptt.tasks.labelled import Columns
+from bptt.train import Training
+
+CONFUSION = "confusion.csv"
+
+
+def task(file: Path | None, options: Mapping[str, Any]) -> Labelled:
+    """The task of a new training."""
+    options = dict(options)
+    label, sequence, time = options.pop("label"), options.pop("sequence", None), options.pop("time", None)
+    inputs, test_file = options.pop("inputs", None), options.pop("test_file", None)
+    if file is None:
+        raise InputError("Labelled sequences come from a table; name a CSV or Parquet file.")
+    if test_file is not None and "test" in options:
+        raise InputError("The test part is a file of its own or a share; got --test-file and --test. Leave one out.")
+    recipe = Labelled.Recipe(**options)
+    source = table.read(file)
+    if sequence is None:
+        raise InputError(
+            f"The rows of a sequence must be marked; say which column does: --sequence NAME, one of {source.listed()}."
+        )
+    others = [name for name in source.columns if name not in (label, sequence, time)]
+    names = [name.strip() for name in inputs.split(",")] if inputs else others
+    if not names:
+        raise InputError(
+            f"There must be something to read besides {label!r} and {sequence!r}; {file} has no other column."
+        )
+    for name in names:
+        if name in (label, sequence, time):
+            raise InputError(f"A column is input, label, sequence or time; {name!r} was given as two of them.")
+    columns = Columns(label, sequence, time, tuple(names))
+    return Labelled(source, recipe, columns, None if test_file is None else table.read(test_file))
+
+
+def introduction(task: Labelled) -> list[str]:
+    found, columns, recipe = task.all, task.columns, task.recipe
+    lengths = [len(x) for x in found.x]
+    apart = f" ({task.test_source})" if task.test_source else ""
+    lines = [
+        f"Table    {task.source}: {len(found):,} sequences of {min(lengths)} to {max(lengths)} steps, "
+        f"{len(columns.inputs)} inputs, {len(task.classes)} labels in {columns.label!r}",
+        f"Parts    {len(task.learning):,} to learn from, {len(task.validating):,} for validation, "
+        f"{len(task.testing):,} for the test{apart}; scaled by mean and deviation of the first",
+    ]
+    if found.missing:
+        cells = found.steps * len(columns.inputs)
+        lines.append(f"Missing  {found.missing:,} of {cells:,} cells, read as the mean of their column")
+    ends = " from both ends" if recipe.bidirectional else ""
+    return [*lines, f"Batches  of {recipe.batch} sequences{ends}"]
+
+
+def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> None:
+    task = training.task
+    assert isinstance(task, Labelled)
+    out = shlex.quote(str(run.path))
+    if task.testing:
+        counted = labelled.confusion(*labelled.outputs(training.model, task.testing))
+        _report(say, counted, task.classes, _most_frequent(task), "test part, read once")
+        runs.write_together(run.path, {CONFUSION: _as_csv(counted, task.classes).encode()})
+        say(f"The matrix is in {run.path / CONFUSION}.\n")
+    say("What next:")
+    say(f"  {program} classify {out} {shlex.quote(task.test_source or task.source)}", "cyan")
+
+
+def classify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
+    file: Annotated[Path, typer.Argument(help="Sequences as CSV or Parquet, with the columns trained on.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write label and probability of each as CSV.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Say what each sequence of a table is, with a network trained on labelled ones.
+
+    Where the table has labels, they are compared: accuracy and confusion matrix.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt classify runs/vowels new.csv[/cyan]
+
+    [cyan]bptt classify runs/vowels new.csv -o said.csv[/cyan]
+    """
+    settings, model = runs.load(run)
+    if settings.task != Labelled.name:
+        raise InputError(
+            f"This command needs a run that was trained on labelled sequences; {run} was trained for the task "
+            f"{settings.task!r}. bptt --help lists the commands for it."
+        )
+    about = settings.about
+    columns, classes = labelled.columns_of(about), list(about["classes"])
+    found = labelled.sequences(table.read(file), columns, labelled=False)
+    mean, sd = np.array(about["mean"]), np.array(about["sd"])
+    o, _ = labelled.outputs(model, [(labelled.scaled(x, mean, sd), 0) for x in found.x])
+    chances, said = o.softmax(-1).max(-1)
+    rows = [
+        (name, classes[int(number)], float(chance), label)
+        for name, number, chance, label in zip(found.names, said, chances, found.labels, strict=True)
+    ]
+    known = [n for n, label in enumerate(found.labels) if label in classes]
+    counted = labelled.confusion(o[known], torch.tensor([classes.index(str(found.labels[n])) for n in known]).long())
+    if out is not None:
+        runs.write_together(out.parent, {out.name: _rows_as_csv(columns, rows).encode()})
+    if json:
+        facts: dict[str, Any] = {
+            "run": str(run),
+            "sequences": [{"name": n, "said": s, "probability": p, "label": label} for n, s, p, label in rows],
+        }
+        if known:
+            facts |= {"accuracy": float(np.trace(counted) / counted.sum()), "confusion": counted.tolist()}
+        print(json_format.dumps(facts, ensure_ascii=False))
+        return
+    console = progress.console()
+
+    def say(line: str, style: str | None = None) -> None:
+        console.print(line, style=style, markup=False, soft_wrap=True)
+
+    if known:
+        _report(say, counted, classes, None, str(file))
+        if len(known) < len(rows):
+            say(f"{len(rows) - len(known):,} more sequences have no label that the network knows.")
+    if out is not None:
+        say(f"{out}: label and probability of {len(rows):,} sequences.")
+    elif not known:
+        printed = Printed(columns.sequence, columns.label, "probability", box=None)
+        for name, label, chance, _ in rows:
+            printed.add_row(name, label, f"{chance:.3f}")
+        console.print(printed)
+
+
+def _most_frequent(task: Labelled) -> int:
+    """The class that most sequences to learn from have."""
+    return int(np.bincount([y for _, y in task.learning]).argmax())
+
+
+def _report(say: Say, counted: np.ndarray, classes: Sequence[str], most_frequent: int | None, where: str) -> None:
+    right, count = int(np.trace(counted)), int(counted.sum())
+    beside = ""
+    if most_frequent is not None:
+        always = int(counted[most_frequent].sum())
+        beside = f"; always saying {classes[most_frequent]!r}: {always / count:.1%}"
+    say(f"{right:,} of {count:,} sequences right, {right / count:.1%} ({where}){beside}.\n", "bold")
+    width = max(len(str(counted.max())), *map(len, classes)) + 1
+    say("is \\ said".ljust(width + 10) + "".join(name.rjust(width) for name in classes))
+    for name, row in zip(classes, counted, strict=True):
+        say(name.rjust(width + 9) + " " + "".join((str(n) if n else "·").rjust(width) for n in row))
+    say("")
+
+
+def _as_csv(counted: np.ndarray, classes: Sequence[str]) -> str:
+    return _csv([["is / said", *classes], *([name, *row] for name, row in zip(classes, counted.tolist(), strict=True))])
+
+
+def _rows_as_csv(columns: Columns, rows: Sequence[tuple[str, str, float, str | None]]) -> str:
+    header = [columns.sequence, f"{columns.label} said", "probability", columns.label]
+    return _csv([header, *([n, said, f"{p:.6f}", label or ""] for n, said, p, label in rows)])
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,367 @@
+"""Labelled sequences: read a sequence to its end, then say what it is (many to one).
+
+A table in long format holds a row for every step: a column says which sequence it belongs to, one what the sequence is,
+the others are what the network reads. Sequences may differ in length; each is read as long as it is. Three parts are
+drawn class by class: the network learns from one, the second decides which weights are best, the third is read once.
+
+Source of the network: Goodfellow et al. (2016), figure 10.5.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
+from bptt import activations, table, train
+from bptt.errors import InputError
+from bptt.nn import RNN
+from bptt.table import Table
+from bptt.train import Measure, shuffled
+
+
+@dataclass(frozen=True)
+class Recipe(train.Recipe):
+    """Everything that decides a training besides the table.
+
+    hidden, layers      hidden units of each of the stacked layers
+    nonlinearity        φ of A3
+    bidirectional       read from both ends
+    batch               sequences in a batch
+    balanced            weigh the loss of a class by how rare it is
+    validation, test    shares of the sequences of each class that judge the weights, and that are read once at the end
+    """
+
+    epochs: int = 60
+    hidden: int = 64
+    layers: int = 1
+    nonlinearity: str = "tanh"
+    bidirectional: bool = False
+    batch: int = 16
+    balanced: bool = False
+    validation: float = 0.15
+    test: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("hidden", "layers", "batch"):
+            train.require_whole(name, getattr(self, name))
+        train.require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
+        for name in ("validation", "test"):
+            train.require_share(name, getattr(self, name))
+        if self.validation + self.test >= 1:
+            raise InputError(
+                f"validation and test together must leave something to learn from; got {self.validation:g} and "
+                f"{self.test:g} of all sequences."
+            )
+        if self.patience is not None and self.validation == 0:
+            raise InputError("patience waits for the validation part to improve, and validation is 0; give only one.")
+
+
+class Columns(NamedTuple):
+    """Which columns of the table are what. time orders the steps of a sequence; None: they stand in order."""
+
+    label: str
+    sequence: str
+    time: str | None
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """x (T_i, I) float32 of each sequence, NaN where a cell is missing; its name, and its label where there is one."""
+
+    names: list[str]
+    x: list[np.ndarray]
+    labels: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def steps(self) -> int:
+        return sum(map(len, self.x))
+
+    @property
+    def missing(self) -> int:
+        """How many cells are missing."""
+        return int(sum(np.isnan(x).sum() for x in self.x))
+
+
+class Classifier(torch.nn.Module):
+    """A recurrent network with one output, read off the last state.
+
+    Called with packed sequences of I numbers a step, or their array (T, B, I). Returns o (B, classes).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        classes: int,
+        *,
+        layers: int = 1,
+        nonlinearity: str = "tanh",
+        bidirectional: bool = False,
+    ) -> None:
+        super().__init__()
+        self.rnn = RNN(inputs, hidden, layers, nonlinearity, bidirectional=bidirectional)
+        self.directions = 2 if bidirectional else 1
+        self.readout = torch.nn.Linear(self.directions * hidden, classes)
+
+    def forward(self, x: Tensor | PackedSequence) -> Tensor:
+        _, h_n = self.rnn(x)
+        return self.readout(torch.cat(list(h_n[-self.directions :]), -1))
+
+
+class Labelled:
+    """The task: a table of labelled sequences, and the recipe. See `bptt.train.Task`."""
+
+    name: ClassVar[str] = "labelled"
+    Recipe = Recipe
+    items = "sequences"
+    measure = Measure("cross entropy", "cross entropy", "cross_entropy")
+    state = None
+    evaluates_at_start = False
+
+    def __init__(
+        self,
+        source: Table,
+        recipe: Recipe,
+        columns: Columns,
+        test: Table | None = None,
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
+        """test: a table of its own for the test part. known: what `about` of a run that is gone on with says.
+
+        Raises InputError where columns do not exist or hold what they should not, a sequence has two labels, or a class
+        has too few sequences for every part.
+        """
+        self.recipe, self.columns = recipe, columns
+        self.source, self.sha256 = source.source, source.sha256
+        self.test_source = None if test is None else test.source
+        found = sequences(source, columns)
+        self.size = len(found)
+        self.all = found
+        labels = [_required(label) for label in found.labels]
+        self.classes = sorted(set(labels), key=_naturally)
+        if known is not None:
+            self.classes = list(known["classes"])
+        if len(self.classes) < 2:
+            raise InputError(
+                f"There must be two labels or more to tell apart; column {columns.label!r} of {source.source} has only "
+                f"{self.classes[0]!r}. Name another column with --label."
+            )
+        numbers = [self.classes.index(label) for label in labels]
+        learning, validating, testing = parts(
+            numbers, self.classes, recipe.validation, recipe.test if test is None else 0.0, recipe.seed
+        )
+        steps = np.concatenate([found.x[n] for n in learning])
+        if known is None:
+            self.mean, self.sd = scale(steps.astype(np.float64))
+        else:
+            self.mean, self.sd = np.array(known["mean"]), np.array(known["sd"])
+        self.learning = self._batch_of(found, numbers, learning)
+        self.validating = self._batch_of(found, numbers, validating)
+        if test is None:
+            self.testing = self._batch_of(found, numbers, testing)
+        else:
+            apart = sequences(test, columns)
+            for label in sorted({_required(label) for label in apart.labels} - set(self.classes)):
+                raise InputError(
+                    f"The test part may hold no labels that the network was never shown; {test.source} has {label!r}, "
+                    f"and {source.source} has {', '.join(self.classes)}."
+                )
+            self.testing = self._batch_of(
+                apart, [self.classes.index(_required(label)) for label in apart.labels], range(len(apart))
+            )
+        counts = np.bincount([y for _, y in self.learning], minlength=len(self.classes))
+        self.weights = torch.tensor(counts.sum() / len(counts) / counts, dtype=torch.float32)
+
+    def _batch_of(self, found: Sequences, numbers: list[int], chosen: Sequence[int]) -> list[tuple[Tensor, int]]:
+        return [(scaled(found.x[n], self.mean, self.sd), numbers[n]) for n in chosen]
+
+    @classmethod
+    def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Labelled":
+        test = about["test_source"]
+        return cls(table.read(source), recipe, columns_of(about), test and table.read(test), about)
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "label": self.columns.label,
+            "sequence": self.columns.sequence,
+            "time": self.columns.time,
+            "inputs": list(self.columns.inputs),
+            "classes": self.classes,
+            "mean": self.mean.tolist(),
+            "sd": self.sd.tolist(),
+            "test_source": self.test_source,
+        }
+
+    @staticmethod
+    def network(about: Mapping[str, Any], recipe: Recipe) -> Classifier:
+        return Classifier(
+            len(about["inputs"]),
+            recipe.hidden,
+            len(about["classes"]),
+            layers=recipe.layers,
+            nonlinearity=recipe.nonlinearity,
+            bidirectional=recipe.bidirectional,
+        )
+
+    def prepare(self, model: Classifier) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return -(-len(self.learning) // self.recipe.batch)
+
+    def loss(self, model: Classifier, step: int, h: Tensor | None) -> tuple[Tensor, None, int]:
+        epoch, place = divmod(step, len(self))
+        order = shuffled(len(self.learning), self.recipe.seed, epoch)
+        chosen = order[place * self.recipe.batch : (place + 1) * self.recipe.batch]
+        x, y = batch([self.learning[n] for n in chosen])
+        return F.cross_entropy(model(x), y, self.weights if self.recipe.balanced else None), None, len(y)
+
+    def evaluate(self, model: Classifier) -> float | None:
+        if not self.validating:
+            return None
+        o, y = outputs(model, self.validating)
+        return float(F.cross_entropy(o, y, self.weights if self.recipe.balanced else None))
+
+
+def columns_of(about: Mapping[str, Any]) -> Columns:
+    return Columns(about["label"], about["sequence"], about["time"], tuple(about["inputs"]))
+
+
+def sequences(source: Table, columns: Columns, *, labelled: bool = True) -> Sequences:
+    """The sequences of a table in the order in which they begin. labelled=False: there need not be a label.
+
+    Raises InputError for columns that do not exist, cells that are no numbers, sequences with two labels or none, and
+    steps with the same time.
+    """
+    names, label = source.texts(columns.sequence), None
+    if labelled or columns.label in source.columns:
+        label = source.texts(columns.label)
+    times = None if columns.time is None else source.column(columns.time).to_list()
+    values = np.stack([source.numbers(name) for name in columns.inputs], 1).astype(np.float32)
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        if name is None:
+            raise InputError(
+                f"Every row must say which sequence it belongs to; {source.place(row)} of {source.source} has nothing "
+                f"in column {columns.sequence!r}."
+            )
+        rows_of.setdefault(name, []).append(row)
+    labels: list[str | None] = []
+    for name, rows in rows_of.items():
+        if times is not None:
+            _sort(source, columns, name, rows, times)
+        found = [] if label is None else list(dict.fromkeys(label[row] for row in rows))
+        if len(found) > 1:
+            other = next(row for row in rows if label and label[row] != found[0])
+            raise InputError(
+                f"A sequence must have one label; {name!r} has {found[0]!r} in {source.place(rows[0])} of "
+                f"{source.source} and {found[1]!r} in {source.place(other)}. A label at every step is another task."
+            )
+        if labelled and found == [None]:
+            raise InputError(
+                f"Every sequence to learn from must have a label; {name!r}, which begins in {source.place(rows[0])} of "
+                f"{source.source}, has nothing in column {columns.label!r}. Take it out, or label it."
+            )
+        labels.append(found[0] if found else None)
+    return Sequences(list(rows_of), [values[rows] for rows in rows_of.values()], labels)
+
+
+def _sort(source: Table, columns: Columns, name: str, rows: list[int], times: list[Any]) -> None:
+    if any(times[row] is None for row in rows):
+        row = next(row for row in rows if times[row] is None)
+        raise InputError(f"Every step must have a time; {source.place(row)} has nothing in column {columns.time!r}.")
+    try:
+        moments = {row: float(times[row]) for row in rows}
+    except (TypeError, ValueError):
+        moments = {row: times[row] for row in rows}
+    rows.sort(key=moments.__getitem__)
+    for one, next_one in itertools.pairwise(rows):
+        if moments[one] == moments[next_one]:
+            raise InputError(
+                f"The steps of a sequence must have different times; {name!r} has {times[one]} in {source.place(one)} "
+                f"and in {source.place(next_one)} of {source.source}."
+            )
+
+
+def parts(
+    numbers: Sequence[int], classes: Sequence[str], validation: float, test: float, seed: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Which sequences to learn from, to validate with and to test with: drawn class by class, in the table's order.
+
+    Raises InputError for a class with too few sequences to have one in every part.
+    """
+    learning, validating, testing = [], [], []
+    for number, name in enumerate(classes):
+        own = [n for n, found in enumerate(numbers) if found == number]
+        drawn = [own[k] for k in shuffled(len(own), seed, number)]
+        for_test = max(1, round(test * len(own))) if test else 0
+        for_validation = max(1, round(validation * len(own))) if validation else 0
+        if len(own) <= for_test + for_validation:
+            raise InputError(
+                f"Every label needs a sequence in each of the parts; {name!r} has {len(own)}, and learning, "
+                f"validation ({validation:g}) and test ({test:g}) want at least {for_test + for_validation + 1}. Give "
+                "more sequences, take the label out, or make do without a part: --validation 0, --test 0."
+            )
+        testing += drawn[:for_test]
+        validating += drawn[for_test : for_test + for_validation]
+        learning += drawn[for_test + for_validation :]
+    return sorted(learning), sorted(validating), sorted(testing)
+
+
+def scale(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every input over the steps (N, I), missing cells left out; 1 for a constant."""
+    steps = np.where(np.isnan(steps).all(0, keepdims=True), 0.0, steps)
+    mean, sd = np.nanmean(steps, 0), np.nanstd(steps, 0)
+    return mean, np.where(sd > 1e-9 * np.maximum(1, np.abs(mean)), sd, 1.0)
+
+
+def scaled(x: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> Tensor:
+    """What the network reads: inputs over the scale of the learning part, zero, its mean, where a cell is missing."""
+    return torch.from_numpy(np.nan_to_num((x - mean) / sd).astype(np.float32))
+
+
+def batch(pairs: Sequence[tuple[Tensor, int]]) -> tuple[PackedSequence, Tensor]:
+    return pack_sequence([x for x, _ in pairs], enforce_sorted=False), torch.tensor([y for _, y in pairs])
+
+
+@torch.no_grad()
+def outputs(model: Classifier, pairs: Sequence[tuple[Tensor, int]], at_once: int = 256) -> tuple[Tensor, Tensor]:
+    """o (N, classes) of all sequences and their classes (N,)."""
+    was_training = model.training
+    model.eval()
+    found = []
+    for start in range(0, len(pairs), at_once):
+        x, _ = batch(pairs[start : start + at_once])
+        found.append(model(x))
+    model.train(was_training)
+    return torch.cat(found), torch.tensor([y for _, y in pairs])
+
+
+def confusion(o: Tensor, y: Tensor) -> np.ndarray:
+    """How often each class (rows) was taken for each (columns), (classes, classes)."""
+    classes = o.shape[-1]
+    return np.bincount((y * classes + o.argmax(-1)).numpy(), minlength=classes**2).reshape(classes, classes)
+
+
+def _required(label: str | None) -> str:
+    assert label is not None
+    return label
+
+
+def _naturally(label: str) -> tuple[int, float, str]:
+    """Numbers by their size, before words."""
+    try:
+        return 0, float(label), label
+    except ValueError:
+        return 1, 0.0, label

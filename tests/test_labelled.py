@@ -1,0 +1,238 @@
+"""Labelled sequences: what is read from a table, how it is parted and scaled, what the network makes of it."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bptt import runs, table
+from bptt.cli import app
+from bptt.errors import InputError
+from bptt.tasks import Labelled, labelled
+from bptt.tasks.labelled import Classifier, Columns, Recipe
+from bptt.train import Training
+
+COLUMNS = Columns("kind", "id", "t", ("u", "v"))
+QUICK = "--label kind --sequence id --time t --inputs u,v --hidden 8 --batch 8"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def write(path: Path, rows: Sequence[Sequence[Any]], header: Sequence[str] = ("id", "t", "kind", "u", "v")) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return path
+
+
+def waves(count: int, seed: int = 0) -> list[list[Any]]:
+    """Rising or falling sequences of 4 to 9 steps whose rows are mixed: only their order in time tells them apart."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for n in range(count):
+        kind, length = ("up", "down")[n % 2], int(draw.integers(4, 10))
+        levels = np.sort(draw.normal(size=length))[:: 1 if kind == "up" else -1]
+        rows += [[f"s{n}", t, kind, float(level), float(draw.normal())] for t, level in enumerate(levels)]
+    return [rows[k] for k in draw.permutation(len(rows))]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "waves.csv", waves(80))
+    return tmp_path
+
+
+def bptt(command: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, command.split(), prog_name="bptt")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stderr if code else result.stdout
+
+
+def test_sequences_are_gathered_and_sorted_by_time(tmp_path: Path) -> None:
+    rows = [["b", 2, "x", 5, 6], ["a", 1, "y", 1, 2], ["b", 1, "x", 3, ""], ["a", 2, "y", 7, 8]]
+    found = labelled.sequences(table.read(write(tmp_path / "t.csv", rows)), COLUMNS)
+    assert (found.names, found.labels, found.missing, found.steps) == (["b", "a"], ["x", "y"], 1, 4)
+    np.testing.assert_array_equal(found.x[0], [[3, np.nan], [5, 6]])
+    np.testing.assert_array_equal(found.x[1], [[1, 2], [7, 8]])
+
+
+def test_parts_hold_every_sequence_once_and_every_class_everywhere() -> None:
+    numbers = [0] * 40 + [1] * 11 + [2] * 3
+    learning, validating, testing = labelled.parts(numbers, ["a", "b", "c"], 0.15, 0.2, seed=4)
+    assert sorted(learning + validating + testing) == list(range(54))
+    for part, counts in [(learning, [26, 7, 1]), (validating, [6, 2, 1]), (testing, [8, 2, 1])]:
+        assert np.bincount([numbers[n] for n in part]).tolist() == counts
+    assert labelled.parts(numbers, ["a", "b", "c"], 0.15, 0.2, seed=5)[0] != learning
+    assert [len(part) for part in labelled.parts(numbers, ["a", "b", "c"], 0, 0, seed=0)] == [54, 0, 0]
+    with pytest.raises(InputError, match=r"'c' has 3, and learning, .* want at least 4"):
+        labelled.parts(numbers, ["a", "b", "c"], 0.5, 0.4, seed=0)
+
+
+def test_scale_comes_from_the_learning_part_alone(tmp_path: Path) -> None:
+    rows = waves(40)
+    task = Labelled(table.read(write(tmp_path / "t.csv", rows)), Recipe(), COLUMNS)
+    taught = {n for n, (name) in enumerate(task.all.names) if any(_same(task, n, x) for x, _ in task.learning)}
+    assert len(taught) == len(task.learning)
+    steps = np.concatenate([task.all.x[n] for n in sorted(taught)]).astype(np.float64)
+    np.testing.assert_allclose(task.mean, steps.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(task.sd, steps.std(0), rtol=1e-6)
+    others = {task.all.names[n] for n in range(len(task.all)) if n not in taught}
+    changed = [[*row[:3], *([1e6, -1e6] if row[0] in others else row[3:])] for row in rows]
+    again = Labelled(table.read(write(tmp_path / "t.csv", changed)), Recipe(), COLUMNS)
+    np.testing.assert_array_equal(again.mean, task.mean)
+    assert all(torch.equal(x, y) for (x, _), (y, _) in zip(task.learning, again.learning, strict=True))
+
+
+def _same(task: Labelled, n: int, x: torch.Tensor) -> bool:
+    return torch.equal(labelled.scaled(task.all.x[n], task.mean, task.sd), x)
+
+
+def test_constant_and_missing_inputs_are_read_as_zero(tmp_path: Path) -> None:
+    mean, sd = labelled.scale(np.array([[1.0, 5.0, np.nan], [3.0, 5.0, np.nan], [np.nan, 5.0, np.nan]]))
+    assert (mean.tolist(), sd.tolist()) == ([2, 5, 0], [1, 1, 1])
+    x = np.array([[3.0, 5.0, np.nan], [np.nan, 5.0, np.nan]])
+    assert labelled.scaled(x, mean, sd).tolist() == [[1, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_last_state_of_each_sequence_is_what_counts(bidirectional: bool) -> None:
+    model = Classifier(2, 5, 3, layers=2, bidirectional=bidirectional)
+    pairs = [(torch.randn(length, 2), 0) for length in (3, 7, 1)]
+    together, _ = labelled.outputs(model, pairs)
+    for o, (x, _) in zip(together, pairs, strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(model(x[:, None])[0], o)
+
+
+def test_balanced_weighs_classes_by_how_rare_they_are(tmp_path: Path) -> None:
+    rows = [[f"s{n}", 0, "common" if n % 4 else "rare", n, 0] for n in range(40)]
+    task = Labelled(
+        table.read(write(tmp_path / "t.csv", rows)), Recipe(validation=0, test=0, batch=40, balanced=True), COLUMNS
+    )
+    assert task.classes == ["common", "rare"]
+    torch.testing.assert_close(task.weights, torch.tensor([40 / 60, 40 / 20]))
+    model = Classifier(2, 4, 2)
+    x, y = labelled.batch(task.learning)
+    expected = torch.nn.functional.cross_entropy(model(x), y, torch.tensor([40 / 60, 2.0]))
+    L, _, count = task.loss(model, 0, None)
+    torch.testing.assert_close(L, expected)
+    assert count == 40
+
+
+def test_confusion_counts_truth_in_rows() -> None:
+    o = torch.eye(3)[[0, 1, 1, 2]]
+    assert labelled.confusion(o, torch.tensor([0, 1, 2, 2])).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+
+
+def test_interrupted_and_resumed_is_uninterrupted(here: Path) -> None:
+    def new() -> Training:
+        task = Labelled(table.read("waves.csv"), Recipe(hidden=6, epochs=4, batch=7), COLUMNS)
+        return runs.start("run", task, overwrite=True)[1]
+
+    whole = new()
+    whole.run()
+    run, parts = runs.start("run", Labelled(table.read("waves.csv"), whole.task.recipe, COLUMNS), overwrite=True)  # pyright: ignore[reportArgumentType]
+    parts.run(save=run.save, should_stop=lambda: parts.step >= 9)
+    _, resumed = runs.resume("run")
+    assert resumed.step == 9
+    resumed.run()
+    for name, weight in whole.tensors().items():
+        assert torch.equal(weight, resumed.tensors()[name]), name
+
+
+def test_train_then_classify(here: Path) -> None:
+    output = bptt(f"train waves.csv -o run {QUICK} --epochs 30 --lr 0.02")
+    assert "80 sequences of 4 to 9 steps, 2 inputs, 2 labels in 'kind'" in output
+    assert "52 to learn from, 12 for validation, 16 for the test" in output
+    assert "16 of 16 sequences right, 100.0% (test part, read once); always saying" in output
+    assert (here / "run/confusion.csv").read_text() == "is / said,down,up\ndown,8,0\nup,0,8\n"
+    write(here / "new.csv", waves(20, seed=5))
+    assert "of 20 sequences right" in bptt("classify run new.csv")
+    facts = json.loads(bptt("classify run new.csv --json -o said.csv"))
+    assert facts["accuracy"] > 0.9
+    said = list(csv.DictReader((here / "said.csv").read_text().splitlines()))
+    assert [row["kind said"] for row in said] == [row["said"] for row in facts["sequences"]]
+    write(here / "plain.csv", [[*row[:2], *row[3:]] for row in waves(3)], ("id", "t", "u", "v"))
+    lines = bptt("classify run plain.csv").splitlines()
+    assert [line.split()[0] for line in lines] == ["id", "s0", "s1", "s2"] or len(lines) == 4
+    assert "accuracy" not in json.loads(bptt("classify run plain.csv --json"))
+
+
+def test_a_test_file_is_the_test_part(here: Path) -> None:
+    write(here / "apart.csv", waves(10, seed=9))
+    output = bptt(f"train waves.csv -o run {QUICK} --epochs 2 --test-file apart.csv --bidirectional --balanced")
+    assert "68 to learn from, 12 for validation, 10 for the test" in output
+    bptt("train -o run --resume --epochs 3")
+
+
+MISTAKES = {
+    "train waves.csv -o new": r"must be said; waves\.csv came alone.*--label COLUMN",
+    "train waves.csv -o new --label kind": r"say which column does: --sequence NAME, one of id, t, kind, u, v",
+    "train waves.csv -o new --label sort --sequence id": r"one of the table's: id, t, kind, u, v; got 'sort'",
+    "train waves.csv -o new --label kind --sequence name": r"one of the table's: .*; got 'name'",
+    "train waves.csv -o new --label kind --sequence id --inputs u,w": r"one of the table's: .*; got 'w'",
+    "train waves.csv -o new --label kind --sequence id --inputs u,kind": r"'kind' was given as two of them",
+    "train waves.csv -o new --label kind --sequence id --time day": r"one of the table's: .*; got 'day'",
+    "train waves.csv -o new --label u --sequence id --inputs v": r"must have one label; 's\d+' has '.*' in line \d+",
+    "train waves.csv -o new --label kind --sequence id --streams 3": r"--streams has no meaning for the task 'lab",
+    "train waves.csv -o new --sequence id --unit byte": r"--sequence has no meaning for the task 'text'",
+    "train waves.csv -o new --label kind --sequence id --validation 0.6 --test 0.5": r"leave something to learn from",
+    "train waves.csv -o new --label kind --sequence id --test 1": r"test must be a share from 0 up to",
+    "train waves.csv -o new --label kind --sequence id --test 0.1 --test-file waves.csv": r"Leave one out",
+    "train missing.csv -o new --label kind --sequence id": r"there is none at missing\.csv",
+    "train words.csv -o new --label kind --sequence id": r"'u' must hold numbers; line 2 of .*words\.csv has 'much'",
+    "train one.csv -o new --label kind --sequence id": r"two labels or more to tell apart; .* only 'up'",
+    "train few.csv -o new --label kind --sequence id": r"needs a sequence in each of the parts; 'down' has 1",
+    "train unlabelled.csv -o new --label kind --sequence id": r"must have a label; 's1', which begins in line 3",
+    "train unnamed.csv -o new --label kind --sequence id": r"must say which sequence it belongs to; line 3",
+    "train twice.csv -o new --label kind --sequence id --time t": r"times; 's0' has 1 in line 2 and in line 3",
+    "train other.csv -o new --label kind --sequence id --test-file strange.csv": r"strange\.csv has 'sideways'",
+    "train -o new --label kind": r"name a CSV or Parquet file",
+    "classify new other.csv": r"holds no settings\.json",
+    "generate run": r"needs a run that was trained on one; run was trained for the task 'labelled'",
+    "inspect run abc": r"needs a run that was trained on one; run was trained for the task 'labelled'",
+    "classify run few.csv": r"one of the table's: id, kind, u; got 't'",
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("mistakes")
+    write(at / "waves.csv", waves(40))
+    write(at / "other.csv", waves(40))
+    three = ("id", "kind", "u")
+    write(at / "words.csv", [["s0", "up", "much"]], three)
+    write(at / "one.csv", [["s0", "up", 1], ["s1", "up", 2]], three)
+    write(at / "few.csv", [["s0", "up", 1], ["s1", "up", 1], ["s2", "up", 2], ["s3", "down", 2]], three)
+    write(at / "unlabelled.csv", [["s0", "up", 1], ["s1", "", 2]], three)
+    write(at / "unnamed.csv", [["s0", "up", 1], ["", "up", 2]], three)
+    write(at / "twice.csv", [["s0", 1, "up", 1, 2], ["s0", 1, "up", 1, 2]])
+    write(at / "strange.csv", [["s0", 1, "sideways", 1, 2]])
+    result = CliRunner().invoke(app, f"train {at}/waves.csv -o {at}/run {QUICK} --epochs 1".split())
+    assert result.exit_code == 0
+    return at
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_mistakes_get_a_message_and_exit_code_2(command: str, mistakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mistakes)
+    before = {file: file.stat().st_mtime_ns for file in mistakes.rglob("*")}
+    message = bptt(command, code=2)
+    assert message.startswith("Error: ")
+    assert re.search(MISTAKES[command], message), message
+    assert {file: file.stat().st_mtime_ns for file in mistakes.rglob("*")} == before
