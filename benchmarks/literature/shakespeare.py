@@ -112,7 +112,6 @@ def _quality(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Ta
             task, test = parts(text, recipe)
             both = trainings(task)
             in_turns(both)
-            validation = {name: training.best_loss for name, training in both.items()}
             for name, training in both.items():
                 bits[name].append(bits_on_test(training, test))
                 seconds[name].append(training.seconds)
