@@ -118,9 +118,7 @@ def _quality(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Ta
             lines.append(
                 {
                     "recipe": asdict(recipe),
-                    "validation_bits": {
-                        name: task.measure.factor * (training.best_loss or 0) for name, training in both.items()
-                    },
+                    "validation_nats": validation,
                     "test_bits": {name: found[-1] for name, found in bits.items()},
                     "seconds": {name: round(found[-1], 1) for name, found in seconds.items()},
                 }
