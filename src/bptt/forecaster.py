@@ -171,6 +171,25 @@ class Forecaster(torch.nn.Module):
             says = says + self.outputs(self.channels(values, s), at) * (self.trust * self.left_over)
         return self.unscaled(says)
 
+    def onwards(self, values: Tensor, steps: int, ahead: Tensor | None = None) -> Tensor:
+        """The `steps` after the last of values (N, C): forecasts (steps, targets) in the units of the columns.
+
+        Up to `horizon` steps are forecast at once. For more, the forecasts are taken for the truth and the next ones
+        made after them; `ahead` (n, inputs) then has what the inputs are in the steps to come, NaN where left out.
+        """
+        inputs = values.shape[1] - self.targets
+        found = values.new_zeros(0, self.targets)
+        while True:
+            found = torch.cat((found, self.forecasts(values, torch.tensor([len(values) - 1]))[0]))
+            if len(found) >= steps:
+                return found[:steps]
+            done = len(found) - self.horizon
+            known = values.new_full((self.horizon, inputs), math.nan)
+            if ahead is not None:
+                given = ahead[done : done + self.horizon]
+                known[: len(given)] = given
+            values = torch.cat((values, torch.cat((found[done:], known), 1)))
+
     def unscaled(self, says: Tensor) -> Tensor:
         """(n, horizon · targets) as (n, horizon, targets) in the units of the columns."""
         says = says.view(-1, self.horizon, self.targets)

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, Protocol
 
 from bptt.tasks.labelled import Labelled
+from bptt.tasks.series import Series
 from bptt.tasks.text import Text
 from bptt.train import Task
 
@@ -37,6 +38,6 @@ class KnownTask(Task, Protocol):
         ...
 
 
-TASKS: dict[str, Any] = {task.name: task for task in (Text, Labelled)}
+TASKS: dict[str, Any] = {task.name: task for task in (Text, Series, Labelled)}
 
-__all__ = ["TASKS", "KnownTask", "Labelled", "Text"]
+__all__ = ["TASKS", "KnownTask", "Labelled", "Series", "Text"]

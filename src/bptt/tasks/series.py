@@ -1,0 +1,444 @@
+"""Series: forecast the next steps of columns of a table, and say beside it what simple rules forecast.
+
+The steps come in three parts in the order of time. The training part is all that scaling, rules and network are fitted
+to; the validation part chooses among rules and weights, those before the first step included; the test part is read
+once, by `bptt.backtest`. Each batch holds windows of the training part, shuffled anew in every epoch, and every step
+of a window past its first quarter is a place to forecast from.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bptt import activations, forecaster, table, timeline, train
+from bptt.errors import InputError
+from bptt.forecaster import Forecaster
+from bptt.losses import loss as loss_of
+from bptt.table import Table
+from bptt.train import Measure
+
+LEAST = 8  # steps that the training part has at least, besides one horizon
+MOST_AHEAD = 10_000  # steps of a forecast
+STEPS_PER_EPOCH = 100  # at most, so that the validation part is heard in time
+JUDGES = 4000  # steps of the validation part at most that the network is judged at
+
+
+@dataclass(frozen=True)
+class Recipe(train.Recipe):
+    """Everything that decides a training besides the table and its columns.
+
+    horizon             steps to forecast at once
+    window              steps the network reads before it forecasts; None: two seasons, at least 32
+    season              steps of a season; None: found
+    base                what the network corrects: "linear", "last", "season", "none", or "auto", the best of these
+    hidden, layers      hidden units of each of the stacked layers
+    nonlinearity        φ of A3
+    batch               windows side by side
+    validation, test    shares of the steps, at the end of the series
+    """
+
+    horizon: int = 1
+    window: int | None = None
+    season: int | None = None
+    base: str = "auto"
+    hidden: int = 32
+    layers: int = 1
+    nonlinearity: str = "tanh"
+    batch: int = 32
+    validation: float = 0.15
+    test: float = 0.15
+    epochs: int = 30
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("horizon", "hidden", "layers", "batch"):
+            train.require_whole(name, getattr(self, name))
+        for name in ("window", "season"):
+            train.require_whole(name, getattr(self, name), optional=True, least=2)
+        train.require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
+        train.require_one_of("base", self.base, ("auto", *forecaster.BASES))
+        for name in ("validation", "test"):
+            train.require_share(name, getattr(self, name))
+        if self.validation == 0:
+            raise InputError("validation must be above 0: the validation part chooses base and weights.")
+        if self.validation + self.test >= 0.9:
+            raise InputError(
+                "validation and test must leave something to train on: together less than 0.9 of the series; got "
+                f"{self.validation:g} and {self.test:g}."
+            )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Number of steps of the three parts, in the order of time."""
+
+    train: int
+    validation: int
+    test: int
+
+    @property
+    def known(self) -> int:
+        """Steps before the test part."""
+        return self.train + self.validation
+
+    @property
+    def steps(self) -> int:
+        return self.train + self.validation + self.test
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table on an even grid of time.
+
+    names       targets first, then inputs; `targets` says how many of them are the former
+    values      (N + future, C) float64, NaN where nobody knows
+    timeline    of all steps
+    known       N, the steps up to the last that has a target; inputs of later steps are given in advance
+    """
+
+    names: Sequence[str]
+    targets: int
+    values: Tensor
+    timeline: timeline.Timeline
+    known: int
+
+
+def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), time: str | None = None) -> Columns:
+    """Reads columns of a table.
+
+    Raises InputError for columns that do not exist, are named twice, hold no numbers or nothing at all, and for times
+    that do not increase.
+    """
+    names = [*targets, *inputs]
+    if not targets:
+        raise InputError(f"A series needs a column to forecast, --target; the table has {data.listed()}.")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"A column is a target or an input, once; {name!r} was named {names.count(name)} times. Targets are "
+                "read by the network too: leave it out of the inputs."
+            )
+        if name == time:
+            raise InputError(f"The time column can be neither target nor input; got {name!r} as both.")
+        data.column(name)
+    line = timeline.of(data, time, taken=names)
+    read = [data.numbers(name) for name in names]
+    for name, column in zip(names, read, strict=True):
+        if np.isnan(column).all():
+            raise InputError(
+                f"Column {name!r} must hold numbers; all {len(column):,} cells of {data.source} are empty or NaN. "
+                "Name another."
+            )
+    values = torch.from_numpy(np.stack([line.on_grid(column) for column in read], 1))
+    some = (~values[:, : len(targets)].isnan()).any(1)
+    return Columns(names, len(targets), values, line, int(some.nonzero()[-1]) + 1)
+
+
+def part(steps: int, recipe: Recipe) -> Parts:
+    """The sizes of the parts. Raises InputError where the series is too short for the horizon."""
+    found = _part(steps, recipe, recipe.horizon)
+    if found is not None:
+        return found
+    longest = next((h for h in range(min(recipe.horizon, steps) - 1, 0, -1) if _part(steps, recipe, h)), 0)
+    fix = f"Forecast at most {longest} at once, --horizon {longest}," if longest else "Give a longer series"
+    fix += " or a longer series." if longest else "."
+    parts = "training, validation and test part" if recipe.test else "training and validation part"
+    raise InputError(
+        f"The {parts} must each hold a horizon, the first {LEAST} steps more; the series has {steps:,} steps and the "
+        f"horizon is {recipe.horizon:,}. {fix}"
+    )
+
+
+def _part(steps: int, recipe: Recipe, horizon: int) -> Parts | None:
+    validation, test = (
+        max(horizon, round(share * steps)) if share else 0 for share in (recipe.validation, recipe.test)
+    )
+    parts = Parts(steps - validation - test, validation, test)
+    return parts if parts.train >= horizon + LEAST else None
+
+
+class Series:
+    """The task: columns of a table, and the recipe. See `bptt.train.Task`.
+
+    columns     what was read
+    parts       the three parts
+    season      steps of a season, or None; `season_reason` says why
+    fitted      scaling, base and linear rule, the network untrained
+    errors      of each rule in the validation part: root mean square, in standard deviations of the training part
+    """
+
+    name: ClassVar[str] = "series"
+    Recipe = Recipe
+    items = "steps"
+    measure = Measure("squared error, 1 being the base in training", "sq. error", "squared_error")
+    state = None
+    evaluates_at_start = True
+
+    def __init__(
+        self,
+        data: Table,
+        recipe: Recipe,
+        targets: Sequence[str],
+        inputs: Sequence[str] = (),
+        time: str | None = None,
+    ) -> None:
+        """Raises InputError for columns that cannot be used and series too short for the recipe."""
+        self.recipe, self.source, self.sha256 = recipe, data.source, data.sha256
+        self.columns = columns(data, targets, inputs, time)
+        self.size = self.columns.known
+        self.parts = part(self.size, recipe)
+        self.values = self.columns.values[: self.size]
+        training = self.values[: self.parts.train]
+        self._require_something_to_learn(training)
+        self.season, self.season_reason = _season(
+            training[:, : len(targets)], recipe.season, self.columns.timeline.spacing
+        )
+        if recipe.base == "season" and self.season is None:
+            raise InputError(
+                f"The base 'season' needs a season, and none was found: {self.season_reason}. Say how many steps it "
+                "has, --season, or take another base."
+            )
+        self.window = _window(recipe.window, self.season, self.parts.train, recipe.horizon)
+        self.fitted, self.errors = forecaster.fit(
+            self.values,
+            self.parts.train,
+            self.parts.validation,
+            targets=len(targets),
+            horizon=recipe.horizon,
+            window=self.window,
+            season=self.season,
+            base=recipe.base,  # type: ignore[arg-type]
+        )
+        self._lay_out()
+
+    def _require_something_to_learn(self, training: Tensor) -> None:
+        for name, column in zip(self.columns.names[: self.columns.targets], training.mT, strict=False):
+            known = column[~column.isnan()]
+            if len(known) < LEAST:
+                raise InputError(
+                    f"A target must have at least {LEAST} known values in the training part; {name!r} has {len(known)} "
+                    f"in the first {len(training):,} steps. Name another, or leave the empty rows out."
+                )
+            if (known == known[0]).all():
+                raise InputError(
+                    f"A target must vary in the training part; {name!r} is {float(known[0]):g} in all of its first "
+                    f"{len(training):,} steps. There is nothing to learn; name another."
+                )
+
+    def _lay_out(self) -> None:
+        """What the network reads, what it is to say, and where its windows begin."""
+        train, known = self.parts.train, self.parts.known
+        values = self.values[:known]
+        s = self.fitted.scaled(values)
+        self.u = self.fitted.channels(values, s)
+        rule = self.fitted.rule(s, torch.arange(known))
+        self.rest = ((self.fitted.following(values) - rule) / self.fitted.left_over).float()
+        self.wanted = ((self.fitted.following(values[:train]) - rule[:train]) / self.fitted.left_over).float()
+        self.wanted[: self.fitted.blind] = math.nan
+        self.warm_up = self.window // 4
+        wanted = (~self.wanted.isnan()).any(1).long().cumsum(0)
+        ends = torch.arange(self.window - 1, train)
+        before = wanted[ends - self.window + self.warm_up]
+        self.starts = (ends - self.window + 1)[wanted[ends] > before]
+        if not len(self.starts):
+            raise InputError(
+                f"The training part must hold a window with something to forecast; its {train:,} steps have none for "
+                f"windows of {self.window} steps, a horizon of {self.recipe.horizon} and the base "
+                f"{self.fitted.base!r}. Give a longer series, or a shorter --window or --season."
+            )
+        judges = torch.arange(train - 1, known - self.recipe.horizon)
+        self.judges = judges[:: -(-len(judges) // JUDGES)]
+
+    @property
+    def origins(self) -> Tensor:
+        """Steps (n) to forecast from in the test part; none if there is no such part."""
+        first = self.parts.known - 1
+        return torch.arange(first, self.size - self.recipe.horizon if self.parts.test else first)
+
+    @classmethod
+    def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Series":
+        return cls(table.read(source), recipe, about["targets"], about["inputs"], about["time"])
+
+    def about(self) -> dict[str, Any]:
+        names, targets = list(self.columns.names), self.columns.targets
+        return {
+            "targets": names[:targets],
+            "inputs": names[targets:],
+            "time": self.columns.timeline.column,
+            "spacing": str(self.columns.timeline.spacing),
+            "season": self.season,
+            "window": self.window,
+            "base": self.fitted.base,
+            "lags": self.fitted.lags,
+            "gaps": self.fitted.gaps,
+            "parts": [self.parts.train, self.parts.validation, self.parts.test],
+        }
+
+    @staticmethod
+    def network(about: Mapping[str, Any], recipe: Recipe) -> Forecaster:
+        return Forecaster(
+            len(about["targets"]),
+            len(about["inputs"]),
+            recipe.horizon,
+            about["window"],
+            season=about["season"],
+            base=about["base"],
+            lags=about["lags"],
+            gaps=about["gaps"],
+            hidden=recipe.hidden,
+            layers=recipe.layers,
+            nonlinearity=recipe.nonlinearity,
+        )
+
+    def prepare(self, model: Forecaster) -> None:
+        model.copy_fitted(self.fitted)
+
+    def __len__(self) -> int:
+        return min(STEPS_PER_EPOCH, -(-len(self.starts) // self.recipe.batch))
+
+    def loss(self, model: Forecaster, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
+        epoch, place = divmod(step, len(self))
+        generator = torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + epoch) % 2**63)
+        order = self.starts[torch.randperm(len(self.starts), generator=generator)]
+        steps = order[place * self.recipe.batch :][: self.recipe.batch] + torch.arange(self.window)[:, None]
+        o, _ = model(self.u[steps])
+        wanted = self.wanted[steps[self.warm_up :]]
+        L = loss_of("squared_error", o[self.warm_up :], wanted, skip_nan=True) / wanted.shape[-1]
+        return L, None, wanted[..., 0].numel()
+
+    def evaluate(self, model: Forecaster) -> float:
+        return model.judge(self.u, self.rest, self.judges)
+
+
+def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
+    """The columns a run was trained on, of the same or another table.
+
+    Raises InputError where another table's rows are spaced otherwise or too few, besides what `columns` raises.
+    """
+    found = columns(data, about["targets"], about["inputs"], about["time"])
+    if str(found.timeline.spacing) != about["spacing"]:
+        raise InputError(
+            f"The steps of a series must be as far apart as those trained on, {about['spacing']}; in {data.source} "
+            f"they are {found.timeline.spacing}. Train on this series, or bring it to the same steps."
+        )
+    if found.known < about["window"]:
+        raise InputError(
+            f"A forecast reads the last {about['window']} steps; {data.source} has {found.known}. Give a longer series."
+        )
+    return found
+
+
+def forecast(model: Forecaster, found: Columns, steps: int) -> dict[str, dict[str, np.ndarray]]:
+    """For each target "forecast", "low" and "high" (steps) after the last known step.
+
+    Beyond the horizon of the network forecasts are fed back, and the band of its last step is widened with the square
+    root of the distance.
+
+    Raises InputError where inputs would have to be known in advance and are not.
+    """
+    inputs = list(found.names[found.targets :])
+    ahead = found.values[found.known :, found.targets :]
+    needed = model.horizon * ((steps - 1) // model.horizon)
+    if inputs and len(ahead) < needed:
+        most = model.horizon * (1 + len(ahead) // model.horizon)
+        raise InputError(
+            f"A forecast beyond the horizon of {model.horizon} must know the inputs ({', '.join(inputs)}) in advance; "
+            f"for {steps} steps it needs {needed} rows with inputs and empty targets at the end of the table, which "
+            f"has {len(ahead)}. Add them, ask for at most {most} steps, or train without inputs."
+        )
+    says = model.onwards(found.values[: found.known], steps, ahead)
+    of_step = (model.band * model.sd[: found.targets].repeat(model.horizon)).view(2, model.horizon, -1)
+    place = torch.arange(steps)
+    wider = ((place + 1) / model.horizon).clamp_min(1).sqrt()
+    band = of_step[:, place.clamp_max(model.horizon - 1)] * wider[:, None]
+    result = {}
+    for target, name in enumerate(found.names[: found.targets]):
+        low, high = (
+            says[:, target] + edge[:, target].clamp(*limits)
+            for edge, limits in zip(band, ((None, 0), (0, None)), strict=True)
+        )
+        result[name] = {"forecast": says[:, target].numpy(), "low": low.numpy(), "high": high.numpy()}
+    return result
+
+
+def _window(wanted: int | None, season: int | None, train: int, horizon: int) -> int:
+    most = train - horizon
+    if wanted is not None:
+        if wanted > most:
+            raise InputError(
+                f"A window and a horizon must fit into the training part; --window {wanted} and --horizon {horizon} do "
+                f"not fit into its {train:,} steps. Use --window {most} or less, or give a longer series."
+            )
+        return wanted
+    return max(4, min(max(32, 2 * (season or 0)), train // 3, most))
+
+
+def _season(training: Tensor, given: int | None, spacing: timeline.Spacing) -> tuple[int | None, str]:
+    """The season of targets (N, K) and the reason."""
+    n = len(training)
+    most = n // 2
+    if given is not None:
+        if given > most:
+            raise InputError(
+                f"A season must fit twice into the training part; --season {given} does not into its {n:,} steps. "
+                "Give a longer series or leave --season out."
+            )
+        return given, "as given"
+    similar = np.mean([_similarity(column) for column in training.numpy().T], 0)
+    if (calendar := spacing.season) is not None and 1 < calendar <= most and _repeats(similar, calendar, 1):
+        return calendar, f"the calendar's, {_at(similar, calendar)}"
+    lags = [lag for lag in range(2, n // 3) if _repeats(similar, lag, 2)]
+    if lags:
+        best = max(similar[:, lag].max() for lag in lags)
+        # A multiple of the season is as good as the season itself.
+        found = next(lag for lag in lags if similar[:, lag].max() > 0.95 * best)
+        return found, _at(similar, found)
+    return None, "the training part does not repeat itself"
+
+
+def _at(similar: np.ndarray, lag: int) -> str:
+    return f"autocorrelation {similar[:, lag].max():.2f} in the training part"
+
+
+def _similarity(y: np.ndarray) -> np.ndarray:
+    """Autocorrelation (2, lags) of a column without its straight trend, and of its changes."""
+    place, known = np.arange(len(y)), ~np.isnan(y)
+    straight = y - np.polyval(np.polyfit(place[known], y[known], 1), place)
+    return np.stack([_autocorrelation(straight)[:-1], _autocorrelation(np.diff(straight))])
+
+
+def _autocorrelation(y: np.ndarray) -> np.ndarray:
+    """Of each lag (N), over the pairs that are known."""
+    known = ~np.isnan(y)
+    y = np.where(known, y - y[known].mean(), 0) if known.any() else np.zeros(len(y))
+    size = 2 ** (2 * len(y) - 1).bit_length()
+
+    def products(a: np.ndarray) -> np.ndarray:
+        spectrum = np.fft.rfft(a, size)
+        return np.fft.irfft(spectrum * spectrum.conj(), size)[: len(a)]
+
+    pairs = np.maximum(products(known.astype(float)), 1)
+    covariance = products(y) / pairs
+    return covariance / covariance[0] if covariance[0] > 0 else np.zeros(len(y))
+
+
+def _repeats(similar: np.ndarray, lag: int, times: int) -> bool:
+    """Whether a column, or its changes, resembles itself at a lag, more than around it and more than by chance.
+
+    times: how many multiples of the lag must be beyond chance
+    """
+    chance = 3 / math.sqrt(similar.shape[1] - times * lag)
+
+    def peaks(r: np.ndarray, least: float) -> bool:
+        least = max(least, chance)
+        dip = r[max(1, lag // 2) : lag].min(initial=r[1])
+        multiples = [r[many * lag - 1 : many * lag + 2].max() > least for many in range(1, times + 1)]
+        return r[lag] >= r[lag - 1 : lag + 2].max() and r[lag] - dip > least and all(multiples)
+
+    level, change = similar
+    return (peaks(level, 0.2) and change[lag] > chance) or peaks(change, 0.3)

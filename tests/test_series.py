@@ -1,0 +1,379 @@
+"""The series task: its parts, its season, what is learnt, what a forecast says, and what each mistake is told."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from bptt import backtest, runs, table
+from bptt.errors import InputError
+from bptt.forecaster import Forecaster
+from bptt.tasks import Series, series
+from bptt.tasks.series import Recipe
+from bptt.train import Training
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "data.csv"
+
+
+def write(file: Path, **columns: Any) -> Path:
+    """NaN and None become empty cells."""
+    pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None)).write_csv(file)
+    return file
+
+
+def months(count: int) -> list[str]:
+    return [f"{1990 + month // 12}-{month % 12 + 1:02}" for month in range(count)]
+
+
+def airline(count: int = 144) -> np.ndarray:
+    t, draw = np.arange(count), np.random.default_rng(0)
+    return np.exp(5 + 0.01 * t + 0.1 * np.sin(2 * np.pi * t / 12) + 0.02 * draw.normal(size=count))
+
+
+def driven(count: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    """y, and x that decides the next y in a way no linear rule sees."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=count)
+    y = np.zeros(count)
+    y[1:] = np.abs(x[:-1]) + 0.05 * draw.normal(size=count - 1)
+    return y, x
+
+
+def task(file: Path, targets: str = "y", inputs: str = "", time: str | None = None, **recipe: Any) -> Series:
+    return Series(table.read(file), Recipe(**recipe), targets.split(","), inputs.split(",") if inputs else [], time)
+
+
+def trained(task: Series) -> Forecaster:
+    torch.manual_seed(task.recipe.seed)
+    model = task.network(task.about(), task.recipe)
+    task.prepare(model)
+    training = Training(model, task)
+    training.run()
+    model.load_state_dict(training.best_weights)
+    return model.eval()
+
+
+class TestParts:
+    def test_in_the_order_of_time_and_said(self, file: Path) -> None:
+        found = task(write(file, date=months(100), y=airline(100)), horizon=3)
+        assert (found.parts.train, found.parts.validation, found.parts.test) == (70, 15, 15)
+        assert found.origins.tolist() == list(range(84, 97))
+        assert found.judges.tolist() == list(range(69, 82))
+        assert found.about() | {"season": 12, "lags": 0, "base": ""} == {
+            "targets": ["y"], "inputs": [], "time": "date", "spacing": "month", "season": 12, "window": found.window,
+            "base": "", "lags": 0, "gaps": [], "parts": [70, 15, 15],
+        }  # fmt: skip
+
+    def test_each_holds_a_horizon(self, file: Path) -> None:
+        found = task(write(file, y=airline(100)), horizon=24)
+        assert (found.parts.train, found.parts.validation, found.parts.test) == (52, 24, 24)
+        assert len(found.origins) == len(found.judges) == 1
+
+    def test_without_a_test_part(self, file: Path) -> None:
+        found = task(write(file, y=airline(100)), test=0.0)
+        assert (found.parts.train, found.parts.validation, found.parts.test) == (85, 15, 0)
+        assert len(found.origins) == 0
+
+    def test_missing_rows_and_cells(self, file: Path) -> None:
+        y = airline(100)
+        y[40:43] = math.nan
+        dates = months(100)
+        keep = [step for step in range(100) if step not in (20, 21)]
+        found = task(write(file, date=[dates[step] for step in keep], y=y[keep]))
+        assert found.size == 100
+        assert found.values[:, 0].isnan().nonzero()[:, 0].tolist() == [20, 21, 40, 41, 42]
+        assert found.fitted.gaps == [0]
+        assert found.u.shape[1] == found.network(found.about(), found.recipe).network.rnn.input_size
+
+    def test_rows_without_targets_at_the_end_are_what_is_known_in_advance(self, file: Path) -> None:
+        y, x = driven(100)
+        y[-7:] = math.nan
+        found = task(write(file, y=y, x=x), inputs="x")
+        assert (found.size, found.columns.known, len(found.columns.values)) == (93, 93, 100)
+        assert found.parts.steps == 93
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_nothing_learnt_depends_on_the_test_part(file: Path, gaps: bool) -> None:
+    y, x = driven(200)
+    if gaps:
+        y[30:35] = math.nan
+    models = []
+    for change in (0.0, 1e3):
+        y[170:] += change
+        x[170:] -= change
+        models.append(trained(task(write(file, y=y, x=x), inputs="x", epochs=2, hidden=4)))
+    one, other = (model.state_dict() for model in models)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_batches_hold_windows_of_the_training_part_and_what_came_next(file: Path) -> None:
+    y = airline(100)
+    y[50] = math.nan
+    found = task(write(file, y=y), horizon=2, batch=4, window=8, base="last", season=12)
+    seen: list[Tensor] = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, u: Tensor) -> tuple[Tensor, None]:
+            seen.append(u)
+            return torch.zeros(*u.shape[:2], 2, requires_grad=True), None
+
+    L, h, items = found.loss(Spy(), 3, None)  # type: ignore[arg-type]
+    (u,) = seen
+    assert (tuple(u.shape[:2]), h, items) == ((8, 4), None, 6 * 4)
+    values = found.values[:70]
+    rows = found.fitted.channels(values, found.fitted.scaled(values))
+    expected, count = 0.0, 0
+    for window in u.unbind(1):
+        (start,) = (at for at in range(63) if torch.equal(rows[at : at + 8], window))
+        for t in range(start + 2, start + 8):
+            truth = [(y[t + ahead] - y[t - np.isnan(y[t])]) if t + ahead < 70 else math.nan for ahead in (1, 2)]
+            squares = (np.array(truth) / found.fitted.sd.item() / found.fitted.left_over.numpy()) ** 2
+            if not np.isnan(squares).all():
+                expected, count = expected + np.nansum(squares), count + 1
+    assert L.item() == pytest.approx(expected / count / 2, rel=1e-5)
+
+
+def test_an_epoch_sees_every_window_once_and_batches_depend_on_seed_and_step_alone(file: Path) -> None:
+    found = task(write(file, y=airline(100)), batch=7, window=8)
+
+    def windows(found: Series, epoch: int) -> list[tuple[float, ...]]:
+        seen: list[Tensor] = []
+
+        def spy(u: Tensor) -> tuple[Tensor, None]:
+            seen.append(u)
+            return torch.zeros(*u.shape[:2], 1, requires_grad=True), None
+
+        for place in range(len(found)):
+            found.loss(spy, epoch * len(found) + place, None)  # type: ignore[arg-type]
+        return [tuple(window.flatten().tolist()) for u in seen for window in u.unbind(1)]
+
+    first, second = windows(found, 0), windows(found, 1)
+    assert len(first) == len(set(first)) == len(found.starts)
+    assert set(first) == set(second)
+    assert first != second
+    assert windows(task(file, batch=7, window=8), 1) == second
+    assert windows(task(file, batch=7, window=8, seed=1), 1) != second
+
+
+class TestSeason:
+    @pytest.mark.parametrize(
+        ("dates", "season", "reason"), [(True, 12, "the calendar's, autocorrelation"), (False, 12, "autocorrelation")]
+    )
+    def test_found(self, file: Path, dates: bool, season: int, reason: str) -> None:
+        columns = {"date": months(144)} if dates else {}
+        found = task(write(file, **columns, y=airline()))
+        assert found.season == season
+        assert found.season_reason.startswith(reason)
+
+    def test_given(self, file: Path) -> None:
+        found = task(write(file, date=months(144), y=airline()), season=7)
+        assert (found.season, found.season_reason) == (7, "as given")
+
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("kind", ["noise", "walk"])
+    def test_chance_has_none(self, file: Path, kind: str, seed: int) -> None:
+        y = np.random.default_rng(seed).normal(size=400)
+        found = task(write(file, date=months(400), y=y.cumsum() if kind == "walk" else y))
+        assert found.season is None
+
+    def test_a_multiple_is_not_taken_for_it(self, file: Path) -> None:
+        t, draw = np.arange(600), np.random.default_rng(0)
+        y = np.maximum(np.sin(2 * np.pi * t / 24), 0.3) + 0.1 * draw.normal(size=600)
+        assert task(write(file, y=y)).season == 24
+
+
+class TestLearning:
+    def test_what_no_rule_sees(self, file: Path) -> None:
+        y, x = driven()
+        found = task(write(file, y=y, x=x), inputs="x", epochs=40)
+        rows = backtest.run(trained(found), found.values, found.origins, ["y"]).rows["y"]
+        ours, *others = (row.rmse for row in rows)
+        assert ours < 0.5 * min(others)
+
+    def test_where_nothing_can_be_learnt_repeating_is_not_much_better(self, file: Path) -> None:
+        y = np.random.default_rng(3).normal(size=400).cumsum()
+        found = task(write(file, y=y), epochs=8)
+        ours, *_, last = backtest.run(trained(found), found.values, found.origins, ["y"]).rows["y"]
+        assert ours.rmse < 1.06 * last.rmse
+
+    def test_weights_are_never_worse_than_the_base_in_validation(self, file: Path) -> None:
+        found = task(write(file, y=np.random.default_rng(3).normal(size=200)), epochs=2, lr=0.5)
+        model = trained(found)
+        best = model.judge(found.u, found.rest, found.judges)
+        torch.nn.init.zeros_(model.network.readout.weight)
+        torch.nn.init.zeros_(model.network.readout.bias)
+        assert best <= model.judge(found.u, found.rest, found.judges)
+
+    def test_several_targets_with_gaps(self, file: Path) -> None:
+        y, x = driven(300)
+        z = np.roll(y, 1) * 100 + 5
+        y[::9] = z[4::11] = x[5::7] = math.nan
+        found = task(write(file, y=y, z=z, x=x), "z,y", "x", horizon=3, epochs=3)
+        rows = backtest.run(trained(found), found.values, found.origins, ["z", "y"]).rows
+        assert set(rows) == {"z", "y"}
+        assert all(math.isfinite(row.rmse) for row in itertools.chain(*rows.values()))
+
+
+def test_backtest_against_a_plain_loop(file: Path) -> None:
+    y = airline()
+    y[130] = math.nan
+    found = task(write(file, date=months(144), y=y), horizon=3, epochs=1)
+    model = trained(found)
+    result = backtest.run(model, found.values, found.origins, ["y"])
+    assert (result.origins, result.horizon) == (20, 3)
+    assert [row.name for row in result.rows["y"]] == ["bptt", "linear", "seasonal-naive", "repeat-last"]
+    ours, _, seasonal, last = result.rows["y"]
+    known = np.where(np.isnan(y), np.roll(y, 1), y)
+    for row, rule in (
+        (last, lambda t, ahead: known[t]),
+        (seasonal, lambda t, ahead: known[t + ahead - 12]),
+        (ours, lambda t, ahead: float(model.forecasts(found.values[: t + 1], torch.tensor([t]))[0, ahead - 1, 0])),
+    ):
+        missed = np.array([[rule(t, ahead) - y[t + ahead] for ahead in (1, 2, 3)] for t in range(121, 141)])
+        missed = np.where(np.isnan(y[[[t + ahead for ahead in (1, 2, 3)] for t in range(121, 141)]]), np.nan, missed)
+        assert row.rmse == pytest.approx(np.sqrt(np.nanmean(missed**2)), rel=1e-5)
+        assert row.mae == pytest.approx(np.nanmean(abs(missed)), rel=1e-5)
+        assert row.rmse_by_horizon == pytest.approx(np.sqrt(np.nanmean(missed**2, 0)), rel=1e-5)
+        assert row.mae_by_horizon == pytest.approx(np.nanmean(abs(missed), 0), rel=1e-5)
+    ratio = result.as_json()["targets"]["y"]["seasonal-naive"]["mae_ratio"]
+    assert ratio == pytest.approx(seasonal.mae / last.mae)
+    assert all("is better than the network" in line for line in result.losses())
+    assert len(result.losses()) == sum(ours.rmse > row.rmse or ours.mae > row.mae for row in result.rows["y"][1:])
+
+
+class TestForecast:
+    def test_within_and_beyond_the_horizon(self, file: Path) -> None:
+        found = task(write(file, date=months(144), y=airline()), horizon=4, epochs=2)
+        model = trained(found)
+        said = series.forecast(model, found.columns, 10)["y"]
+        now = found.values
+        expected = []
+        for steps in (4, 4, 2):
+            block = model.forecasts(now, torch.tensor([len(now) - 1]))[0]
+            expected += block[:steps, 0].tolist()
+            now = torch.cat((now, block))
+        assert said["forecast"].tolist() == pytest.approx(expected, rel=1e-6)
+        shorter = series.forecast(model, found.columns, 3)["y"]
+        assert shorter["forecast"].tolist() == pytest.approx(expected[:3], rel=1e-6)
+        assert (said["low"] <= said["forecast"]).all()
+        assert (said["forecast"] <= said["high"]).all()
+        width = said["high"] - said["low"]
+        assert width[7] == pytest.approx(width[3] * math.sqrt(2))
+
+    def test_the_band_holds_four_fifths_of_what_happened_in_validation(self, file: Path) -> None:
+        y, x = driven()
+        found = task(write(file, y=y, x=x), inputs="x", epochs=3)
+        model = trained(found)
+        low, high = (model.band * model.sd[0])[:, 0].tolist()
+        missed = found.values[found.judges + 1, 0] - model.forecasts(found.values, found.judges)[:, 0, 0]
+        assert float(((missed > low) & (missed < high)).double().mean()) == pytest.approx(0.8, abs=0.03)
+
+    def test_inputs_must_be_known_beyond_the_horizon(self, file: Path) -> None:
+        y, x = driven(120)
+        write(file, y=y, x=x)
+        found = task(file, inputs="x", horizon=4, epochs=1)
+        model = trained(found)
+        assert len(series.forecast(model, found.columns, 4)["y"]["forecast"]) == 4
+        with pytest.raises(
+            InputError, match=r"beyond the horizon of 4 .* inputs \(x\) .* needs 4 rows .* which has 0\."
+        ):
+            series.forecast(model, found.columns, 5)
+        known = y.copy()
+        known[-9:] = math.nan
+        about = found.about()
+        ahead = series.read_again(table.read(write(file, y=known, x=x)), about)
+        said = series.forecast(model, ahead, 12)["y"]["forecast"]
+        changed = series.read_again(table.read(write(file, y=known, x=np.where(np.arange(120) > 110, 9.0, x))), about)
+        assert not np.allclose(said[4:], series.forecast(model, changed, 12)["y"]["forecast"][4:])
+        with pytest.raises(InputError, match=r"needs 12 rows .* has 9\. Add them, ask for at most 12 steps"):
+            series.forecast(model, ahead, 13)
+
+    def test_another_series_must_be_spaced_alike_and_long_enough(self, file: Path) -> None:
+        about = task(write(file, date=months(144), y=airline())).about()
+        daily = write(file, date=[f"2020-01-{day:02}" for day in range(1, 32)], y=airline(31))
+        with pytest.raises(InputError, match=r"as far apart as those trained on, month; in .* they are day"):
+            series.read_again(table.read(daily), about)
+        short = write(file, date=months(20), y=airline(20))
+        with pytest.raises(InputError, match=r"reads the last \d+ steps; .* has 20"):
+            series.read_again(table.read(short), about)
+
+
+def test_a_run_is_saved_resumed_to_the_bit_and_loaded(file: Path, tmp_path: Path) -> None:
+    y, x = driven(200)
+    y[20:23] = math.nan
+    found = task(write(file, y=y, x=x), inputs="x", horizon=2, epochs=4, hidden=5)
+    run, whole = runs.start(tmp_path / "whole", found)
+    whole.run(watch=run.watch, save=run.save)
+    run, first = runs.start(tmp_path / "parts", task(file, inputs="x", horizon=2, epochs=4, hidden=5))
+    first.run(watch=run.watch, save=run.save, should_stop=lambda: first.step >= 5)
+    run, rest = runs.resume(tmp_path / "parts")
+    rest.run(watch=run.watch, save=run.save)
+    assert whole.tensors().keys() == rest.tensors().keys()
+    assert all(torch.equal(tensor, rest.tensors()[name]) for name, tensor in whole.tensors().items())
+    settings, model = runs.load(tmp_path / "parts")
+    assert settings.about == found.about()
+    assert asdict(settings.recipe) == asdict(found.recipe)
+    whole.model.load_state_dict(whole.best_weights)
+    assert torch.equal(
+        model.forecasts(found.values, found.origins), whole.model.eval().forecasts(found.values, found.origins)
+    )
+
+
+N = list(range(60))
+MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "target": ({"y": N}, {"targets": "z"}, r"one of the table's: y; got 'z'"),
+    "input": ({"y": N}, {"inputs": "z"}, r"one of the table's: y; got 'z'"),
+    "time": ({"y": N}, {"time": "when"}, r"one of the table's: y; got 'when'"),
+    "twice": ({"y": N}, {"inputs": "y"}, r"target or an input, once; 'y' was named 2 times"),
+    "both": ({"y": N}, {"time": "y"}, r"neither target nor input; got 'y' as both"),
+    "text": ({"y": [*N, "high"]}, {}, r"'y' must hold numbers; line 62 of .* has 'high'"),
+    "unsorted": ({"t": [*N[1:], 0], "y": N}, {}, r"must increase .*; line 61 of .* has '0' in column 't'"),
+    "duplicate": ({"t": [*N[:-1], 58], "y": N}, {}, r"may occur once; line 61 of .* and so has line 60"),
+    "empty": ({"y": N, "x": [None] * 60}, {"inputs": "x"}, r"'x' must hold numbers; all 60 cells of .* are empty"),
+    "nothing known": ({"y": [math.nan] * 60}, {}, r"'y' must hold numbers; all 60 cells"),
+    "nothing known in training": ({"y": [math.nan] * 45 + N[:15]}, {}, r"at least 8 known values .* 'y' has 0 in"),
+    "constant": ({"y": [5] * 60}, {}, r"must vary in the training part; 'y' is 5 in all of its first 42 steps"),
+    "constant in training": ({"y": [5] * 50 + N[:10]}, {}, r"must vary in the training part; 'y' is 5"),
+    "one row": ({"y": [1]}, {}, r"each hold a horizon, the first 8 steps more; the series has 1 steps .* Give"),
+    "few rows": ({"y": N[:9]}, {}, r"the series has 9 steps and the horizon is 1\. Give a longer series\."),
+    "horizon": ({"y": N}, {"horizon": 200}, r"has 60 steps and the horizon is 200\. .* --horizon 17,"),
+    "season": ({"y": N}, {"season": 22}, r"fit twice into the training part; --season 22 does not into its 42 steps"),
+    "window": ({"y": N}, {"window": 42}, r"--window 42 and --horizon 1 do not fit into its 42 steps\. Use --window 41"),
+    "base": ({"y": N}, {"base": "mean"}, r"base must be one of auto, none, last, season, linear; got 'mean'"),
+    "no season": ({"y": N}, {"base": "season"}, r"base 'season' needs a season, and none was found: .* --season"),
+    "parts": ({"y": N}, {"validation": 0.5, "test": 0.4}, r"together less than 0\.9 .*; got 0\.5 and 0\.4"),
+    "validation": ({"y": N}, {"validation": 0.0}, r"validation must be above 0"),
+    "horizon 0": ({"y": N}, {"horizon": 0}, r"horizon must be a whole number of at least 1; got 0"),
+    "season 1": ({"y": N}, {"season": 1}, r"season must be a whole number of at least 2; got 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(file: Path, mistake: str) -> None:
+    columns, options, message = MISTAKES[mistake]
+    longest = max(map(len, columns.values()))
+    padded = {name: [*map(str, cells), *[""] * (longest - len(cells))] for name, cells in columns.items()}
+    padded = {name: ["" if cell in ("None", "nan") else cell for cell in cells] for name, cells in padded.items()}
+    with pytest.raises(InputError, match=message):
+        task(write(file, **padded), **options)
