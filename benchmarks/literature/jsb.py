@@ -97,7 +97,7 @@ class Run:
 
 
 def initial(pieces: Pieces) -> Elman:
-    """W_hh a multiple of the identity, b_h zero, b_o such that each key is at first said to sound as often as it does."""
+    """W_hh a multiple of the identity, b_h zero; b_o says of each key that it sounds as often as it does."""
     model = Elman(KEYS, HIDDEN, KEYS, loss="binary_cross_entropy")
     _, weight_hh, *biases = model.rnn.all_weights[0]
     torch.nn.init.eye_(weight_hh)

@@ -118,7 +118,7 @@ def _quality(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Ta
             lines.append(
                 {
                     "recipe": asdict(recipe),
-                    "validation_nats": validation,
+                    "validation_nats": {name: training.best_loss for name, training in both.items()},
                     "test_bits": {name: found[-1] for name, found in bits.items()},
                     "seconds": {name: round(found[-1], 1) for name, found in seconds.items()},
                 }
