@@ -23,6 +23,8 @@ FLOORS = [
     {"nn"},
     {"nn.convert", "nn.elman", "nn.jordan"},
     {"nn.rnn"},
+    {"nn.arguments", "nn.initial", "nn.segments"},
+    {"nn.precision"},
     {"widget"},
     {"check", "player", "tapefile"},
     {"ops"},

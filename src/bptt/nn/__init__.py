@@ -1,8 +1,9 @@
 """Recurrent modules, each in a file of its own."""
 
+from bptt.nn.arguments import TOKENS
 from bptt.nn.convert import convert
 from bptt.nn.elman import Elman
 from bptt.nn.jordan import Jordan, State
-from bptt.nn.rnn import RNN, TOKENS, RNNCell
+from bptt.nn.rnn import RNN, RNNCell
 
 __all__ = ["RNN", "TOKENS", "Elman", "Jordan", "RNNCell", "State", "convert"]

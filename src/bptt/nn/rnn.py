@@ -1,10 +1,11 @@
 """The face of torch.nn.RNN and torch.nn.RNNCell on the sweeps of this package.
 
 Both are torch's own modules with another forward: same constructor, parameters, `state_dict` and shapes, so one can
-stand where the other stood. Beyond torch they take integer tokens as input and the activations sigmoid and identity.
+stand where the other stood. What `RNN` takes beyond torch's arguments is in its own docstring.
 """
 
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -13,35 +14,79 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bptt import ops
 from bptt.activations import activation
+from bptt.errors import InputError
+from bptt.nn import initial
+from bptt.nn.arguments import (
+    TOKENS,
+    batched_state,
+    check_axes,
+    check_axes_of_rows,
+    check_kind_of_state,
+    check_states_of_layers,
+    checked_input,
+    checked_kind,
+    checked_lengths,
+    checked_reset,
+    checked_sizes,
+    checked_state,
+)
+from bptt.nn.precision import returned_dtype, widened
+from bptt.nn.segments import Segments, segments
 
-TOKENS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
+State = Tensor | tuple[Tensor, ...]
+Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class RNN(torch.nn.RNN):
     """A stack of recurrent layers in one or both directions, the arguments and parameters being those of torch.nn.RNN.
 
-    nonlinearity is "tanh", "relu", "sigmoid" or "identity".
+    Beyond torch's, the constructor takes
 
-    Called with x and, if wanted, h0 (num_layers * directions, B, H):
+    hidden_size   also a list with one size for each layer; num_layers is then its length, and states are tuples
+    nonlinearity  "tanh", "relu", "sigmoid" or "identity"
+    init          how recurrent weights begin: "torch", "orthogonal", "identity", "spectral:1.0" (`bptt.nn.initial`)
+    learn_h0      each layer and direction has a parameter h0_l{k} (H,), zero at first, that rows begin with when no hx
+                  is given, and after a reset
 
-    x        (T, B, input_size); (B, T, input_size) when batch_first; (T, input_size) unbatched; or a PackedSequence.
+    Called with x and, if wanted, hx, the states before the first step, (num_layers * directions, B, H):
+
+    x        (T, B, input_size); (B, T, input_size) when batch_first; (T, input_size) unbatched; or a PackedSequence; or
+             a jagged nested tensor (B, T of each row, input_size).
              Integer x holds tokens in [0, input_size) and has no last axis: (T, B), (B, T) or (T,)
-    output   the top layer's states of all steps (T, B, directions * H), laid out as x is
-    h_n      the last states of all layers (num_layers * directions, B, H)
+    lengths  (B,) integers, the real steps of each row of padded x, in any order; zero is one of them. Padding is never
+             read, whatever it holds, and costs nothing
+    reset    booleans laid out as x is, (T, B), (B, T) or (T,): where true, the row begins anew before that step, with
+             zero or with h0_l{k}. In reverse, the row then begins anew at the step before. See `bptt.nn.segments`
+
+    It returns
+
+    output   the top layer's states of all steps (T, B, directions * H), laid out as x is; zero where there is padding
+    h_n      the last states of all layers (num_layers * directions, B, H): after a row's last real step, and for a row
+             without any, its state before the first. With a list of sizes: a tuple with (directions, B, H) for each
+             layer, and hx is one too
+    layers   with return_all_layers=True, a third value: a tuple with the states of all steps of each layer, laid out as
+             output, which is its last entry; before the dropout between layers
+
+    Input of half precision, bfloat16 or float16, is computed in float32 and returned in the input's dtype, also by
+    modules whose parameters are; under torch.autocast, output and h_n have the dtype that torch.nn.RNN gives them.
 
     Raises ValueError or RuntimeError, as torch does, for shapes, dtypes and devices that do not belong together, and
     IndexError for tokens outside the input size.
 
     >>> rnn = RNN(10, 20, num_layers=2)
-    >>> output, h_n = rnn(torch.zeros(5, 3, 10))
+    >>> output, h_n = rnn(torch.zeros(5, 3, 10), lengths=torch.tensor([5, 0, 2]))
     >>> output.shape, h_n.shape
     (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    # What torch.nn.RNN has not, so that one of its objects can become one of ours (`bptt.convert`).
+    init: str = "torch"
+    learn_h0: bool = False
+
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         nonlinearity: str = "tanh",
         bias: bool = True,
@@ -50,104 +95,289 @@ class RNN(torch.nn.RNN):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        init: str = "torch",
+        learn_h0: bool = False,
         **unknown: Any,
     ) -> None:
         activation(nonlinearity)
+        initial.check(init)
+        sizes = None if isinstance(hidden_size, int) else checked_sizes(hidden_size, num_layers)
         known_to_torch = nonlinearity if nonlinearity in ("tanh", "relu") else "tanh"
         super().__init__(
-            input_size, hidden_size, num_layers, known_to_torch, bias, batch_first, dropout, bidirectional,
-            device=device, dtype=dtype, **unknown,
+            input_size, hidden_size if sizes is None else sizes[0], num_layers if sizes is None else len(sizes),
+            known_to_torch, bias, batch_first, dropout, bidirectional, device=device, dtype=dtype, **unknown,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
+        if init != "torch":
+            self.init = init
+        if sizes is not None:
+            self._resize(sizes)
+        if learn_h0:
+            self.learn_h0 = True
+            for names in self._all_weights:
+                weight_hh = getattr(self, names[1])
+                self.register_parameter(_h0_of(names), torch.nn.Parameter(weight_hh.new_empty(len(weight_hh))))
+        self._reset_beyond_torch()
+
+    def _resize(self, sizes: tuple[int, ...]) -> None:
+        """Gives each layer a size of its own; torch's constructor knows one for all."""
+        object.__setattr__(self, "hidden_size", sizes)
+        directions = self._directions
+        for k, names in enumerate(self._all_weights):
+            layer = k // directions
+            H, I = sizes[layer], directions * sizes[layer - 1] if layer else self.input_size
+            for name, shape in zip(names, ((H, I), (H, H), (H,), (H,)), strict=False):
+                setattr(self, name, torch.nn.Parameter(getattr(self, name).new_empty(shape)))
+        self._init_flat_weights()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew, as `init` says."""
+        if isinstance(self.hidden_size, int):
+            super().reset_parameters()
+        else:
+            for names in self._all_weights:
+                for weight in [getattr(self, name) for name in names]:
+                    torch.nn.init.uniform_(weight, -(len(weight) ** -0.5), len(weight) ** -0.5)
+        self._reset_beyond_torch()
+
+    def _reset_beyond_torch(self) -> None:
+        for names in self._all_weights:
+            if self.init != "torch":
+                initial.draw(getattr(self, names[1]), self.init)
+                for bias in names[2:]:
+                    torch.nn.init.zeros_(getattr(self, bias))
+            if self.learn_h0 and hasattr(self, _h0_of(names)):
+                torch.nn.init.zeros_(getattr(self, _h0_of(names)))
+
+    def flatten_parameters(self) -> None:
+        """What torch.nn.RNN does for cuDNN, where all layers have one size; else nothing."""
+        if isinstance(self.hidden_size, int):
+            super().flatten_parameters()
+
+    def extra_repr(self) -> str:
+        said = super().extra_repr()
+        said += f", init={self.init!r}" if self.init != "torch" else ""
+        return said + (", learn_h0=True" if self.learn_h0 else "")
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
 
     @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
-    @overload
-    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx)
-        axes = 2 if input.dtype in TOKENS else 3
-        if input.dim() not in (axes - 1, axes):
-            raise ValueError(
-                f"RNN: Expected input to be {axes - 1}D or {axes}D, got {input.dim()}D tensor instead: "
-                f"{_axes(input, axes)}"
-            )
-        unbatched = input.dim() == axes - 1
-        if hx is not None and hx.dim() != (2 if unbatched else 3):
-            raise RuntimeError(
-                f"For {'unbatched' if unbatched else 'batched'} {input.dim()}-D input, hx should also be "
-                f"{2 if unbatched else 3}-D but got {hx.dim()}-D tensor of shape {tuple(hx.shape)}; it is "
-                f"(num_layers * directions{'' if unbatched else ', batch'}, hidden_size)"
-            )
-        if unbatched:
-            output, h_n = self._layers(input.unsqueeze(1), None if hx is None else hx.unsqueeze(1))
-            return output.squeeze(1), h_n.squeeze(1)
-        if self.batch_first:
-            output, h_n = self._layers(input.transpose(0, 1), hx)
-            return output.transpose(0, 1), h_n
-        return self._layers(input, hx)
-
-    def _forward_packed(self, input: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
-        x, batch_sizes, sorted_indices, unsorted_indices = input
-        axes = 1 if x.dtype in TOKENS else 2
-        if x.dim() != axes:
-            raise RuntimeError(
-                f"input must have {axes} dimensions, got {x.dim()}: the rows of a PackedSequence lie one after the "
-                f"other, {'(rows,)' if axes == 1 else '(rows, input_size)'}; got {tuple(x.shape)}"
-            )
-        if hx is not None and sorted_indices is not None:
-            hx = hx.index_select(1, sorted_indices)
-        output, h_n = self._layers(x, hx, batch_sizes.tolist())
-        if unsorted_indices is not None:
-            h_n = h_n.index_select(1, unsorted_indices)
-        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), h_n
-
-    def _layers(self, x: Tensor, hx: Tensor | None, batch_sizes: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        self,
+        input: Tensor,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        return_all_layers: Literal[False] = False,
+    ) -> tuple[Tensor, Any]: ...
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: State | None = None, *, return_all_layers: Literal[False] = False
+    ) -> tuple[PackedSequence, Any]: ...
+    @overload
+    def forward(
+        self,
+        input: Any,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        return_all_layers: bool,
+    ) -> tuple[Any, ...]: ...
+    def forward(
+        self,
+        input: Any,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        return_all_layers: bool = False,
+    ) -> tuple[Any, ...]:
         weights = [self._weights_of(names) for names in self._all_weights]
-        weight_hh = weights[0][1]
-        x = _checked_input(x, weight_hh)
-        if x.is_floating_point() and x.shape[-1] != self.input_size:
-            raise RuntimeError(
-                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]} "
-                f"in an input of shape {tuple(x.shape)}"
+        if isinstance(input, PackedSequence):
+            layers, h_n = self._packed(input, hx, lengths, reset, weights)
+        elif input.is_nested:
+            layers, h_n = self._jagged(input, hx, lengths, reset, weights)
+        else:
+            layers, h_n = self._padded(input, hx, lengths, reset, weights)
+        return (layers[-1], h_n, tuple(layers)) if return_all_layers else (layers[-1], h_n)
+
+    def _padded(
+        self,
+        input: Tensor,
+        hx: State | None,
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        weights: list[Weights],
+    ) -> tuple[list[Any], State]:
+        axes = 2 if input.dtype in TOKENS else 3
+        check_axes(input, axes)
+        unbatched, batch_axis = input.dim() == axes - 1, 0 if self.batch_first else 1
+        x = checked_input(input.unsqueeze(batch_axis) if unbatched else input, self.input_size, weights[0][1])
+        B = x.size(batch_axis)
+        states = self._given(hx, B, weights[0][1], unbatched=unbatched)
+        if lengths is None and reset is None:
+            layers, last = self._stack(x.transpose(0, 1) if self.batch_first else x, states, weights)
+            layers = [layer.transpose(0, 1) for layer in layers] if self.batch_first else layers
+        else:
+            T = x.shape[1 - batch_axis]
+            if lengths is None:
+                lengths = torch.full((B,), T)
+            elif unbatched:
+                lengths = torch.as_tensor(lengths).reshape(1)
+            lengths = checked_lengths(lengths, B, T)
+            if reset is not None:
+                reset = reset.unsqueeze(batch_axis) if unbatched and reset.dim() == 1 else reset
+                reset = checked_reset(reset, B, T, batch_first=self.batch_first)
+            starts, time_stride = (torch.arange(B) * T, 1) if self.batch_first else (torch.arange(B), B)
+            runs = segments(starts, time_stride, lengths, reset, x.device)
+            layers, last = self._segmented(x.flatten(0, 1), runs, states, weights)
+            layers = [layer.unflatten(0, x.shape[:2]) for layer in layers]
+        if unbatched:
+            layers, last = [layer.squeeze(batch_axis) for layer in layers], [h.squeeze(1) for h in last]
+        return layers, self._h_n(last)
+
+    def _jagged(
+        self,
+        input: Tensor,
+        hx: State | None,
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        weights: list[Weights],
+    ) -> tuple[list[Any], State]:
+        if input.layout != torch.jagged or lengths is not None or reset is not None:
+            raise InputError(
+                "a nested tensor has its lengths in itself: layout=torch.jagged, without lengths= or reset= beside; "
+                f"got layout={input.layout}, lengths {'not ' if lengths is None else ''}given, reset "
+                f"{'not ' if reset is None else ''}given. For resets, pad: torch.nested.to_padded_tensor, then lengths="
             )
-        directions = 2 if self.bidirectional else 1
-        batch = batch_sizes[0] if batch_sizes else x.shape[1]
-        states = (self.num_layers * directions, batch, self.hidden_size)
-        if hx is not None:
-            _check_state(hx, weight_hh)
-            if tuple(hx.shape) != states:
-                raise RuntimeError(
-                    f"Expected hidden size {states}, got {list(hx.shape)}. "
-                    "Is the batch axis in the right place? It does not move with batch_first."
-                )
+        check_axes(input, 2 if input.dtype in TOKENS else 3)
+        jagged: Any = input
+        values, offsets, holes = jagged.values(), jagged.offsets(), jagged.lengths()
+        x = checked_input(values, self.input_size, weights[0][1])
+        runs = segments(offsets[:-1], 1, offsets.diff() if holes is None else holes, None, x.device)
+        layers, last = self._segmented(x, runs, self._given(hx, len(offsets) - 1, weights[0][1]), weights)
+        outputs = [torch.nested.nested_tensor_from_jagged(layer, offsets, holes) for layer in layers]
+        return outputs, self._h_n(last)
+
+    def _packed(
+        self,
+        input: PackedSequence,
+        hx: State | None,
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        weights: list[Weights],
+    ) -> tuple[list[Any], State]:
+        if lengths is not None or reset is not None:
+            raise InputError(
+                "a PackedSequence has its lengths in itself: lengths= and reset= belong to padded input; got "
+                f"{'lengths' if reset is None else 'reset'} beside one. Pad it: torch.nn.utils.rnn.pad_packed_sequence"
+            )
+        x, batch_sizes, sorted_indices, unsorted_indices = input
+        check_axes_of_rows(x)
+        x = checked_input(x, self.input_size, weights[0][1])
+        states = self._given(hx, int(batch_sizes[0]), weights[0][1])
+        if sorted_indices is not None:
+            states = [h if h is None else h.index_select(1, sorted_indices) for h in states]
+        layers, last = self._stack(x, states, weights, batch_sizes.tolist())
+        if unsorted_indices is not None:
+            last = [h.index_select(1, unsorted_indices) for h in last]
+        return [PackedSequence(layer, batch_sizes, sorted_indices, unsorted_indices) for layer in layers], self._h_n(
+            last
+        )
+
+    def _segmented(
+        self, x: Tensor, runs: Segments, states: list[Tensor | None], weights: list[Weights]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """`_stack` on the real steps of flattened input: all states in their places, the last states of all rows."""
+        if ops.recorder.get() is not None:
+            raise InputError(
+                "a tape holds padded batches without lengths= and reset=, or a PackedSequence, whose rows keep their "
+                "numbers. Record with torch.nn.utils.rnn.pack_padded_sequence instead."
+            )
+        fresh = self._fresh(runs.batch)
+        reverse = [names[0].endswith("_reverse") for names in self._all_weights]
+        begin = [runs.begin(g, f, r) for g, f, r in zip(states, fresh, reverse, strict=True)]
+        layers, last = self._stack(runs.pack(x), begin, weights, runs.batch_sizes)
+        last = [runs.end(h, g, r) for h, g, r in zip(last, states, reverse, strict=True)]
+        return [runs.unpack(layer, len(x)) for layer in layers], last
+
+    def _stack(
+        self, x: Tensor, states: list[Tensor | None], weights: list[Weights], batch_sizes: list[int] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The states of all steps of each layer, and the last states of each layer and direction (1, B, H)."""
+        like = weights[0][1]
+        returned = returned_dtype(x, like)
+        if returned is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                states = [widened(h, like) for h in states]
+                wide = [
+                    (widened(w, like), widened(v, like), widened(b, like), widened(c, like)) for w, v, b, c in weights
+                ]
+                layers, last = self._stack(widened(x, like), states, wide, batch_sizes)
+            return [layer.to(returned) for layer in layers], [h.to(returned) for h in last]
         watching = ops.recorder.get()
         if watching is not None:
             watching.begin(self)
-        last_states = []
+        layers, last = [], []
+        directions = (False, True) if self.bidirectional else (False,)
         for layer in range(self.num_layers):
             outputs = []
-            for reverse in (False, True)[:directions]:
-                k = len(last_states)
-                h0 = hx if hx is None or len(hx) == 1 else hx[k : k + 1]
+            for reverse in directions:
+                k = len(last)
                 output, h_n = ops.layer(
-                    x, h0, *weights[k], self.nonlinearity, batch_sizes=batch_sizes, reverse=reverse, index=layer
+                    x, states[k], *weights[k], self.nonlinearity, batch_sizes=batch_sizes, reverse=reverse, index=layer
                 )
                 outputs.append(output)
-                last_states.append(h_n)
+                last.append(h_n)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+            layers.append(x)
             if self.dropout and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
-        return x, last_states[0] if len(last_states) == 1 else torch.cat(last_states)
+        return layers, last
 
-    def _weights_of(self, names: list[str]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def _given(self, hx: State | None, B: int, weight: Tensor, *, unbatched: bool = False) -> list[Tensor | None]:
+        """The states (1, B, H) before the first step, of each layer and direction; None is zero."""
+        if hx is None:
+            return self._fresh(B)
+        count = len(self._all_weights)
+        if isinstance(self.hidden_size, int):
+            hx = checked_state(batched_state(hx, unbatched=unbatched), (count, B, self.hidden_size), weight)
+            return [hx] if count == 1 else list(hx.split(1))
+        check_states_of_layers(hx, self.num_layers)
+        given = []
+        for h, H in zip(hx, self.hidden_size, strict=True):
+            h = checked_state(batched_state(h, unbatched=unbatched), (self._directions, B, H), weight)
+            given += h.split(1)
+        return given
+
+    def _fresh(self, B: int) -> list[Tensor | None]:
+        """The states that rows begin with by themselves."""
+        if not self.learn_h0:
+            return [None] * len(self._all_weights)
+        return [getattr(self, _h0_of(names)).expand(1, B, -1) for names in self._all_weights]
+
+    def _h_n(self, last: list[Tensor]) -> State:
+        if isinstance(self.hidden_size, int):
+            return last[0] if len(last) == 1 else torch.cat(last)
+        directions = self._directions
+        return tuple(torch.cat(last[k : k + directions]) for k in range(0, len(last), directions))
+
+    def _weights_of(self, names: list[str]) -> Weights:
         """Parameters by the short way where they lie as such; a parametrized one is an attribute that is computed."""
         own = self._parameters
         found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
         return found[0], found[1], found[2] if self.bias else None, found[3] if self.bias else None
+
+
+def _h0_of(names: list[str]) -> str:
+    """The name of the learnable state beside the parameters of a layer and direction."""
+    return names[0].replace("weight_ih", "h0")
 
 
 class RNNCell(torch.nn.RNNCell):
@@ -171,11 +401,7 @@ class RNNCell(torch.nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         axes = 1 if input.dtype in TOKENS else 2
-        if input.dim() not in (axes - 1, axes):
-            raise ValueError(
-                f"RNNCell: Expected input to be {axes - 1}D or {axes}D, got {input.dim()}D instead: "
-                f"{_axes(input, axes)}"
-            )
+        check_axes(input, axes, of="RNNCell")
         if hx is not None and hx.dim() not in (1, 2):
             raise ValueError(f"RNNCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead: {tuple(hx.shape)}")
         unbatched = input.dim() == axes - 1
@@ -185,6 +411,7 @@ class RNNCell(torch.nn.RNNCell):
                 f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}, "
                 f"in an input of shape {tuple(input.shape)}"
             )
+        h0 = None
         if hx is not None:
             hx = hx.unsqueeze(0) if unbatched else hx
             if hx.shape[-1] != self.hidden_size:
@@ -196,46 +423,20 @@ class RNNCell(torch.nn.RNNCell):
                     f"Input batch size {len(x)} doesn't match hidden0 batch size {len(hx)}: they are "
                     f"{tuple(input.shape)} and {tuple(hx.shape)}"
                 )
-            _check_state(hx, self.weight_hh)
-            hx = hx.unsqueeze(0)
-        x = _checked_input(x, self.weight_hh)
+            check_kind_of_state(hx, self.weight_hh)
+            h0 = hx.unsqueeze(0)
+        x = checked_kind(x, self.weight_hh)
         watching = ops.recorder.get()
         if watching is not None:
             watching.begin(self)
-        _, h = ops.layer(
-            x.unsqueeze(0), hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.nonlinearity
-        )
+        weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        returned = returned_dtype(x, weight_hh)
+        if returned is None:
+            _, h = ops.layer(x.unsqueeze(0), h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                weights = widened(weight_ih, weight_hh), widened(weight_hh, weight_hh)
+                biases = widened(bias_ih, weight_hh), widened(bias_hh, weight_hh)
+                x, h0 = widened(x.unsqueeze(0), weight_hh), widened(h0, weight_hh)
+                h = ops.layer(x, h0, *weights, *biases, self.nonlinearity)[1].to(returned)
         return h[0, 0] if unbatched else h[0]
-
-
-def _axes(x: Tensor, axes: int) -> str:
-    return (
-        f"batched input has {axes} axes, unbatched {axes - 1}, and integer tokens one fewer than numbers; "
-        f"got {tuple(x.shape)} of {x.dtype}"
-    )
-
-
-def _checked_input(x: Tensor, weight: Tensor) -> Tensor:
-    if x.device != weight.device:
-        raise RuntimeError(
-            f"Input and parameter tensors are not at the same device, found input tensor at {x.device} and parameter "
-            f"tensor at {weight.device}. Move one of them with .to()"
-        )
-    if x.dtype in TOKENS:
-        return x.to(torch.int64)
-    if x.dtype != weight.dtype:
-        raise ValueError(
-            f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
-        )
-    return x
-
-
-def _check_state(hx: Tensor, weight: Tensor) -> None:
-    if hx.device != weight.device:
-        raise RuntimeError(
-            f"Input and hidden tensors are not at the same device, found input tensor at {weight.device} and hidden "
-            f"tensor at {hx.device}. Move one of them with .to()"
-        )
-    if hx.dtype != weight.dtype:
-        raise ValueError(f"Hidden state dtype ({hx.dtype}) does not match weight dtype ({weight.dtype})")

@@ -1,0 +1,142 @@
+"""What a recurrent module is given: the rule, what was received, the fix; in torch's words where torch has some."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bptt.nn.precision import goes_with
+
+TOKENS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
+
+
+def check_axes(x: Tensor, axes: int, *, of: str = "RNN") -> None:
+    if x.dim() not in (axes - 1, axes):
+        got = f"{x.dim()}D tensor" if of == "RNN" else f"{x.dim()}D"
+        raise ValueError(
+            f"{of}: Expected input to be {axes - 1}D or {axes}D, got {got} instead: batched input has {axes} axes, "
+            f"unbatched {axes - 1}, and integer tokens one fewer than numbers; got {tuple(x.shape)} of {x.dtype}"
+        )
+
+
+def check_axes_of_rows(x: Tensor) -> None:
+    """For the data of a PackedSequence."""
+    axes = 1 if x.dtype in TOKENS else 2
+    if x.dim() != axes:
+        raise RuntimeError(
+            f"input must have {axes} dimensions, got {x.dim()}: the rows of a PackedSequence lie one after the "
+            f"other, {'(rows,)' if axes == 1 else '(rows, input_size)'}; got {tuple(x.shape)}"
+        )
+
+
+def batched_state(hx: Any, *, unbatched: bool) -> Tensor:
+    """hx with an axis for the batch, which it lacks beside unbatched input."""
+    if not isinstance(hx, Tensor):
+        raise RuntimeError(
+            "hx must be a tensor (num_layers * directions, batch, hidden_size); only layers with sizes of their own, "
+            f"hidden_size=[...], have a tuple of states; got {type(hx).__name__}"
+        )
+    if hx.dim() != (2 if unbatched else 3):
+        raise RuntimeError(
+            f"For {'unbatched 2-D' if unbatched else 'batched 3-D'} input, hx should also be "
+            f"{2 if unbatched else 3}-D but got {hx.dim()}-D tensor of shape {tuple(hx.shape)}; it is "
+            f"(num_layers * directions{'' if unbatched else ', batch'}, hidden_size)"
+        )
+    return hx.unsqueeze(1) if unbatched else hx
+
+
+def checked_input(x: Tensor, input_size: int, weight: Tensor) -> Tensor:
+    """x of a layer (..., input_size), tokens as int64."""
+    x = checked_kind(x, weight)
+    if x.is_floating_point() and x.size(-1) != input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]} "
+            f"in an input of shape {tuple(x.shape)}"
+        )
+    return x
+
+
+def checked_kind(x: Tensor, weight: Tensor) -> Tensor:
+    """x on the weights' device with a dtype that goes with theirs; tokens as int64."""
+    if not (x.is_cpu and weight.is_cpu) and x.device != weight.device:  # the first is quick to ask
+        raise RuntimeError(
+            f"Input and parameter tensors are not at the same device, found input tensor at {x.device} and parameter "
+            f"tensor at {weight.device}. Move one of them with .to()"
+        )
+    if x.dtype in TOKENS:
+        return x.to(torch.int64)
+    if x.dtype != weight.dtype and not goes_with(x.dtype, weight):
+        raise ValueError(
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+        )
+    return x
+
+
+def checked_state(hx: Tensor, expected: tuple[int, ...], weight: Tensor) -> Tensor:
+    """hx (layers, batch, hidden_size) as expected."""
+    check_kind_of_state(hx, weight)
+    if tuple(hx.shape) != expected:
+        raise RuntimeError(
+            f"Expected hidden size {expected}, got {list(hx.shape)}. "
+            "Is the batch axis in the right place? It does not move with batch_first."
+        )
+    return hx
+
+
+def check_kind_of_state(hx: Tensor, weight: Tensor) -> None:
+    if not (hx.is_cpu and weight.is_cpu) and hx.device != weight.device:
+        raise RuntimeError(
+            f"Input and hidden tensors are not at the same device, found input tensor at {weight.device} and hidden "
+            f"tensor at {hx.device}. Move one of them with .to()"
+        )
+    if hx.dtype != weight.dtype and not goes_with(hx.dtype, weight):
+        raise ValueError(f"Hidden state dtype ({hx.dtype}) does not match weight dtype ({weight.dtype})")
+
+
+def check_states_of_layers(hx: Any, num_layers: int) -> None:
+    if isinstance(hx, Tensor) or len(hx) != num_layers:
+        raise RuntimeError(
+            f"Layers with sizes of their own have states of their own: hx must be a tuple with one tensor (directions, "
+            f"batch, hidden_size) for each of the {num_layers} layers, as h_n is; got "
+            f"{tuple(hx.shape) if isinstance(hx, Tensor) else len(hx)}"
+        )
+
+
+def checked_sizes(hidden_size: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """One size for each layer."""
+    sizes = tuple(hidden_size)
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes) or num_layers not in (1, len(sizes)):
+        raise ValueError(
+            "hidden_size must be one integer above zero, or a list of them with one for each of num_layers layers; "
+            f"got hidden_size={hidden_size!r} with num_layers={num_layers}. Leave num_layers out beside a list."
+        )
+    return sizes
+
+
+def checked_lengths(lengths: Tensor | Sequence[int], B: int, T: int) -> Tensor:
+    """(B,) integers in [0, T]."""
+    lengths = torch.as_tensor(lengths)
+    if lengths.dtype not in TOKENS or tuple(lengths.shape) != (B,):
+        raise ValueError(
+            f"lengths must hold one integer for each of the {B} rows of the batch; got {lengths.dtype} of shape "
+            f"{tuple(lengths.shape)}. Give the number of real steps of each row, e.g. mask.sum over the axis of time."
+        )
+    if B and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
+        raise ValueError(
+            f"lengths must lie in [0, {T}], the steps of the input; got {int(lengths.min())} to {int(lengths.max())}"
+        )
+    return lengths
+
+
+def checked_reset(reset: Tensor, B: int, T: int, *, batch_first: bool) -> Tensor:
+    """(B, T) booleans, from a mask laid out as the input is."""
+    expected = (B, T) if batch_first else (T, B)
+    if reset.dtype != torch.bool or tuple(reset.shape) != expected:
+        axes = "(batch, time)" if batch_first else "(time, batch)"
+        raise ValueError(
+            f"reset must be a boolean mask of shape {expected}, {axes} as the input; got {reset.dtype} of shape "
+            f"{tuple(reset.shape)}. reset[t, b] says that row b begins anew before step t."
+        )
+    return reset if batch_first else reset.mT

@@ -1,0 +1,39 @@
+"""Half precision and autocast: computed in float32, returned in the dtype that torch.nn.RNN returns.
+
+Nothing is rounded before the end, where torch rounds the states at every step.
+"""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+HALF = frozenset({torch.bfloat16, torch.float16})
+
+Given = TypeVar("Given", Tensor, Tensor | None)
+
+
+def goes_with(dtype: torch.dtype, weight: Tensor) -> bool:
+    """Whether a tensor of this dtype may meet weights of another: half precision wider ones; under autocast any two."""
+    if dtype in HALF and weight.dtype in (torch.float32, torch.float64):
+        return True
+    both_narrow = dtype in HALF | {torch.float32} and weight.dtype in HALF | {torch.float32}
+    return both_narrow and torch.is_autocast_enabled(weight.device.type)
+
+
+def returned_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """What output and states are converted to; None where everything is computed as it comes."""
+    own = weight.dtype
+    device = "cpu" if weight.is_cpu else weight.device.type
+    if torch.is_autocast_enabled(device) and own != torch.float64:
+        return torch.get_autocast_dtype(device)
+    if x.dtype in HALF:
+        return x.dtype
+    return own if own in HALF else None
+
+
+def widened(tensor: Given, weight: Tensor) -> Given:
+    """In the dtype that these weights are computed in; tokens stay tokens."""
+    if tensor is None or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)

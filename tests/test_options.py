@@ -1,0 +1,233 @@
+"""What the constructor of RNN takes beyond torch's, and half precision."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import ACTIVATIONS, tolerance
+from torch import Tensor
+
+import bptt
+from bptt.nn import initial
+
+F64 = torch.float64
+HALF = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("nonlinearity", ACTIVATIONS)
+def test_layers_of_different_sizes_are_layers_on_layers(nonlinearity: str, bidirectional: bool) -> None:
+    rnn = bptt.nn.RNN(3, [6, 2, 5], nonlinearity=nonlinearity, bidirectional=bidirectional, dtype=F64)
+    directions = 1 + bidirectional
+    x = torch.randn(4, 2, 3, dtype=F64)
+    hx = tuple(torch.randn(directions, 2, size, dtype=F64) for size in (6, 2, 5))
+    below = [x]
+    for k, size in enumerate((6, 2, 5)):
+        one = bptt.nn.RNN(below[-1].shape[-1], size, 1, nonlinearity, bidirectional=bidirectional, dtype=F64)
+        own = {name: value for name, value in rnn.state_dict().items() if f"_l{k}" in name}
+        one.load_state_dict({name.replace(f"_l{k}", "_l0"): value for name, value in own.items()})
+        states, h_n = one(below[-1], hx[k])
+        assert torch.equal(h_n, rnn(x, hx)[1][k])
+        below.append(states)
+    output, h_n, layers = rnn(x, hx, return_all_layers=True)
+    assert torch.equal(output, below[-1])
+    assert [h.shape for h in h_n] == [(directions, 2, size) for size in (6, 2, 5)]
+    assert all(torch.equal(mine, other) for mine, other in zip(layers, below[1:], strict=True))
+    assert torch.equal(rnn(x[:, 0], tuple(h[:, 0] for h in hx))[0], output[:, 0])
+    alone, ends = rnn(x, hx, lengths=[4, 0])
+    assert torch.equal(alone[:, 0], output[:, 0])
+    assert all(torch.equal(end[:, 1], h[:, 1]) for end, h in zip(ends, hx, strict=True))
+
+
+def test_equal_sizes_in_a_list_have_the_names_and_shapes_of_torch() -> None:
+    theirs, ours = torch.nn.RNN(3, 5, 2, bidirectional=True), bptt.nn.RNN(3, [5, 5], bidirectional=True)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(4, 2, 3)
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0], **tolerance(torch.float32))
+    assert torch.equal(torch.cat(ours(x)[1]), bptt.convert(copy.deepcopy(theirs))(x)[1])
+
+
+def test_derivatives_with_layers_of_different_sizes() -> None:
+    rnn = bptt.nn.RNN(2, [3, 2], bidirectional=True, learn_h0=True, dtype=F64)
+    x = torch.randn(3, 2, 2, dtype=F64, requires_grad=True)
+
+    def run(x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        output, h_n = rnn(x)
+        return output, *h_n
+
+    assert torch.autograd.gradcheck(run, (x, *rnn.parameters()))
+
+
+def test_each_layer_is_drawn_for_its_own_size() -> None:
+    rnn = bptt.nn.RNN(3, [400, 25])
+    for name, value in rnn.named_parameters():
+        bound = 0.05 if name.endswith("l0") else 0.2
+        assert 0.8 * bound < value.abs().max() <= bound
+
+
+def test_a_network_begins_as_torch_does_unless_told() -> None:
+    torch.manual_seed(5)
+    theirs = torch.nn.RNN(3, 8, 2, bidirectional=True)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    ours = bptt.nn.RNN(3, 8, 2, bidirectional=True, init="torch")
+    assert torch.equal(torch.rand(1), after)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    torch.manual_seed(6)
+    theirs.reset_parameters()
+    torch.manual_seed(6)
+    ours.reset_parameters()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "identity", "spectral:1.25"])
+@pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
+def test_ways_to_begin(init: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(5)
+    theirs = torch.nn.RNN(3, 8, 2, dtype=dtype)
+    torch.manual_seed(5)
+    rnn = bptt.nn.RNN(3, 8, 2, init=init, dtype=dtype)
+    near = {"rtol": 0, "atol": {F64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 0.02}[dtype]}
+    for drawn_again in (False, True):
+        if drawn_again:
+            for module in (rnn, theirs):
+                torch.manual_seed(7)
+                module.reset_parameters()
+        for k in range(2):
+            W_hh = rnn.get_parameter(f"weight_hh_l{k}").detach().double()
+            if init == "spectral:1.25":
+                radius = torch.linalg.eigvals(W_hh).abs().max()
+                torch.testing.assert_close(radius, torch.tensor(1.25, dtype=F64), **near)
+            else:
+                torch.testing.assert_close(W_hh @ W_hh.mT, torch.eye(8, dtype=F64), **near)
+                assert torch.equal(W_hh, torch.eye(8, dtype=F64)) == (init == "identity")
+            assert not rnn.get_parameter(f"bias_hh_l{k}").any()
+            assert not rnn.get_parameter(f"bias_ih_l{k}").any()
+            assert torch.equal(rnn.get_parameter(f"weight_ih_l{k}"), theirs.get_parameter(f"weight_ih_l{k}"))
+
+
+def test_a_given_state_goes_before_the_learnt_one() -> None:
+    rnn = bptt.nn.RNN(3, 4, 2, learn_h0=True, dtype=F64)
+    plain = bptt.nn.RNN(3, 4, 2, dtype=F64)
+    plain.load_state_dict(rnn.state_dict(), strict=False)
+    x, hx = torch.randn(5, 2, 3, dtype=F64), torch.randn(2, 2, 4, dtype=F64)
+    assert torch.equal(rnn(x)[0], plain(x)[0])  # zero before it is trained
+    learnt = [rnn.get_parameter("h0_l0"), rnn.get_parameter("h0_l1")]
+    for h0 in learnt:
+        torch.nn.init.normal_(h0)
+    assert torch.equal(rnn(x, hx)[0], plain(x, hx)[0])
+    start = torch.stack([h0.detach() for h0 in learnt])[:, None].expand(2, 2, 4).clone().requires_grad_()
+    assert torch.equal(rnn(x)[0], plain(x, start)[0])
+    rnn(x)[0].square().sum().backward()
+    plain(x, start)[0].square().sum().backward()
+    assert start.grad is not None
+    for h0, grad in zip(learnt, start.grad.sum(1), strict=True):
+        torch.testing.assert_close(h0.grad, grad, **tolerance(F64))
+    tape = bptt.record(rnn, x, torch.randn(5, 2, 4, dtype=F64), loss="squared_error")
+    assert torch.equal(tape.layer(0).h0, learnt[0].detach().expand(2, 4))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, bidirectional: bool) -> None:
+    exact = bptt.nn.RNN(3, 4, 2, bidirectional=bidirectional, dropout=0.5).eval()
+    held = copy.deepcopy(exact).to(dtype)
+    exact.load_state_dict(held.state_dict())  # the same rounded weights
+    x, hx = torch.randn(5, 2, 3).to(dtype), torch.randn(2 + 2 * bidirectional, 2, 4).to(dtype)
+    for rnn, state in ((held, hx), (exact, hx), (exact, hx.float())):
+        given = x.clone().requires_grad_()
+        wide = x.float().requires_grad_()
+        output, h_n = rnn(given, state)
+        expected, expected_h_n = exact(wide, hx.float())
+        assert output.dtype == h_n.dtype == dtype
+        assert torch.equal(output, expected.to(dtype))
+        assert torch.equal(h_n, expected_h_n.to(dtype))
+        cotangent = torch.randn_like(output)
+        grads = torch.autograd.grad(output, [given, *rnn.parameters()], cotangent)
+        wanted = torch.autograd.grad(expected, [wide, *exact.parameters()], cotangent.float())
+        for grad, full in zip(grads, wanted, strict=True):
+            assert torch.equal(grad, full.to(grad.dtype))
+    tokens = torch.randint(3, (5, 2))
+    assert held(tokens)[0].dtype == dtype
+    assert exact(tokens)[0].dtype == torch.float32
+    lengths = held(x, lengths=[5, 2])[0]
+    assert torch.equal(lengths[:2], held(x)[0][:2]) or bidirectional
+    cell = bptt.nn.RNNCell(3, 4, dtype=dtype)
+    wide_cell = bptt.nn.RNNCell(3, 4)
+    wide_cell.load_state_dict(cell.state_dict())
+    assert torch.equal(cell(x[0], hx[0]), wide_cell(x[0].float(), hx[0].float()).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_autocast_returns_what_torch_returns(dtype: torch.dtype) -> None:
+    theirs = torch.nn.RNN(3, 4, 2)
+    ours = bptt.convert(copy.deepcopy(theirs))
+    cells = torch.nn.RNNCell(3, 4), bptt.nn.RNNCell(3, 4)
+    x, hx = torch.randn(5, 2, 3), torch.randn(2, 2, 4)
+    exact, exact_h_n = ours(x, hx)
+    with torch.autocast("cpu", dtype):
+        for given in (x, x.to(dtype)):
+            kinds = [[value.dtype for value in rnn(given, hx)] for rnn in (ours, theirs)]
+            assert kinds[0] == kinds[1] == [dtype, dtype]
+        output, h_n = ours(x, hx)
+        assert torch.equal(output, exact.to(dtype))
+        assert torch.equal(h_n, exact_h_n.to(dtype))
+        assert cells[0](x[0]).dtype == cells[1](x[0]).dtype == dtype
+        assert ours.double()(x.double())[0].dtype == theirs.double()(x.double())[0].dtype == F64
+        with pytest.raises(ValueError, match="input dtype"):
+            ours.float()(x.double())
+    output.float().sum().backward()
+    assert all(p.dtype == torch.float32 for p in ours.parameters())
+
+
+EVERY_OPTION = {"init": "orthogonal", "learn_h0": True}
+
+
+@pytest.mark.parametrize("hidden_size", [4, [4, 6]])
+def test_modules_with_options_are_copied_saved_and_described(hidden_size: Any) -> None:
+    rnn = bptt.nn.RNN(3, hidden_size, 2, bidirectional=True, **EVERY_OPTION)
+    x = torch.randn(5, 2, 3)
+    expected = rnn(x)
+    fresh = bptt.nn.RNN(3, hidden_size, 2, bidirectional=True, **EVERY_OPTION)
+    fresh.load_state_dict(rnn.state_dict())
+    for twin in (copy.deepcopy(rnn), pickle.loads(pickle.dumps(rnn)), fresh):
+        assert repr(twin) == repr(rnn)
+        torch.testing.assert_close(twin(x), expected, rtol=0, atol=0)
+        twin.reset_parameters()
+        twin.flatten_parameters()
+        assert twin.double()(x.double())[0].dtype == F64
+    assert repr(rnn).startswith("RNN(3, 4, num_layers=2" if hidden_size == 4 else "RNN(3, (4, 6), num_layers=2")
+    assert "init='orthogonal', learn_h0=True" in repr(rnn)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: bptt.nn.RNN(3, 4, init="xavier"), bptt.InputError, "'torch', 'orthogonal', .* got 'xavier'"),
+        (lambda: bptt.nn.RNN(3, 4, init="spectral:-1"), bptt.InputError, "a number above 0.* got 'spectral:-1'"),
+        (lambda: bptt.nn.RNN(3, []), ValueError, r"hidden_size must be .* got hidden_size=\[\]"),
+        (lambda: bptt.nn.RNN(3, [4, 0]), ValueError, r"got hidden_size=\[4, 0\]"),
+        (lambda: bptt.nn.RNN(3, [4, 5], 3), ValueError, "with num_layers=3. Leave num_layers out"),
+        (
+            lambda: bptt.nn.RNN(3, [4, 5])(torch.zeros(2, 2, 3), torch.zeros(2, 2, 4)),
+            RuntimeError,
+            r"a tuple with one tensor .* each of the 2 layers, as h_n is; got \(2, 2, 4\)",
+        ),
+        (
+            lambda: bptt.nn.RNN(3, [4, 5])(torch.zeros(2, 2, 3), (torch.zeros(1, 2, 4), torch.zeros(1, 2, 4))),
+            RuntimeError,
+            r"Expected hidden size \(1, 2, 5\), got \[1, 2, 4\]",
+        ),
+    ],
+)
+def test_mistakes_are_explained(call: Callable[[], Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        call()
+
+
+def test_the_draw_does_not_need_a_real_device() -> None:
+    assert bptt.nn.RNN(3, 4, init="orthogonal", device="meta").get_parameter("weight_hh_l0").is_meta
+    initial.draw(torch.empty(0, 0), "spectral:1")
