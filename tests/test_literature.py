@@ -68,12 +68,14 @@ def test_adding_marks_one_step_of_each_half_and_asks_for_their_sum(T: int) -> No
     torch.testing.assert_close(y[:, 0], (numbers * marks).sum(0))
 
 
-def test_adding_begins_with_the_identity_and_ends_after_the_updates_given() -> None:
+def test_adding_begins_with_the_identity_without_drift_and_ends_after_the_updates_given() -> None:
     network = adding.Adder()
     torch.testing.assert_close(
         network.rnn.get_parameter("weight_hh_l0").detach(), torch.eye(adding.HIDDEN), rtol=0, atol=0
     )
-    run = adding.train(4, seed=0, most_updates=5, lr=1e-3)
+    drift = network.rnn(torch.tensor([[[0.5, 0.0]]]).expand(400, 1, 2))[0].abs().max()
+    assert float(drift.detach()) < 1e-4
+    run = adding.train(4, seed=0, most_updates=5)
     assert run.updates == 5
     assert math.isfinite(run.test)
 
