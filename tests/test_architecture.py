@@ -21,7 +21,7 @@ FLOORS = [
     {"backtest"},
     {"data", "forcing", "forecaster", "tape", "truncated"},
     {"nn"},
-    {"nn.convert", "nn.elman", "nn.jordan"},
+    {"nn.convert", "nn.elman", "nn.jordan", "nn.stream"},
     {"nn.rnn"},
     {"nn.arguments", "nn.initial", "nn.segments"},
     {"nn.precision"},

@@ -184,7 +184,7 @@ def _side_a(
 
 
 def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, h0, weight_ih, weight_hh, _, _, y = ctx.saved_tensors
+    x, h0, weight_ih, weight_hh, _, _, y = _saved(ctx)
     engine, activation, batch_sizes, reverse, _ = ctx.how
     needs_x, needs_h0, needs_ih, needs_hh, needs_bias_ih, needs_bias_hh, _ = ctx.needs_input_grad
     record: Record | None = ctx.record
@@ -210,6 +210,21 @@ def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor
     return dx if needs_x else None, dh0 if needs_h0 else None, dweight_ih, dweight_hh, dbias, dbias_hh
 
 
+def _saved(ctx: Any) -> tuple[Any, ...]:
+    try:
+        return ctx.saved_tensors
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise RuntimeError(
+            "This backward pass reaches a recurrent layer whose numbers an earlier backward pass has freed. Most often "
+            "a state of the last window was handed on as it was: hand it on detached, rnn(x, h.detach()), or let "
+            "bptt.nn.Stream(rnn) carry it. To go backward through all windows at once, sum their losses and call "
+            "backward() once; for the same loss twice, backward(retain_graph=True) the first time. (torch: Trying to "
+            "backward through the graph a second time.)"
+        ) from None
+
+
 def _copy(gradient: Tensor | None) -> Tensor | None:
     """Apart from the one that goes to autograd, which may add to it in place."""
     return None if gradient is None else gradient.clone()
@@ -221,7 +236,7 @@ def _differentiable_gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) 
     The inputs are aliased first, so that the gradient stops at this layer even if one input depends on another.
     """
     _, activation, batch_sizes, reverse, _ = ctx.how
-    aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:6]]
+    aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in _saved(ctx)[:6]]
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh = aliases
     B = packing.rows_of_batch(x, batch_sizes)
     y = reference.forward_layer(

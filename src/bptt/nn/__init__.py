@@ -5,5 +5,6 @@ from bptt.nn.convert import convert
 from bptt.nn.elman import Elman
 from bptt.nn.jordan import Jordan, State
 from bptt.nn.rnn import RNN, RNNCell
+from bptt.nn.stream import Stream
 
-__all__ = ["RNN", "TOKENS", "Elman", "Jordan", "RNNCell", "State", "convert"]
+__all__ = ["RNN", "TOKENS", "Elman", "Jordan", "RNNCell", "State", "Stream", "convert"]

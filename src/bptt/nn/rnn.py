@@ -356,6 +356,10 @@ class RNN(torch.nn.RNN):
             given += h.split(1)
         return given
 
+    def fresh_state(self, B: int) -> State | None:
+        """What B rows begin with when no hx is given, laid out as hx: the learnt states, or None for zero."""
+        return self._h_n([h for h in self._fresh(B) if h is not None]) if self.learn_h0 else None
+
     def _fresh(self, B: int) -> list[Tensor | None]:
         """The states that rows begin with by themselves."""
         if not self.learn_h0:

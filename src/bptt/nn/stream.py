@@ -1,0 +1,89 @@
+"""Stateful training: the state goes from window to window, and backpropagation stops between them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Stream:
+    """Calls a recurrent module window after window with the state that the last window left, detached.
+
+    module  called with (x, state), and with x alone at first; returns (output, state), or more after that. The state is
+            a tensor or a tuple of them, whose last axes are (B, H): those of `RNN`, torch's RNN, GRU and LSTM, `Elman`
+            and `Jordan`
+
+    A stream is called as its module is, without the state, and returns what the module returns. Between calls nothing
+    but numbers is carried, so each window's loss may go backward by itself: truncated BPTT with the window as its
+    length. `state` is what the next window begins with, None for a fresh beginning; it may be set.
+
+    A new sequence in row b: `stream.reset([b])` before its first window, or within a window, for a `bptt.nn.RNN`,
+    `stream(x, reset=mask)`. `stream.reset()` begins anew in all rows, as for another batch size.
+
+    >>> stream = Stream(bptt.nn.RNN(3, 8))
+    >>> for x, y in windows:  # x (T, B, 3), the rows going on from window to window
+    ...     output, _ = stream(x)
+    ...     loss(output, y).backward()
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+        self.state: Any = None
+        self._anew: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Stream({self.module!r})"
+
+    def __call__(self, x: Any, *args: Any, **options: Any) -> Any:
+        state, self._anew = self._begun(), None
+        result = self.module(x, *args, **options) if state is None else self.module(x, *args, state, **options)
+        self.state = _each(torch.Tensor.detach, result[1])
+        return result
+
+    def reset(self, rows: Any = None) -> None:
+        """The rows (indices, or booleans (B,)) begin anew with the next window; all of them if none are named.
+
+        They begin with zero, or, where `RNN` has learn_h0, with the learnt state. Raises IndexError for rows that are
+        not there and RuntimeError when no window has been seen whose rows could be meant.
+        """
+        if rows is None:
+            self.state = self._anew = None
+            return
+        if self.state is None:
+            raise RuntimeError("reset(rows) follows a window: before the first, every row begins anew; call reset()")
+        rows = torch.as_tensor(rows)
+        B = _tensors(self.state)[0].shape[-2]
+        if (rows.dtype == torch.bool and rows.shape != (B,)) or rows.dim() > 1:
+            raise IndexError(
+                f"rows must be indices, or booleans for the {B} rows of the state; got {tuple(rows.shape)}"
+            )
+        if rows.dtype != torch.bool and rows.numel() and not -B <= int(rows.min()) <= int(rows.max()) < B:
+            raise IndexError(f"rows must lie in [0, {B}), those of the state; got {rows.tolist()}")
+        anew = torch.zeros(B, dtype=torch.bool) if self._anew is None else self._anew
+        anew[rows if rows.dtype == torch.bool else rows.long()] = True
+        self._anew = anew
+
+    def _begun(self) -> Any:
+        """The state for the next window: carried, with fresh rows where `reset` asked for them."""
+        if self.state is None or self._anew is None:
+            return self.state
+        anew = self._anew[:, None]
+        fresh_state = getattr(self.module, "fresh_state", None)
+        fresh = None if fresh_state is None else fresh_state(len(anew))
+        if fresh is None:
+            return _each(lambda h: h.masked_fill(anew.to(h.device), 0), self.state)
+        pairs = zip(_tensors(self.state), _tensors(fresh), strict=True)
+        mixed = [torch.where(anew.to(h.device), own.to(h.dtype), h) for h, own in pairs]
+        return mixed[0] if isinstance(self.state, Tensor) else tuple(mixed)
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    return [state] if isinstance(state, Tensor) else list(state)
+
+
+def _each(change: Any, state: Any) -> Any:
+    """The state with every tensor changed; named tuples stay what they are."""
+    if isinstance(state, Tensor):
+        return change(state)
+    changed = [change(h) for h in state]
+    return type(state)(*changed) if hasattr(state, "_fields") else tuple(changed)
