@@ -1,6 +1,6 @@
 """Recurrent networks and backpropagation through time: exact, fast, with every number open to look at."""
 
-from bptt import equations, forcing, losses, nn, ops, schedules, sweeps, truncated
+from bptt import equations, forcing, long, losses, nn, ops, schedules, sweeps, truncated
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.nn import convert
 from bptt.tape import Tape, record, recording
@@ -12,6 +12,7 @@ __all__ = [
     "convert",
     "equations",
     "forcing",
+    "long",
     "losses",
     "nn",
     "ops",

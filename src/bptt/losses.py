@@ -13,9 +13,9 @@ goes from the states to L with the output layer A5 in between, one block of time
 outputs would not fit in memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -141,18 +141,75 @@ def loss_of_states(
 
     h       (T, B, H) states
     weight  (O, H), W_hoᵀ, and bias (O) or None, as torch.nn.Linear holds them
-    block   how many elements of o are made at a time, at least those of one step
+    block   how many elements of o are made at a time, at least those of one step, from the end of time
 
     The gradients B3, B4, B5 and the first term of B6 are taken along with each block on the way forward, so what is
     kept for the way back is one array like h. They cannot be differentiated again. Errors are those of `loss`.
     """
-    if mask is not None:
-        _check_mask(mask, h.shape[:-1])
-        y = y.masked_fill(~(mask if name == "cross_entropy" else mask[..., None]), 0)
-    _check(name, h[..., :1].expand(*h.shape[:-1], len(weight)), y, class_weights, skip_nan)
-    w = _weights(name, y, weights, mask, class_weights, h.dtype)
+    wanted = target(
+        name, (*h.shape[:-1], len(weight)), h.dtype, y, weights,
+        mask=mask, class_weights=class_weights, skip_nan=skip_nan,
+    )  # fmt: skip
     steps = max(1, block // max(1, len(weight) * h.shape[1]))
-    return _LossOfStates.apply(h, weight, bias, y, w, pair(name), class_weights, steps)
+    return _LossOfStates.apply(h, weight, bias, wanted, steps)
+
+
+class Target(NamedTuple):
+    """What the outputs of some steps are held against: y as `loss` takes it, w of B1 for each step and row."""
+
+    pair: Pair
+    y: Tensor
+    w: Tensor
+    class_weights: Tensor | None
+
+    def at(self, steps: slice) -> "Target":
+        return self._replace(y=self.y[steps], w=self.w[steps])
+
+
+def target(
+    name: str,
+    outputs: Sequence[int],
+    dtype: torch.dtype,
+    y: Tensor,
+    weights: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    skip_nan: bool = False,
+) -> Target:
+    """The target of outputs of this shape (T, B, O) and dtype; arguments and errors are those of `loss`."""
+    if mask is not None:
+        _check_mask(mask, torch.Size(outputs[:-1]))
+        y = y.masked_fill(~(mask if name == "cross_entropy" else mask[..., None]), 0)
+    _check(name, y.new_empty(1).expand(*outputs), y, class_weights, skip_nan)
+    return Target(pair(name), y, _weights(name, y, weights, mask, class_weights, dtype), class_weights)
+
+
+def of_states(
+    target: Target,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dh: Tensor | None = None,
+    dweight: Tensor | None = None,
+    dbias: Tensor | None = None,
+) -> Tensor:
+    """The share of some steps in L, from their states. Adds to dweight and dbias, writes dh, where they are given."""
+    wanted = not (dh is None and dweight is None and dbias is None)
+    with torch.set_grad_enabled(wanted):
+        o = F.linear(h.detach(), weight.detach(), None if bias is None else bias.detach())  # A5
+        o.requires_grad_(wanted)
+        L = (target.pair.per_row(o, target.y, target.class_weights) * target.w).sum()  # B1
+    if not wanted:
+        return L
+    do = torch.autograd.grad(L, o)[0].flatten(0, -2)  # B3
+    if dbias is not None:
+        dbias += do.sum(0)  # B4
+    if dweight is not None:
+        dweight.addmm_(do.mT, h.flatten(0, -2))  # B5
+    if dh is not None:
+        torch.mm(do, weight, out=dh.flatten(0, -2))  # B6, what comes from above
+    return L.detach()
 
 
 class _LossOfStates(torch.autograd.Function):
@@ -162,41 +219,26 @@ class _LossOfStates(torch.autograd.Function):
         h: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        y: Tensor,
-        w: Tensor,
-        pair: Pair,
-        class_weights: Tensor | None,
+        target: Target,
         steps: int,
     ) -> Tensor:
         needs_h, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         dh = h.new_empty(h.shape) if needs_h else None
         dweight = torch.zeros_like(weight) if needs_weight else None
         dbias = torch.zeros_like(bias) if needs_bias and bias is not None else None
-        L = h.new_zeros(())
-        for t in range(0, len(h), steps):
-            now = slice(t, t + steps)
-            with torch.enable_grad():
-                o = F.linear(h[now].detach(), weight.detach(), None if bias is None else bias.detach())  # A5
-                o.requires_grad_()
-                L_block = (pair.per_row(o, y[now], class_weights) * w[now]).sum()  # B1
-            L += L_block.detach()
-            if dh is None and dweight is None and dbias is None:
-                continue
-            do = torch.autograd.grad(L_block, o)[0].flatten(0, -2)  # B3
-            if dbias is not None:
-                dbias += do.sum(0)  # B4
-            if dweight is not None:
-                dweight.addmm_(do.mT, h[now].flatten(0, -2))  # B5
-            if dh is not None:
-                torch.mm(do, weight, out=dh[now].flatten(0, -2))  # B6, what comes from above
+        shares = []
+        for end in range(len(h), 0, -steps):
+            now = slice(max(0, end - steps), end)
+            dh_now = None if dh is None else dh[now]
+            shares.append(of_states(target.at(now), h[now], weight, bias, dh_now, dweight, dbias))
         ctx.save_for_backward(dh, dweight, dbias)
-        return L
+        return torch.stack(shares[::-1]).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (dL,) = cotangents
-        return *(None if g is None else g * dL for g in ctx.saved_tensors), None, None, None, None, None
+        return *(None if g is None else g * dL for g in ctx.saved_tensors), None, None
 
 
 def _weights(

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from bptt import losses
+from bptt import long, losses, ops
+from bptt.blocks import Checkpoint
+from bptt.errors import InputError
 from bptt.nn.rnn import RNN
 
 
@@ -49,3 +51,44 @@ class Elman(torch.nn.Module):
     def loss(self, o: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         """L of B1 from the outputs before g; see `bptt.losses.loss`."""
         return losses.loss(self.loss_name, o, y, weights)
+
+    def loss_of(
+        self,
+        x: Tensor,
+        y: Tensor,
+        h0: Tensor | None = None,
+        weights: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        class_weights: Tensor | None = None,
+        skip_nan: bool = False,
+        checkpoint: Checkpoint = "auto",
+    ) -> tuple[Tensor, Tensor]:
+        """L of B1 and h_n (num_layers, B, hidden_size) for sequences of any length: a whole text in one backward pass.
+
+            L, h_n = model.loss_of(x, y)     # what L = model.loss(model(x)[0], y) is, in bounded memory
+            L.backward()
+
+        x, y        as for the network and its loss: (T, B) tokens or (T, B, input_size), and targets of every step
+        checkpoint  "auto", steps of a block, or a memory budget such as "512MB"; see `bptt.long`
+
+        Input, states, outputs and their gradients exist for one block of time after the other. The gradients are exact.
+        L, ∂h_t, ∂W_ho and ∂b_o are those of `losses.loss_of_states` with the same blocks to the bit, and those of
+        `loss` to rounding; from equal ∂h_t the layers make equal bits, blocks or not.
+
+        The gradients are computed here and multiplied with what backward() brings, so a call costs a forward and a
+        backward pass, and one more forward sweep. h_n counts as a constant. The other arguments and errors are those of
+        the network and of `bptt.losses.loss`; InputError too while a tape is recorded, which would have to hold it all.
+        """
+        if ops.recorder.get() is not None:
+            raise InputError(
+                "a tape holds every number of every step, which loss_of is there to avoid; got a call of it while "
+                "recording. Record model(x) and model.loss(o, y)."
+            )
+        rnn = self.rnn
+        x, h0, layers = rnn.for_long(x, h0)
+        return long.loss(
+            self.loss_name, x, y, h0, layers, rnn.nonlinearity, self.readout.weight, self.readout.bias, weights,
+            mask=mask, class_weights=class_weights, skip_nan=skip_nan, checkpoint=checkpoint,
+            dropout=rnn.dropout if self.training else 0.0,
+        )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt import ops
+from bptt import blocks, long, ops
 from bptt.activations import activation
 from bptt.errors import InputError
 from bptt.nn import initial
@@ -47,6 +47,11 @@ class RNN(torch.nn.RNN):
     init          how recurrent weights begin: "torch", "orthogonal", "identity", "spectral:1.0" (`bptt.nn.initial`)
     learn_h0      each layer and direction has a parameter h0_l{k} (H,), zero at first, that rows begin with when no hx
                   is given, and after a reset
+    checkpoint    bounds the memory that waits for the way back: "auto", a number of steps, or a budget such as "512MB"
+                  (`bptt.long`). States are kept at the starts of blocks of time, the others computed a second time;
+                  outputs and gradients stay the same to the bit. With dropout the masks are others. Where layers go
+                  both ways or have sizes of their own, outputs of all layers are kept; with return_all_layers, or
+                  while a tape is recorded, everything is. May be changed at any time
 
     Called with x and, if wanted, hx, the states before the first step, (num_layers * directions, B, H):
 
@@ -82,6 +87,7 @@ class RNN(torch.nn.RNN):
     # What torch.nn.RNN has not, so that one of its objects can become one of ours (`bptt.convert`).
     init: str = "torch"
     learn_h0: bool = False
+    checkpoint: blocks.Checkpoint = None
 
     def __init__(
         self,
@@ -98,10 +104,12 @@ class RNN(torch.nn.RNN):
         *,
         init: str = "torch",
         learn_h0: bool = False,
+        checkpoint: blocks.Checkpoint = None,
         **unknown: Any,
     ) -> None:
         activation(nonlinearity)
         initial.check(init)
+        blocks.check(checkpoint)
         sizes = None if isinstance(hidden_size, int) else checked_sizes(hidden_size, num_layers)
         known_to_torch = nonlinearity if nonlinearity in ("tanh", "relu") else "tanh"
         super().__init__(
@@ -111,6 +119,8 @@ class RNN(torch.nn.RNN):
         self.nonlinearity = nonlinearity
         if init != "torch":
             self.init = init
+        if checkpoint is not None:
+            self.checkpoint = checkpoint
         if sizes is not None:
             self._resize(sizes)
         if learn_h0:
@@ -159,7 +169,8 @@ class RNN(torch.nn.RNN):
     def extra_repr(self) -> str:
         said = super().extra_repr()
         said += f", init={self.init!r}" if self.init != "torch" else ""
-        return said + (", learn_h0=True" if self.learn_h0 else "")
+        said += ", learn_h0=True" if self.learn_h0 else ""
+        return said + (f", checkpoint={self.checkpoint!r}" if self.checkpoint is not None else "")
 
     @property
     def _directions(self) -> int:
@@ -199,12 +210,13 @@ class RNN(torch.nn.RNN):
         return_all_layers: bool = False,
     ) -> tuple[Any, ...]:
         weights = [self._weights_of(names) for names in self._all_weights]
+        checkpoint = None if return_all_layers else self.checkpoint
         if isinstance(input, PackedSequence):
-            layers, h_n = self._packed(input, hx, lengths, reset, weights)
+            layers, h_n = self._packed(input, hx, lengths, reset, weights, checkpoint)
         elif input.is_nested:
-            layers, h_n = self._jagged(input, hx, lengths, reset, weights)
+            layers, h_n = self._jagged(input, hx, lengths, reset, weights, checkpoint)
         else:
-            layers, h_n = self._padded(input, hx, lengths, reset, weights)
+            layers, h_n = self._padded(input, hx, lengths, reset, weights, checkpoint)
         return (layers[-1], h_n, tuple(layers)) if return_all_layers else (layers[-1], h_n)
 
     def _padded(
@@ -214,6 +226,7 @@ class RNN(torch.nn.RNN):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         weights: list[Weights],
+        checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Any], State]:
         axes = 2 if input.dtype in TOKENS else 3
         check_axes(input, axes)
@@ -222,7 +235,7 @@ class RNN(torch.nn.RNN):
         B = x.size(batch_axis)
         states = self._given(hx, B, weights[0][1], unbatched=unbatched)
         if lengths is None and reset is None:
-            layers, last = self._stack(x.transpose(0, 1) if self.batch_first else x, states, weights)
+            layers, last = self._stack(x.transpose(0, 1) if self.batch_first else x, states, weights, checkpoint)
             layers = [layer.transpose(0, 1) for layer in layers] if self.batch_first else layers
         else:
             T = x.shape[1 - batch_axis]
@@ -236,7 +249,7 @@ class RNN(torch.nn.RNN):
                 reset = checked_reset(reset, B, T, batch_first=self.batch_first)
             starts, time_stride = (torch.arange(B) * T, 1) if self.batch_first else (torch.arange(B), B)
             runs = segments(starts, time_stride, lengths, reset, x.device)
-            layers, last = self._segmented(x.flatten(0, 1), runs, states, weights)
+            layers, last = self._segmented(x.flatten(0, 1), runs, states, weights, checkpoint)
             layers = [layer.unflatten(0, x.shape[:2]) for layer in layers]
         if unbatched:
             layers, last = [layer.squeeze(batch_axis) for layer in layers], [h.squeeze(1) for h in last]
@@ -249,6 +262,7 @@ class RNN(torch.nn.RNN):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         weights: list[Weights],
+        checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Any], State]:
         if input.layout != torch.jagged or lengths is not None or reset is not None:
             raise InputError(
@@ -261,7 +275,7 @@ class RNN(torch.nn.RNN):
         values, offsets, holes = jagged.values(), jagged.offsets(), jagged.lengths()
         x = checked_input(values, self.input_size, weights[0][1])
         runs = segments(offsets[:-1], 1, offsets.diff() if holes is None else holes, None, x.device)
-        layers, last = self._segmented(x, runs, self._given(hx, len(offsets) - 1, weights[0][1]), weights)
+        layers, last = self._segmented(x, runs, self._given(hx, len(offsets) - 1, weights[0][1]), weights, checkpoint)
         outputs = [torch.nested.nested_tensor_from_jagged(layer, offsets, holes) for layer in layers]
         return outputs, self._h_n(last)
 
@@ -272,6 +286,7 @@ class RNN(torch.nn.RNN):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         weights: list[Weights],
+        checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Any], State]:
         if lengths is not None or reset is not None:
             raise InputError(
@@ -284,7 +299,7 @@ class RNN(torch.nn.RNN):
         states = self._given(hx, int(batch_sizes[0]), weights[0][1])
         if sorted_indices is not None:
             states = [h if h is None else h.index_select(1, sorted_indices) for h in states]
-        layers, last = self._stack(x, states, weights, batch_sizes.tolist())
+        layers, last = self._stack(x, states, weights, checkpoint, batch_sizes.tolist())
         if unsorted_indices is not None:
             last = [h.index_select(1, unsorted_indices) for h in last]
         return [PackedSequence(layer, batch_sizes, sorted_indices, unsorted_indices) for layer in layers], self._h_n(
@@ -292,7 +307,12 @@ class RNN(torch.nn.RNN):
         )
 
     def _segmented(
-        self, x: Tensor, runs: Segments, states: list[Tensor | None], weights: list[Weights]
+        self,
+        x: Tensor,
+        runs: Segments,
+        states: list[Tensor | None],
+        weights: list[Weights],
+        checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """`_stack` on the real steps of flattened input: all states in their places, the last states of all rows."""
         if ops.recorder.get() is not None:
@@ -303,14 +323,22 @@ class RNN(torch.nn.RNN):
         fresh = self._fresh(runs.batch)
         reverse = [names[0].endswith("_reverse") for names in self._all_weights]
         begin = [runs.begin(g, f, r) for g, f, r in zip(states, fresh, reverse, strict=True)]
-        layers, last = self._stack(runs.pack(x), begin, weights, runs.batch_sizes)
+        layers, last = self._stack(runs.pack(x), begin, weights, checkpoint, runs.batch_sizes)
         last = [runs.end(h, g, r) for h, g, r in zip(last, states, reverse, strict=True)]
         return [runs.unpack(layer, len(x)) for layer in layers], last
 
     def _stack(
-        self, x: Tensor, states: list[Tensor | None], weights: list[Weights], batch_sizes: list[int] | None = None
+        self,
+        x: Tensor,
+        states: list[Tensor | None],
+        weights: list[Weights],
+        checkpoint: blocks.Checkpoint,
+        batch_sizes: list[int] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The states of all steps of each layer, and the last states of each layer and direction (1, B, H)."""
+        """The states of all steps of each layer, and the last states of each layer and direction (1, B, H).
+
+        With a checkpoint it may be that of the states of all steps only the top layer's exist.
+        """
         like = weights[0][1]
         returned = returned_dtype(x, like)
         if returned is not None:
@@ -319,20 +347,35 @@ class RNN(torch.nn.RNN):
                 wide = [
                     (widened(w, like), widened(v, like), widened(b, like), widened(c, like)) for w, v, b, c in weights
                 ]
-                layers, last = self._stack(widened(x, like), states, wide, batch_sizes)
+                layers, last = self._stack(widened(x, like), states, wide, checkpoint, batch_sizes)
             return [layer.to(returned) for layer in layers], [h.to(returned) for h in last]
         watching = ops.recorder.get()
         if watching is not None:
             watching.begin(self)
+            checkpoint = None  # a record holds everything anyway
+        if checkpoint is not None and not self.bidirectional and isinstance(self.hidden_size, int):
+            dropout = self.dropout if self.training else 0.0
+            output, h_n = long.stack(
+                x, _joined(states), weights, self.nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
+                dropout=dropout,
+            )  # fmt: skip
+            return [output], list(h_n.split(1))
         layers, last = [], []
         directions = (False, True) if self.bidirectional else (False,)
         for layer in range(self.num_layers):
             outputs = []
             for reverse in directions:
                 k = len(last)
-                output, h_n = ops.layer(
-                    x, states[k], *weights[k], self.nonlinearity, batch_sizes=batch_sizes, reverse=reverse, index=layer
-                )
+                if checkpoint is None:
+                    output, h_n = ops.layer(
+                        x, states[k], *weights[k], self.nonlinearity, batch_sizes=batch_sizes, reverse=reverse,
+                        index=layer,
+                    )  # fmt: skip
+                else:
+                    output, h_n = long.stack(
+                        x, states[k], [weights[k]], self.nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
+                        reverse=reverse,
+                    )  # fmt: skip
                 outputs.append(output)
                 last.append(h_n)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
@@ -366,6 +409,22 @@ class RNN(torch.nn.RNN):
             return [None] * len(self._all_weights)
         return [getattr(self, _h0_of(names)).expand(1, B, -1) for names in self._all_weights]
 
+    def for_long(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor | None, list[Weights]]:
+        """x (T, B, ·), states (L, B, H) and weights as `bptt.long` takes them; refusals are those of a call."""
+        weights = [self._weights_of(names) for names in self._all_weights]
+        like = weights[0][1]
+        if x.dim() != (2 if x.dtype in TOKENS else 3):
+            raise InputError(
+                f"x must be tokens (T, B) or numbers (T, B, input_size), time first; got {tuple(x.shape)} of {x.dtype}."
+            )
+        if self.bidirectional or not isinstance(self.hidden_size, int) or returned_dtype(x, like) is not None:
+            raise InputError(
+                "going block by block from input to loss needs layers of one size that go forward in time, in float32 "
+                f"or float64 without autocast; got {self} and {x.dtype}. Use RNN with checkpoint= instead."
+            )
+        x = checked_input(x, self.input_size, like)
+        return x, _joined(self._given(hx, x.shape[1], like)), weights
+
     def _h_n(self, last: list[Tensor]) -> State:
         if isinstance(self.hidden_size, int):
             return last[0] if len(last) == 1 else torch.cat(last)
@@ -377,6 +436,14 @@ class RNN(torch.nn.RNN):
         own = self._parameters
         found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
         return found[0], found[1], found[2] if self.bias else None, found[3] if self.bias else None
+
+
+def _joined(states: list[Tensor | None]) -> Tensor | None:
+    """(layers, B, H), or None where all are."""
+    given = [h for h in states if h is not None]
+    if len(given) < 2:
+        return given[0] if given else None
+    return torch.cat(given)
 
 
 def _h0_of(names: list[str]) -> str:
