@@ -14,7 +14,7 @@ FLOORS = [
     {"cli.train"},
     {"cli.labelled", "cli.text", "cli.trace"},
     {"cli.shell"},
-    {"progress", "runs", "trace"},
+    {"progress", "runs", "trace", "workers"},
     {"chart", "curve", "worked"},
     {"tasks"},
     {"tasks.labelled", "tasks.series", "tasks.text"},

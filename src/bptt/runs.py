@@ -169,8 +169,10 @@ class Run:
         return as_safetensors(training.tensors(), {"bptt": json.dumps(facts, allow_nan=False)})
 
 
-def start(path: str | Path, task: KnownTask, *, overwrite: bool = False, command: str = "") -> tuple[Run, Training]:
-    """A new training for the task, and the directory it will be saved in.
+def start(
+    path: str | Path, task: KnownTask, *, overwrite: bool = False, command: str = "", started: str = ""
+) -> tuple[Run, Training]:
+    """A new training for the task, and the directory it will be saved in. started: if not now, see `now`.
 
     With `overwrite`, a run already there stays as it is until the new one is saved for the first time.
 
@@ -179,7 +181,15 @@ def start(path: str | Path, task: KnownTask, *, overwrite: bool = False, command
     path = Path(path)
     check_place(path, overwrite=overwrite)
     settings = Settings(
-        task.name, task.about(), task.recipe, task.source, task.size, task.sha256, _versions(), command, _now()
+        task.name,
+        task.about(),
+        task.recipe,
+        task.source,
+        task.size,
+        task.sha256,
+        _versions(),
+        command,
+        started or now(),
     )
     training = _training(settings, task)
     _require_directory(path)
@@ -217,6 +227,20 @@ def resume(
     run = Run(path, settings, task, saved=True)
     run.log(_opening_line("resume", training, command))
     return run, training
+
+
+def follow(settings: Settings, source: str | Path | None = None) -> tuple[KnownTask, Training]:
+    """The task and the training, from its beginning, of a run that another process keeps. Errors as for `resume`."""
+    task = _again(settings, Path("RUN"), source)
+    return task, _training(settings, task)
+
+
+def began(path: Path) -> str | None:
+    """When the run in the directory was started; None where there is none that can be read."""
+    try:
+        return read_settings(path).started
+    except InputError:
+        return None
 
 
 def load(path: str | Path) -> tuple[Settings, Any]:
@@ -356,14 +380,14 @@ def _opening_line(event: str, training: Training, command: str) -> dict[str, Any
         "step": training.step,
         "total_steps": training.total_steps,
         "measure": training.task.measure.name,
-        "time": _now(),
+        "time": now(),
         "command": command,
         "engine": sweeps.choose("cpu", torch.float32).name,
         "threads": torch.get_num_threads(),
     }
 
 
-def _now() -> str:
+def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

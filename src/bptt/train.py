@@ -117,7 +117,7 @@ class Task(Protocol):
     """What a training learns from, and what judges it.
 
     items               what is counted, in the plural: "characters"
-    state               shape of the state carried from batch to batch, or None where there is none
+    state               shape (·, rows, ·) of the state carried from batch to batch, or None where there is none
     evaluates_at_start  the weights are judged before the first step too, and may stay the best
     """
 
@@ -281,8 +281,7 @@ class Training:
         clip = math.inf if self.recipe.clip is None else self.recipe.clip
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         meter = _Meter(self)
-        started = time.monotonic() - self.seconds
-        saved = time.monotonic()
+        started, saved = self._clock() - self.seconds, self._clock()
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.rng)
             if self.task.evaluates_at_start and self.evaluated_at < 0:
@@ -295,11 +294,10 @@ class Training:
                 for group in optimizer.param_groups:
                     group["lr"] = self.recipe.lr * (1 - self.done)
                 optimizer.zero_grad()
-                loss, h, items = self.task.loss(model, self.step, self.h)
-                loss.backward()
+                loss, h, items = self._gradient()
                 gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
                 norm = float(torch.nn.utils.get_total_norm(gradients))
-                if not math.isfinite(norm) or not math.isfinite(loss_value := float(loss.detach())):
+                if not math.isfinite(norm) or not math.isfinite(loss):
                     reason = "not finite"
                     break
                 clipped = norm > clip
@@ -311,34 +309,46 @@ class Training:
                 self.step += 1
                 self.items += items
                 end_of_epoch = self.step % len(self.task) == 0
-                self.seconds = time.monotonic() - started
-                meter.add(loss_value, norm, clipped)
+                self.seconds = self._clock() - started
+                meter.add(loss, norm, clipped)
                 if meter.steps == STEPS_PER_EVENT or end_of_epoch:
                     meter.report(watch)
                 if end_of_epoch:
                     if not self._evaluate(watch):
                         reason = "not finite"
                         break
-                    self.seconds = time.monotonic() - started
+                    self.seconds = self._clock() - started
                     meter.restart()
-                if time.monotonic() - saved > SECONDS_PER_SAVE:
+                if self._clock() - saved > SECONDS_PER_SAVE:
                     self.rng = torch.get_rng_state()
                     save(self)
-                    saved = time.monotonic()
+                    saved = self._clock()
             self.rng = torch.get_rng_state()
         meter.report(watch)
         if reason in ("finished", "time limit") and self.evaluated_at < self.step:
             reason = reason if self._evaluate(watch) else "not finite"
-            self.seconds = time.monotonic() - started
+            self.seconds = self._clock() - started
         if reason != "not finite" or self._weights_are_finite():
             save(self)
         stop = Stop(reason, self.step, self.epoch, self.best_loss, self.best_step, self.items, self.seconds)
         watch(stop)
         return stop
 
+    def _clock(self) -> float:
+        return time.monotonic()
+
+    def _gradient(self) -> tuple[float, Tensor | None, int]:
+        """Goes back through the next batch. What `Task.loss` returns, the loss as a number."""
+        loss, h, items = self.task.loss(self.model, self.step, self.h)
+        loss.backward()
+        return float(loss.detach()), h, items
+
+    def _held_out_loss(self) -> float | None:
+        return self.task.evaluate(self.model)
+
     def _evaluate(self, watch: Callable[[Event], None]) -> bool:
         """Whether the loss of the held-out part, if there is one, is finite; the best weights are kept."""
-        loss = self.task.evaluate(self.model)
+        loss = self._held_out_loss()
         self.evaluated_at = self.step
         if loss is None:
             return True

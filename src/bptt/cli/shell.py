@@ -14,10 +14,11 @@ import typer
 from typer.core import TyperGroup
 
 from bptt.errors import InputError
+from bptt.workers import Silent, WorkerLostError
 
 
 class Commands(TyperGroup):
-    """A mistake in what was given ends a command with its message and exit code 2."""
+    """A mistake in what was given ends a command with its message and exit code 2, a lost worker with 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -25,6 +26,11 @@ class Commands(TyperGroup):
         except InputError as error:
             print(f"Error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except WorkerLostError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except Silent as silent:
+            raise typer.Exit(silent.code) from None
 
 
 def as_called() -> str:
@@ -55,13 +61,17 @@ def was_given(context: typer.Context, option: str) -> bool:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second one acts as if it were not here."""
+def stop_on_signals(*, only_once: bool = True) -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the second one acts as if it were not here.
+
+    only_once=False: neither do later ones, for those whom torchrun sends its own beside that of a terminal.
+    """
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        restore()
+        if only_once:
+            restore()
 
     def restore() -> None:
         for number, handler in before.items():

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bptt import progress, runs, sweeps, table
+from bptt import progress, runs, sweeps, table, workers
 from bptt.cli import labelled, text
 from bptt.cli.shell import Say, stop_on_signals, was_given
 from bptt.errors import InputError, SlowEngineWarning
@@ -188,15 +188,26 @@ def train(
     def say(line: str, style: str | None = None) -> None:
         console.print(line, style=style, markup=False, soft_wrap=True)
 
-    with stop_on_signals() as stopped_by:
+    with workers.team() as team, stop_on_signals(only_once=team is None) as stopped_by:
+        if team and not team.leads:
+            settings = runs.Settings.from_json(team.json_from_leader())
+            task, training = runs.follow(settings, file)
+            stop = workers.Share(training, task, team).run(should_stop=lambda: bool(stopped_by))
+            raise typer.Exit(_exit_code(stop, stopped_by))
+        started = team.once("started", runs.now()) if team else runs.now()
         if resume:
             if "epochs" in given:
                 given["steps"] = None
             run, training = runs.resume(out, file, changes=given, command=command)
+        elif team and runs.began(out) == started:
+            run, training = runs.resume(out, file, command=command)
         else:
             runs.check_place(out, overwrite=overwrite)
             task = _task(file, given)
-            run, training = runs.start(out, task, overwrite=overwrite, command=command)
+            run, training = runs.start(out, task, overwrite=overwrite, command=command, started=started)
+        if team:
+            team.json_from_leader(run.settings.as_json())
+            training = workers.Share(training, run.task, team)
         words_of = COMMANDS[run.task.name]
         if json:
             print(json_format.dumps({"event": "settings", **run.settings.as_json()}), flush=True)
@@ -226,9 +237,13 @@ def train(
             words_of.conclusion(say, program, run, training)
     if stop.reason == "not finite":
         print(_diverged(run, stop), file=sys.stderr)
-        raise typer.Exit(1)
-    if stop.reason == "interrupted" and signal.SIGINT in stopped_by:
-        raise typer.Exit(130)
+    raise typer.Exit(_exit_code(stop, stopped_by))
+
+
+def _exit_code(stop: Stop, stopped_by: list[int]) -> int:
+    if stop.reason == "not finite":
+        return 1
+    return 130 if stop.reason == "interrupted" and signal.SIGINT in stopped_by else 0
 
 
 def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:

@@ -37,6 +37,14 @@ class KnownTask(Task, Protocol):
         """The task of a saved run with its data read again from `source`."""
         ...
 
+    def share(self, rank: int, workers: int) -> "KnownTask":
+        """What worker `rank` of `workers` learns from: some rows of every batch, in the order of ranks where a state
+        is carried. The losses of all shares add up to the loss of the batch; one without rows counts 0 items.
+
+        Raises InputError where the batch cannot be divided among so many.
+        """
+        ...
+
 
 TASKS: dict[str, Any] = {task.name: task for task in (Text, Series, Labelled)}
 

@@ -7,6 +7,7 @@ drawn class by class: the network learns from one, the second decides which weig
 Source of the network: Goodfellow et al. (2016), figure 10.5.
 """
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -143,6 +144,7 @@ class Labelled:
         has too few sequences for every part.
         """
         self.recipe, self.columns = recipe, columns
+        self.rank, self.workers = 0, 1
         self.source, self.sha256 = source.source, source.sha256
         self.test_source = None if test is None else test.source
         found = sequences(source, columns)
@@ -224,8 +226,23 @@ class Labelled:
         epoch, place = divmod(step, len(self))
         order = shuffled(len(self.learning), self.recipe.seed, epoch)
         chosen = order[place * self.recipe.batch : (place + 1) * self.recipe.batch]
-        x, y = batch([self.learning[n] for n in chosen])
-        return F.cross_entropy(model(x), y, self.weights if self.recipe.balanced else None), None, len(y)
+        own = chosen[self.rank :: self.workers]
+        if not own:
+            return torch.zeros(()), None, 0
+        x, y = batch([self.learning[n] for n in own])
+        loss = F.cross_entropy(model(x), y, self.weights if self.recipe.balanced else None)
+        if self.workers > 1:
+            loss = loss * (self._weight(own) / self._weight(chosen))
+        return loss, None, len(y)
+
+    def _weight(self, chosen: Sequence[int]) -> float:
+        """What the mean over these sequences divides by."""
+        return float(sum(self.weights[self.learning[n][1]] for n in chosen)) if self.recipe.balanced else len(chosen)
+
+    def share(self, rank: int, workers: int) -> "Labelled":
+        part = copy.copy(self)
+        part.rank, part.workers = rank, workers
+        return part
 
     def evaluate(self, model: Classifier) -> float | None:
         if not self.validating:

@@ -6,6 +6,7 @@ once, by `bptt.backtest`. Each batch holds windows of the training part, shuffle
 of a window past its first quarter is a place to forecast from.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -189,6 +190,7 @@ class Series:
     ) -> None:
         """Raises InputError for columns that cannot be used and series too short for the recipe."""
         self.recipe, self.source, self.sha256 = recipe, data.source, data.sha256
+        self.rank, self.workers = 0, 1
         self.columns = columns(data, targets, inputs, time)
         self.size = self.columns.known
         self.parts = part(self.size, recipe)
@@ -305,14 +307,33 @@ class Series:
         epoch, place = divmod(step, len(self))
         generator = torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + epoch) % 2**63)
         order = self.starts[torch.randperm(len(self.starts), generator=generator)]
-        steps = order[place * self.recipe.batch :][: self.recipe.batch] + torch.arange(self.window)[:, None]
-        o, _ = model(self.u[steps])
-        wanted = self.wanted[steps[self.warm_up :]]
+        chosen = order[place * self.recipe.batch :][: self.recipe.batch]
+        own = chosen[self.rank :: self.workers]
+        if not len(own):
+            return torch.zeros(()), None, 0
+        o, _ = model(self.u[own + torch.arange(self.window)[:, None]])
+        wanted = self._wanted_in(own)
         L = loss_of("squared_error", o[self.warm_up :], wanted, skip_nan=True) / wanted.shape[-1]
+        if self.workers > 1:
+            L = L * (_counting(wanted) / _counting(self._wanted_in(chosen)))
         return L, None, wanted[..., 0].numel()
+
+    def _wanted_in(self, starts: Tensor) -> Tensor:
+        """What is to be said at the steps of windows past their first quarter, (T, B, ·)."""
+        return self.wanted[starts + torch.arange(self.warm_up, self.window)[:, None]]
+
+    def share(self, rank: int, workers: int) -> "Series":
+        part = copy.copy(self)
+        part.rank, part.workers = rank, workers
+        return part
 
     def evaluate(self, model: Forecaster) -> float:
         return model.judge(self.u, self.rest, self.judges)
+
+
+def _counting(wanted: Tensor) -> int:
+    """How many steps have something to be said."""
+    return int((~wanted.isnan()).any(-1).sum())
 
 
 def read_again(data: Table, about: Mapping[str, Any]) -> Columns:

@@ -5,6 +5,7 @@ gradient stops where a window begins. With k1 smaller than the window there is a
 goes back through the whole window (`bptt.truncated`). The held-out part is the end of the text.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Text:
         self.streams = data.windows(training, recipe.streams, recipe.bptt).tokens
         self.windows = list(truncated.windows(len(self.streams) - 1, recipe.k1 or recipe.bptt, recipe.bptt))
         self.state = (recipe.layers, recipe.streams, recipe.hidden)
+        self.workers = 1
         short = "char" if recipe.unit == "character" else recipe.unit
         self.items = f"{short}s"
         self.measure = Measure(f"bits per {recipe.unit}", f"bits/{short}", "bits", 1 / math.log(2))
@@ -110,7 +112,21 @@ class Text:
         next_start = window.end if last else self.windows[place + 1].start
         o, h, _ = truncated.through(model, tokens[:-1], h, next_start - window.start)
         y = tokens[window.fresh - window.start + 1 :]
-        return model.loss(o[window.fresh - window.start :], y), None if last else h, y.numel()
+        loss = model.loss(o[window.fresh - window.start :], y)
+        return loss if self.workers == 1 else loss / self.workers, None if last else h, y.numel()
+
+    def share(self, rank: int, workers: int) -> "Text":
+        if self.recipe.streams % workers:
+            raise InputError(
+                f"Each worker reads as many streams as any other, so their number must divide the streams; got "
+                f"{self.recipe.streams} streams and {workers} workers. Start as many workers as divide "
+                f"{self.recipe.streams}, or train anew with --streams {-(-self.recipe.streams // workers) * workers}."
+            )
+        part = copy.copy(self)
+        part.workers, streams = workers, self.recipe.streams // workers
+        part.streams = self.streams[:, rank * streams : (rank + 1) * streams].contiguous()
+        part.state = (self.recipe.layers, streams, self.recipe.hidden)
+        return part
 
     def evaluate(self, model: Elman) -> float | None:
         return nats_per_token(model, self.held_out) if len(self.held_out) else None

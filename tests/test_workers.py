@@ -1,0 +1,182 @@
+"""Several workers make the training of one: the same weights, one voice, nothing lost when one of them is killed."""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bptt import data, runs, table
+from bptt.cli import app
+from bptt.errors import InputError
+from bptt.tasks import TASKS, KnownTask, Labelled, Series, Text, labelled
+
+EAGER = str(Path(__file__).parent / "eager.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+TEXT = " ".join(f"{n} is {n * n % 97}, and {n * n * n % 89} comes next." for n in range(400))
+OPTIONS = "--hidden 16 --streams 4 --bptt 8 --steps 400 --json"
+
+
+def text(**recipe: Any) -> Text:
+    return Text(data.Text(TEXT.encode(), "text"), Text.Recipe(**{"hidden": 8, "streams": 4, "bptt": 8, **recipe}))
+
+
+def task_gradient(model: Any, task: KnownTask, step: int, h: torch.Tensor | None) -> tuple[list[torch.Tensor], int]:
+    L, _, items = task.loss(model, step, h)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return list(torch.autograd.grad(L, parameters)) if items else [torch.zeros_like(p) for p in parameters], items
+
+
+def assert_shares_add_up(task: KnownTask, workers: int) -> None:
+    """Of the first and the last batch of an epoch."""
+    torch.manual_seed(0)
+    model = task.network(task.about(), task.recipe)
+    task.prepare(model)
+    for step in (0, len(task) - 1):
+        h = None if task.state is None else torch.rand(task.state)
+        whole, items = task_gradient(model, task, step, h)
+        shares = []
+        for rank in range(workers):
+            part = None if h is None else h.chunk(workers, 1)[rank].contiguous()
+            shares.append(task_gradient(model, task.share(rank, workers), step, part))
+        assert sum(count for _, count in shares) == items
+        added = [sum(gradients) for gradients in zip(*(gradient for gradient, _ in shares), strict=True)]
+        torch.testing.assert_close(added, whole, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k1", [None, 3])
+def test_losses_of_the_shares_of_a_text_add_up(k1: int | None) -> None:
+    for workers in (2, 4):
+        assert_shares_add_up(text(k1=k1), workers)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_losses_of_the_shares_of_labelled_sequences_add_up(balanced: bool, tmp_path: Path) -> None:
+    """Of 25 batches the last has one sequence, so that some workers have nothing to do."""
+    draw = np.random.default_rng(0)
+    names = [f"s{n}" for n in range(97) for _ in range(n % 5 + 2)]
+    kinds = ["up" if int(name[1:]) % 3 else "down" for name in names]
+    pl.DataFrame({"id": names, "kind": kinds, "u": draw.normal(size=len(names))}).write_csv(tmp_path / "data.csv")
+    recipe = Labelled.Recipe(hidden=8, batch=4, validation=0, test=0, balanced=balanced)
+    task = Labelled(table.read(tmp_path / "data.csv"), recipe, labelled.Columns("kind", "id", None, ("u",)))
+    for workers in (2, 3):
+        assert_shares_add_up(task, workers)
+
+
+def test_losses_of_the_shares_of_a_series_add_up(tmp_path: Path) -> None:
+    """With gaps, so that the windows have different numbers of steps that count."""
+    draw = np.random.default_rng(0)
+    y = np.sin(np.arange(300) / 3) + 0.1 * draw.normal(size=300)
+    y[draw.permutation(300)[:40]] = math.nan
+    data = pl.DataFrame({"y": y}).with_columns(pl.col("y").fill_nan(None))
+    data.write_csv(tmp_path / "data.csv")
+    task = Series(table.read(tmp_path / "data.csv"), Series.Recipe(hidden=8, batch=5, window=12, season=6), ["y"])
+    for workers in (2, 7):
+        assert_shares_add_up(task, workers)
+
+
+def test_every_task_can_be_shared() -> None:
+    assert all(callable(task.share) for task in TASKS.values())
+
+
+def test_streams_that_the_workers_do_not_divide() -> None:
+    with pytest.raises(InputError, match=r"divide the streams; got 4 streams and 3 workers\. .* --streams 6"):
+        text().share(0, 3)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    tensors, _ = runs._read_safetensors(run / runs.CHECKPOINT)
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+
+
+def bptt(command: str) -> None:
+    result = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def torchrun(command: str, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*TORCHRUN, *options, EAGER, *command.split()],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_two(command: str) -> list[subprocess.Popen[str]]:
+    """Two workers without torchrun, whose exit codes can be seen."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [sys.executable, EAGER, *command.split()],
+            env=environment(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    return map(json.loads, process.stdout)
+
+
+def until(step: int, found: Iterator[dict[str, Any]]) -> None:
+    assert any(event["event"] == "steps" and event["step"] >= step for event in found)
+
+
+def worker(launcher: subprocess.Popen[str], rank: int) -> int:
+    """The process id of a worker that torchrun has started."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return next(int(child) for child in children if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text())
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a text, and in "one" the run of one process on it."""
+    at, before = tmp_path_factory.mktemp("workers"), Path.cwd()
+    (at / "text.txt").write_text(TEXT)
+    os.chdir(at)
+    bptt(f"train text.txt -o one {OPTIONS}")
+    yield at
+    os.chdir(before)
+
+
+def test_killed_workers_come_back_and_reach_the_weights_of_one(here: Path) -> None:
+    launcher = torchrun(f"train text.txt -o two {OPTIONS}", "--max-restarts", "1")
+    found = events(launcher)
+    until(100, found)
+    os.kill(worker(launcher, 1), signal.SIGKILL)
+    until(300, found)
+    os.kill(worker(launcher, 1), signal.SIGTERM)
+    _, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, stderr
+    assert stderr.count("one has gone") == 1
+    assert "Traceback" not in stderr
+    log = runs.read_log(here / "two")
+    start, again = (event for event in log if event["event"] in ("start", "resume"))
+    assert (start["event"], again["event"]) == ("start", "resume")
+    assert again["step"] >= 90
+    assert log[-1]["reason"] == "interrupted"
+    bptt("train -o two --resume --json")
+    torch.testing.assert_close(weights(here / "two"), weights(here / "one"), atol=1e-5, rtol=1e-4)
