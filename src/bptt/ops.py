@@ -7,7 +7,7 @@ states; a_t is overwritten by h_t.
 Weights come in torch's layout, so the sheet's `W_xh` is `weight_ih.T`, `W_hh` is `weight_hh.T`, `b_h` the sum of both
 biases. Inputs of integers are tokens: their share is a row of `W_xh`, gathered, never a product with a one-hot vector.
 
-Second derivatives come from the reference engine, which is differentiable itself.
+Second derivatives, torch.func and everything that traces goes through `bptt.operators`.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,10 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from bptt.sweeps import choose, packing, reference
+from bptt import operators
+from bptt.sweeps import choose, packing
 
 
 @dataclass
@@ -82,6 +84,35 @@ class Recorder(Protocol):
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+is_traced = torch.compiler.is_dynamo_compiling
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._are_functorch_transforms_active
+
+
+def begin(network: torch.nn.Module) -> bool:
+    """Tell whoever is watching that the layers of this network follow; whether there is somebody.
+
+    Nobody watches what torch.compile traces.
+    """
+    watching = None if is_traced() else recorder.get()
+    if watching is not None:
+        watching.begin(network)
+    return watching is not None
+
+
+def seen_by_others(x: Tensor, weight: Tensor) -> bool:
+    """Whether these are more than arrays of numbers: traced, transformed, without data, or of a class of their own."""
+    return (
+        is_traced()
+        or _dispatch_modes() > 0
+        or _transforms()
+        or forward_ad._current_level >= 0
+        or type(x) not in _PLAIN
+        or type(weight) not in _PLAIN
+        or x.is_meta
+    )
+
 
 def layer(
     x: Tensor,
@@ -92,7 +123,7 @@ def layer(
     bias_hh: Tensor | None,
     activation: str,
     *,
-    batch_sizes: Sequence[int] | None = None,
+    batch_sizes: Sequence[int] | Tensor | None = None,
     reverse: bool = False,
     index: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -102,11 +133,18 @@ def layer(
     h0         (1, B, H), or None for zero
     weight_ih  (H, I), weight_hh (H, H), bias_ih and bias_hh (H) or None: parameters as torch.nn.RNN holds them
     activation "tanh", "relu", "sigmoid" or "identity"
+    batch_sizes where packed, the rows of each step; while torch.compile traces, a tensor of them
     reverse    time runs backwards
     index      which layer of a stack this is, for the record
 
     Raises IndexError for tokens outside [0, I), TypeError or ValueError for arrays that do not belong together.
     """
+    if seen_by_others(x, weight_hh):
+        return operators.layer(
+            x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, batch_sizes=batch_sizes, reverse=reverse
+        )
+    if isinstance(batch_sizes, Tensor):
+        batch_sizes = batch_sizes.tolist()
     how = _How(choose(x.device.type, weight_hh.dtype).engine, activation, batch_sizes, reverse, index)
     if torch.is_grad_enabled():
         return _Layer.apply(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
@@ -149,7 +187,13 @@ class _Layer(torch.autograd.Function):
         if ctx.record is not None:
             with torch.no_grad():
                 _gradients(ctx, dy, dh_n)
-        return *_differentiable_gradients(ctx, dy, dh_n), None
+        x, h0, weight_ih, weight_hh, _, _, y = _saved(ctx)
+        _, activation, batch_sizes, reverse, _ = ctx.how
+        sizes = None if batch_sizes is None else torch.as_tensor(batch_sizes, dtype=torch.int64)
+        needs = ctx.needs_input_grad[:6]
+        return *operators.gradients_of_layer(
+            dy, dh_n, y, h0, x, weight_ih, weight_hh, sizes, activation, reverse, needs
+        ), None
 
 
 def _side_a(
@@ -228,24 +272,3 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
 def _copy(gradient: Tensor | None) -> Tensor | None:
     """Apart from the one that goes to autograd, which may add to it in place."""
     return None if gradient is None else gradient.clone()
-
-
-def _differentiable_gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients as functions that can be differentiated again: autograd through the reference engine.
-
-    The inputs are aliased first, so that the gradient stops at this layer even if one input depends on another.
-    """
-    _, activation, batch_sizes, reverse, _ = ctx.how
-    aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in _saved(ctx)[:6]]
-    x, h0, weight_ih, weight_hh, bias_ih, bias_hh = aliases
-    B = packing.rows_of_batch(x, batch_sizes)
-    y = reference.forward_layer(
-        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, batch_sizes=batch_sizes, reverse=reverse
-    )
-    states = packing.with_h0(y, h0, B, batch_sizes, reverse)
-    h_n = packing.last_states(states, B, batch_sizes, reverse)[None]
-    known = [(output, seed) for output, seed in ((y, dy), (h_n, dh_n)) if seed is not None]
-    wanted = [alias for alias, needed in zip(aliases, ctx.needs_input_grad, strict=False) if needed]
-    reached, seeds = [output for output, _ in known], [seed for _, seed in known]
-    gradients = iter(torch.autograd.grad(reached, wanted, seeds, create_graph=True, allow_unused=True))
-    return tuple(next(gradients) if needed else None for needed in ctx.needs_input_grad[:6])

@@ -17,6 +17,8 @@ On disk a tape is a safetensors file with one JSON string in its metadata; docs/
 """
 
 import os
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -406,8 +408,9 @@ def recording() -> Iterator[list[Tape]]:
     """A list that receives one tape for each call of a `bptt.nn.RNN` or `RNNCell` made inside the context.
 
     Side A is there when the call returns, side B as soon as a backward pass has run, inside the context or after it.
-    Nothing that is computed changes. A torch.nn.Linear that reads the output of the call before it gives o, do, W_ho
-    and b_o; when several do, the output layer stays unknown.
+    Nothing that is computed changes; what torch.compile has compiled runs uncompiled inside the context. A
+    torch.nn.Linear that reads the output of the call before it gives o, do, W_ho and b_o; when several do, the output
+    layer stays unknown.
 
     >>> with recording() as tapes:
     ...     loss_fn(my_model(x), y).backward()
@@ -423,10 +426,22 @@ def _watching() -> "Iterator[_Watcher]":
     token = ops.recorder.set(watcher)
     hook = register_module_forward_hook(watcher.after)
     try:
-        yield watcher
+        with _uncompiled():
+            yield watcher
     finally:
         hook.remove()
         ops.recorder.reset(token)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What torch.compile has compiled runs as it was written; without it there is nothing to do."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global hooks", UserWarning)
+        yield
 
 
 class _Watcher:

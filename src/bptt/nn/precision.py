@@ -18,14 +18,14 @@ def goes_with(dtype: torch.dtype, weight: Tensor) -> bool:
     if dtype in HALF and weight.dtype in (torch.float32, torch.float64):
         return True
     both_narrow = dtype in HALF | {torch.float32} and weight.dtype in HALF | {torch.float32}
-    return both_narrow and torch.is_autocast_enabled(weight.device.type)
+    return both_narrow and not weight.is_meta and torch.is_autocast_enabled(weight.device.type)
 
 
 def returned_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
     """What output and states are converted to; None where everything is computed as it comes."""
     own = weight.dtype
     device = "cpu" if weight.is_cpu else weight.device.type
-    if torch.is_autocast_enabled(device) and own != torch.float64:
+    if device != "meta" and torch.is_autocast_enabled(device) and own != torch.float64:
         return torch.get_autocast_dtype(device)
     if x.dtype in HALF:
         return x.dtype

@@ -110,7 +110,7 @@ class RNN(torch.nn.RNN):
         activation(nonlinearity)
         initial.check(init)
         blocks.check(checkpoint)
-        sizes = None if isinstance(hidden_size, int) else checked_sizes(hidden_size, num_layers)
+        sizes = checked_sizes(hidden_size, num_layers) if isinstance(hidden_size, Sequence) else None
         known_to_torch = nonlinearity if nonlinearity in ("tanh", "relu") else "tanh"
         super().__init__(
             input_size, hidden_size if sizes is None else sizes[0], num_layers if sizes is None else len(sizes),
@@ -296,10 +296,12 @@ class RNN(torch.nn.RNN):
         x, batch_sizes, sorted_indices, unsorted_indices = input
         check_axes_of_rows(x)
         x = checked_input(x, self.input_size, weights[0][1])
-        states = self._given(hx, int(batch_sizes[0]), weights[0][1])
+        traced = ops.is_traced()  # then what batch_sizes holds is not known yet
+        B = hx.shape[1] if traced and isinstance(hx, Tensor) else int(batch_sizes[0])
+        states = self._given(hx, B, weights[0][1])
         if sorted_indices is not None:
             states = [h if h is None else h.index_select(1, sorted_indices) for h in states]
-        layers, last = self._stack(x, states, weights, checkpoint, batch_sizes.tolist())
+        layers, last = self._stack(x, states, weights, checkpoint, batch_sizes if traced else batch_sizes.tolist())
         if unsorted_indices is not None:
             last = [h.index_select(1, unsorted_indices) for h in last]
         return [PackedSequence(layer, batch_sizes, sorted_indices, unsorted_indices) for layer in layers], self._h_n(
@@ -315,7 +317,7 @@ class RNN(torch.nn.RNN):
         checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """`_stack` on the real steps of flattened input: all states in their places, the last states of all rows."""
-        if ops.recorder.get() is not None:
+        if not ops.is_traced() and ops.recorder.get() is not None:
             raise InputError(
                 "a tape holds padded batches without lengths= and reset=, or a PackedSequence, whose rows keep their "
                 "numbers. Record with torch.nn.utils.rnn.pack_padded_sequence instead."
@@ -333,7 +335,7 @@ class RNN(torch.nn.RNN):
         states: list[Tensor | None],
         weights: list[Weights],
         checkpoint: blocks.Checkpoint,
-        batch_sizes: list[int] | None = None,
+        batch_sizes: list[int] | Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The states of all steps of each layer, and the last states of each layer and direction (1, B, H).
 
@@ -349,11 +351,12 @@ class RNN(torch.nn.RNN):
                 ]
                 layers, last = self._stack(widened(x, like), states, wide, checkpoint, batch_sizes)
             return [layer.to(returned) for layer in layers], [h.to(returned) for h in last]
-        watching = ops.recorder.get()
-        if watching is not None:
-            watching.begin(self)
+        if ops.begin(self):
             checkpoint = None  # a record holds everything anyway
-        if checkpoint is not None and not self.bidirectional and isinstance(self.hidden_size, int):
+        if checkpoint is not None and ops.seen_by_others(x, like):
+            checkpoint = None  # who traces or transforms keeps what it wants to
+        alike = not self.bidirectional and isinstance(self.hidden_size, int)
+        if checkpoint is not None and alike and not isinstance(batch_sizes, Tensor):
             dropout = self.dropout if self.training else 0.0
             output, h_n = long.stack(
                 x, _joined(states), weights, self.nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
@@ -366,7 +369,7 @@ class RNN(torch.nn.RNN):
             outputs = []
             for reverse in directions:
                 k = len(last)
-                if checkpoint is None:
+                if checkpoint is None or isinstance(batch_sizes, Tensor):
                     output, h_n = ops.layer(
                         x, states[k], *weights[k], self.nonlinearity, batch_sizes=batch_sizes, reverse=reverse,
                         index=layer,
@@ -497,9 +500,7 @@ class RNNCell(torch.nn.RNNCell):
             check_kind_of_state(hx, self.weight_hh)
             h0 = hx.unsqueeze(0)
         x = checked_kind(x, self.weight_hh)
-        watching = ops.recorder.get()
-        if watching is not None:
-            watching.begin(self)
+        ops.begin(self)
         weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         returned = returned_dtype(x, weight_hh)
         if returned is None:
