@@ -12,7 +12,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"cli.train"},
-    {"cli.labelled", "cli.text", "cli.trace"},
+    {"cli.labelled", "cli.series", "cli.text", "cli.trace"},
     {"cli.shell"},
     {"progress", "runs", "trace", "workers"},
     {"chart", "curve", "worked"},

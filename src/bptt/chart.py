@@ -31,8 +31,8 @@ def backtest(
         above.plot(times, truth[:, place], color=BLACK, lw=1.2, marker="." if len(times) < 80 else "", label=name)
         at = times[last : last + len(forecasts)]
         ahead = "1 step ahead" if last == 0 else f"{result.horizon} steps ahead"
-        above.plot(at, rule[1][:, last, place], color=GREY, lw=1.1, ls="--", label=f"{rule[0]}, {ahead}")
-        above.plot(at, forecasts[:, last, place], color=ORANGE, lw=1.6, label=f"network, {ahead}")
+        above.plot(at, forecasts[:, last, place], color=ORANGE, lw=2, label=f"bptt, {ahead}")
+        above.plot(at, rule[1][:, last, place], color=BLUE, lw=0.9, ls="--", label=f"{rule[0]}, {ahead}")
         above.set_ylabel(name)
         _dates(above, times)
         rows = result.rows[name]
@@ -49,7 +49,7 @@ def backtest(
                 steps = range(1, result.horizon + 1)
                 below.plot(
                     steps, row.rmse_by_horizon, color=colour, lw=2 if ours else 1.2, marker="." if last < 40 else "",
-                    label=row.name, zorder=3 if ours else 2,
+                    label=f"{row.name} {row.rmse:.4g}", zorder=3 if ours else 2,
                 )  # fmt: skip
             below.set_xlabel("steps ahead")
             below.set_ylabel("root mean square error")

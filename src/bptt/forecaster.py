@@ -9,7 +9,7 @@ Everything runs on columns scaled by the mean and standard deviation of the trai
     none     the mean
     last     the last value, repeated
     season   the value one season before
-    linear   the last value, plus a linear function of the last values of all columns and of their changes
+    linear   what one of these says, the anchor, plus a linear function of the last values of all columns
 
 The network, an `Elman` with squared error, reads the last `window` steps from the zero state: of each column the value,
 its change since the step before, and whether it is known, if the training part has gaps; of each target how it has
@@ -38,7 +38,7 @@ PENALTIES = tuple(10.0**power for power in range(-6, 4))  # in units of the mean
 BLOCK = 1 << 14  # steps whose lags are laid out at a time
 MOST_WEIGHTS = 512  # of the linear rule, for each of its outputs
 WINDOWS = 512  # windows read side by side where nothing is learnt
-BAND = (0.1, 0.9)
+BAND = 0.8
 
 
 class Forecaster(torch.nn.Module):
@@ -48,7 +48,8 @@ class Forecaster(torch.nn.Module):
     horizon           steps forecast at once
     window            steps the network reads
     season            steps of a season, or None
-    base, lags        the rule, and how many values back the linear one looks
+    base              the rule
+    anchor, lags      of the linear rule: what it starts from, and how many values back it looks
     gaps              the columns that have gaps in the training part
 
     hidden, layers and nonlinearity are those of `Elman`. What is fitted is in buffers; `copy_fitted` takes it over.
@@ -73,6 +74,7 @@ class Forecaster(torch.nn.Module):
         *,
         season: int | None = None,
         base: Base = "last",
+        anchor: Base = "last",
         lags: int = 1,
         gaps: Sequence[int] = (),
         hidden: int = 32,
@@ -84,6 +86,7 @@ class Forecaster(torch.nn.Module):
         self.targets, self.horizon, self.window = targets, horizon, window
         self.season, self.lags = season, lags
         self.base: Base = base
+        self.anchor: Base = anchor
         self.gaps = list(gaps)
         channels = 2 * columns + len(self.gaps) + (2 * targets if season else 0)
         for name, value in {
@@ -95,7 +98,7 @@ class Forecaster(torch.nn.Module):
             "high": torch.full((channels,), math.inf),
             "left_over": torch.ones(outputs),
             "trust": torch.ones(outputs),
-            "band": torch.zeros(len(BAND), outputs),
+            "band": torch.zeros(outputs),
         }.items():
             self.register_buffer(name, value.double())
         self.network = Elman(
@@ -134,24 +137,16 @@ class Forecaster(torch.nn.Module):
     @property
     def blind(self) -> int:
         """Steps at the beginning of a series for which the base lacks what it looks back at."""
-        return {"none": 0, "last": 0, "season": (self.season or 1) - 1, "linear": self.lags - 1}[self.base]
+        back = {"none": 1, "last": 1, "season": self.season or 1}
+        return max(self.lags, back[self.anchor]) - 1 if self.base == "linear" else back[self.base] - 1
 
     def rule(self, s: Tensor, at: Tensor, base: Base | None = None) -> Tensor:
         """What the base, or another one, says at the steps `at` (n, horizon · targets), scaled. s: `scaled` values."""
-        targets = s[:, : self.targets]
-        match base or self.base:
-            case "none":
-                return targets.new_zeros(len(at), self.horizon * self.targets)
-            case "last":
-                return targets[at].repeat(1, self.horizon)
-            case "season":
-                assert self.season is not None, "a series without a season has no seasonal rule"
-                steps = range(1, self.horizon + 1)
-                back = [self.season * -(-ahead // self.season) - ahead for ahead in steps]
-                return torch.cat([targets[(at - lag).clamp_min(0)] for lag in back], 1)
-            case _:
-                parts = [x @ self.weight + self.bias for x in _lagged(s, at, self.lags)]
-                return torch.cat(parts) + targets[at].repeat(1, self.horizon)
+        base = base or self.base
+        if base != "linear":
+            return _simple(base, s[:, : self.targets], at, self.horizon, self.season)
+        parts = [x @ self.weight + self.bias for x in _lagged(s, at, self.lags)]
+        return torch.cat(parts) + _simple(self.anchor, s[:, : self.targets], at, self.horizon, self.season)
 
     @torch.no_grad()
     def outputs(self, u: Tensor, at: Tensor) -> Tensor:
@@ -199,15 +194,14 @@ class Forecaster(torch.nn.Module):
     def judge(self, u: Tensor, rest: Tensor, at: Tensor) -> float:
         """The mean square of what is left over (N, horizon · targets) at the steps `at`, once `trust` suits them best.
 
-        Sets `trust`, and `band` to where 80 % of the errors lie.
+        Sets `trust`, and `band` to the size that 80 % of the errors do not exceed, in standard deviations.
         """
         o, rest = self.outputs(u, at).double(), rest[at]
         known = ~rest.isnan()
         o = o.where(known, 0)
         self.trust.copy_(((o * rest.nan_to_num()).sum(0) / o.square().sum(0).clamp_min(1e-30)).clamp(0, 1))
         errors = rest - self.trust * o
-        quantiles = (errors * self.left_over).nanquantile(torch.tensor(BAND, dtype=torch.float64), 0)
-        self.band.copy_(quantiles.nan_to_num())
+        self.band.copy_((errors.abs() * self.left_over).nanquantile(BAND, 0).nan_to_num())
         return float(errors.square().nanmean())
 
 
@@ -235,13 +229,14 @@ def fit(
     s, judges = _filled((known - mean) / sd), torch.arange(train - 1, train + validation - horizon)
     truth = ((known - mean) / sd)[:, :targets]
     following, within = _following(truth, horizon), _following(truth[:train], horizon)
-    lags, weight, bias = _linear(s, within, following, judges, horizon, targets, season)
+    anchor, lags, weight, bias = _linear(s, within, following, judges, horizon, targets, season)
     model = Forecaster(
         targets,
         values.shape[1] - targets,
         horizon,
         window,
         season=season,
+        anchor=anchor,
         lags=lags,
         gaps=part.isnan().any(0).nonzero()[:, 0].tolist(),
         hidden=1,
@@ -263,40 +258,62 @@ def fit(
 
 def _linear(
     s: Tensor, within: Tensor, following: Tensor, judges: Tensor, horizon: int, targets: int, season: int | None
-) -> tuple[int, Tensor, Tensor]:
-    """Lags, weight and bias of the linear rule, by least squares with a penalty, in the training part.
+) -> tuple[Base, int, Tensor, Tensor]:
+    """Anchor, lags, weight and bias of the linear rule, by least squares with a penalty, in the training part.
 
     within, following   what comes after each step (n, horizon · targets), known inside the training part only, and all
-    judges              the steps at which lags and penalty are judged
+    judges              the steps at which anchor, lags and penalty are judged
     """
     steps = torch.arange(len(within) - horizon)
-    now = s[:, :targets].repeat(1, horizon)
-    change = _interpolated(within[steps]) - now[steps]
+    anchors: list[Base] = [rule for rule in BASES if rule != "linear" and (rule != "season" or season)]
+    says = {anchor: _simple(anchor, s[:, :targets], torch.arange(len(s)), horizon, season) for anchor in anchors}
+    wanted = _interpolated(within[steps])
     share = 1 - within[steps].isnan().double().mean(1)
-    best, chosen = math.inf, (1, s.new_zeros(s.shape[1], horizon * targets), s.new_zeros(horizon * targets))
+    zeros = s.new_zeros(s.shape[1], horizon * targets)
+    best = math.inf
+    chosen: tuple[Base, int, Tensor, Tensor] = ("last", 1, zeros, zeros[0])
     for lags in _choices_of_lags(len(steps), s.shape[1], season):
-        w = share[lags - 1 :]
-        at = steps[lags - 1 :]
+        at = steps[max(lags, season or 1) - 1 :]
+        total = share[at].sum()
+        if total < 2:
+            continue
         columns = lags * s.shape[1] + 1
-        gram, moments = s.new_zeros(columns, columns), s.new_zeros(columns, horizon * targets)
+        gram = s.new_zeros(columns, columns)
+        moments = {anchor: s.new_zeros(columns, horizon * targets) for anchor in anchors}
         for block, x in zip(at.split(BLOCK), _lagged(s, at, lags), strict=True):
             x = torch.cat((x, x.new_ones(len(x), 1)), 1)
-            weighted = share[block][:, None] * x
+            weighted = share[block][:, None] * x / total
             gram += weighted.mT @ x
-            moments += weighted.mT @ change[block]
-        gram, moments = gram / w.sum(), moments / w.sum()
-        middle, centre = gram[-1, :-1], moments[-1]
+            for anchor in anchors:
+                moments[anchor] += weighted.mT @ (wanted[block] - says[anchor][block])
+        middle = gram[-1, :-1]
         variances, directions = torch.linalg.eigh(gram[:-1, :-1] - middle[:, None] * middle)
-        turned = directions.mT @ (moments[:-1] - middle[:, None] * centre)
         seen = torch.cat(list(_lagged(s, judges, lags)))
-        for penalty in PENALTIES:
-            damped = variances.clamp_min(0) + penalty * variances.mean().clamp_min(1e-30)
-            weight = directions @ (turned / damped[:, None])
-            bias = centre - middle @ weight
-            error = float((seen @ weight + bias + now[judges] - following[judges]).square().nanmean())
-            if error < best:
-                best, chosen = error, (lags, weight, bias)
+        for anchor in anchors:
+            centre = moments[anchor][-1]
+            turned = directions.mT @ (moments[anchor][:-1] - middle[:, None] * centre)
+            for penalty in PENALTIES:
+                damped = variances.clamp_min(0) + penalty * variances.mean().clamp_min(1e-30)
+                weight = directions @ (turned / damped[:, None])
+                bias = centre - middle @ weight
+                missed = seen @ weight + bias + says[anchor][judges] - following[judges]
+                if (error := float(missed.square().nanmean())) < best:
+                    best = error
+                    chosen = anchor, lags, weight, bias
     return chosen
+
+
+def _simple(rule: Base, targets: Tensor, at: Tensor, horizon: int, season: int | None) -> Tensor:
+    """What a rule without weights says at the steps `at` (n, horizon · K). targets: (N, K) without gaps."""
+    match rule:
+        case "none":
+            return targets.new_zeros(len(at), horizon * targets.shape[1])
+        case "last":
+            return targets[at].repeat(1, horizon)
+        case _:
+            assert season is not None, "a series without a season has no seasonal rule"
+            back = [season * -(-ahead // season) - ahead for ahead in range(1, horizon + 1)]
+            return torch.cat([targets[(at - lag).clamp_min(0)] for lag in back], 1)
 
 
 def _choices_of_lags(steps: int, columns: int, season: int | None) -> list[int]:

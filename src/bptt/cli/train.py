@@ -14,14 +14,19 @@ import torch
 import typer
 
 from bptt import progress, runs, sweeps, table, workers
-from bptt.cli import labelled, text
+from bptt.cli import labelled, series, text
 from bptt.cli.shell import Say, stop_on_signals, was_given
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Reason, Stop, Training
 
-COMMANDS: dict[str, ModuleType] = {"text": text, "labelled": labelled}
-TEXT, TABLE, LABELLED, NETWORK, LENGTH = "Text", "Tables", "Labelled sequences", "Network", "Training"
+COMMANDS: dict[str, ModuleType] = {"text": text, "series": series, "labelled": labelled}
+TEXT, TABLE, SERIES, LABELLED = "Text", "Tables", "Series", "Labelled sequences"
+NETWORK, LENGTH = "Network", "Training"
+OF_COLUMNS = {
+    "series": ("target", "inputs", "time"),
+    "labelled": ("label", "sequence", "test_file", "inputs", "time"),
+}
 
 
 def train(
@@ -33,6 +38,32 @@ def train(
         Path | None,
         typer.Argument(
             help="Any text in UTF-8, or a table (CSV, Parquet). Without it: the English text that ships with CPython."
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column to forecast; several with commas, or the option again.", rich_help_panel=SERIES, metavar="NAME"
+        ),
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option(help="Steps to forecast at once.", rich_help_panel=SERIES, show_default="1")
+    ] = None,
+    season: Annotated[
+        int | None, typer.Option(help="Steps of a season.", rich_help_panel=SERIES, show_default="found")
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps the network reads to forecast.", rich_help_panel=SERIES, show_default="2 seasons, at least 32"
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="What the network corrects: linear, last, season, none or auto, the best in validation.",
+            rich_help_panel=SERIES,
+            show_default="auto",
         ),
     ] = None,
     label: Annotated[
@@ -53,11 +84,19 @@ def train(
     ] = False,
     inputs: Annotated[
         str | None,
-        typer.Option(help="Columns to read, with commas.", rich_help_panel=TABLE, show_default="labelled: all others"),
+        typer.Option(
+            help="Columns to read, with commas.",
+            rich_help_panel=TABLE,
+            show_default="series: none, labelled: all others",
+        ),
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option(help="Column that orders the steps.", rich_help_panel=TABLE, show_default="as they stand"),
+        typer.Option(
+            help="Column that orders the steps.",
+            rich_help_panel=TABLE,
+            show_default="series: found, labelled: as they stand",
+        ),
     ] = None,
     validation: Annotated[
         float | None,
@@ -65,10 +104,17 @@ def train(
     ] = None,
     test: Annotated[
         float | None,
-        typer.Option(help="Share that is read once, at the end.", rich_help_panel=TABLE, show_default="0.2"),
+        typer.Option(
+            help="Share that is read once, at the end.",
+            rich_help_panel=TABLE,
+            show_default="series: 0.15, labelled: 0.2",
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Sequences in a batch.", rich_help_panel=TABLE, show_default="16")
+        int | None,
+        typer.Option(
+            help="Windows or sequences in a batch.", rich_help_panel=TABLE, show_default="series: 32, labelled: 16"
+        ),
     ] = None,
     unit: Annotated[
         str | None,
@@ -100,7 +146,7 @@ def train(
     ] = None,
     hidden: Annotated[
         int | None,
-        typer.Option(help="Hidden units.", rich_help_panel=NETWORK, show_default="text: 256, tables: 64"),
+        typer.Option(help="Hidden units.", rich_help_panel=NETWORK, show_default="text: 256, series: 32, labelled: 64"),
     ] = None,
     layers: Annotated[
         int | None, typer.Option(help="Layers, one above the other.", rich_help_panel=NETWORK, show_default="1")
@@ -128,7 +174,9 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Passes over the data.", rich_help_panel=LENGTH, show_default="text: 28, labelled: 60"),
+        typer.Option(
+            help="Passes over the data.", rich_help_panel=LENGTH, show_default="text: 28, series: 30, labelled: 60"
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates, instead of --epochs.", rich_help_panel=LENGTH)] = None,
     time_limit: Annotated[
@@ -146,7 +194,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
 ) -> None:
-    """Train a network on a text, to write like it; or on a table of labelled sequences, to tell them apart.
+    """Train a network: on a text, to write like it; a series, to forecast it; labelled sequences, to tell them apart.
 
     Ctrl-C ends a training with everything saved (exit code 130; SIGTERM the same, exit code 0).
 
@@ -164,9 +212,12 @@ def train(
 
     [cyan]bptt train -o runs/big --hidden 512 --layers 2 --time-limit 600[/cyan]   # ten minutes
 
+    [cyan]bptt train air.csv -o runs/air --target passengers --horizon 12[/cyan]   # a year of months ahead
+
     [cyan]bptt train vowels.csv -o runs/vowels --label speaker --sequence utterance[/cyan]   # whose voice it is
     """
     options = {
+        "target": target, "horizon": horizon, "season": season, "window": window, "base": base,
         "label": label, "sequence": sequence, "test_file": test_file, "bidirectional": bidirectional,
         "balanced": balanced, "inputs": inputs, "time": time, "validation": validation, "test": test, "batch": batch,
         "unit": unit, "words": words, "bptt": bptt, "k1": k1, "streams": streams, "held_out": held_out,
@@ -229,12 +280,17 @@ def train(
             stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by))
         if run.saved:
             run.draw()
+    complete = run.saved and stop.reason not in ("not finite", "interrupted")
+    if complete:
+        training.model.load_state_dict(training.best_weights)
+        training.model.eval()
     if not json:
         program = context.find_root().info_name or "bptt"
         _conclude(say, program, run, training, stop)
-        if run.saved and stop.reason not in ("not finite", "interrupted"):
-            training.model.load_state_dict(training.best_weights)
+        if complete:
             words_of.conclusion(say, program, run, training)
+    elif complete and hasattr(words_of, "last_event"):
+        print(json_format.dumps(words_of.last_event(run, training), ensure_ascii=False, allow_nan=False))
     if stop.reason == "not finite":
         print(_diverged(run, stop), file=sys.stderr)
     raise typer.Exit(_exit_code(stop, stopped_by))
@@ -248,16 +304,17 @@ def _exit_code(stop: Stop, stopped_by: list[int]) -> int:
 
 def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:
     """The task that the options ask for."""
-    name = "labelled" if "label" in given else "text"
+    if "target" in given and "label" in given:
+        raise InputError("A table holds a series, --target, or labelled sequences, --label; got both. Leave one out.")
+    name = "series" if "target" in given else "labelled" if "label" in given else "text"
     if name == "text" and file is not None and table.is_table(file) and "unit" not in given:
         raise InputError(
-            f"What is to be learnt from a table must be said; {file} came alone. For labelled sequences: --label "
-            "COLUMN. To read it as text: --unit character"
+            f"What is to be learnt from a table must be said; {file} came alone. To forecast a series: --target "
+            "COLUMN. For labelled sequences: --label COLUMN. To read it as text: --unit character"
         )
     fields = TASKS[name].Recipe.__dataclass_fields__
-    of_columns = {"labelled": ("label", "sequence", "test_file", "inputs", "time")}.get(name, ())
     for option in given:
-        if option not in fields and option not in of_columns:
+        if option not in fields and option not in OF_COLUMNS.get(name, ()):
             raise InputError(
                 f"--{option.replace('_', '-')} has no meaning for the task {name!r}. Leave it out; bptt train --help "
                 "says which options belong together."

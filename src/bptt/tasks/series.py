@@ -176,9 +176,9 @@ class Series:
     name: ClassVar[str] = "series"
     Recipe = Recipe
     items = "steps"
-    measure = Measure("squared error, 1 being the base in training", "sq. error", "squared_error")
+    measure = Measure("relative squared error", "rel. sq. error", "relative_squared_error")
     state = None
-    evaluates_at_start = True
+    evaluates_at_start = True  # the base, beside which the loss is measured: it leaves 1 in the training part
 
     def __init__(
         self,
@@ -257,6 +257,11 @@ class Series:
         self.judges = judges[:: -(-len(judges) // JUDGES)]
 
     @property
+    def base_loss(self) -> float:
+        """The loss of the validation part without the network."""
+        return float(self.rest[self.judges].double().square().nanmean())
+
+    @property
     def origins(self) -> Tensor:
         """Steps (n) to forecast from in the test part; none if there is no such part."""
         first = self.parts.known - 1
@@ -276,6 +281,7 @@ class Series:
             "season": self.season,
             "window": self.window,
             "base": self.fitted.base,
+            "anchor": self.fitted.anchor,
             "lags": self.fitted.lags,
             "gaps": self.fitted.gaps,
             "parts": [self.parts.train, self.parts.validation, self.parts.test],
@@ -290,6 +296,7 @@ class Series:
             about["window"],
             season=about["season"],
             base=about["base"],
+            anchor=about["anchor"],
             lags=about["lags"],
             gaps=about["gaps"],
             hidden=recipe.hidden,
@@ -373,17 +380,14 @@ def forecast(model: Forecaster, found: Columns, steps: int) -> dict[str, dict[st
             f"has {len(ahead)}. Add them, ask for at most {most} steps, or train without inputs."
         )
     says = model.onwards(found.values[: found.known], steps, ahead)
-    of_step = (model.band * model.sd[: found.targets].repeat(model.horizon)).view(2, model.horizon, -1)
+    of_step = (model.band * model.sd[: found.targets].repeat(model.horizon)).view(model.horizon, -1)
     place = torch.arange(steps)
     wider = ((place + 1) / model.horizon).clamp_min(1).sqrt()
-    band = of_step[:, place.clamp_max(model.horizon - 1)] * wider[:, None]
+    band = of_step[place.clamp_max(model.horizon - 1)] * wider[:, None]
     result = {}
-    for target, name in enumerate(found.names[: found.targets]):
-        low, high = (
-            says[:, target] + edge[:, target].clamp(*limits)
-            for edge, limits in zip(band, ((None, 0), (0, None)), strict=True)
-        )
-        result[name] = {"forecast": says[:, target].numpy(), "low": low.numpy(), "high": high.numpy()}
+    for said, width, name in zip(says.mT, band.mT, found.names[: found.targets], strict=True):
+        parts = {"forecast": said, "low": said - width, "high": said + width}
+        result[name] = {key: value.numpy() for key, value in parts.items()}
     return result
 
 

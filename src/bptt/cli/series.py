@@ -1,0 +1,348 @@
+"""Series on the command line: `bptt forecast`, and what `bptt train` says of a series."""
+
+import csv
+import io
+import json as json_format
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from bptt import backtest, chart, progress, runs, table
+from bptt.backtest import Backtest
+from bptt.cli.shell import Say
+from bptt.errors import InputError
+from bptt.tasks import Series, series
+from bptt.train import Training
+
+BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"
+FORECAST, FORECAST_PICTURE = "forecast.csv", "forecast.png"
+HORIZONS_SHOWN = (1, 2, 3, 4, 6, 8, 12, 18, 24, 36, 48, 72, 96, 168, 336, 720)
+GAPS_SHOWN = 3
+RULES = {
+    "none": "the mean",
+    "last": "the last value",
+    "season": "the value one season before",
+    "linear": "{anchor}, and linear in the last {lags} values",
+}
+
+
+def task(file: Path | None, options: Mapping[str, Any]) -> Series:
+    """The task of a new training."""
+    options = dict(options)
+    targets = [name for given in options.pop("target") for name in _names(given)]
+    inputs, time = _names(options.pop("inputs", None) or ""), options.pop("time", None)
+    if file is None:
+        raise InputError("A series comes from a table; name a CSV or Parquet file.")
+    return Series(table.read(file), Series.Recipe(**options), targets, inputs, time)
+
+
+def _names(given: str) -> list[str]:
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
+def introduction(task: Series) -> list[str]:
+    found, parts, line = task.columns, task.parts, task.columns.timeline
+    names, targets = list(found.names), found.targets
+    lines = [
+        f"Series   {task.source}: {len(line.places):,} rows; to forecast: {', '.join(names[:targets])}"
+        + (f"; read as well: {', '.join(names[targets:])}" if targets < len(names) else ""),
+        _time(line),
+    ]
+    missing = {
+        name: int(column[: task.size].isnan().sum()) for name, column in zip(names, found.values.mT, strict=True)
+    }
+    if line.inserted or any(missing.values()):
+        empty = ", ".join(f"{count:,} in {name}" for name, count in missing.items() if count)
+        lines.append(
+            f"Missing  {empty}{_gaps(line)}: the network reads the last known value, and unknown targets are left out"
+        )
+    if found.known < len(line):
+        lines.append(f"Ahead    {len(line) - found.known:,} rows without targets: inputs known in advance")
+    edges = np.cumsum([0, parts.train, parts.validation, parts.test])
+    said = [
+        f"{name} {end - start:,} steps, {line.label(line.times[start])} to {line.label(line.times[end - 1])}"
+        for name, start, end in zip(("training", "validation", "test"), edges, edges[1:], strict=False)
+        if end > start
+    ]
+    lines.append(f"Parts    {'; '.join(said)}")
+    lines.append(f"Scaling  {_scaling(task)}, of the training part alone")
+    lines.append(
+        f"Season   {task.season} steps: {task.season_reason}" if task.season else f"Season   none: {task.season_reason}"
+    )
+    lines.append(f"Base     {_base(task)}")
+    lines.append(
+        f"Windows  of {task.window} steps x {task.recipe.batch}, to forecast {_steps(task.recipe.horizon)} at once"
+    )
+    return lines
+
+
+def _steps(number: int) -> str:
+    return "1 step" if number == 1 else f"{number:,} steps"
+
+
+def _time(line: Any) -> str:
+    if line.column is None:
+        return "Time     no column found: rows are taken for even steps (name one with --time)"
+    first, last = line.label(line.times[0]), line.label(line.times[-1])
+    if not line.spacing.even:
+        return (
+            f"Time     {line.column!r}, {first} to {last}: the spacing is not even, {line.spacing} in the middle; rows "
+            "are taken for even steps"
+        )
+    return f"Time     {line.column!r}, {first} to {last}, every {line.spacing}"
+
+
+def _gaps(line: Any) -> str:
+    gaps = line.gaps()
+    if not gaps:
+        return ""
+    shown = [
+        line.label(line.times[a]) + (f" to {line.label(line.times[b])}" if b > a else "") for a, b in gaps[:GAPS_SHOWN]
+    ]
+    more = f" and {len(gaps) - GAPS_SHOWN} more gaps" if len(gaps) > GAPS_SHOWN else ""
+    return f", with {line.inserted:,} rows the file leaves out ({', '.join(shown)}{more})"
+
+
+def _scaling(task: Series) -> str:
+    pairs = zip(task.columns.names, task.fitted.mean.tolist(), task.fitted.sd.tolist(), strict=True)
+    shown = [f"{name} {mean:.4g} ± {sd:.3g}" for name, mean, sd in pairs]
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+
+
+def _base(task: Series) -> str:
+    errors = sorted(task.errors.items(), key=lambda rule: rule[1])
+    why = "as given" if task.recipe.base != "auto" else "the smallest error in the validation part"
+    figures = ", ".join(f"{rule} {error:.3f}" for rule, error in errors)
+    said = RULES[task.fitted.base].format(lags=task.fitted.lags, anchor=RULES[task.fitted.anchor])
+    return f"{task.fitted.base} ({said}), {why}: {figures} standard deviations"
+
+
+def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> None:
+    task = training.task
+    assert isinstance(task, Series)
+    out = shlex.quote(str(run.path))
+    gain = 1 - training.best_loss / task.base_loss if training.best_loss is not None else 0
+    if gain < 0.0005:
+        say("The network makes the validation part no better: the forecast is as good as the base alone.\n")
+    else:
+        say(f"In the validation part the network takes {gain:.1%} off the squared error that the base leaves.\n")
+    if len(task.origins):
+        say_backtest(say, task, outcome(run, training))
+        say(f"All figures are in {run.path / BACKTEST}, a picture in {run.path / BACKTEST_PICTURE}.\n")
+    say("What next:")
+    say(f"  {program} forecast {out} --steps {task.recipe.horizon}", "cyan")
+
+
+def last_event(run: runs.Run, training: Training) -> dict[str, Any]:
+    """The backtest as a line of JSON."""
+    task = training.task
+    assert isinstance(task, Series)
+    facts = _facts(task, outcome(run, training)) if len(task.origins) else None
+    return {"event": "backtest", "backtest": facts}
+
+
+def outcome(run: runs.Run, training: Training) -> Backtest:
+    """The backtest of the best weights on the test part, saved in the run."""
+    task, model = training.task, training.model
+    assert isinstance(task, Series)
+    names = task.columns.names[: task.columns.targets]
+    result = backtest.run(model, task.values, task.origins, names)
+    first = task.parts.known
+    picture = chart.backtest(
+        result,
+        task.columns.timeline.times[first : task.size],
+        task.values[first:, : len(names)].numpy(),
+        model.forecasts(task.values, task.origins).numpy(),
+        (_row_of(task), model.forecasts(task.values, task.origins, task.fitted.base).numpy()),
+    )
+    as_json = json_format.dumps(_facts(task, result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    runs.write_together(run.path, {BACKTEST: as_json.encode(), BACKTEST_PICTURE: picture})
+    return result
+
+
+def _row_of(task: Series) -> str:
+    return {"last": "repeat-last", "season": "seasonal-naive", "none": "mean"}.get(task.fitted.base, "linear")
+
+
+def _facts(task: Series, result: Backtest) -> dict[str, Any]:
+    line, first, last = task.columns.timeline, task.parts.known, task.size - 1
+    return {"from": line.label(line.times[first]), "to": line.label(line.times[last]), **_without_nan(result.as_json())}
+
+
+def _without_nan(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _without_nan(inner) for key, inner in value.items()}
+        case list():
+            return [_without_nan(inner) for inner in value]
+        case float():
+            return value if math.isfinite(value) else None
+    return value
+
+
+def say_backtest(say: Say, task: Series, result: Backtest) -> None:
+    """The table: errors over all horizons, as ratio to repeat-last, and by horizon."""
+    line, first = task.columns.timeline, task.parts.known
+    say(
+        f"Backtest on the test part, {line.label(line.times[first])} to {line.label(line.times[task.size - 1])}, read "
+        f"once: {result.origins:,} forecasts of {_steps(result.horizon)}",
+        "bold",
+    )
+    horizons = [h for h in HORIZONS_SHOWN if h < result.horizon] + [result.horizon]
+    shown = horizons[-8:] if len(horizons) > 8 else horizons
+    shown = sorted({1, *shown[-7:]}) if result.horizon > 1 else []
+    for name, rows in result.rows.items():
+        (last,) = (row for row in rows if row.name == backtest.REPEATED)
+        header = ["", "RMSE", "ratio", "MAE", "ratio", *(f"h={h}" for h in shown)]
+        cells = [
+            [
+                row.name,
+                f"{row.rmse:.4g}", _ratio(backtest.ratio(row, last, "rmse")),
+                f"{row.mae:.4g}", _ratio(backtest.ratio(row, last, "mae")),
+                *(f"{row.rmse_by_horizon[h - 1]:.4g}" for h in shown),
+            ]
+            for row in rows
+        ]  # fmt: skip
+        say("")
+        if len(result.rows) > 1:
+            say(name, "bold")
+        for number, printed in enumerate(_aligned([header, *cells])):
+            say(printed, "bold" if number == 1 else None)
+    say("")
+    note = "ratio: to repeat-last" + ("; h: RMSE so many steps ahead" if shown else "")
+    say(note + ("" if task.season else "; no season was found, so there is no seasonal-naive row"))
+    for behind in result.losses():
+        say(behind, "yellow")
+    say("")
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column to the left and the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+
+
+def forecast(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
+    steps: Annotated[
+        int | None, typer.Option(help="Steps after the last known one.", show_default="the horizon trained for")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The series to go on from.", show_default="the one trained on"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE.csv", help="Where to write it.", show_default="RUN/forecast.csv"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Forecast the steps after the end of a series, with a network trained on it.
+
+    80 % of the forecasts in the validation part were no farther from the truth than low and high are from these.
+
+    A picture is written beside the CSV.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt forecast runs/air --steps 12[/cyan]
+
+    [cyan]bptt forecast runs/air --data newer.csv -o next.csv[/cyan]
+    """
+    settings, model = runs.load(run)
+    if settings.task != Series.name:
+        raise InputError(
+            f"This command needs a run that was trained on a series; {run} was trained for the task "
+            f"{settings.task!r}. bptt --help lists the commands for it."
+        )
+    steps = settings.recipe.horizon if steps is None else steps  # type: ignore[attr-defined]
+    if not 1 <= steps <= series.MOST_AHEAD:
+        raise InputError(f"steps must be a whole number from 1 to {series.MOST_AHEAD:,}; got {steps}.")
+    source = table.read(settings.source if data is None else data)
+    found = series.read_again(source, settings.about)
+    said = series.forecast(model, found, steps)
+    line = found.timeline
+    times = line.following(steps, found.known - 1)
+    labels = [line.label(time) for time in times]
+    target = run / FORECAST if out is None else out
+    picture = target.with_suffix(".png")
+    if picture == target:
+        raise InputError(f"The forecast is written as CSV and a picture beside it; got {out}. Name a file.csv.")
+    shown = max(3 * steps, 2 * (model.season or 0), 40)
+    files = {
+        target.name: _as_csv(line.column or "step", labels, said).encode(),
+        picture.name: chart.forecast(
+            line.times[: found.known][-shown:],
+            {name: found.values[: found.known, place].numpy()[-shown:] for place, name in enumerate(said)},
+            times,
+            said,
+        ),
+    }
+    runs.write_together(target.parent, files)
+    if json:
+        facts = {
+            "run": str(run),
+            "data": source.source,
+            "changed": source.sha256 != settings.sha256,
+            "after": line.label(line.times[found.known - 1]),
+            "time": line.column or "step",
+            "horizon": model.horizon,
+            "steps": [
+                {
+                    "time": label,
+                    **{name: {key: float(values[at]) for key, values in of.items()} for name, of in said.items()},
+                }
+                for at, label in enumerate(labels)
+            ],
+        }
+        print(json_format.dumps(facts, ensure_ascii=False, allow_nan=False))
+        return
+    console = progress.console()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, soft_wrap=True)
+
+    if data is None and source.sha256 != settings.sha256:
+        say(f"{source.source} has changed since the training; this goes on from its present end.\n")
+    for printed in _aligned([_header(line.column or "step", said), *_rows(labels, said)]):
+        say(printed)
+    say("")
+    if steps > model.horizon:
+        say(
+            f"Steps beyond {model.horizon} come from feeding forecasts back; their band is that of step "
+            f"{model.horizon}, widened with the square root of the distance."
+        )
+    say(f"{target} and {picture} hold this as CSV and as a picture.")
+
+
+def _header(time: str, said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [time, *(cell for name in said for cell in (name, f"{name}_low", f"{name}_high"))]
+
+
+def _rows(labels: Sequence[str], said: Mapping[str, Mapping[str, Any]], digits: int = 6) -> list[list[str]]:
+    return [
+        [label, *(f"{of[key][at]:.{digits}g}" for of in said.values() for key in ("forecast", "low", "high"))]
+        for at, label in enumerate(labels)
+    ]
+
+
+def _as_csv(time: str, labels: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_header(time, said))
+    writer.writerows(_rows(labels, said, 10))
+    return file.getvalue()

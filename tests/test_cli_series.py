@@ -1,0 +1,204 @@
+"""`bptt train` on a series and `bptt forecast`: what a person types, sees, is told, and finds in files."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bptt import runs
+from bptt.cli import app
+from bptt.cli.series import BACKTEST, BACKTEST_PICTURE, FORECAST, FORECAST_PICTURE
+
+SMALL = "--hidden 6 --epochs 3"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def air(months: int = 144, first: int = 0) -> pl.DataFrame:
+    t, draw = np.arange(months), np.random.default_rng(0)
+    return pl.DataFrame(
+        {
+            "month": [f"{1949 + m // 12}-{m % 12 + 1:02}" for m in range(months)],
+            "passengers": np.exp(5 + 0.01 * t + 0.1 * np.sin(t * np.pi / 6) + 0.02 * draw.normal(size=months)).round(1),
+            "fares": draw.normal(size=months).round(3),
+        }
+    )[first:]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a series, air.csv, to work in."""
+    monkeypatch.chdir(tmp_path)
+    air().write_csv("air.csv")
+    return tmp_path
+
+
+def bptt(command: str, code: int = 0) -> str:
+    """stdout of the command, or stderr where another exit code than 0 is expected."""
+    result = CliRunner().invoke(app, shlex.split(command), prog_name="bptt")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stderr if code else result.stdout
+
+
+def is_picture(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_then_forecast(here: Path) -> None:
+    air().filter(pl.int_range(pl.len()) != 50).with_columns(
+        passengers=pl.when(pl.int_range(pl.len()) == 7).then(None).otherwise("passengers")
+    ).write_csv("gaps.csv")
+    said = bptt(f"train gaps.csv -o run --target passengers --inputs fares --horizon 4 {SMALL}")
+    for line in (
+        r"Series   .*gaps\.csv: 143 rows; to forecast: passengers; read as well: fares",
+        r"Time     'month', 1949-01 to 1960-12, every month",
+        r"Missing  2 in passengers, 1 in fares, with 1 rows the file leaves out \(1953-03\)",
+        r"Parts    training 100 steps, 1949-01 to 1957-04; validation 22 steps, .*; test 22 steps, 1959-03 to 1960-12",
+        r"Scaling  passengers [\d.]+ ± [\d.]+, fares .* of the training part alone",
+        r"Season   12 steps: the calendar's, autocorrelation 0\.\d\d in the training part",
+        r"Base     linear .*, the smallest error in the validation part: linear 0\.\d+, ",
+        r"Windows  of 32 steps x 32, to forecast 4 steps at once",
+        r"Backtest on the test part, 1959-03 to 1960-12, read once: 19 forecasts of 4 steps",
+        r" +RMSE +ratio +MAE +ratio +h=1 +h=2 +h=3 +h=4",
+        r"repeat-last +[\d.]+ +1\.000 +[\d.]+ +1\.000( +[\d.]+){4}",
+    ):  # fmt: skip
+        assert re.search(f"^{line}", said, re.MULTILINE), line
+    rows = re.findall(r"^(bptt|linear|seasonal-naive|repeat-last) ", said, re.MULTILINE)
+    assert rows == ["bptt", "linear", "seasonal-naive", "repeat-last"]
+    assert "\x1b" not in said
+    (forecast,) = re.findall(r"^  (bptt forecast .*)", said, re.MULTILINE)
+    assert forecast == "bptt forecast run --steps 4"
+    saved = json.loads((here / "run" / BACKTEST).read_text())
+    assert (saved["from"], saved["to"], saved["origins"]) == ("1959-03", "1960-12", 19)
+    assert len(saved["targets"]["passengers"]["bptt"]["rmse_by_horizon"]) == 4
+    assert is_picture(here / "run" / BACKTEST_PICTURE)
+    assert is_picture(here / "run" / runs.CURVE)
+    said = bptt(forecast.removeprefix("bptt "))
+    lines = [line.split() for line in said.splitlines()]
+    assert lines[0] == ["month", "passengers", "passengers_low", "passengers_high"]
+    assert [line[0] for line in lines[1:5]] == ["1961-01", "1961-02", "1961-03", "1961-04"]
+    written = pl.read_csv(here / "run" / FORECAST)
+    assert written["month"].to_list() == ["1961-01", "1961-02", "1961-03", "1961-04"]
+    for shown, (_, *exact) in zip(lines[1:5], written.rows(), strict=True):
+        assert [float(cell) for cell in shown[1:]] == pytest.approx(exact, rel=1e-5)
+        assert exact[1] < exact[0] < exact[2]
+    assert is_picture(here / "run" / FORECAST_PICTURE)
+
+
+def test_json_is_all_there_is_on_stdout(here: Path) -> None:
+    lines = bptt(f"train air.csv -o run --target passengers --target fares {SMALL} --json").splitlines()
+    events = [json.loads(line) for line in lines]
+    assert events[0]["task"] == "series"
+    assert {event["event"] for event in events} == {"settings", "steps", "evaluation", "stop", "backtest"}
+    assert events[-1]["backtest"] == json.loads((here / "run" / BACKTEST).read_text())
+    assert set(events[-1]["backtest"]["targets"]) == {"passengers", "fares"}
+    facts = json.loads(bptt("forecast run --steps 3 --json"))
+    assert (facts["after"], facts["horizon"], facts["changed"]) == ("1960-12", 1, False)
+    assert [step["time"] for step in facts["steps"]] == ["1961-01", "1961-02", "1961-03"]
+    assert facts["steps"][2]["fares"].keys() == {"forecast", "low", "high"}
+    air(146).write_csv("air.csv")
+    facts = json.loads(bptt("forecast run --json"))
+    assert (facts["after"], facts["changed"], len(facts["steps"])) == ("1961-02", True, 1)
+
+
+def test_forecast_from_another_file_to_another_place(here: Path) -> None:
+    bptt(f"train air.csv -o run --target passengers --horizon 2 {SMALL}")
+    before = {file.name: file.read_bytes() for file in (here / "run").iterdir()}
+    air(140, first=20).write_parquet("newer.parquet")
+    said = bptt("forecast run --data newer.parquet -o next.csv --steps 5")
+    assert "Steps beyond 2 come from feeding forecasts back" in said
+    assert pl.read_csv("next.csv")["month"].to_list() == ["1960-09", "1960-10", "1960-11", "1960-12", "1961-01"]
+    assert is_picture(here / "next.png")
+    assert {file.name: file.read_bytes() for file in (here / "run").iterdir()} == before
+
+
+def test_resumed_runs_are_tested_at_their_end(here: Path) -> None:
+    bptt(f"train air.csv -o run --target passengers {SMALL} --horizon 2")
+    (here / "run" / BACKTEST).unlink()
+    assert "Resumed  at step" in bptt("train -o run --resume --epochs 4")
+    assert (here / "run" / BACKTEST).exists()
+
+
+def test_losing_is_said_in_plain_words(here: Path) -> None:
+    said = bptt(f"train air.csv -o run --target fares --base last {SMALL} --lr 1e-9")
+    assert re.search(r"On fares, linear is better than the network: RMSE [\d.]+ against [\d.]+, MAE", said)
+    assert "The network makes the validation part no better: the forecast is as good as the base alone." in said
+
+
+def test_a_series_without_time_season_or_test_part(here: Path) -> None:
+    pl.DataFrame({"y": np.random.default_rng(0).normal(size=120).cumsum()}).write_csv("walk.csv")
+    said = bptt(f"train walk.csv -o run --target y --test 0 {SMALL}")
+    assert "Time     no column found: rows are taken for even steps" in said
+    assert "Season   none: the training part does not repeat itself" in said
+    assert "Backtest" not in said
+    assert not (here / "run" / BACKTEST).exists()
+    assert pl.read_csv((bptt("forecast run --steps 2"), here / "run" / FORECAST)[1])["step"].to_list() == [121, 122]
+
+
+MISTAKES = {
+    "train air.csv -o new": r"from a table must be said; .* To forecast a series: --target COLUMN",
+    "train air.csv -o new --target heads": r"one of the table's: month, passengers, fares; got 'heads'",
+    "train air.csv -o new --target passengers --inputs fare": r"got 'fare'",
+    "train air.csv -o new --target month": r"Column 'month' must hold numbers; line 2 of .* has '1949-01'",
+    "train air.csv -o new --target passengers --time day": r"got 'day'",
+    "train air.csv -o new --target passengers --horizon 90": r"the horizon is 90\. Forecast at most \d+ at once",
+    "train air.csv -o new --target passengers --horizon 0": r"horizon must be a whole number of at least 1; got 0",
+    "train air.csv -o new --target passengers --season 90": r"--season 90 does not into its 100 steps",
+    "train air.csv -o new --target passengers --window 100": r"--window 100 and --horizon 1 do not fit",
+    "train air.csv -o new --target passengers --base best": r"base must be one of auto, none, last, season, linear",
+    "train air.csv -o new --target passengers --label fares": r"--target, or labelled sequences, --label; got both",
+    "train air.csv -o new --target passengers --streams 4": r"--streams has no meaning for the task 'series'",
+    "train air.csv -o new --horizon 4 --unit byte": r"--horizon has no meaning for the task 'text'",
+    "train -o new --target passengers": r"A series comes from a table; name a CSV or Parquet file",
+    "train missing.csv -o new --target y": r"there is none at missing\.csv",
+    "forecast new": r"new holds no settings\.json",
+    "forecast run --steps 0": r"steps must be a whole number from 1 to 10,000; got 0",
+    "forecast run --steps 3": r"must know the inputs \(fares\) in advance; for 3 steps it needs 2 rows",
+    "forecast run --data missing.csv": r"there is none at missing\.csv",
+    "forecast run --data other.csv": r"one of the table's: month, heads; got 'passengers'",
+    "forecast run -o next.png": r"as CSV and a picture beside it; got next\.png",
+    "forecast run -o nowhere/next.csv": r"nowhere/next\.csv cannot be written: No such file",
+    "generate run": r"needs a run that was trained on one; run was trained for the task 'series'",
+    "forecast text": r"needs a run that was trained on a series; text was trained for the task 'text'",
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files and runs to make mistakes with."""
+    at = tmp_path_factory.mktemp("mistakes")
+    air().write_csv(at / "air.csv")
+    air().select("month", heads="passengers").write_csv(at / "other.csv")
+    (at / "words.txt").write_text("the cat sat on the mat. " * 20)
+    bptt(f"train {at}/air.csv -o {at}/run --target passengers --inputs fares {SMALL}")
+    bptt(f"train {at}/words.txt -o {at}/text --hidden 4 --streams 2 --bptt 5 --steps 2")
+    return at
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_mistakes_get_a_message_and_exit_code_2(command: str, mistakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mistakes)
+    before = {file: file.stat().st_mtime_ns for file in mistakes.rglob("*")}
+    message = bptt(command, code=2)
+    assert message.startswith("Error: ")
+    assert re.search(MISTAKES[command], message), message
+    assert {file: file.stat().st_mtime_ns for file in mistakes.rglob("*")} == before
+
+
+def test_help_shows_examples() -> None:
+    assert "bptt forecast " in bptt("forecast --help").split("Examples")[1]
