@@ -112,6 +112,13 @@ def test_bytes_and_words_come_back_as_they_were(here: Path, unit: str, known: in
     bptt("train -o run --resume --epochs 21")
 
 
+def test_full_bptt_goes_back_through_whole_streams(here: Path) -> None:
+    output = bptt("train words.txt -o run --hidden 8 --streams 2 --bptt full --epochs 3")
+    assert "Windows  none: 2 streams from end to end, 455 steps back" in output
+    assert "step 3 of 3" in output
+    bptt("train -o run --resume --epochs 4")
+
+
 def test_json_is_all_there_is_on_stdout(here: Path) -> None:
     lines = bptt(f"train words.txt -o runs/cat {SMALL} --steps 30 --json").splitlines()
     events = [json.loads(line) for line in lines]
@@ -153,6 +160,7 @@ TRAIN_MISTAKES = {
     "train words.txt -o new --time-limit 0": r"time_limit must be a number above 0 .*; got 0\.0",
     "train words.txt -o new --held-out 1": r"held_out must be a share from 0 up to, not including, 1; got 1\.0",
     "train words.txt -o new --k1 65": r"k1 must be at most bptt; got k1=65, bptt=64",
+    "train words.txt -o new --bptt some": r"--bptt is a number of steps, or full for whole streams; got 'some'",
     "train words.txt -o new --unit letter": r"unit must be one of character, byte, word; got 'letter'",
     "train words.txt -o run --resume --unit byte": r"keeps its unit, 'character'; got 'byte'",
     "train words.txt -o new --seed -1": r"seed must be a whole number from 0",

@@ -27,7 +27,8 @@ from bptt.tasks import text as text_task
 from bptt.tasks.text import Recipe, nats_per_token
 from bptt.train import Evaluation, Event, Steps, Training
 
-SMALL = Recipe(hidden=12, bptt=7, streams=3, epochs=3, lr=0.01, held_out=0.1)
+BPTT = 7
+SMALL = Recipe(hidden=12, bptt=BPTT, streams=3, epochs=3, lr=0.01, held_out=0.1)
 TEXT = data.Text("".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)).encode(), "squares")
 TOKENS = Vocabulary.of(TEXT).encode(TEXT)
 SYMBOLS = int(TOKENS.max()) + 1
@@ -87,11 +88,11 @@ class TestLoop:
         step_rule = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](parameters, lr=recipe.lr)
         text = TOKENS[: len(TOKENS) - len(HELD_OUT)].long()
         length = (len(text) - 1) // recipe.streams
-        starts = range(0, length, recipe.bptt)
+        starts = range(0, length, BPTT)
         norms, h = [], None
         for step, (_, start) in enumerate(itertools.product(range(recipe.epochs), starts)):
             h = None if start == 0 else h
-            window = [text[b * length + start :][: min(recipe.bptt, length - start) + 1] for b in range(recipe.streams)]
+            window = [text[b * length + start :][: min(BPTT, length - start) + 1] for b in range(recipe.streams)]
             x, y = torch.stack(window, 1)[:-1], torch.stack(window, 1)[1:]
             states, h = rnn(torch.nn.functional.one_hot(x, SYMBOLS).float(), h)
             h = h.detach()
@@ -194,7 +195,7 @@ class TestLoop:
         ours = training(recipe)
         theirs = Elman(SYMBOLS, recipe.hidden, SYMBOLS)
         theirs.load_state_dict(ours.model.state_dict())
-        streams = data.windows(TOKENS, recipe.streams, recipe.bptt).tokens.long()
+        streams = data.windows(TOKENS, recipe.streams, BPTT).tokens.long()
         updates = truncated.updates(theirs, theirs.loss, streams[:-1], streams[1:], k1=3, k2=7)
         count = len(ours.task)
         for step, (L, _) in enumerate(updates):
@@ -209,6 +210,26 @@ class TestLoop:
         assert stop.items == (len(streams) - 1) * recipe.streams
         for name, weight in theirs.state_dict().items():
             torch.testing.assert_close(ours.model.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+    def test_full_bptt_reads_every_stream_from_end_to_end(self) -> None:
+        recipe = replace(SMALL, bptt="full", epochs=2, optimizer="sgd", clip=None, held_out=0.0, layers=2)
+        ours = training(recipe, layers=2)
+        theirs = Elman(SYMBOLS, recipe.hidden, SYMBOLS, num_layers=2)
+        theirs.load_state_dict(ours.model.state_dict())
+        streams = data.windows(TOKENS, recipe.streams, 1).tokens.long()
+        for step in range(2):
+            theirs.zero_grad()
+            theirs.loss(theirs(streams[:-1])[0], streams[1:]).backward()
+            with torch.no_grad():
+                for weight in theirs.parameters():
+                    assert weight.grad is not None
+                    weight -= recipe.lr * (1 - step / 2) * weight.grad
+        stop = ours.run()
+        assert (stop.step, stop.items) == (2, 2 * (len(streams) - 1) * recipe.streams)
+        for name, weight in theirs.state_dict().items():
+            torch.testing.assert_close(ours.model.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+        with pytest.raises(InputError, match="k1 must be at most bptt"):
+            replace(recipe, k1=3)
 
 
 class Classifier(torch.nn.Module):

@@ -96,7 +96,7 @@ def _speed(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Tabl
         ratio = seconds["torch"] / seconds["bptt"]
         case = f"{recipe.bptt},{recipe.streams},{len(task.vocabulary)},{hidden}"
         lines.append({"case": case, "layers": recipe.layers, "seconds_per_step": seconds, "ratio": round(ratio, 3)})
-        speeds = [f"{recipe.bptt * recipe.streams / seconds[name]:,.0f}" for name in PARTIES]
+        speeds = [f"{recipe.window(0) * recipe.streams / seconds[name]:,.0f}" for name in PARTIES]
         rows.append([case, str(recipe.layers), *speeds, f"{ratio:.2f}" + " <" * (ratio < 1)])
     head = ["T,B,symbols,H", "layers", *(f"{name}, characters/s" for name in PARTIES), "torch / bptt"]
     return Table("Time of training on characters", head, rows)

@@ -36,8 +36,15 @@ def introduction(task: Text) -> list[str]:
     different = f"{known:,} known" if data.UNKNOWN in task.vocabulary.symbols else f"{known:,} different"
     return [
         f"Text     {source}: {task.size:,} {units}, {different}; {len(task.held_out):,} held out",
-        f"Windows  of {recipe.bptt} steps x {recipe.streams} streams{every}",
+        f"Windows  {_windows(task)}{every}",
     ]
+
+
+def _windows(task: Text) -> str:
+    recipe = task.recipe
+    if recipe.bptt == "full":
+        return f"none: {recipe.streams} streams from end to end, {len(task.streams) - 1:,} steps back"
+    return f"of {recipe.bptt} steps x {recipe.streams} streams"
 
 
 def sample(training: Training, length: int = 160) -> str:

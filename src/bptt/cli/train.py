@@ -125,9 +125,11 @@ def train(
         typer.Option(help="Words told apart; rarer ones become <unk>.", rich_help_panel=TEXT, show_default="10000"),
     ] = None,
     bptt: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Window k2: steps through which the gradient goes back.", rich_help_panel=TEXT, show_default="64"
+            help="Window k2: steps through which the gradient goes back, or full.",
+            rich_help_panel=TEXT,
+            show_default="64",
         ),
     ] = None,
     k1: Annotated[
@@ -220,7 +222,7 @@ def train(
         "target": target, "horizon": horizon, "season": season, "window": window, "base": base,
         "label": label, "sequence": sequence, "test_file": test_file, "bidirectional": bidirectional,
         "balanced": balanced, "inputs": inputs, "time": time, "validation": validation, "test": test, "batch": batch,
-        "unit": unit, "words": words, "bptt": bptt, "k1": k1, "streams": streams, "held_out": held_out,
+        "unit": unit, "words": words, "bptt": _steps_or_full(bptt), "k1": k1, "streams": streams, "held_out": held_out,
         "hidden": hidden, "layers": layers, "nonlinearity": nonlinearity,
         "optimizer": optimizer, "lr": lr, "clip": None if clip == math.inf else clip, "epochs": epochs, "steps": steps,
         "time_limit": time_limit, "patience": patience, "seed": seed,
@@ -320,6 +322,15 @@ def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:
                 "says which options belong together."
             )
     return COMMANDS[name].task(file, given)
+
+
+def _steps_or_full(text: str | None) -> int | str | None:
+    if text in (None, "full"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--bptt is a number of steps, or full for whole streams; got {text!r}.") from None
 
 
 def _introduction(task: KnownTask, training: Training, engine: sweeps.Choice) -> list[str]:

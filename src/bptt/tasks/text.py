@@ -2,14 +2,16 @@
 
 Every stream of the text is read from its beginning to its end, window after window, with the state carried over; the
 gradient stops where a window begins. With k1 smaller than the window there is an update every k1 steps whose gradient
-goes back through the whole window (`bptt.truncated`). The held-out part is the end of the text.
+goes back through the whole window (`bptt.truncated`). Nothing is truncated when the window is "full": every stream is
+then read from end to end in one step, block by block of time, in bounded memory (`Elman.loss_of`). The held-out part is
+the end of the text.
 """
 
 import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ class Recipe(train.Recipe):
     unit, words      what a symbol is: "character", "byte" or "word"; how many different words are told apart at most
     hidden, layers   hidden units of each of the stacked layers
     nonlinearity     φ of A3
-    bptt             window length k2: through how many steps the gradient goes back
+    bptt             window length k2: through how many steps the gradient goes back; "full": a whole stream
     k1               steps from one update to the next; None: bptt
     streams          how many parts of the text are read side by side, the batch
     held_out         share of the text, at its end, kept for evaluation
@@ -42,7 +44,7 @@ class Recipe(train.Recipe):
     hidden: int = 256
     layers: int = 1
     nonlinearity: str = "tanh"
-    bptt: int = 64
+    bptt: int | Literal["full"] = 64
     k1: int | None = None
     streams: int = 32
     held_out: float = 0.05
@@ -51,10 +53,12 @@ class Recipe(train.Recipe):
         super().__post_init__()
         train.require_one_of("unit", self.unit, get_args(Unit))
         train.require_whole("words", self.words, least=2)
-        for name in ("hidden", "layers", "bptt", "streams"):
+        for name in ("hidden", "layers", "streams"):
             train.require_whole(name, getattr(self, name))
         train.require_whole("k1", self.k1, optional=True)
-        if self.k1 is not None and self.k1 > self.bptt:
+        if self.bptt != "full":
+            train.require_whole("bptt", self.bptt)
+        if self.k1 is not None and (self.bptt == "full" or self.k1 > self.bptt):
             raise InputError(
                 f"An update every k1 steps goes back through bptt steps, so k1 must be at most bptt; got k1={self.k1}, "
                 f"bptt={self.bptt}. With fewer steps back than forward some would have a loss and no gradient."
@@ -63,6 +67,10 @@ class Recipe(train.Recipe):
         train.require_share("held_out", self.held_out)
         if self.patience is not None and self.held_out == 0:
             raise InputError("patience waits for the held-out text to improve, and held_out is 0; give only one.")
+
+    def window(self, length: int) -> int:
+        """Steps of a window in streams of this length."""
+        return length if self.bptt == "full" else self.bptt
 
 
 class Text:
@@ -78,8 +86,9 @@ class Text:
         tokens = self.vocabulary.encode(text)
         self.recipe, self.source, self.sha256, self.size = recipe, text.source, text.sha256, len(tokens)
         training, self.held_out = data.split(tokens, recipe.held_out)
-        self.streams = data.windows(training, recipe.streams, recipe.bptt).tokens
-        self.windows = list(truncated.windows(len(self.streams) - 1, recipe.k1 or recipe.bptt, recipe.bptt))
+        self.streams = data.windows(training, recipe.streams, recipe.window(1)).tokens
+        length = len(self.streams) - 1
+        self.windows = list(truncated.windows(length, recipe.k1 or recipe.window(length), recipe.window(length)))
         self.state = (recipe.layers, recipe.streams, recipe.hidden)
         self.workers = 1
         short = "char" if recipe.unit == "character" else recipe.unit
@@ -105,6 +114,10 @@ class Text:
         return len(self.windows)
 
     def loss(self, model: Elman, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
+        if self.recipe.bptt == "full":
+            tokens = self.streams.to(torch.int64)
+            loss, _ = model.loss_of(tokens[:-1], tokens[1:])
+            return loss if self.workers == 1 else loss / self.workers, None, tokens[1:].numel()
         place = step % len(self.windows)
         window = self.windows[place]
         last = place + 1 == len(self.windows)
