@@ -1,9 +1,15 @@
-"""What the tasks share: the seeds on the command line, mean and spread over them, the table, the lines of JSON."""
+"""What the tasks share: the seeds on the command line, mean and spread over them, the table, the lines of JSON.
+
+Beside the seconds of the clock every line has the processor seconds since the line before (or the start), and how many
+cores other processes kept busy meanwhile. On a busy machine, with one thread, processor seconds are what it takes on an
+idle one.
+"""
 
 import argparse
 import json
 import os
 import statistics
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -46,14 +52,15 @@ class Lines:
         self.start = datetime.now(UTC)
         self.task = task
         self.output = output or RESULTS / f"{self.start:%Y-%m-%d}-literature.jsonl"
-        self.busy = Others([])
+        self.busy, self.cpu_seconds = Others([]), time.process_time()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        others = self.busy.cores()
+        others, before, self.cpu_seconds = self.busy.cores(), self.cpu_seconds, time.process_time()
         line = {
             "kind": "literature",
             "task": self.task,
             **record,
+            "cpu_seconds": round(self.cpu_seconds - before, 1),
             "threads": torch.get_num_threads(),
             "date": f"{self.start:%Y-%m-%dT%H:%M:%SZ}",
             "machine": machine(),

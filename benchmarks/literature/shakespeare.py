@@ -148,11 +148,11 @@ def _recipe(arguments: argparse.Namespace, hidden: int, seed: int) -> Text.Recip
 def main() -> None:
     options = parser("shakespeare", __doc__)
     options.add_argument("text", help="the text, for example tinyshakespeare.txt")
-    options.add_argument("--hidden", type=int, nargs="+", default=[128, 256], help="units of a layer")
+    options.add_argument("--hidden", type=int, nargs="+", default=[128], help="units of a layer")
     options.add_argument("--layers", type=int, default=1)
     options.add_argument("--steps", type=int, default=64, help="T, the length of a window")
     options.add_argument("--streams", type=int, default=32, help="B")
-    options.add_argument("--lr", type=float, default=3e-3)
+    options.add_argument("--lr", type=float, default=1e-2)
     options.add_argument("--epochs", type=int, default=10)
     options.add_argument("--speed", action="store_true", help="times alone, in seconds instead of minutes")
     arguments = options.parse_args()

@@ -11,15 +11,18 @@ Ours is a mean of `NETWORKS` networks of 6 tanh units that read the series year 
 next twelve. They see square roots, standardised by the years fitted on, with noise added; Adam, exact BPTT through the
 whole series at each of 200 updates. Beside it stand one such network alone, the naive forecasts, and a linear
 autoregression with its own coefficients for each horizon, fitted by least squares; with 9 lags, the best on the
-validation part among 3, 9, 11, 12, 20 and 22.
+validation part among 3, 9, 11, 12, 20 and 22. Last, `bptt train` with its defaults, one training for each horizon: a
+linear rule and what a network adds to it, fitted without the validation part.
 """
 
 # pyright: reportMissingImports=false
 # statsmodels is installed for benchmarks only, so it is imported where the series is read.
 
 import math
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +32,13 @@ from torch import Tensor
 
 from benchmarks.literature.outcome import Lines, mean_and_spread, parser
 from benchmarks.report import Table
-from bptt import losses
+from bptt import losses, table, tasks
 from bptt.nn import Elman
+from bptt.train import Training
 
 Series = NDArray[np.float64]
 
+FIRST_YEAR = 1700
 HORIZON, CYCLE, LAGS = 12, 11, 9
 HIDDEN, NETWORKS, UPDATES, LEARNING_RATE, NOISE, CLIP = 6, 5, 200, 1e-2, 0.2, 1.0
 
@@ -125,14 +130,46 @@ def network(series: Series, known: int, seed: int) -> Series:
     return forecast.clamp(min=0).numpy().astype(np.float64)
 
 
+def series_task(series: Series, start: int, horizon: int, seed: int) -> Series:
+    """Forecasts (N, horizon) of what `bptt train --target --horizon` trains for the part that begins at `start`.
+
+    That part and the validation part before it are equally long; nothing is fitted on either.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sunspots.csv"
+        years = range(FIRST_YEAR, FIRST_YEAR + len(series))
+        path.write_text("year,sunspots\n" + "".join(f"{y},{v}\n" for y, v in zip(years, series, strict=True)))
+        share = 1 - start / len(series)
+        recipe = tasks.Series.Recipe(horizon=horizon, validation=share, test=share, seed=seed)
+        task = tasks.Series(table.read(path), recipe, ["sunspots"], time="year")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = task.network(task.about(), recipe)
+    task.prepare(model)
+    training = Training(model, task)
+    training.run()
+    model.load_state_dict(training.best_weights)
+    forecasts = np.full((len(series), horizon), math.nan)
+    forecasts[task.origins] = model.forecasts(task.values, task.origins)[..., 0]
+    return forecasts
+
+
+def errors_of_task(series: Series, start: int, seed: int) -> Errors:
+    """Of two trainings, one for each horizon."""
+    far = series_task(series, start, HORIZON, seed)
+    near = np.broadcast_to(series_task(series, start, 1, seed), far.shape)
+    far_errors = errors(np.where(np.isnan(far), near, far), series, start, len(series))
+    return Errors(errors(near, series, start, len(series)).one, far_errors.to_twelve, far_errors.twelve)
+
+
 def main() -> None:
     options = parser("sunspots", __doc__)
     options.add_argument("--part", choices=("test", "validation"), default="test")
     arguments = options.parse_args()
-    series = yearly_sunspots()
-    length = round(len(series) / 5)
-    end = len(series) if arguments.part == "test" else len(series) - length
-    start = end - length
+    whole = yearly_sunspots()
+    length = round(len(whole) / 5)
+    end = len(whole) if arguments.part == "test" else len(whole) - length
+    series, start = whole[:end], end - length
     found = {name: [errors(forecast(series, start), series, start, end)] for name, forecast in NAIVE.items()}
     alone, together, seconds = [], [], []
     for seed in arguments.seeds:
@@ -141,6 +178,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - begin)
         alone.append(errors(np.square(roots[0]), series, start, end))
         together.append(errors(np.square(np.mean(roots, 0)), series, start, end))
+    found["bptt train, its defaults"] = [errors_of_task(series, start, seed) for seed in arguments.seeds]
     found["one network"] = alone
     found[f"mean of {NETWORKS} networks"] = together
     lines, rows = Lines("sunspots", arguments.output), []
@@ -148,7 +186,7 @@ def main() -> None:
         columns = [[getattr(e, field) for e in of_seeds] for field in ("one", "to_twelve", "twelve")]
         rows.append([name, *(mean_and_spread(column, 2) for column in columns)])
         lines.append({"part": arguments.part, "forecast": name, "errors": [vars(e) for e in of_seeds]})
-    years = f"{1700 + start} to {1700 + end - 1}"
+    years = f"{FIRST_YEAR + start} to {FIRST_YEAR + end - 1}"
     title = f"Yearly sunspots, {arguments.part} part {years}: root mean square error"
     lines.show(Table(title, ["forecast", "1 year ahead", "1 to 12", "12"], rows))
     print(f"{mean_and_spread(seconds, 1)} s for the {NETWORKS} networks of a seed")
