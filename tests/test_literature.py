@@ -122,14 +122,23 @@ def test_naive_forecasts_say_what_they_promise() -> None:
     assert linear.twelve == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("forecast", [*sunspots.NAIVE.values(), lambda s, known: sunspots.network(s, known, 0)])
+@pytest.mark.parametrize(
+    "forecast",
+    [
+        *sunspots.NAIVE.values(),
+        lambda series, known: sunspots.network(series, known, 0),
+        lambda series, known: sunspots.series_task(series, known, sunspots.HORIZON, 0),
+    ],
+)
 def test_no_forecast_is_fitted_on_the_part_it_is_judged_by(
     forecast: Callable[[sunspots.Series, int], sunspots.Series],
 ) -> None:
     series = np.random.default_rng(0).uniform(1, 100, 80)
     other = series.copy()
     other[60:] = 7.0
-    np.testing.assert_allclose(forecast(series, 60)[20:60], forecast(other, 60)[20:60])
+    found = forecast(series, 60)
+    assert np.isfinite(found[59]).all()
+    np.testing.assert_allclose(found[20:60], forecast(other, 60)[20:60])
 
 
 def test_targets_of_the_network_end_with_what_is_known() -> None:
