@@ -33,7 +33,7 @@ FLOORS = [
     {"sweeps.reference", "sweeps.native"},
     {"blocks", "schedules", "timeline"},
     {"table", "train"},
-    {"_native", "activations", "equations", "errors", "sweeps.packing"},
+    {"_native", "activations", "disk", "equations", "errors", "sweeps.packing"},
 ]
 
 

@@ -431,10 +431,10 @@ def finished(tmp_path: Path) -> Path:
 class TestRunDirectory:
     def test_holds_what_it_says(self, finished: Path) -> None:
         assert sorted(file.name for file in finished.iterdir()) == sorted(
-            [runs.SETTINGS, runs.WEIGHTS, runs.LOG, runs.CHECKPOINT, runs.CURVE]
+            [runs.SETTINGS, runs.WEIGHTS, runs.LOG, runs.CHECKPOINT, runs.PREVIOUS, runs.CURVE]
         )
         settings = json.loads((finished / runs.SETTINGS).read_text())
-        assert (settings["schema"], settings["task"]) == (2, "text")
+        assert (settings["schema"], settings["task"]) == (3, "text")
         assert settings["data"] == {"source": "squares", "size": len(TOKENS), "sha256": TEXT.sha256}
         assert settings["about"]["vocabulary"]["symbols"] == "".join(sorted(set(TEXT.characters)))
         assert set(settings["versions"]) == {"bptt", "python", "torch"}
@@ -453,7 +453,7 @@ class TestRunDirectory:
         run, ours = runs.start(finished, Text(TEXT, replace(SMALL, hidden=5)), overwrite=True)
         run.log({"event": "first"})
         ours.run(save=run.save, should_stop=lambda: True)
-        assert {file.name: file.read_bytes() for file in finished.iterdir()} == before
+        assert {file.name: file.read_bytes() for file in finished.iterdir() if file.name != ".lock"} == before
         ours.run(save=run.save, should_stop=stop_after(ours, 1))
         assert runs.load(finished)[1].rnn.hidden_size == 5
         assert [line["event"] for line in runs.read_log(finished)] == ["start", "first"]
@@ -492,6 +492,7 @@ class TestRunDirectory:
     def test_damaged_tensors_are_named(self, finished: Path, name: str, damage: str) -> None:
         file = finished / name
         content = file.read_bytes()
+        (finished / runs.PREVIOUS).unlink()
         if damage == "truncated":
             file.write_bytes(content[: len(content) // 2])
         elif damage == "empty":
@@ -508,7 +509,7 @@ class TestRunDirectory:
             file.unlink()
             file.mkdir()
         else:
-            facts = {"schema": 2, "fingerprint": runs.read_settings(finished).fingerprint}
+            facts = {"schema": 3, "fingerprint": runs.read_settings(finished).fingerprint}
             save_file({"w": torch.zeros(3)}, file, {"bptt": json.dumps(facts)})
         expected = {"missing": "does not exist", "a directory": "must be readable"}.get(
             damage, "as bptt train wrote it"
@@ -522,7 +523,7 @@ class TestRunDirectory:
         [
             ((), "{", "must be a file as bptt train wrote it"),
             ((), "[]", "must be a file as bptt train wrote it"),
-            (("schema",), 99, "schema must be 2"),
+            (("schema",), 99, "schema must be 3"),
             (("task",), "chess", "task must be one of"),
             (("recipe", "hidden"), -4, "hidden must be a whole number"),
             (("recipe", "unheard_of"), 1, "unheard_of"),

@@ -2,8 +2,10 @@
 
 InputError(ValueError)   a file, text, shape or setting that cannot be used: rule, what was received, what to do.
 SlowEngineWarning        the exact result comes from the slow engine; says why and what would avoid it.
+DamagedFileWarning       a file is damaged or missing, and an older one that is whole was used; says which.
 
-The command line turns InputError into a message and exit code 2; any other exception is a defect of this package.
+The command line turns InputError into a message and exit code 2, and warnings into lines on stderr; any other exception
+is a defect of this package.
 """
 
 
@@ -13,3 +15,7 @@ class InputError(ValueError):
 
 class SlowEngineWarning(UserWarning):
     """The sweeps run on the reference engine: same numbers, many times slower."""
+
+
+class DamagedFileWarning(UserWarning):
+    """A file is damaged or missing; the one saved before it is used. The text says what was lost."""

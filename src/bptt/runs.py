@@ -1,24 +1,30 @@
 """Run directories: everything a training leaves behind, and everything it needs to go on.
 
-    settings.json           schema version, task, what it needs to know about its data, recipe, versions, command
-    weights.safetensors     the weights with the smallest loss on the held-out part
-    log.jsonl               one JSON object per line: the events of `bptt.train`
-    checkpoint.safetensors  position of the training: last weights, optimiser, random state, carried state, counters
-    curve.png               loss and gradient norm over the steps
+    checkpoint.safetensors   the training: settings, last and best weights, optimiser, random state, carried state
+    checkpoint.previous.safetensors   the one saved before it
+    weights.safetensors      the weights with the smallest loss on the held-out part
+    settings.json            schema version, task, what it needs to know about its data, recipe, versions, command
+    log.jsonl                one JSON object per line: the events of `bptt.train`
+    curve.png                loss and gradient norm over the steps
+    .lock                    who writes here now
 
-Files are replaced, never edited: each is written beside the old one, synced, and moved over it, so a reader or a crash
-sees the old or the new file and nothing between. Files saved together are all written before the first is moved. The
-log alone is appended to; a resumed run first cuts it back to where its checkpoint was made. Nothing here executes code
-from a file: safetensors and JSON only, the latter also inside the former's one metadata string, "bptt".
+A checkpoint is enough to go on from: nothing beside it has to fit. Weights and checkpoints carry a checksum of all they
+hold. A checkpoint that is damaged is passed over for the one before it, with a warning. Files saved together are all
+there or none (`bptt.disk`); the log alone is appended to, and a resumed run first cuts it back to where its checkpoint
+was made. Nothing here executes code from a file: safetensors and JSON only, the latter also inside the former's one
+metadata string, "bptt".
 """
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,16 +35,19 @@ from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from bptt import sweeps
-from bptt.errors import InputError
+from bptt.disk import Lock, LockedError, NotWrittenError, beside, settle, write_together
+from bptt.errors import DamagedFileWarning, InputError
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Event, Recipe, Training, as_json
 
-SCHEMA = 2
+SCHEMA = 3
 SETTINGS = "settings.json"
 WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
 CURVE = "curve.png"
+TOGETHER = (CHECKPOINT, LOG, WEIGHTS, SETTINGS, PREVIOUS, CURVE)
 
 
 @dataclass(frozen=True)
@@ -108,9 +117,13 @@ CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip")
 class Run:
     """A run directory being written. Log lines wait in memory until `save` has been called once."""
 
-    def __init__(self, path: Path, settings: Settings, task: KnownTask, *, saved: bool = False) -> None:
+    def __init__(
+        self, path: Path, settings: Settings, task: KnownTask, lock: Lock, *, saved: bool, newest_is_whole: bool = False
+    ) -> None:
         """saved: whether the directory holds this run already, and not nothing or another one."""
         self.path, self.settings, self.task, self.saved = path, settings, task, saved
+        self._lock, self._directory = lock, _identity(path)
+        self._newest_is_whole = newest_is_whole
         self._waiting = b""
 
     def watch(self, event: Event) -> None:
@@ -120,7 +133,7 @@ class Run:
     def log(self, event: Mapping[str, Any]) -> None:
         """Adds a line to the log. Raises InputError where the disk refuses it."""
         line = json.dumps(event, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-        if not self.saved:
+        if not self.saved or not self._is_there():
             self._waiting += line
             return
         try:
@@ -130,43 +143,78 @@ class Run:
             raise _cannot_write(self.path / LOG, error) from None
 
     def save(self, training: Training) -> None:
-        """Writes settings, weights and checkpoint as one; a training of no steps does not replace another run.
+        """Writes checkpoint, weights and settings as one; a training of no steps does not replace another run.
 
-        Raises InputError where the disk refuses; the old files stay.
+        Raises InputError where the disk refuses, and the old files stay; where another training has taken the
+        directory; and where the directory was removed, after everything was written to a new one in its place.
         """
         if not self.saved and training.step == 0 and _holds_run(self.path):
             return
-        settings = json.dumps(self.settings.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        files = {SETTINGS: settings.encode(), WEIGHTS: self._weights(training)}
+        if not self._lock.held:
+            raise InputError(
+                f"A run directory is written by one training at a time; another of this process has taken {self.path}."
+            )
+        removed = not self._is_there()
+        if removed:
+            self._begin_again()
+        log_bytes = _synced_size(self.path / LOG) if self.saved else len(self._waiting)
+        files = {CHECKPOINT: self._checkpoint(training, log_bytes)}
         if not self.saved:
             files[LOG] = self._waiting
-        log_bytes = _synced_size(self.path / LOG) if self.saved else len(self._waiting)
-        files[CHECKPOINT] = self._checkpoint(training, log_bytes)
-        write_together(self.path, files)
+        settings = json.dumps(self.settings.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        files |= {WEIGHTS: self._weights(training), SETTINGS: settings.encode()}
+        _write(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
         if not self.saved:
-            (self.path / CURVE).unlink(missing_ok=True)
+            for name in (PREVIOUS, CURVE):
+                (self.path / name).unlink(missing_ok=True)
             self.saved, self._waiting = True, b""
+        self._newest_is_whole = True
+        if removed:
+            raise InputError(
+                f"The run directory must stay while a training writes in it; {self.path} was removed. The training was "
+                f"saved at step {training.step:,} in a new directory in its place; what its log held is lost. Go on: "
+                f"bptt train -o {self.path} --resume"
+            )
+
+    def _is_there(self) -> bool:
+        return _identity(self.path) == self._directory
+
+    def _begin_again(self) -> None:
+        """In place of the directory that was removed."""
+        _require_directory(self.path)
+        self._lock = _lock(self.path)
+        if _holds_run(self.path):
+            raise InputError(
+                f"The run directory must stay while a training writes in it; {self.path} was removed, and another run "
+                "is there now, which was left as it is. What was not saved before is lost."
+            )
+        self._directory = _identity(self.path)
+        self.saved = self._newest_is_whole = False
+
+    def close(self) -> None:
+        """Lets others write in the directory; the end of this object or of the process does so too."""
+        self._lock.release()
 
     def draw(self) -> Path:
         """Draws curve.png from the log; returns its path."""
         from bptt import curve
 
         path = self.path / CURVE
-        write_together(self.path, {CURVE: curve.png(read_log(self.path), self.task.measure, self.settings.recipe.clip)})
+        _write(self.path, {CURVE: curve.png(read_log(self.path), self.task.measure, self.settings.recipe.clip)})
         return path
 
     def _weights(self, training: Training) -> bytes:
         facts = {"schema": SCHEMA, "fingerprint": self.settings.fingerprint}
-        return as_safetensors(training.best_weights, {"bptt": json.dumps(facts)})
+        return _as_safetensors(training.best_weights, facts)
 
     def _checkpoint(self, training: Training, log_bytes: int) -> bytes:
         facts = {
             "schema": SCHEMA,
-            "fingerprint": self.settings.fingerprint,
+            "settings": self.settings.as_json(),
             "training": training.facts(),
             "log_bytes": log_bytes,
         }
-        return as_safetensors(training.tensors(), {"bptt": json.dumps(facts, allow_nan=False)})
+        return _as_safetensors(training.tensors(), facts)
 
 
 def start(
@@ -176,7 +224,7 @@ def start(
 
     With `overwrite`, a run already there stays as it is until the new one is saved for the first time.
 
-    Raises InputError where the directory holds a run, is a file or cannot be written.
+    Raises InputError where the directory holds a run, is a file, cannot be written, or another process writes in it.
     """
     path = Path(path)
     check_place(path, overwrite=overwrite)
@@ -193,9 +241,15 @@ def start(
     )
     training = _training(settings, task)
     _require_directory(path)
-    run = Run(path, settings, task)
-    run.log(_opening_line("start", training, command))
-    run.save(training)
+    lock = _lock(path)
+    try:
+        check_place(path, overwrite=overwrite)
+        run = Run(path, settings, task, lock, saved=False)
+        run.log(_opening_line("start", training, command))
+        run.save(training)
+    except BaseException:
+        lock.release()
+        raise
     return run, training
 
 
@@ -207,25 +261,24 @@ def resume(
     source   where the data it began with are now; where they were then if left out
     changes  to the recipe: epochs, steps, time_limit, patience, lr and clip may be changed
 
-    Raises InputError where there is nothing to resume, files are damaged, the data are others, or a change is not
-    possible.
+    A newest checkpoint that is damaged is passed over for the one before, with a DamagedFileWarning.
+
+    Raises InputError where there is nothing to resume, no checkpoint is whole, the data are others, a change is not
+    possible, the directory cannot be written, or another process writes in it.
     """
     path = Path(path)
-    settings = read_settings(path)
-    settings = replace(settings, recipe=_changed(settings.recipe, changes or {}))
-    task = _again(settings, path, source)
-    training = _training(settings, task)
-    tensors, facts = _read_safetensors(path / CHECKPOINT)
-    _require_fingerprint(path / CHECKPOINT, facts, settings)
-    try:
-        training.restore(tensors, facts["training"])
-        log_bytes = int(facts["log_bytes"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise _damaged(path / CHECKPOINT, str(error)) from None
+    if not _holds_run(path):
+        raise _no_run(path)
     _require_directory(path)
-    _cut(path / LOG, log_bytes)
-    run = Run(path, settings, task, saved=True)
-    run.log(_opening_line("resume", training, command))
+    lock = _lock(path)
+    try:
+        training, task, settings, log_bytes, newest_is_whole = _restored(path, source, changes or {})
+        _cut(path / LOG, log_bytes)
+        run = Run(path, settings, task, lock, saved=True, newest_is_whole=newest_is_whole)
+        run.log(_opening_line("resume", training, command))
+    except BaseException:
+        lock.release()
+        raise
     return run, training
 
 
@@ -243,12 +296,50 @@ def began(path: Path) -> str | None:
         return None
 
 
+def _restored(
+    path: Path, source: str | Path | None, changes: Mapping[str, Any]
+) -> tuple[Training, KnownTask, Settings, int, bool]:
+    """The training of the newest checkpoint that is whole, its task, settings and bytes of log; if it is the newest."""
+    try:
+        read_settings(path)
+    except InputError as flaw:
+        warnings.warn(f"{flaw} It will be written again from the checkpoint.", DamagedFileWarning, stacklevel=4)
+    flaws: list[_DamagedError] = []
+    for name in (CHECKPOINT, PREVIOUS):
+        try:
+            settings, tensors, facts = _read_checkpoint(path, name)
+            settings = replace(settings, recipe=_changed(settings.recipe, changes))
+            task = _again(settings, path, source)
+            training = _training(settings, task)
+            training.restore(tensors, facts["training"])
+            log_bytes = int(facts["log_bytes"])
+        except _DamagedError as flaw:
+            flaws.append(flaw)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            flaws.append(_damaged(path / name, f"{type(error).__name__} {error}"))
+        else:
+            break
+    else:
+        raise flaws[0]
+    if flaws:
+        warnings.warn(
+            f"{flaws[0]} Going on from the one before it, {path / PREVIOUS}: step {training.step:,}.",
+            DamagedFileWarning,
+            stacklevel=4,
+        )
+    return training, task, settings, log_bytes, not flaws
+
+
 def load(path: str | Path) -> tuple[Settings, Any]:
     """The settings of a run and its best weights in its task's network.
 
     Raises InputError where the directory holds no run, or files are damaged or do not belong together.
     """
     path = Path(path)
+    with suppress(InputError):
+        _settle(path)
     settings = read_settings(path)
     tensors, facts = _read_safetensors(path / WEIGHTS)
     _require_fingerprint(path / WEIGHTS, facts, settings)
@@ -266,10 +357,7 @@ def read_settings(path: Path) -> Settings:
     try:
         return Settings.from_json(json.loads(file.read_text("utf-8")))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"A run is a directory that bptt train has written; {path} holds no {SETTINGS}. "
-            f"Train one first: bptt train -o {path}"
-        ) from None
+        raise _no_run(path) from None
     except OSError as error:
         raise InputError(f"{file} must be readable: {error.strerror}.") from None
     except KeyError as error:
@@ -289,31 +377,42 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def write_together(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Writes all files beside the old ones, syncs them, then moves each over the old.
-
-    Raises InputError where the disk refuses; unless it does so in the middle of the moves, every old file stays.
-    """
-    temporary = {name: directory / f".{name}.new" for name in files}
-    at = directory
+def _write(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
     try:
-        try:
-            for name, content in files.items():
-                at = directory / name
-                with temporary[name].open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for name in files:
-                at = directory / name
-                temporary[name].replace(at)
-            _sync_directory(directory)
-        except BaseException:
-            for leftover in temporary.values():
-                leftover.unlink(missing_ok=True)
-            raise
+        write_together(directory, files, keep=keep)
+    except NotWrittenError as refusal:
+        raise _cannot_write(refusal.path, refusal.error) from None
+
+
+def _lock(path: Path) -> Lock:
+    """The right to write in the directory, in which nothing is left half done."""
+    try:
+        lock = Lock(path)
+        settle(path, TOGETHER)
+    except LockedError as error:
+        raise InputError(
+            f"A run directory is written by one training at a time; {path} is being written by {error.owner}. Wait for "
+            "it, or stop it, or name another directory with -o."
+        ) from None
     except OSError as error:
-        raise _cannot_write(at, error) from None
+        raise _cannot_write(path, error) from None
+    except NotWrittenError as refusal:
+        raise _cannot_write(refusal.path, refusal.error) from None
+    return lock
+
+
+def _settle(path: Path) -> None:
+    """Ends a save that a crash cut off, unless somebody writes here."""
+    if any(beside(path / name).exists() for name in TOGETHER):
+        _lock(path).release()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _synced_size(path: Path) -> int:
@@ -333,16 +432,6 @@ def _cut(path: Path, size: int) -> None:
             log.truncate(min(size, log.tell()))
     except OSError as error:
         raise _cannot_write(path, error) from None
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTask:
@@ -405,7 +494,7 @@ def _own_version() -> str:
 
 
 def _holds_run(path: Path) -> bool:
-    return any((path / name).exists() for name in (SETTINGS, WEIGHTS, CHECKPOINT))
+    return any((path / name).exists() for name in (SETTINGS, WEIGHTS, CHECKPOINT, PREVIOUS))
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
@@ -446,24 +535,64 @@ def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return replace(recipe, **changes)
 
 
+def _as_safetensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    facts = {**facts, "sha256": _digest(tensors, facts)}
+    return as_safetensors(tensors, {"bptt": json.dumps(facts, allow_nan=False)})
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """Of everything a file says: names, types, shapes and bytes of its tensors, and the facts beside them."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file and the JSON in its metadata."""
+    """The tensors of a file and the JSON in its metadata, once its checksum was right."""
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
         with safetensors.safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["bptt"])
             if not isinstance(facts, dict):
                 raise ValueError("its metadata must be a JSON object")
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, facts  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        if facts.get("schema") != SCHEMA:
+            raise ValueError(
+                f"schema must be {SCHEMA}, the one this version of bptt knows; got {facts.get('schema')!r}"
+            )
+        if facts.pop("sha256", None) != _digest(tensors, facts):
+            raise ValueError("its contents do not have the checksum that was saved with them")
+        return tensors, facts
     except FileNotFoundError:
-        raise InputError(
+        raise _DamagedError(
             f"A run must hold {path.name}; {path} does not exist. Train again with --overwrite, or name another run."
         ) from None
     except OSError as error:
-        raise InputError(f"{path} must be readable: {error.strerror or error}.") from None
+        raise _DamagedError(f"{path} must be readable: {error.strerror or error}.") from None
     except KeyError:
         raise _damaged(path, "it was not written by bptt") from None
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
+
+
+def _read_checkpoint(path: Path, name: str) -> tuple[Settings, dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint of the run whose settings.json stands beside it, where that can be read."""
+    tensors, facts = _read_safetensors(path / name)
+    try:
+        settings = Settings.from_json(facts["settings"])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise _damaged(path / name, f"its settings: {error}") from None
+    try:
+        known = read_settings(path)
+    except InputError:
+        return settings, tensors, facts
+    if (known.fingerprint, known.started) != (settings.fingerprint, settings.started):
+        raise _damaged(path / name, f"it belongs to another training than {SETTINGS} beside it")
+    return settings, tensors, facts
 
 
 def _require_fingerprint(path: Path, facts: Mapping[str, Any], settings: Settings) -> None:
@@ -471,11 +600,23 @@ def _require_fingerprint(path: Path, facts: Mapping[str, Any], settings: Setting
         raise _damaged(path, f"it belongs to another training than {SETTINGS} beside it")
 
 
-def _damaged(path: Path, reason: str) -> InputError:
+class _DamagedError(InputError):
+    """A file of a run is not as it was saved, or is missing."""
+
+
+def _damaged(path: Path, reason: str) -> _DamagedError:
     reason = " ".join(reason.split()).rstrip(".")
+    again = f"let bptt train -o {path.parent} --resume write it again from the checkpoint, "
+    return _DamagedError(
+        f"{path} must be a file as bptt train wrote it; it is not: {reason}. Restore it from a copy, "
+        f"{again if path.name in (WEIGHTS, SETTINGS) else ''}or train again with --overwrite."
+    )
+
+
+def _no_run(path: Path) -> InputError:
     return InputError(
-        f"{path} must be a file as bptt train wrote it; it is not: {reason}. Restore it from a copy, or train again "
-        "with --overwrite."
+        f"A run is a directory that bptt train has written; {path} holds no {SETTINGS}. "
+        f"Train one first: bptt train -o {path}"
     )
 
 

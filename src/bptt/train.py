@@ -273,9 +273,11 @@ class Training:
         save: Callable[["Training"], None] = lambda training: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Stop:
-        """Trains until done, or until `should_stop()`, asked before each step, says so; returns the last event.
+        """Trains until done, or until `should_stop()` says so; returns the last event.
 
-        `save` is called about every 10 seconds and at the end, always between two steps.
+        `should_stop` is asked before each step and each call of the model in an evaluation, which is then given up and
+        made anew when the training goes on. `save` is called about every 10 seconds and at the end, always between two
+        steps.
         """
         model, optimizer = self.model.train(), self.optimizer
         clip = math.inf if self.recipe.clip is None else self.recipe.clip
@@ -284,10 +286,13 @@ class Training:
         started, saved = self._clock() - self.seconds, self._clock()
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.rng)
-            if self.task.evaluates_at_start and self.evaluated_at < 0:
-                self._evaluate(watch)
-                meter.restart()
             while True:
+                if self._evaluation_is_due:
+                    reason = self._evaluate(watch, should_stop)
+                    if reason:
+                        break
+                    self.seconds = self._clock() - started
+                    meter.restart()
                 reason = self.finished or ("interrupted" if should_stop() else None)
                 if reason:
                     break
@@ -308,17 +313,10 @@ class Training:
                 self.h = h
                 self.step += 1
                 self.items += items
-                end_of_epoch = self.step % len(self.task) == 0
                 self.seconds = self._clock() - started
                 meter.add(loss, norm, clipped)
-                if meter.steps == STEPS_PER_EVENT or end_of_epoch:
+                if meter.steps == STEPS_PER_EVENT or self._evaluation_is_due:
                     meter.report(watch)
-                if end_of_epoch:
-                    if not self._evaluate(watch):
-                        reason = "not finite"
-                        break
-                    self.seconds = self._clock() - started
-                    meter.restart()
                 if self._clock() - saved > SECONDS_PER_SAVE:
                     self.rng = torch.get_rng_state()
                     save(self)
@@ -326,7 +324,7 @@ class Training:
             self.rng = torch.get_rng_state()
         meter.report(watch)
         if reason in ("finished", "time limit") and self.evaluated_at < self.step:
-            reason = reason if self._evaluate(watch) else "not finite"
+            reason = self._evaluate(watch, should_stop) or reason
             self.seconds = self._clock() - started
         if reason != "not finite" or self._weights_are_finite():
             save(self)
@@ -343,17 +341,38 @@ class Training:
         loss.backward()
         return float(loss.detach()), h, items
 
-    def _held_out_loss(self) -> float | None:
-        return self.task.evaluate(self.model)
+    def _held_out_loss(self, should_stop: Callable[[], bool]) -> float | None:
+        """What `Task.evaluate` returns. Raises GivenUpError when told to stop between two calls of the model."""
 
-    def _evaluate(self, watch: Callable[[Event], None]) -> bool:
-        """Whether the loss of the held-out part, if there is one, is finite; the best weights are kept."""
-        loss = self._held_out_loss()
+        def ask(*_: Any) -> None:
+            if should_stop():
+                raise GivenUpError
+
+        hook = self.model.register_forward_pre_hook(ask)
+        try:
+            return self.task.evaluate(self.model)
+        finally:
+            hook.remove()
+
+    @property
+    def _evaluation_is_due(self) -> bool:
+        at_start = self.step == 0 and not self.task.evaluates_at_start
+        return self.step % len(self.task) == 0 and self.evaluated_at < self.step and not at_start
+
+    def _evaluate(self, watch: Callable[[Event], None], should_stop: Callable[[], bool]) -> Reason | None:
+        """Judges the weights by the held-out part, if there is one, and keeps the best; why not to go on, if so."""
+        before = torch.get_rng_state()
+        try:
+            loss = self._held_out_loss(should_stop)
+        except GivenUpError:
+            torch.set_rng_state(before)
+            self.model.train()
+            return "interrupted"
         self.evaluated_at = self.step
         if loss is None:
-            return True
+            return None
         if not math.isfinite(loss):
-            return False
+            return "not finite"
         best = self.best_loss is None or loss < self.best_loss
         if best:
             self.best_loss, self.best_step, self.evaluations_since_best = loss, self.step, 0
@@ -361,7 +380,7 @@ class Training:
         else:
             self.evaluations_since_best += 1
         watch(Evaluation(self.step, self.epoch, loss, best, self.seconds))
-        return True
+        return None
 
     def _weights_are_finite(self) -> bool:
         return all(bool(weight.isfinite().all()) for weight in self.model.state_dict().values())
@@ -411,6 +430,10 @@ def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), recipe.lr)
     return torch.optim.Adam(model.parameters(), recipe.lr, fused=True)
+
+
+class GivenUpError(Exception):
+    """An evaluation was told to stop before it was through."""
 
 
 class _Meter:

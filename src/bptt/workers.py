@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bptt.errors import InputError
 from bptt.tasks import KnownTask
-from bptt.train import Event, Stop, Task, Training
+from bptt.train import Event, GivenUpError, Stop, Task, Training
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SECONDS_TO_LEAVE = 10.0
@@ -221,12 +221,19 @@ class Share(Training):
         total, items = agreed()
         return total, h, items
 
-    def _held_out_loss(self) -> float | None:
-        found = self.task.evaluate(self.model) if self.team.leads else None
-        there, loss = self.team.from_leader(
-            torch.tensor([found is not None, math.nan if found is None else found], dtype=torch.float64)
+    def _held_out_loss(self, should_stop: Callable[[], bool]) -> float | None:
+        found, given_up = None, False
+        if self.team.leads:
+            try:
+                found = super()._held_out_loss(self._should_stop)
+            except GivenUpError:
+                given_up = True
+        there, loss, given_up = self.team.from_leader(
+            torch.tensor([found is not None, math.nan if found is None else found, given_up], dtype=torch.float64)
         ).tolist()
         self._exchange()()
+        if given_up:
+            raise GivenUpError
         return loss if there else None
 
     def _exchange(self, loss: float = 0.0, items: int = 0) -> Callable[[], tuple[float, int]]:

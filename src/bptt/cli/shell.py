@@ -4,6 +4,7 @@ import shlex
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,19 +19,28 @@ from bptt.workers import Silent, WorkerLostError
 
 
 class Commands(TyperGroup):
-    """A mistake in what was given ends a command with its message and exit code 2, a lost worker with 1."""
+    """A mistake in what was given ends a command with its message and exit code 2, a lost worker with 1.
+
+    A warning is a line on stderr.
+    """
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
-        except WorkerLostError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except Silent as silent:
-            raise typer.Exit(silent.code) from None
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            try:
+                return super().invoke(ctx)
+            except InputError as error:
+                print(f"Error: {error}", file=sys.stderr)
+                raise typer.Exit(2) from None
+            except WorkerLostError as error:
+                print(f"Error: {error}", file=sys.stderr)
+                raise typer.Exit(1) from None
+            except Silent as silent:
+                raise typer.Exit(silent.code) from None
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"Warning: {message}", file=sys.stderr)
 
 
 def as_called() -> str:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import warnings
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -273,14 +274,14 @@ def train(
             return words_of.sample(training)
 
         write = sample if hasattr(words_of, "sample") else None
-        with progress.display(console, training.task, write, as_lines_of_json=json) as show:
+        with closing(run), progress.display(console, training.task, write, as_lines_of_json=json) as show:
 
             def watch(event: Any) -> None:
                 run.watch(event)
                 show(event)
 
             stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by))
-        if run.saved:
+        if run.saved and signal.SIGTERM not in stopped_by:
             run.draw()
     complete = run.saved and stop.reason not in ("not finite", "interrupted")
     if complete:

@@ -1,0 +1,209 @@
+"""Files on the disk: whole or not at all, several as one, a directory written by one process at a time.
+
+A file is written beside the old one as `.NAME.new`, synced, and moved over it. Of files that belong together the first
+is the judge: it is written first and moved first, and with its move all of them are the new ones. Whoever opens the
+directory after a crash settles what was left: while the judge still waits beside the old file the others are thrown
+away; once it has moved they follow it.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+LOCK = ".lock"
+
+if sys.platform == "win32":
+    flock = None
+else:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+
+
+class NotWrittenError(Exception):
+    """The disk refused `path`; why stands in `error`. All files are the old ones, or the new ones once settled."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(str(error))
+        self.path, self.error = path, error
+
+
+def beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
+    """Writes all files or none; the first is the judge.
+
+    keep  (name, other): what `name` holds is kept as `other`
+
+    Raises NotWrittenError where the disk refuses.
+    """
+    settle(directory, files)
+    at, moved = directory, False
+    try:
+        for name, content in files.items():
+            at = directory / name
+            _write_synced(beside(at), content)
+        if keep is not None and not _are_one(directory / keep[0], directory / keep[1]):
+            at = directory / keep[1]
+            _copy(directory / keep[0], beside(at))
+            beside(at).replace(at)
+        sync_directory(directory)
+        for name in files:
+            at = directory / name
+            beside(at).replace(at)
+            moved = True
+        sync_directory(directory)
+    except BaseException as error:
+        if not moved:
+            _throw_away(directory, [*files, *(keep[1:] if keep else ())])
+        if isinstance(error, OSError):
+            raise NotWrittenError(at, error) from None
+        raise
+
+
+def settle(directory: Path, names: Iterable[str]) -> None:
+    """Ends a `write_together` of these names, the judge first, that a crash cut off. Raises NotWrittenError."""
+    judge, *others = names
+    if beside(directory / judge).exists():
+        _throw_away(directory, [judge, *others])
+        return
+    for name in others:
+        at = directory / name
+        try:
+            beside(at).replace(at)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise NotWrittenError(at, error) from None
+
+
+def _throw_away(directory: Path, names: list[str]) -> None:
+    for name in reversed(names):
+        with suppress(OSError):
+            beside(directory / name).unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    """Into a file made anew, so that a link somebody put in its place is not followed."""
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _are_one(one: Path, other: Path) -> bool:
+    """Whether they are one file under two names, as `_copy` leaves them; a move of one over the other does nothing."""
+    return other.exists() and one.samefile(other)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def sync_directory(directory: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class LockedError(Exception):
+    """Another process writes in the directory; `owner` says which, as far as it is known."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(owner)
+        self.owner = owner
+
+
+class Lock:
+    """The right to write in a directory, until `release`, the end of this object or of the process, however it ends.
+
+    It is the system's lock on the file `.lock`, in which stands who holds it. Within a process the newest Lock of a
+    directory holds it, and `held` of those before turns False. Where the system has no such locks, as on Windows and
+    some network drives, nobody is refused.
+
+    Raises LockedError where another process holds it, OSError where the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / LOCK
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+            key = _identity(os.fstat(descriptor))
+            if (before := _HELD.get(key)) is not None:
+                before.release()
+            try:
+                if flock is not None:
+                    flock(descriptor, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                with os.fdopen(descriptor, "r", errors="replace") as file:
+                    raise LockedError(_owner(file.read(4096))) from None
+            except OSError:
+                pass
+            if _is_at(self.path, key):
+                break
+            os.close(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(_self()).encode())
+        _HELD[key] = self
+        self._release = weakref.finalize(self, _release, descriptor, self.path, key, os.getpid())
+
+    @property
+    def held(self) -> bool:
+        return self._release.alive
+
+    def release(self) -> None:
+        self._release()
+
+
+_HELD: weakref.WeakValueDictionary[tuple[int, int], Lock] = weakref.WeakValueDictionary()
+
+
+def _release(descriptor: int, path: Path, key: tuple[int, int], process: int) -> None:
+    """The file goes with its owner, not with a process forked from it."""
+    if os.getpid() == process and _is_at(path, key):
+        with suppress(OSError):
+            path.unlink()
+    os.close(descriptor)
+
+
+def _is_at(path: Path, key: tuple[int, int]) -> bool:
+    try:
+        return _identity(path.stat(follow_symlinks=False)) == key
+    except OSError:
+        return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _self() -> dict[str, Any]:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"process": os.getpid(), "host": platform.node(), "since": now}
+
+
+def _owner(text: str) -> str:
+    try:
+        facts = json.loads(text)
+        return f"process {int(facts['process'])} on {facts['host']}, since {facts['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,563 @@
+"""What a training survives: crashes at every point of a save, damaged files, other processes, disks that refuse."""
+
+import errno
+import itertools
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bptt import cli, data, disk, runs
+from bptt.errors import DamagedFileWarning, InputError
+from bptt.tasks import Text
+from bptt.tasks.text import Recipe
+from bptt.train import Evaluation, Training
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork, signals and limits are those of POSIX")
+
+SMALL = Recipe(hidden=8, bptt=7, streams=3, steps=40, lr=0.01, held_out=0.1)
+CONTENT = "".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)).encode()
+FILES = (runs.CHECKPOINT, runs.PREVIOUS, runs.WEIGHTS, runs.SETTINGS, runs.LOG)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> data.Text:
+    file = tmp_path / "squares.txt"
+    file.write_bytes(CONTENT)
+    return data.read(file)
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, text: data.Text) -> bytes:
+    """The weights of a training that nothing happened to."""
+    run, training = runs.start(tmp_path / "undisturbed", Text(text, SMALL))
+    training.run(watch=run.watch, save=run.save)
+    return (run.path / runs.WEIGHTS).read_bytes()
+
+
+def until(training: Training, step: int) -> Callable[[], bool]:
+    return lambda: training.step >= step
+
+
+def finish(path: Path) -> bytes:
+    run, training = runs.resume(path)
+    training.run(watch=run.watch, save=run.save)
+    runs.load(path)
+    log = runs.read_log(path)
+    assert sum(line.get("steps", 0) for line in log) == training.total_steps
+    assert log[0]["event"] == "start"
+    return (path / runs.WEIGHTS).read_bytes()
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != disk.LOCK}
+
+
+def in_a_child(do: Callable[[], None]) -> int:
+    """The exit code of a process that does this and nothing else."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            do()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+class Command:
+    """`bptt ...` in a process of its own, forked, which costs nothing to start."""
+
+    def __init__(self, *arguments: object, before: Callable[[], object] = lambda: None) -> None:
+        out, self._told = os.pipe()
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.out = os.fdopen(out)
+        self.process = os.fork()
+        if self.process:
+            os.close(self._told)
+            return
+        code: object = 99
+        try:
+            self.out.close()
+            os.dup2(self._told, 1)
+            os.dup2(self._errors.fileno(), 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            sys.argv = ["bptt", *map(str, arguments)]
+            before()
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 98)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process, number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code, what was left on stdout, stderr."""
+        with self.out, self._errors:
+            out = self.out.read()
+            code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+            self._errors.seek(0)
+            return code, out, self._errors.read()
+
+
+class TestCrash:
+    """A process that ends at once, at each call in turn with which a save touches the disk."""
+
+    CALLS = ("fsync", "link", "replace", "unlink")
+
+    def crashes(self, do: Callable[[], None]) -> Iterator[int]:
+        for last in itertools.count():
+
+            def crash(last: int = last) -> None:
+                left = itertools.count(last, -1)
+                for name in self.CALLS:
+                    real = getattr(os, name)
+
+                    def call(*arguments: object, real: Callable = real, **options: object) -> object:
+                        if next(left) == 0:
+                            os.kill(os.getpid(), signal.SIGKILL)
+                        return real(*arguments, **options)
+
+                    setattr(os, name, call)
+                do()
+
+            code = in_a_child(crash)
+            assert code in (0, -signal.SIGKILL)
+            if code == 0:
+                return
+            yield last
+
+    def test_at_every_point_of_a_save(self, tmp_path: Path, text: data.Text, undisturbed: bytes) -> None:
+        run, training = runs.start(tmp_path / "run", Text(text, SMALL))
+        for step in (5, 10):
+            training.run(watch=run.watch, save=run.save, should_stop=until(training, step))
+        path = shutil.copytree(run.path, tmp_path / "copy")
+
+        def save() -> None:
+            run, training = runs.resume(path)
+            training.run(watch=run.watch, save=run.save, should_stop=until(training, 20))
+
+        steps = []
+        for _ in self.crashes(save):
+            runs.load(path)
+            run, training = runs.resume(path)
+            steps.append(training.step)
+            del run
+            assert finish(path) == undisturbed
+            assert set(contents(path)) == set(FILES)
+            shutil.rmtree(path)
+            shutil.copytree(tmp_path / "run", path)
+        assert set(steps) == {10, 20}
+        assert len(steps) > 12
+
+    def test_at_every_point_of_replacing_another_run(self, tmp_path: Path, text: data.Text, undisturbed: bytes) -> None:
+        run, training = runs.start(tmp_path / "run", Text(text, replace(SMALL, hidden=5)))
+        for step in (5, 10):
+            training.run(watch=run.watch, save=run.save, should_stop=until(training, step))
+        old: Any = training.recipe
+        path = shutil.copytree(run.path, tmp_path / "copy")
+
+        def overwrite() -> None:
+            run, training = runs.start(path, Text(text, SMALL), overwrite=True)
+            training.run(watch=run.watch, save=run.save, should_stop=until(training, 3))
+
+        found = set()
+        for _ in self.crashes(overwrite):
+            settings, model = runs.load(path)
+            recipe: Any = settings.recipe
+            run, training = runs.resume(path)
+            assert training.recipe == settings.recipe
+            assert model.rnn.hidden_size == recipe.hidden
+            found.add((recipe.hidden, training.step))
+            assert sum(line.get("steps", 0) for line in runs.read_log(path)) == training.step
+            del run
+            if settings.recipe != old:
+                assert finish(path) == undisturbed
+            shutil.rmtree(path)
+            shutil.copytree(tmp_path / "run", path)
+        assert found == {(5, 10), (8, 3)}
+
+
+class TestDamage:
+    @pytest.fixture
+    def run(self, tmp_path: Path, text: data.Text) -> Path:
+        run, training = runs.start(tmp_path / "run", Text(text, SMALL))
+        for step in (10, 20):
+            training.run(watch=run.watch, save=run.save, should_stop=until(training, step))
+        return run.path
+
+    @pytest.mark.parametrize("damage", ["truncated", "a bit", "a number", "empty", "missing", "an older schema"])
+    def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+        self, run: Path, undisturbed: bytes, damage: str
+    ) -> None:
+        file = run / runs.CHECKPOINT
+        content = file.read_bytes()
+        if damage == "missing":
+            file.unlink()
+        else:
+            at = len(content) * 2 // 3
+            file.write_bytes(
+                {
+                    "truncated": content[:at],
+                    "a bit": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :],
+                    "a number": content.replace(b'\\"step\\": 20', b'\\"step\\": 21'),
+                    "empty": b"",
+                    "an older schema": content.replace(b'{\\"schema\\": 3', b'{\\"schema\\": 2'),
+                }[damage]
+            )
+            assert file.read_bytes() != content
+        with pytest.warns(
+            DamagedFileWarning, match=rf"{runs.CHECKPOINT} .*Going on from the one before it, .* step 10"
+        ):
+            resumed, training = runs.resume(run)
+        assert training.step == 10
+        assert sum(line.get("steps", 0) for line in runs.read_log(run)) == 10
+        del resumed
+        with pytest.warns(DamagedFileWarning):
+            assert finish(run) == undisturbed
+
+    def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(self, run: Path) -> None:
+        before = (run / runs.PREVIOUS).read_bytes()
+        (run / runs.CHECKPOINT).write_bytes(b"")
+        with pytest.warns(DamagedFileWarning):
+            resumed, training = runs.resume(run)
+        training.run(save=resumed.save, should_stop=until(training, 15))
+        assert (run / runs.PREVIOUS).read_bytes() == before
+        training.run(save=resumed.save, should_stop=until(training, 18))
+        (run / runs.CHECKPOINT).write_bytes(b"")
+        with pytest.warns(DamagedFileWarning, match="step 15"):
+            runs.resume(run)
+
+    def test_random_damage_is_found_wherever_it_is(self, run: Path) -> None:
+        draw = random.Random(0)
+        for name, use in ((runs.CHECKPOINT, runs.resume), (runs.WEIGHTS, runs.load)):
+            content = (run / name).read_bytes()
+            (run / runs.PREVIOUS).unlink(missing_ok=True)
+            for _ in range(60):
+                damaged = bytearray(content)
+                damaged[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+                (run / name).write_bytes(damaged)
+                with pytest.raises(InputError, match=rf"{name} must be a file as bptt train wrote it"):
+                    use(run)
+            (run / name).write_bytes(content)
+            use(run)
+
+    def test_settings_and_weights_are_written_again_from_the_checkpoint(self, run: Path, undisturbed: bytes) -> None:
+        before = contents(run)
+        (run / runs.SETTINGS).write_text("{")
+        (run / runs.WEIGHTS).unlink()
+        with pytest.raises(InputError, match=r"let bptt train -o .*run --resume write it again from the checkpoint"):
+            runs.load(run)
+        with pytest.warns(DamagedFileWarning, match="It will be written again from the checkpoint"):
+            resumed, training = runs.resume(run)
+        training.run(save=resumed.save, should_stop=lambda: True)
+        for name in (runs.SETTINGS, runs.WEIGHTS):
+            assert (run / name).read_bytes() == before[name]
+        assert finish(run) == undisturbed
+
+    def test_the_checkpoint_of_another_run_is_not_taken(self, run: Path, tmp_path: Path, text: data.Text) -> None:
+        other, training = runs.start(tmp_path / "other", Text(text, replace(SMALL, seed=1)))
+        training.run(save=other.save, should_stop=until(training, 3))
+        shutil.copy(other.path / runs.CHECKPOINT, run / runs.CHECKPOINT)
+        with pytest.warns(DamagedFileWarning, match=r"belongs to another training than settings\.json"):
+            assert runs.resume(run)[1].step == 10
+
+    def test_a_link_put_in_the_way_is_not_followed(self, run: Path, tmp_path: Path) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("mine")
+        (run / f".{runs.WEIGHTS}.new").symlink_to(victim)
+        resumed, training = runs.resume(run)
+        (run / f".{runs.SETTINGS}.new").symlink_to(victim)
+        training.run(save=resumed.save, should_stop=until(training, 22))
+        assert victim.read_text() == "mine"
+        runs.load(run)
+
+
+class TestLock:
+    def test_a_second_process_is_refused_until_the_first_is_dead(self, tmp_path: Path, text: data.Text) -> None:
+        path = tmp_path / "run"
+        ready, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            run, training = runs.start(path, Text(text, SMALL))
+            training.run(save=run.save, should_stop=until(training, 3))
+            os.write(told, b"!")
+            time.sleep(60)
+            os._exit(0)
+        try:
+            assert os.read(ready, 1) == b"!"
+            before = contents(path)
+            for attempt in (
+                lambda: runs.resume(path),
+                lambda: runs.start(path, Text(text, SMALL), overwrite=True),
+            ):
+                with pytest.raises(
+                    InputError, match=rf"one training at a time; .* written by process {child} on .*, since"
+                ):
+                    attempt()
+            assert contents(path) == before
+            runs.load(path)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert (path / disk.LOCK).exists()
+        _, training = runs.resume(path)
+        assert training.step == 3
+
+    def test_is_gone_with_the_run(self, tmp_path: Path, text: data.Text) -> None:
+        run, _ = runs.start(tmp_path / "run", Text(text, SMALL))
+        assert (run.path / disk.LOCK).exists()
+        path = run.path
+        del run
+        assert not (path / disk.LOCK).exists()
+
+    def test_within_a_process_the_newest_holds_it(self, tmp_path: Path, text: data.Text) -> None:
+        old, training = runs.start(tmp_path / "run", Text(text, SMALL))
+        new, _ = runs.resume(tmp_path / "run")
+        with pytest.raises(InputError, match="another of this process has taken"):
+            training.run(save=old.save, should_stop=until(training, 1))
+        new.save(training)
+
+    def test_a_forked_process_neither_keeps_nor_removes_it(self, tmp_path: Path, text: data.Text) -> None:
+        run, _ = runs.start(tmp_path / "run", Text(text, SMALL))
+        assert in_a_child(run._lock.release) == 0
+        assert (run.path / disk.LOCK).exists()
+
+        code, _, errors = Command("train", "-o", run.path, "--resume").end()
+        assert code == 2
+        assert f"is being written by process {os.getpid()} on " in errors
+
+
+def refuse_to_write(number: int) -> Callable[..., None]:
+    """Writes half of what it is given, as a disk does that gets full."""
+
+    def write(path: Path, content: bytes) -> None:
+        path.write_bytes(content[: len(content) // 2])
+        raise OSError(number, os.strerror(number))
+
+    return write
+
+
+class TestDiskThatRefuses:
+    @pytest.fixture
+    def started(self, tmp_path: Path, text: data.Text) -> Path:
+        run, training = runs.start(tmp_path / "run", Text(text, SMALL))
+        for step in (5, 10):
+            training.run(watch=run.watch, save=run.save, should_stop=until(training, step))
+        return run.path
+
+    @pytest.mark.parametrize(("call", "times"), [("fsync", 4), ("replace", 2), ("open", 1), ("write", 1)])
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+    def test_whatever_call_it_refuses_everything_stays_as_it_was(
+        self, started: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch, call: str, times: int, number: int
+    ) -> None:
+        run, training = runs.resume(started)
+        before = contents(run.path)
+        real = getattr(os, call)
+        for last in range(times):
+            left = itertools.count(last, -1)
+
+            def refuse(*arguments: object, left: Iterator[int] = left, **options: object) -> object:
+                if next(left) == 0:
+                    raise OSError(number, os.strerror(number))
+                return real(*arguments, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, call, refuse)
+                if call == "write":
+                    patch.setattr(disk, "_write_synced", refuse_to_write(number))
+                with pytest.raises(InputError, match=rf"cannot be written: {os.strerror(number)}\. Make room"):
+                    run.save(training)
+            after = contents(run.path)
+            assert after.pop(runs.PREVIOUS) in (before[runs.PREVIOUS], before[runs.CHECKPOINT])
+            assert after == {name: content for name, content in before.items() if name != runs.PREVIOUS}
+        del run
+        assert finish(started) == undisturbed
+
+    def test_without_hard_links_the_one_before_is_copied(self, started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        run, training = runs.resume(started)
+        before = contents(started)
+        monkeypatch.setattr(os, "link", refuse)
+        training.run(save=run.save, should_stop=until(training, 12))
+        assert contents(started)[runs.PREVIOUS] == before[runs.CHECKPOINT]
+
+    def test_a_limit_on_the_size_of_files(self, started: Path) -> None:
+        before = contents(started)
+        limit = len(before[runs.CHECKPOINT]) - 1
+        code, _, errors = Command(
+            "train", "-o", started, "--resume",
+            before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        ).end()  # fmt: skip
+        assert code == 2, errors
+        assert re.fullmatch(
+            r"Error: .*run/checkpoint\.safetensors cannot be written: File too large\. Make.*\n", errors
+        )
+        after = contents(started)
+        del after[runs.LOG], before[runs.LOG]
+        assert after == before
+
+    def test_a_directory_that_cannot_be_written(self, started: Path, tmp_path: Path) -> None:
+        """Tried by a user who is not root, to whom no permission is missing."""
+        before = contents(started)
+        for directory in [tmp_path, *tmp_path.parents][:3]:
+            directory.chmod(0o755)
+        started.chmod(0o555)
+
+        def as_nobody() -> None:
+            with suppress(SystemExit):
+                cli.app(["train", "-o", str(started)])  # imports what may lie where only root can read
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+
+        try:
+            ends = [
+                Command("train", "-o", started, "--resume", before=as_nobody).end(),
+                Command("train", "-o", started / "new", before=as_nobody).end(),
+            ]
+        finally:
+            started.chmod(0o755)
+        for code, _, errors in ends:
+            assert code == 2, errors
+            assert re.fullmatch(
+                r"Error: .*cannot be written: Permission denied\. Make room.*\n", errors.split("\n", 1)[1]
+            )
+        assert contents(started) == before
+
+    def test_a_directory_that_is_removed_is_made_again_with_all_that_was_known(
+        self, started: Path, undisturbed: bytes
+    ) -> None:
+        run, training = runs.resume(started)
+        shutil.rmtree(started)
+        with pytest.raises(InputError, match=r"run was removed\. The training was saved at step 20 in a new directory"):
+            training.run(watch=run.watch, save=run.save, should_stop=until(training, 20))
+        del run
+        run, training = runs.resume(started)
+        assert training.step == 20
+        training.run(watch=run.watch, save=run.save)
+        assert (started / runs.WEIGHTS).read_bytes() == undisturbed
+
+    def test_a_directory_that_another_run_has_taken_is_left_to_it(
+        self, started: Path, tmp_path: Path, text: data.Text
+    ) -> None:
+        run, training = runs.resume(started)
+        started.rename(tmp_path / "moved")
+        other, _ = runs.start(started, Text(text, replace(SMALL, seed=1)))
+        before = contents(started)
+        with pytest.raises(InputError, match="was removed, and another run is there now"):
+            training.run(watch=run.watch, save=run.save, should_stop=until(training, 20))
+        assert contents(started) == before
+        assert runs.resume(tmp_path / "moved")[1].step == 10
+        assert other.path == started
+
+    def test_a_removed_directory_ends_the_command_with_a_message(self, tmp_path: Path, text: data.Text) -> None:
+        path = tmp_path / "run"
+        command = Command(
+            "train", text.source, "-o", path, "--hidden", 8, "--streams", 3, "--bptt", 7, "--epochs", 1000000, "--json"
+        )
+        while json.loads(command.out.readline()).get("step", 0) < 20:
+            pass
+        path.rename(tmp_path / "gone")
+        shutil.rmtree(tmp_path / "gone")
+        command.signal(signal.SIGTERM)
+        code, _, errors = command.end()
+        assert code == 2, errors
+        assert re.fullmatch(r"Error: .* was removed\. The training was saved at step \d+ .*--resume\n", errors)
+        assert (path / runs.CHECKPOINT).exists()
+
+
+def test_a_clock_set_back_changes_nothing(
+    tmp_path: Path, text: data.Text, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, training = runs.start(tmp_path / "run", Text(text, replace(SMALL, time_limit=1e6)))
+    training.run(watch=run.watch, save=run.save, should_stop=until(training, 10))
+    seconds = training.seconds
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "gmtime", lambda *_, real=time.gmtime: real(0))
+    del run
+    run, training = runs.resume(tmp_path / "run")
+    training.run(watch=run.watch, save=run.save)
+    assert training.seconds > seconds
+    assert "1970-01-01T00:00:00Z" in [line.get("time") for line in runs.read_log(tmp_path / "run")]
+    first, second = (disk_weights(path) for path in (tmp_path / "run", tmp_path / "undisturbed"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def disk_weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(runs.load(path)[1].state_dict())
+
+
+class TestStopping:
+    def test_an_evaluation_is_given_up_and_made_anew(self, tmp_path: Path, text: data.Text, undisturbed: bytes) -> None:
+        class Long(Text):
+            def evaluate(self, model: Any) -> float | None:
+                nonlocal evaluations
+                evaluations += 1
+                torch.rand(3)
+                return super().evaluate(model)
+
+        evaluations = 0
+        run, training = runs.start(tmp_path / "run", Long(text, SMALL))
+        per_epoch = len(training.task)
+        events = []
+        asked = iter([False] * (per_epoch + 1) + [True])
+        stop = training.run(watch=events.append, save=run.save, should_stop=lambda: next(asked))
+        assert (stop.reason, stop.step, evaluations) == ("interrupted", per_epoch, 1)
+        assert not [event for event in events if isinstance(event, Evaluation)]
+        assert training.model.training
+        del run
+        run, training = runs.resume(tmp_path / "run")
+        training.run(watch=run.watch, save=run.save)
+        assert [line["event"] for line in runs.read_log(run.path)][:3] == ["start", "resume", "evaluation"]
+        assert (run.path / runs.WEIGHTS).read_bytes() == undisturbed
+
+    def test_sigterm_is_heard_in_a_long_evaluation(self, tmp_path: Path) -> None:
+        """One that would take minutes, of a text of which almost all is held out."""
+        corpus = tmp_path / "corpus.txt"
+        corpus.write_text("the cat sat on the mat. " * 200_000)
+        path = tmp_path / "run"
+        command = Command(
+            "train", corpus, "-o", path, "--hidden", 256, "--layers", 4, "--streams", 1, "--bptt", 4,
+            "--held-out", 0.99999, "--json",
+        )  # fmt: skip
+        assert [json.loads(command.out.readline())["event"] for _ in range(2)] == ["settings", "steps"]
+        command.signal(signal.SIGTERM)
+        code, out, errors = command.end()
+        assert (code, errors) == (0, "")
+        assert json.loads(out.splitlines()[-1])["reason"] == "interrupted"
+        assert (path / runs.CHECKPOINT).exists()
