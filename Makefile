@@ -1,6 +1,8 @@
 # make demo   train a character model and let it write      make test   lint, types and all tests
 # make bench  ours beside other libraries, some twenty minutes of an otherwise idle machine
 # make web    build the tape player (needs Node.js)         make package  wheel and sdist, both with the player in them
+# make torture  kill -9 at random moments, 20 times (N=1000: more often), then compare every byte of the weights
+# make soak   the same work for ten minutes (SECONDS=3600: longer); memory, open files and threads must not grow
 # make sanitize  the C++ engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +13,7 @@ NODE := $(shell command -v npm)
 BUNDLE := src/bptt/bundle
 CHROMIUM := $(or $(CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
 
-.PHONY: demo test test-web test-browser package bench sanitize lint lint-web format web clean
+.PHONY: demo test test-web test-browser package bench torture soak sanitize lint lint-web format web clean
 
 demo: $(VENV)/installed
 	$(BIN)/bptt train --out runs/demo --overwrite
@@ -70,6 +72,12 @@ package: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
+
+torture: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py --kills $(or $(N),20)
+
+soak: $(VENV)/installed-dev
+	OMP_NUM_THREADS=2 $(BIN)/python tests/soak.py --seconds $(or $(SECONDS),600)
 
 # The engine under AddressSanitizer and UndefinedBehaviorSanitizer, once for each instruction set of this processor, in
 # an environment that sees the packages of the other but not its build of bptt. What Python and torch never give back is

@@ -9,7 +9,6 @@ away; once it has moved they follow it.
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 import weakref
@@ -41,21 +40,21 @@ def beside(path: Path) -> Path:
 def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
     """Writes all files or none; the first is the judge.
 
-    keep  (name, other): what `name` holds is kept as `other`
+    keep  (name, other): the file `name` is kept as `other`; a crash just then leaves `other` alone
 
     Raises NotWrittenError where the disk refuses.
     """
     settle(directory, files)
-    at, moved = directory, False
+    at, kept, moved = directory, False, False
     try:
         for name, content in files.items():
             at = directory / name
             _write_synced(beside(at), content)
-        if keep is not None and not _are_one(directory / keep[0], directory / keep[1]):
-            at = directory / keep[1]
-            _copy(directory / keep[0], beside(at))
-            beside(at).replace(at)
         sync_directory(directory)
+        if keep is not None:
+            at = directory / keep[1]
+            (directory / keep[0]).replace(at)
+            kept = True
         for name in files:
             at = directory / name
             beside(at).replace(at)
@@ -63,7 +62,10 @@ def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[s
         sync_directory(directory)
     except BaseException as error:
         if not moved:
-            _throw_away(directory, [*files, *(keep[1:] if keep else ())])
+            if keep is not None and kept:
+                with suppress(OSError):
+                    (directory / keep[1]).replace(directory / keep[0])
+            _throw_away(directory, list(files))
         if isinstance(error, OSError):
             raise NotWrittenError(at, error) from None
         raise
@@ -98,21 +100,6 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _are_one(one: Path, other: Path) -> bool:
-    """Whether they are one file under two names, as `_copy` leaves them; a move of one over the other does nothing."""
-    return other.exists() and one.samefile(other)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def sync_directory(directory: Path) -> None:

@@ -34,8 +34,8 @@ import torch
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from bptt import sweeps
-from bptt.disk import Lock, LockedError, NotWrittenError, beside, settle, write_together
+from bptt import disk, sweeps
+from bptt.disk import Lock, LockedError, NotWrittenError, beside, settle
 from bptt.errors import DamagedFileWarning, InputError
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Event, Recipe, Training, as_json
@@ -163,7 +163,7 @@ class Run:
             files[LOG] = self._waiting
         settings = json.dumps(self.settings.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         files |= {WEIGHTS: self._weights(training), SETTINGS: settings.encode()}
-        _write(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
+        write_together(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
         if not self.saved:
             for name in (PREVIOUS, CURVE):
                 (self.path / name).unlink(missing_ok=True)
@@ -200,7 +200,7 @@ class Run:
         from bptt import curve
 
         path = self.path / CURVE
-        _write(self.path, {CURVE: curve.png(read_log(self.path), self.task.measure, self.settings.recipe.clip)})
+        write_together(self.path, {CURVE: curve.png(read_log(self.path), self.task.measure, self.settings.recipe.clip)})
         return path
 
     def _weights(self, training: Training) -> bytes:
@@ -377,9 +377,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _write(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
+def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
+    """As `bptt.disk.write_together`; raises InputError where the disk refuses."""
     try:
-        write_together(directory, files, keep=keep)
+        disk.write_together(directory, files, keep=keep)
     except NotWrittenError as refusal:
         raise _cannot_write(refusal.path, refusal.error) from None
 

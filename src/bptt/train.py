@@ -318,6 +318,7 @@ class Training:
                 if meter.steps == STEPS_PER_EVENT or self._evaluation_is_due:
                     meter.report(watch)
                 if self._clock() - saved > SECONDS_PER_SAVE:
+                    meter.report(watch)
                     self.rng = torch.get_rng_state()
                     save(self)
                     saved = self._clock()
