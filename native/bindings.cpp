@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "cells.hpp"
 #include "contract.hpp"
 
 namespace nb = nanobind;
@@ -111,6 +112,57 @@ void backward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, 
 }
 
 template <class Real>
+bptt::Cell<Real> cell(bptt::Activation activation, double leak, bool residual, Address mask, Address norm_weight,
+                      Address norm_bias, double epsilon) {
+    return {activation,
+            static_cast<Real>(leak),
+            residual,
+            pointer<const Real>(mask),
+            pointer<const Real>(norm_weight),
+            pointer<const Real>(norm_bias),
+            static_cast<Real>(epsilon)};
+}
+
+template <class Real>
+void forward_cells(std::size_t T, std::size_t B, std::size_t H, Address batch_sizes, bool reverse,
+                   bptt::Activation activation, double leak, bool residual, Address mask, Address norm_weight,
+                   Address norm_bias, double epsilon, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
+                   Address a, Address h0, Address h, Address f, Address normalised, Address scale,
+                   std::size_t threads) {
+    bptt::forward_cells<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
+                               H,
+                               cell<Real>(activation, leak, residual, mask, norm_weight, norm_bias, epsilon),
+                               {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
+                               pointer<const Real>(a),
+                               pointer<const Real>(h0),
+                               pointer<Real>(h),
+                               pointer<Real>(f),
+                               pointer<Real>(normalised),
+                               pointer<Real>(scale)},
+                              threads);
+}
+
+template <class Real>
+void backward_cells(std::size_t T, std::size_t B, std::size_t H, Address batch_sizes, bool reverse,
+                    bptt::Activation activation, double leak, bool residual, Address mask, Address norm_weight,
+                    Address norm_bias, double epsilon, Address W_hh, std::ptrdiff_t W_hh_row,
+                    std::ptrdiff_t W_hh_column, Address dh, Address f, Address normalised, Address scale, Address da,
+                    Address dz, Address dh0, std::size_t threads) {
+    bptt::backward_cells<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
+                                H,
+                                cell<Real>(activation, leak, residual, mask, norm_weight, norm_bias, epsilon),
+                                {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
+                                pointer<const Real>(dh),
+                                pointer<const Real>(f),
+                                pointer<const Real>(normalised),
+                                pointer<const Real>(scale),
+                                pointer<Real>(da),
+                                pointer<Real>(dz),
+                                pointer<Real>(dh0)},
+                               threads);
+}
+
+template <class Real>
 void activate(bptt::Activation activation, Address a, Address h, std::size_t count) {
     bptt::activate<Real>(activation, pointer<const Real>(a), pointer<Real>(h), count);
 }
@@ -123,6 +175,8 @@ void define(nb::module_ m) {
     m.def("backward_sweep", &backward_sweep<Real>, without_gil);
     m.def("forward_layer", &forward_layer<Real>, without_gil);
     m.def("backward_layer", &backward_layer<Real>, without_gil);
+    m.def("forward_cells", &forward_cells<Real>, without_gil);
+    m.def("backward_cells", &backward_cells<Real>, without_gil);
     m.def("activate", &activate<Real>, without_gil);
 }
 

@@ -1,5 +1,5 @@
 # The engine's door (native/bindings.cpp). Arrays are addresses (`Tensor.data_ptr()`), 0 for one that is not there;
-# strides count elements. Shapes and meaning: native/contract.hpp.
+# strides count elements. Shapes and meaning: native/contract.hpp, cells.hpp.
 import enum
 from typing import Protocol
 
@@ -108,6 +108,59 @@ class _Precision(Protocol):
         dW_hh_column: int,
         db: int,
         accumulate: bool,
+        threads: int,
+        /,
+    ) -> None: ...
+    def forward_cells(
+        self,
+        T: int,
+        B: int,
+        H: int,
+        batch_sizes: int,
+        reverse: bool,
+        activation: Activation,
+        leak: float,
+        residual: bool,
+        mask: int,
+        norm_weight: int,
+        norm_bias: int,
+        epsilon: float,
+        W_hh: int,
+        W_hh_row: int,
+        W_hh_column: int,
+        a: int,
+        h0: int,
+        h: int,
+        f: int,
+        normalised: int,
+        scale: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def backward_cells(
+        self,
+        T: int,
+        B: int,
+        H: int,
+        batch_sizes: int,
+        reverse: bool,
+        activation: Activation,
+        leak: float,
+        residual: bool,
+        mask: int,
+        norm_weight: int,
+        norm_bias: int,
+        epsilon: float,
+        W_hh: int,
+        W_hh_row: int,
+        W_hh_column: int,
+        dh: int,
+        f: int,
+        normalised: int,
+        scale: int,
+        da: int,
+        dz: int,
+        dh0: int,
         threads: int,
         /,
     ) -> None: ...

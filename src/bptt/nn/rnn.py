@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt import blocks, long, ops
+from bptt import blocks, cells, long, ops
 from bptt.activations import activation
 from bptt.errors import InputError
-from bptt.nn import initial
+from bptt.nn import initial, options
 from bptt.nn.arguments import (
     TOKENS,
     batched_state,
@@ -30,8 +30,10 @@ from bptt.nn.arguments import (
     checked_sizes,
     checked_state,
 )
+from bptt.nn.options import Nonlinearity
 from bptt.nn.precision import returned_dtype, widened
 from bptt.nn.segments import Segments, segments
+from bptt.sweeps.cells import Cell
 
 State = Tensor | tuple[Tensor, ...]
 Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -43,15 +45,26 @@ class RNN(torch.nn.RNN):
     Beyond torch's, the constructor takes
 
     hidden_size   also a list with one size for each layer; num_layers is then its length, and states are tuples
-    nonlinearity  "tanh", "relu", "sigmoid" or "identity"
+    nonlinearity  "tanh", "relu", "sigmoid" or "identity"; or any function of a tensor, such as torch.nn.GELU(), which
+                  runs on the slow reference engine: a SlowEngineWarning says so
     init          how recurrent weights begin: "torch", "orthogonal", "identity", "spectral:1.0" (`bptt.nn.initial`)
     learn_h0      each layer and direction has a parameter h0_l{k} (H,), zero at first, that rows begin with when no hx
                   is given, and after a reset
+    leak          α in h_t = (1-α) h_{t-1} + α φ(a_t), above 0 and at most 1, which is no leak
+    residual      φ(a_t + h_{t-1}) instead of φ(a_t)
+    norm          "layer": a_t goes through a layer norm over the H units first, with parameters norm_weight_l{k} and,
+                  if bias, norm_bias_l{k} (H,)
+    recurrent_dropout   in training, entries of h_{t-1} are zeroed with this probability on their way to h_{t-1} W_hh,
+                  the same ones at all steps; each row, layer, direction and call draws its own, and so does a sequence
+                  that a reset begins
     checkpoint    bounds the memory that waits for the way back: "auto", a number of steps, or a budget such as "512MB"
                   (`bptt.long`). States are kept at the starts of blocks of time, the others computed a second time;
                   outputs and gradients stay the same to the bit. With dropout the masks are others. Where layers go
                   both ways or have sizes of their own, outputs of all layers are kept; with return_all_layers, or
                   while a tape is recorded, everything is. May be changed at any time
+
+    leak, residual, norm, recurrent_dropout and a function as nonlinearity go together in any combination, with all else
+    but checkpoint; `bptt.sweeps.cells` has the equations.
 
     Called with x and, if wanted, hx, the states before the first step, (num_layers * directions, B, H):
 
@@ -87,6 +100,12 @@ class RNN(torch.nn.RNN):
     # What torch.nn.RNN has not, so that one of its objects can become one of ours (`bptt.convert`).
     init: str = "torch"
     learn_h0: bool = False
+    leak: float = 1.0
+    residual: bool = False
+    norm: str | None = None
+    recurrent_dropout: float = 0.0
+    nonlinearity: Any
+    _cell: Cell | None = None
     checkpoint: blocks.Checkpoint = None
 
     def __init__(
@@ -94,7 +113,7 @@ class RNN(torch.nn.RNN):
         input_size: int,
         hidden_size: int | Sequence[int],
         num_layers: int = 1,
-        nonlinearity: str = "tanh",
+        nonlinearity: Nonlinearity = "tanh",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -104,10 +123,15 @@ class RNN(torch.nn.RNN):
         *,
         init: str = "torch",
         learn_h0: bool = False,
+        leak: float = 1.0,
+        residual: bool = False,
+        norm: str | None = None,
+        recurrent_dropout: float = 0.0,
         checkpoint: blocks.Checkpoint = None,
         **unknown: Any,
     ) -> None:
-        activation(nonlinearity)
+        nonlinearity = options.named(nonlinearity)
+        cell = options.cell(nonlinearity, leak, residual, norm, recurrent_dropout)
         initial.check(init)
         blocks.check(checkpoint)
         sizes = checked_sizes(hidden_size, num_layers) if isinstance(hidden_size, Sequence) else None
@@ -125,10 +149,21 @@ class RNN(torch.nn.RNN):
             self._resize(sizes)
         if learn_h0:
             self.learn_h0 = True
-            for names in self._all_weights:
-                weight_hh = getattr(self, names[1])
-                self.register_parameter(_h0_of(names), torch.nn.Parameter(weight_hh.new_empty(len(weight_hh))))
+        if cell is not None:
+            self._cell, self.leak, self.residual, self.norm = cell, leak, residual, norm
+            self.recurrent_dropout = recurrent_dropout
+        for names in self._all_weights:
+            weight_hh = getattr(self, names[1])
+            for name in self._names_beyond_torch(names):
+                self.register_parameter(name, torch.nn.Parameter(weight_hh.new_empty(len(weight_hh))))
         self._reset_beyond_torch()
+
+    def _names_beyond_torch(self, names: list[str]) -> list[str]:
+        """Of the parameters that a layer and direction has beside torch's."""
+        beyond = ["h0"] if self.learn_h0 else []
+        if self.norm is not None:
+            beyond += ["norm_weight", "norm_bias"][: 1 + self.bias]
+        return [_beside(names, what) for what in beyond]
 
     def _resize(self, sizes: tuple[int, ...]) -> None:
         """Gives each layer a size of its own; torch's constructor knows one for all."""
@@ -158,8 +193,8 @@ class RNN(torch.nn.RNN):
                 initial.draw(getattr(self, names[1]), self.init)
                 for bias in names[2:]:
                     torch.nn.init.zeros_(getattr(self, bias))
-            if self.learn_h0 and hasattr(self, _h0_of(names)):
-                torch.nn.init.zeros_(getattr(self, _h0_of(names)))
+            for name in self._names_beyond_torch(names):
+                (torch.nn.init.ones_ if name.startswith("norm_weight") else torch.nn.init.zeros_)(getattr(self, name))
 
     def flatten_parameters(self) -> None:
         """What torch.nn.RNN does for cuDNN, where all layers have one size; else nothing."""
@@ -168,9 +203,10 @@ class RNN(torch.nn.RNN):
 
     def extra_repr(self) -> str:
         said = super().extra_repr()
-        said += f", init={self.init!r}" if self.init != "torch" else ""
-        said += ", learn_h0=True" if self.learn_h0 else ""
-        return said + (f", checkpoint={self.checkpoint!r}" if self.checkpoint is not None else "")
+        for name in ("init", "learn_h0", "leak", "residual", "norm", "recurrent_dropout", "checkpoint"):
+            if getattr(self, name) != getattr(RNN, name):
+                said += f", {name}={getattr(self, name)!r}"
+        return said
 
     @property
     def _directions(self) -> int:
@@ -356,7 +392,7 @@ class RNN(torch.nn.RNN):
         if checkpoint is not None and ops.seen_by_others(x, like):
             checkpoint = None  # who traces or transforms keeps what it wants to
         alike = not self.bidirectional and isinstance(self.hidden_size, int)
-        if checkpoint is not None and alike and not isinstance(batch_sizes, Tensor):
+        if checkpoint is not None and alike and self._cell is None and not isinstance(batch_sizes, Tensor):
             dropout = self.dropout if self.training else 0.0
             output, h_n = long.stack(
                 x, _joined(states), weights, self.nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
@@ -369,7 +405,9 @@ class RNN(torch.nn.RNN):
             outputs = []
             for reverse in directions:
                 k = len(last)
-                if checkpoint is None or isinstance(batch_sizes, Tensor):
+                if self._cell is not None:
+                    output, h_n = self._with_options(self._cell, x, states[k], weights[k], k, batch_sizes)
+                elif checkpoint is None or isinstance(batch_sizes, Tensor):
                     output, h_n = ops.layer(
                         x, states[k], *weights[k], self.nonlinearity, batch_sizes=batch_sizes, reverse=reverse,
                         index=layer,
@@ -386,6 +424,33 @@ class RNN(torch.nn.RNN):
             if self.dropout and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
         return layers, last
+
+    def _with_options(
+        self, cell: Cell, x: Tensor, h0: Tensor | None, weights: Weights, k: int, batch_sizes: list[int] | Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One layer in one direction, the k-th, with what its cell has beyond torch."""
+        if self.checkpoint is not None or isinstance(batch_sizes, Tensor):
+            raise InputError(
+                "cells with leak, residual, norm, recurrent_dropout or a function as φ take neither a checkpoint nor a "
+                f"PackedSequence that is traced; this one is {self!r}. Set checkpoint=None; trace padded batches."
+            )
+        if not ops.is_traced() and ops.recorder.get() is not None:
+            raise InputError(
+                "a tape holds the numbers of the plain cell, h_t = φ(x_t W_xh + h_{t-1} W_hh + b_h) with φ by name; "
+                f"this one is {self!r}. Record one without leak, residual, norm, recurrent_dropout and functions as φ."
+            )
+        like, names = weights[1], self._all_weights[k]
+        gamma = beta = mask = None
+        if self.norm is not None:
+            gamma = widened(getattr(self, _beside(names, "norm_weight")), like)
+            beta = widened(getattr(self, _beside(names, "norm_bias")), like) if self.bias else None
+        if self.recurrent_dropout and self.training:
+            B = x.shape[1] if batch_sizes is None else batch_sizes[0] if batch_sizes else 0
+            mask = F.dropout(like.new_ones(B, len(like)), self.recurrent_dropout)
+        return cells.layer(
+            x, h0, *weights, cell, mask=mask, norm_weight=gamma, norm_bias=beta,
+            batch_sizes=batch_sizes, reverse=names[0].endswith("_reverse"),
+        )  # fmt: skip
 
     def _given(self, hx: State | None, B: int, weight: Tensor, *, unbatched: bool = False) -> list[Tensor | None]:
         """The states (1, B, H) before the first step, of each layer and direction; None is zero."""
@@ -410,7 +475,7 @@ class RNN(torch.nn.RNN):
         """The states that rows begin with by themselves."""
         if not self.learn_h0:
             return [None] * len(self._all_weights)
-        return [getattr(self, _h0_of(names)).expand(1, B, -1) for names in self._all_weights]
+        return [getattr(self, _beside(names, "h0")).expand(1, B, -1) for names in self._all_weights]
 
     def for_long(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor | None, list[Weights]]:
         """x (T, B, ·), states (L, B, H) and weights as `bptt.long` takes them; refusals are those of a call."""
@@ -420,10 +485,11 @@ class RNN(torch.nn.RNN):
             raise InputError(
                 f"x must be tokens (T, B) or numbers (T, B, input_size), time first; got {tuple(x.shape)} of {x.dtype}."
             )
-        if self.bidirectional or not isinstance(self.hidden_size, int) or returned_dtype(x, like) is not None:
+        alike = not self.bidirectional and isinstance(self.hidden_size, int)
+        if not alike or self._cell is not None or returned_dtype(x, like) is not None:
             raise InputError(
-                "going block by block from input to loss needs layers of one size that go forward in time, in float32 "
-                f"or float64 without autocast; got {self} and {x.dtype}. Use RNN with checkpoint= instead."
+                "going block by block from input to loss needs plain layers of one size that go forward in time, in "
+                f"float32 or float64 without autocast; got {self} and {x.dtype}. Use RNN with checkpoint= instead."
             )
         x = checked_input(x, self.input_size, like)
         return x, _joined(self._given(hx, x.shape[1], like)), weights
@@ -449,9 +515,9 @@ def _joined(states: list[Tensor | None]) -> Tensor | None:
     return torch.cat(given)
 
 
-def _h0_of(names: list[str]) -> str:
-    """The name of the learnable state beside the parameters of a layer and direction."""
-    return names[0].replace("weight_ih", "h0")
+def _beside(names: list[str], what: str) -> str:
+    """The name of another parameter of the same layer and direction."""
+    return names[0].replace("weight_ih", what)
 
 
 class RNNCell(torch.nn.RNNCell):

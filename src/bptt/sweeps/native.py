@@ -38,28 +38,28 @@ def forward_sweep(
     out: Tensor | None = None,
     total: Tensor | None = None,
 ) -> Tensor:
-    precision = _precision("h0", h0.dtype)
+    precision = precision_of("h0", h0.dtype)
     B, H = _batch_and_width("h0", h0)
-    T, sizes, rows = _steps("a", a, batch_sizes, B)
-    _require("a", a, h0.dtype, (*rows, H))
-    _require("W_hh", W_hh, h0.dtype, (H, H))
+    T, sizes, rows = steps_of("a", a, batch_sizes, B)
+    require("a", a, h0.dtype, (*rows, H))
+    require("W_hh", W_hh, h0.dtype, (H, H))
     h = _output("out", out, h0.dtype, _with_h0(rows, B, H))
     if total is not None:
-        _require_output("total", total, h0.dtype, (*rows, H))
+        require_output("total", total, h0.dtype, (*rows, H))
     a, h0 = a.contiguous(), h0.contiguous()
     packing.of_h0(h, B, batch_sizes, reverse).copy_(h0)
     precision.forward_sweep(
         T,
         B,
         H,
-        _address(sizes),
+        address(sizes),
         reverse,
-        _activation(activation),
-        *_matrix(W_hh),
+        activation_of(activation),
+        *matrix(W_hh),
         a.data_ptr(),
         h0.data_ptr(),
         packing.of_steps(h, B, batch_sizes, reverse).data_ptr(),
-        _address(total),
+        address(total),
         torch.get_num_threads(),
     )
     return h
@@ -76,30 +76,30 @@ def backward_sweep(
     out: Tensor | None = None,
     total: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    precision = _precision("h", h.dtype)
+    precision = precision_of("h", h.dtype)
     B, H = _batch_and_width_of_states(h, dh, packed=batch_sizes is not None)
-    T, sizes, rows = _steps("dh", dh, batch_sizes, B)
-    _require("dh", dh, h.dtype, (*rows, H))
-    _require("h", h, h.dtype, _with_h0(rows, B, H))
-    _require("W_hh", W_hh, h.dtype, (H, H))
+    T, sizes, rows = steps_of("dh", dh, batch_sizes, B)
+    require("dh", dh, h.dtype, (*rows, H))
+    require("h", h, h.dtype, _with_h0(rows, B, H))
+    require("W_hh", W_hh, h.dtype, (H, H))
     da = _output("out", out, h.dtype, (*rows, H))
     if total is not None:
-        _require_output("total", total, h.dtype, (*rows, H))
+        require_output("total", total, h.dtype, (*rows, H))
     dh, h = dh.contiguous(), h.contiguous()
     dh0 = h.new_empty(B, H)
     precision.backward_sweep(
         T,
         B,
         H,
-        _address(sizes),
+        address(sizes),
         reverse,
-        _activation(activation),
-        *_matrix(W_hh),
+        activation_of(activation),
+        *matrix(W_hh),
         dh.data_ptr(),
         packing.of_steps(h, B, batch_sizes, reverse).data_ptr(),
         da.data_ptr(),
         dh0.data_ptr(),
-        _address(total),
+        address(total),
         torch.get_num_threads(),
     )
     return da, dh0
@@ -130,42 +130,42 @@ def forward_layer(
     Raises IndexError for tokens outside [0, I).
     """
     dtype = weight_hh.dtype
-    precision = _precision("weight_hh", dtype)
+    precision = precision_of("weight_hh", dtype)
     H, I = _width_and_inputs(weight_ih)
     B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[-2]
-    T, sizes, rows = _steps("x", x, batch_sizes, B)
+    T, sizes, rows = steps_of("x", x, batch_sizes, B)
     x, tokens = _input(x, dtype, rows, I)
-    _require("weight_ih", weight_ih, dtype, (H, I))
-    _require("weight_hh", weight_hh, dtype, (H, H))
+    require("weight_ih", weight_ih, dtype, (H, I))
+    require("weight_hh", weight_hh, dtype, (H, H))
     if h0 is not None:
-        h0 = _require("h0", h0, dtype, (1, B, H)).contiguous()
+        h0 = require("h0", h0, dtype, (1, B, H)).contiguous()
     if bias_ih is not None:
-        bias_ih = _require("bias_ih", bias_ih, dtype, (H,)).contiguous()
+        bias_ih = require("bias_ih", bias_ih, dtype, (H,)).contiguous()
     if bias_hh is not None:
-        bias_hh = _require("bias_hh", bias_hh, dtype, (H,)).contiguous()
+        bias_hh = require("bias_hh", bias_hh, dtype, (H,)).contiguous()
     h = _output("out", out, dtype, (*rows, H))
     if h_n is not None:
-        _require_output("h_n", h_n, dtype, (1, B, H))
+        require_output("h_n", h_n, dtype, (1, B, H))
     if total is not None:
-        _require_output("total", total, dtype, (*rows, H))
+        require_output("total", total, dtype, (*rows, H))
     precision.forward_layer(
         T,
         B,
         I,
         H,
-        _address(sizes),
+        address(sizes),
         reverse,
-        _activation(activation),
+        activation_of(activation),
         0 if tokens else x.data_ptr(),
         x.data_ptr() if tokens else 0,
         *_transposed(weight_ih),
         *_transposed(weight_hh),
-        _address(bias_ih),
-        _address(bias_hh),
-        _address(h0),
+        address(bias_ih),
+        address(bias_hh),
+        address(h0),
         h.data_ptr(),
-        _address(h_n),
-        _address(total),
+        address(h_n),
+        address(total),
         torch.get_num_threads(),
     )
     return h
@@ -203,59 +203,59 @@ def backward_layer(
     accumulate  the gradients of weights and bias go on from what their arrays hold (`rows_of_a_block`)
     """
     dtype = h.dtype
-    precision = _precision("h", dtype)
+    precision = precision_of("h", dtype)
     H, I = _width_and_inputs(weight_ih)
     B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[-2]
-    T, sizes, rows = _steps("x", x, batch_sizes, B)
+    T, sizes, rows = steps_of("x", x, batch_sizes, B)
     x, tokens = _input(x, dtype, rows, I)
-    h = _require("h", h, dtype, (*rows, H)).contiguous()
+    h = require("h", h, dtype, (*rows, H)).contiguous()
     if h0 is not None:
-        h0 = _require("h0", h0, dtype, (1, B, H)).contiguous()
-    _require("weight_ih", weight_ih, dtype, (H, I))
-    _require("weight_hh", weight_hh, dtype, (H, H))
+        h0 = require("h0", h0, dtype, (1, B, H)).contiguous()
+    require("weight_ih", weight_ih, dtype, (H, I))
+    require("weight_hh", weight_hh, dtype, (H, H))
     if dh is not None:
-        dh = _require("dh", dh, dtype, (*rows, H)).contiguous()
+        dh = require("dh", dh, dtype, (*rows, H)).contiguous()
     if dh_n is not None:
-        dh_n = _require("dh_n", dh_n, dtype, (1, B, H)).contiguous()
+        dh_n = require("dh_n", dh_n, dtype, (1, B, H)).contiguous()
     if dx is not None:
         if tokens:
             raise ValueError("`dx` cannot be had: tokens have no gradient")
-        _require_output("dx", dx, dtype, (*rows, I))
+        require_output("dx", dx, dtype, (*rows, I))
     if dweight_ih is not None:
-        _require("dweight_ih", dweight_ih, dtype, (H, I))
+        require("dweight_ih", dweight_ih, dtype, (H, I))
     if dweight_hh is not None:
-        _require("dweight_hh", dweight_hh, dtype, (H, H))
+        require("dweight_hh", dweight_hh, dtype, (H, H))
     if dbias is not None:
-        _require_output("dbias", dbias, dtype, (H,))
+        require_output("dbias", dbias, dtype, (H,))
     if dh0 is not None:
-        _require_output("dh0", dh0, dtype, (1, B, H))
+        require_output("dh0", dh0, dtype, (1, B, H))
     if da is not None:
-        _require_output("da", da, dtype, (*rows, H))
+        require_output("da", da, dtype, (*rows, H))
     if total is not None:
-        _require_output("total", total, dtype, (*rows, H))
+        require_output("total", total, dtype, (*rows, H))
     precision.backward_layer(
         T,
         B,
         I,
         H,
-        _address(sizes),
+        address(sizes),
         reverse,
-        _activation(activation),
+        activation_of(activation),
         0 if tokens else x.data_ptr(),
         x.data_ptr() if tokens else 0,
         *_transposed(weight_ih),
         *_transposed(weight_hh),
-        _address(dh),
-        _address(dh_n),
+        address(dh),
+        address(dh_n),
         h.data_ptr(),
-        _address(h0),
-        _address(da),
-        _address(dh0),
-        _address(total),
-        _address(dx),
+        address(h0),
+        address(da),
+        address(dh0),
+        address(total),
+        address(dx),
         *_transposed(dweight_ih),
         *_transposed(dweight_hh),
-        _address(dbias),
+        address(dbias),
         accumulate,
         torch.get_num_threads(),
     )
@@ -266,11 +266,11 @@ def rows_of_a_block(H: int) -> int:
     return _native.rows_of_a_block(H)
 
 
-def _address(array: Tensor | None) -> int:
+def address(array: Tensor | None) -> int:
     return 0 if array is None else array.data_ptr()
 
 
-def _matrix(array: Tensor) -> tuple[int, int, int]:
+def matrix(array: Tensor) -> tuple[int, int, int]:
     """Address and strides."""
     row, column = array.stride()
     return array.data_ptr(), row, column
@@ -284,12 +284,12 @@ def _transposed(array: Tensor | None) -> tuple[int, int, int]:
     return array.data_ptr(), column, row
 
 
-def _activation(name: str) -> _native.Activation:
+def activation_of(name: str) -> _native.Activation:
     activations.activation(name)
     return _ACTIVATIONS[name]
 
 
-def _precision(name: str, dtype: torch.dtype) -> "_native._Precision":
+def precision_of(name: str, dtype: torch.dtype) -> "_native._Precision":
     precision = _PRECISIONS.get(dtype)
     if precision is None:
         raise TypeError(f"the compiled sweeps take float32 and float64; `{name}` is {dtype}")
@@ -318,7 +318,7 @@ def _width_and_inputs(weight_ih: Tensor) -> tuple[int, int]:
     return H, I
 
 
-def _steps(
+def steps_of(
     name: str, array: Tensor, batch_sizes: Sequence[int] | None, B: int
 ) -> tuple[int, Tensor | None, tuple[int, ...]]:
     """How many steps there are; if packed, how many rows each has, as the C++ side reads them; the shape before H."""
@@ -344,11 +344,11 @@ def _with_h0(rows: tuple[int, ...], B: int, H: int) -> tuple[int, ...]:
 def _input(x: Tensor, dtype: torch.dtype, rows: tuple[int, ...], I: int) -> tuple[Tensor, bool]:
     """x as the C++ side reads it, and whether it holds tokens."""
     if x.is_floating_point():
-        return _require("x", x, dtype, (*rows, I)).contiguous(), False
-    return _require("x", x.to(torch.int64), torch.int64, rows).contiguous(), True
+        return require("x", x, dtype, (*rows, I)).contiguous(), False
+    return require("x", x.to(torch.int64), torch.int64, rows).contiguous(), True
 
 
-def _require(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def require(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     if array.dtype is not dtype:
         raise TypeError(f"`{name}` must be {dtype} like the other arrays; got {array.dtype}")
     if not array.is_cpu:
@@ -358,11 +358,11 @@ def _require(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...
     return array
 
 
-def _require_output(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    if not _require(name, array, dtype, shape).is_contiguous():
+def require_output(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    if not require(name, array, dtype, shape).is_contiguous():
         raise ValueError(f"`{name}` must be contiguous, it is written in place; got strides {array.stride()}")
     return array
 
 
 def _output(name: str, array: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, dtype=dtype) if array is None else _require_output(name, array, dtype, shape)
+    return torch.empty(shape, dtype=dtype) if array is None else require_output(name, array, dtype, shape)

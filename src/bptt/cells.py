@@ -1,0 +1,160 @@
+"""One layer of cells with options as a torch operation with its autograd formula: `bptt.ops` for `bptt.sweeps.cells`.
+
+The input's share of A2 is a product of torch's own, and so are the weight gradients; between them is one sweep each
+way, in C++ where φ has a name and the tensors are float32 or float64 on the CPU, else autograd through the reference.
+Second derivatives always come from the reference, and so does what torch.compile traces and torch.func transforms.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bptt import ops
+from bptt.sweeps import cells as reference
+from bptt.sweeps import choose, native_cells, packing
+from bptt.sweeps.cells import Cell
+
+
+def layer(
+    x: Tensor,
+    h0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    cell: Cell,
+    *,
+    mask: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The states of all steps (T, B, H), or (N, H) when packed, and the last state of every row (1, B, H).
+
+    Arguments as for `bptt.ops.layer`, with a `Cell` in the place of the activation's name, and
+
+    mask         (B, H) of the recurrent dropout, or None
+    norm_weight  (H), γ of the layer norm, or None for no layer norm; norm_bias (H), β, or None for zero
+
+    Raises IndexError for tokens outside [0, I).
+    """
+    B = packing.rows_of_batch(x, batch_sizes)
+    bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
+    if x.is_floating_point():
+        a = F.linear(x, weight_ih, bias)
+    else:
+        I = weight_ih.shape[1]
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < I:
+            raise IndexError(f"tokens must lie in [0, {I}), the input size; got {int(x.min())} to {int(x.max())}")
+        a = F.embedding(x, weight_ih.mT) if bias is None else F.embedding(x, weight_ih.mT) + bias
+    start = weight_hh.new_zeros(B, len(weight_hh)) if h0 is None else h0[0]
+    how = _How(cell, batch_sizes, reverse)
+    if (
+        callable(cell.activation)
+        or ops.seen_by_others(x, weight_hh)
+        or choose(x.device.type, weight_hh.dtype).name == "reference"
+    ):
+        h = _by_the_book(a, start, weight_hh, mask, norm_weight, norm_bias, how)
+    else:
+        h = _Sweep.apply(a, start, weight_hh, mask, norm_weight, norm_bias, how)
+    states = packing.with_h0(h, start[None], B, batch_sizes, reverse)
+    return h, packing.last_states(states, B, batch_sizes, reverse)[None]
+
+
+class _How(NamedTuple):
+    """What a sweep is told beside its tensors."""
+
+    cell: Cell
+    batch_sizes: Sequence[int] | None
+    reverse: bool
+
+
+def _by_the_book(
+    a: Tensor,
+    h0: Tensor,
+    weight_hh: Tensor,
+    mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    how: _How,
+) -> Tensor:
+    return reference.forward_sweep(
+        a, weight_hh.mT, h0, how.cell, mask=mask, norm_weight=norm_weight, norm_bias=norm_bias,
+        batch_sizes=how.batch_sizes, reverse=how.reverse,
+    )  # fmt: skip
+
+
+class _Sweep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        h0: Tensor,
+        weight_hh: Tensor,
+        mask: Tensor | None,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        how: _How,
+    ) -> Tensor:
+        h, kept = native_cells.forward_sweep(
+            a, weight_hh.mT, h0, how.cell, mask=mask, norm_weight=norm_weight, norm_bias=norm_bias,
+            batch_sizes=how.batch_sizes, reverse=how.reverse,
+        )  # fmt: skip
+        ctx.how = how
+        ctx.save_for_backward(a, h0, weight_hh, mask, norm_weight, norm_bias, h, *kept)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        (dh,) = cotangents
+        if torch.is_grad_enabled():
+            return *_differentiable_gradients(ctx, dh), None
+        _, h0, weight_hh, mask, norm_weight, _, h, *kept = ctx.saved_tensors
+        cell, batch_sizes, reverse = ctx.how
+        kept, B = native_cells.Kept(*kept), len(h0)
+        da, dz, dh0 = native_cells.backward_sweep(
+            dh,
+            kept,
+            weight_hh.mT,
+            cell,
+            B,
+            mask=mask,
+            norm_weight=norm_weight,
+            batch_sizes=batch_sizes,
+            reverse=reverse,
+        )
+        _, _, needs_hh, _, needs_norm_weight, needs_norm_bias, _ = ctx.needs_input_grad
+        dweight_hh = None
+        if needs_hh:  # B10
+            states = packing.with_h0(h, h0[None], B, batch_sizes, reverse)
+            previous = packing.previous_states(states, B, batch_sizes, reverse)
+            if mask is not None:
+                previous = previous * (mask if batch_sizes is None else mask[_rows_of(batch_sizes)])
+            dweight_hh = da.flatten(0, -2).mT @ previous.flatten(0, -2)
+        rows = dz.flatten(0, -2)
+        dnorm_weight = None
+        if needs_norm_weight and kept.normalised is not None:
+            dnorm_weight = (rows * kept.normalised.flatten(0, -2)).sum(0)
+        dnorm_bias = rows.sum(0) if needs_norm_bias else None
+        return da, dh0, dweight_hh, None, dnorm_weight, dnorm_bias, None
+
+
+def _rows_of(batch_sizes: Sequence[int]) -> Tensor:
+    """Which row of the batch each packed row belongs to."""
+    sizes = torch.as_tensor(batch_sizes, dtype=torch.int64)
+    return torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+
+
+def _differentiable_gradients(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients as functions that can be differentiated again; the inputs are aliased so that they stop here."""
+    aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:6]]
+    a, h0, weight_hh, mask, norm_weight, norm_bias = aliases
+    h = _by_the_book(a, h0, weight_hh, mask, norm_weight, norm_bias, ctx.how)
+    needed = ctx.needs_input_grad[:6]
+    wanted = [alias for alias, is_needed in zip(aliases, needed, strict=True) if is_needed]
+    gradients = iter(torch.autograd.grad(h, wanted, dh, create_graph=True, allow_unused=True))
+    return tuple(next(gradients) if is_needed else None for is_needed in needed)

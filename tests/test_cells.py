@@ -1,0 +1,296 @@
+"""Cells with options: the reference judged by its equations and gradcheck, the compiled sweeps by the reference."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from cases import ACTIVATIONS, LENGTHS, UGLY, batch_sizes, tolerance
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import bptt
+from bptt import cells
+from bptt.sweeps import cells as reference
+from bptt.sweeps import native_cells
+from bptt.sweeps.cells import Cell
+
+F64 = torch.float64
+OPTIONS = list(itertools.product([1.0, 0.3], [False, True], [False, True], [False, True]))  # leak, residual, mask, norm
+
+
+def tensors(B: int, I: int, H: int, dtype: torch.dtype, mask: bool, norm: bool) -> dict[str, Any]:
+    def draw(*shape: int) -> Tensor:
+        return (
+            torch.randn(*shape, dtype=dtype) / (4 * max(shape[-1], 1)) ** 0.5
+        ).requires_grad_()  # states stay below 1
+
+    return {
+        "h0": draw(1, B, H),
+        "weight_ih": draw(H, I),
+        "weight_hh": draw(H, H),
+        "bias_ih": draw(H),
+        "bias_hh": draw(H),
+        "mask": torch.nn.functional.dropout(torch.ones(B, H, dtype=dtype), 0.4) if mask else None,
+        "norm_weight": (1 + draw(H).detach()).requires_grad_() if norm else None,
+        "norm_bias": draw(H) if norm else None,
+    }
+
+
+def everything(x: Tensor, given: dict[str, Any], how: dict[str, Any]) -> list[Tensor]:
+    """States, last states and all gradients for random cotangents on both."""
+    outputs = cells.layer(x, **given, **how)
+    torch.manual_seed(4)
+    cotangents = [torch.randn(output.shape, dtype=output.dtype) for output in outputs]
+    leaves = [leaf for leaf in (x, *given.values()) if leaf is not None and leaf.requires_grad]
+    return [*outputs, *torch.autograd.grad(outputs, leaves, cotangents, materialize_grads=True)]
+
+
+def by_the_book(monkeypatch: pytest.MonkeyPatch, *args: Any) -> list[Tensor]:
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "choose", lambda *_: bptt.sweeps.Choice(bptt.sweeps.reference, "judge"))
+        return everything(*args)
+
+
+@pytest.mark.parametrize(("leak", "residual", "mask", "norm"), OPTIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_compiled_sweeps_equal_the_reference(
+    monkeypatch: pytest.MonkeyPatch, activation: str, leak: float, residual: bool, mask: bool, norm: bool
+) -> None:
+    cell = Cell(activation, leak, residual)
+    for dtype, reverse in ((F64, False), (torch.float32, True)):
+        allowed = near(dtype, residual, norm)
+        for T, B, I, H in UGLY:
+            given = tensors(B, I, H, dtype, mask, norm)
+            x = torch.randn(T, B, I, dtype=dtype, requires_grad=True)
+            args = (x, given, {"cell": cell, "reverse": reverse})
+            torch.testing.assert_close(everything(*args), by_the_book(monkeypatch, *args), **allowed)
+        for lengths in LENGTHS[1:]:
+            sizes = batch_sizes(lengths)
+            given = tensors(len(lengths), 3, 18, dtype, mask, norm)
+            x = torch.randn(sum(sizes), 3, dtype=dtype, requires_grad=True)
+            args = (x, given, {"cell": cell, "reverse": not reverse, "batch_sizes": sizes})
+            torch.testing.assert_close(everything(*args), by_the_book(monkeypatch, *args), **allowed)
+
+
+def near(dtype: torch.dtype, residual: bool, norm: bool) -> dict[str, Any]:
+    """How far two orders of summation may part, given what magnifies rounding.
+
+    Layer norm divides by a deviation that may be small, and a residual connection lets states and gradients grow by up
+    to a factor of two at each of the few steps, in sums that cancel.
+    """
+    return {key: value * (10 if residual else 1) * (100 if norm else 1) for key, value in tolerance(dtype).items()}
+
+
+ALONE_AND_TOGETHER = [options for options in OPTIONS if sum(map(bool, options[1:])) + (options[0] != 1) in (1, 4)]
+
+
+@pytest.mark.parametrize(("leak", "residual", "mask", "norm"), ALONE_AND_TOGETHER)
+def test_first_and_second_derivatives(leak: float, residual: bool, mask: bool, norm: bool) -> None:
+    given = tensors(2, 2, 3, F64, mask, norm)
+    x = torch.randn(2, 2, 2, dtype=F64, requires_grad=True)
+    names = [name for name, value in given.items() if value is not None and value.requires_grad]
+    how: dict[str, Any] = {"cell": Cell("tanh", leak, residual)}
+
+    def run(x: Tensor, *leaves: Tensor) -> Any:
+        return cells.layer(x, **(given | dict(zip(names, leaves, strict=True))), **how)
+
+    leaves = (x, *(given[name] for name in names))
+    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves)
+
+
+def test_the_reference_is_its_equations() -> None:
+    H, B = 4, 3
+    a, h0, W_hh = (torch.randn(*shape, dtype=F64) for shape in ((2, B, H), (B, H), (H, H)))
+    mask, gamma, beta = (
+        torch.tensor([[0.0, 2, 2, 0]] * B, dtype=F64),
+        torch.rand(H, dtype=F64),
+        torch.rand(H, dtype=F64),
+    )
+    states = reference.forward_sweep(
+        a, W_hh, h0, Cell("sigmoid", 0.25, True), mask=mask, norm_weight=gamma, norm_bias=beta
+    )
+    h = h0
+    for t in range(2):
+        total = a[t] + (mask * h) @ W_hh
+        n = (total - total.mean(1, keepdim=True)) / (total.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+        h = 0.75 * h + 0.25 * torch.sigmoid(gamma * n + beta + h)
+        torch.testing.assert_close(states[t], h, **tolerance(F64))
+
+
+def test_a_cell_without_options_is_the_plain_one() -> None:
+    x = torch.randn(5, 3, 4, dtype=F64, requires_grad=True)
+    given = tensors(3, 4, 7, F64, False, False)
+    plain = {name: given[name] for name in ("h0", "weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+    outputs = bptt.ops.layer(x, **plain, activation="relu")
+    torch.manual_seed(4)
+    cotangents = [torch.randn(output.shape, dtype=F64) for output in outputs]
+    expected = [*outputs, *torch.autograd.grad(outputs, [x, *plain.values()], cotangents)]
+    torch.testing.assert_close(everything(x, given, {"cell": Cell("relu")}), expected, **tolerance(F64))
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_bits_do_not_depend_on_threads_or_company(dtype: torch.dtype) -> None:
+    given = tensors(9, 5, 100, dtype, True, True)
+    x = torch.randn(30, 9, 5, dtype=dtype)
+    a = torch.nn.functional.linear(x, given["weight_ih"]).detach()
+    args = (given["weight_hh"].detach(), given["h0"][0].detach(), Cell("tanh", 0.5, True))
+    options = {name: given[name].detach() for name in ("mask", "norm_weight", "norm_bias")}
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            h, kept = native_cells.forward_sweep(a, *args, **options)
+            sides = {"mask": options["mask"], "norm_weight": options["norm_weight"]}
+            results.append([h, *native_cells.backward_sweep(a, kept, args[0], args[2], 9, **sides)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(mine, its) for mine, its in zip(results[0], other, strict=True))
+    alone, _ = native_cells.forward_sweep(
+        a[:, 4:5], args[0], args[1][4:5], args[2], **(options | {"mask": options["mask"][4:5]})
+    )
+    assert torch.equal(alone[:, 0], results[0][0][:, 4])
+
+
+# The module
+
+
+EVERYTHING: dict[str, Any] = {"leak": 0.4, "residual": True, "norm": "layer", "learn_h0": True, "init": "orthogonal"}
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("hidden_size", [5, [6, 4]])
+def test_options_of_a_stack(bidirectional: bool, hidden_size: Any) -> None:
+    rnn = bptt.nn.RNN(3, hidden_size, 2, bidirectional=bidirectional, recurrent_dropout=0.5, dtype=F64, **EVERYTHING)
+    rnn.eval()
+    for parameter in rnn.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(6, 2, 3, dtype=F64)
+    below = x
+    for k in range(2):
+        outputs = []
+        for suffix in ("", "_reverse")[: 1 + bidirectional]:
+            own = {n.split(f"_l{k}")[0]: p for n, p in rnn.named_parameters() if n.endswith(f"_l{k}{suffix}")}
+            h = own["h0"].expand(2, -1)
+            states = []
+            for x_t in reversed(below) if suffix else below:
+                a = x_t @ own["weight_ih"].mT + own["bias_ih"] + h @ own["weight_hh"].mT + own["bias_hh"]
+                n = torch.nn.functional.layer_norm(a, a.shape[-1:], own["norm_weight"], own["norm_bias"])
+                h = 0.6 * h + 0.4 * torch.tanh(n + h)
+                states.append(h)
+            outputs.append(torch.stack(states[::-1] if suffix else states))
+        below = torch.cat(outputs, -1)
+    output, _ = rnn(x)
+    torch.testing.assert_close(output, below, **near(F64, True, True))
+    parameters = list(rnn.parameters())
+    grads = [torch.autograd.grad(h.square().sum(), parameters) for h in (output, below)]
+    torch.testing.assert_close(grads[0], grads[1], **near(F64, True, True))
+    cut, _ = rnn(x, lengths=[6, 3])
+    for b, length in enumerate((6, 3)):
+        torch.testing.assert_close(cut[:length, b], rnn(x[:length, b])[0], **near(F64, True, True))
+    packed, _ = rnn(pack_padded_sequence(x, [6, 3]))
+    assert torch.equal(torch.nn.utils.rnn.pad_packed_sequence(packed)[0], cut)
+
+
+def test_recurrent_dropout_is_one_mask_for_all_steps_of_a_row() -> None:
+    rnn = bptt.nn.RNN(1, 64, nonlinearity="identity", recurrent_dropout=0.5, bias=False, dtype=F64)
+    with torch.no_grad():
+        rnn.get_parameter("weight_ih_l0").zero_()
+        rnn.get_parameter("weight_hh_l0").copy_(torch.eye(64))
+        h, _ = rnn(torch.zeros(5, 3, 1, dtype=F64), torch.ones(1, 3, 64, dtype=F64))
+    kept = h[0] != 0
+    assert 0.3 < kept.to(F64).mean() < 0.7
+    assert not torch.equal(kept[0], kept[1])
+    for t in range(5):
+        torch.testing.assert_close(h[t], kept.to(F64) * 2.0 ** (t + 1), **tolerance(F64))
+    x, start = torch.randn(5, 3, 1, dtype=F64), torch.ones(1, 3, 64, dtype=F64)
+    torch.manual_seed(1)
+    once = rnn(x, start)[0]
+    assert not torch.equal(rnn(x, start)[0], once)
+    torch.manual_seed(1)
+    assert torch.equal(rnn(x, start)[0], once)
+    plain = bptt.nn.RNN(1, 64, nonlinearity="identity", bias=False, dtype=F64)
+    plain.load_state_dict(rnn.state_dict())
+    torch.testing.assert_close(rnn.eval()(x, start)[0], plain(x, start)[0], **tolerance(F64))
+
+
+def test_functions_run_on_the_reference_and_say_so() -> None:
+    with pytest.warns(bptt.SlowEngineWarning, match="GELU.* runs on the slow reference engine") as caught:
+        rnn = bptt.nn.RNN(3, 5, 2, torch.nn.GELU(), bidirectional=True, dtype=F64)
+    assert caught[0].filename == __file__
+    x = torch.randn(4, 2, 3, dtype=F64)
+    h, last = x.new_zeros(2, 5), []
+    W_ih, W_hh, b, c = (rnn.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    for x_t in x:
+        a = x_t @ W_ih.mT + h @ W_hh.mT + b + c
+        h = torch.nn.functional.gelu(a)
+        last.append(h)
+    torch.testing.assert_close(rnn(x, return_all_layers=True)[2][0][..., :5], torch.stack(last), **tolerance(F64))
+    with pytest.warns(bptt.SlowEngineWarning):
+        rnn = bptt.nn.RNN(2, 3, nonlinearity=torch.nn.PReLU(dtype=F64), dtype=F64)
+    assert "nonlinearity.weight" in rnn.state_dict()
+    leaves = (torch.randn(3, 2, 2, dtype=F64, requires_grad=True), *rnn.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: rnn(x), leaves)
+    assert bptt.nn.RNN(3, 5, nonlinearity=torch.relu).nonlinearity == "relu"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_options_in_half_precision(dtype: torch.dtype) -> None:
+    held = bptt.nn.RNN(3, 5, 2, dtype=dtype, **EVERYTHING)
+    wide = bptt.nn.RNN(3, 5, 2, **EVERYTHING)
+    wide.load_state_dict(held.state_dict())
+    x = torch.randn(4, 2, 3).to(dtype)
+    assert torch.equal(held(x)[0], wide(x.float())[0].to(dtype))
+    held(x)[0].sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == dtype for p in held.parameters())
+
+
+def test_tokens_are_rows_of_the_input_weights() -> None:
+    rnn = bptt.nn.RNN(9, 5, leak=0.5, dtype=F64)
+    tokens = torch.randint(9, (4, 3))
+    one_hot = torch.nn.functional.one_hot(tokens, 9).to(F64)
+    grads = [torch.autograd.grad(rnn(x)[0].square().sum(), list(rnn.parameters())) for x in (tokens, one_hot)]
+    torch.testing.assert_close(grads[0], grads[1], **tolerance(F64))
+    with pytest.raises(IndexError, match=r"tokens must lie in \[0, 9\).* got 9 to 9"):
+        rnn(torch.full((4, 3), 9))
+
+
+def test_cells_with_options_are_traced_and_transformed() -> None:
+    rnn, x = bptt.nn.RNN(3, 4, leak=0.5, norm="layer", dtype=F64), torch.randn(5, 2, 3, dtype=F64)
+    parameters = {name: value.detach() for name, value in rnn.named_parameters()}
+
+    def loss(own: dict[str, Tensor], row: Tensor) -> Tensor:
+        return torch.func.functional_call(rnn, own, (row,))[0].square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))(parameters, x)
+    for b in range(2):
+        alone = torch.autograd.grad(rnn(x[:, b])[0].square().sum(), list(rnn.parameters()))
+        torch.testing.assert_close([grad[b] for grad in each.values()], list(alone), **near(F64, False, True))
+
+
+def test_memory_is_not_bounded_for_cells_with_options() -> None:
+    with pytest.raises(bptt.InputError, match="neither a checkpoint .* Set checkpoint=None"):
+        bptt.nn.RNN(3, 4, leak=0.5, checkpoint="auto")(torch.zeros(5, 2, 3))
+
+
+def test_a_tape_refuses_cells_with_options() -> None:
+    rnn, x = bptt.nn.RNN(3, 5, leak=0.5), torch.randn(4, 2, 3)
+    with pytest.raises(bptt.InputError, match=r"the plain cell.* RNN\(3, 5, leak=0.5\)"):
+        bptt.record(rnn, x, torch.zeros(4, 2, 5), loss="squared_error")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"leak": 0}, bptt.InputError, r"leak must lie in \(0, 1\].* got 0.* leak=1/n"),
+        ({"leak": 1.5}, bptt.InputError, "got 1.5"),
+        ({"recurrent_dropout": 1.0}, bptt.InputError, r"recurrent_dropout must lie in \[0, 1\).* got 1.0"),
+        ({"norm": "batch"}, bptt.InputError, "norm must be None or 'layer'.* got 'batch'"),
+        ({"nonlinearity": "gelu"}, ValueError, "tanh, relu, sigmoid, identity; got 'gelu'"),
+    ],
+)
+def test_mistakes_are_explained(options: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        bptt.nn.RNN(3, 5, **options)
