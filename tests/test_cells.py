@@ -271,7 +271,7 @@ def test_cells_with_options_are_traced_and_transformed() -> None:
 
 
 def test_memory_is_not_bounded_for_cells_with_options() -> None:
-    with pytest.raises(bptt.InputError, match="neither a checkpoint .* Set checkpoint=None"):
+    with pytest.raises(bptt.InputError, match=r"neither a checkpoint .* Set checkpoint=None"):
         bptt.nn.RNN(3, 4, leak=0.5, checkpoint="auto")(torch.zeros(5, 2, 3))
 
 
