@@ -32,11 +32,13 @@ class Pair:
     g         o (..., O) -> ŷ (..., O)
     per_row   o (..., O), y, class weights (O) -> the loss of each step and row (...); elements of y that are
               NaN add nothing
+    with_b3   the same arguments -> the same losses, and their gradient ∂o (..., O) with w = 1; may overwrite o
     jacobian  ŷ (..., O) -> ∂ŷ/∂o (..., O, O)
     """
 
     g: Callable[[Tensor], Tensor]
     per_row: "PerRow"
+    with_b3: "WithB3"
     jacobian: Callable[[Tensor], Tensor]  # B2
 
 
@@ -56,6 +58,30 @@ def _squared_error(o: Tensor, y: Tensor, class_weights: Tensor | None = None) ->
     return (squares if class_weights is None else squares * class_weights).sum(-1)
 
 
+def _cross_entropy_with_b3(o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    log_y_hat = o.log_softmax(-1)
+    per_row = F.nll_loss(log_y_hat.flatten(0, -2), y.flatten(), class_weights, reduction="none").view(y.shape)
+    do, at = log_y_hat.exp_(), y[..., None]
+    do.scatter_(-1, at, do.gather(-1, at) - 1)
+    return per_row, do if class_weights is None else do.mul_(class_weights[at])
+
+
+def _binary_cross_entropy_with_b3(o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    per_row = _binary_cross_entropy(o, y, class_weights)
+    do = o.sigmoid_().sub_(y).masked_fill_(y.isnan(), 0)
+    return per_row, do if class_weights is None else do.mul_(class_weights)
+
+
+def _squared_error_with_b3(o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    per_row = _squared_error(o, y, class_weights)
+    do = o.sub_(y).masked_fill_(y.isnan(), 0).mul_(2)
+    return per_row, do if class_weights is None else do.mul_(class_weights)
+
+
+class WithB3(Protocol):
+    def __call__(self, o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+
+
 class PerRow(Protocol):
     def __call__(self, o: Tensor, y: Tensor, class_weights: Tensor | None = None) -> Tensor: ...
 
@@ -64,16 +90,19 @@ PAIRS: dict[Name, Pair] = {
     "cross_entropy": Pair(
         g=lambda o: o.softmax(-1),
         per_row=_cross_entropy,
+        with_b3=_cross_entropy_with_b3,
         jacobian=lambda y_hat: torch.diag_embed(y_hat) - y_hat[..., :, None] * y_hat[..., None, :],
     ),
     "binary_cross_entropy": Pair(
         g=torch.sigmoid,
         per_row=_binary_cross_entropy,
+        with_b3=_binary_cross_entropy_with_b3,
         jacobian=lambda y_hat: torch.diag_embed(y_hat * (1 - y_hat)),
     ),
     "squared_error": Pair(
         g=lambda o: o,
         per_row=_squared_error,
+        with_b3=_squared_error_with_b3,
         jacobian=lambda y_hat: torch.diag_embed(torch.ones_like(y_hat)),
     ),
 }
@@ -195,21 +224,19 @@ def of_states(
     dbias: Tensor | None = None,
 ) -> Tensor:
     """The share of some steps in L, from their states. Adds to dweight and dbias, writes dh, where they are given."""
-    wanted = not (dh is None and dweight is None and dbias is None)
-    with torch.set_grad_enabled(wanted):
-        o = F.linear(h.detach(), weight.detach(), None if bias is None else bias.detach())  # A5
-        o.requires_grad_(wanted)
-        L = (target.pair.per_row(o, target.y, target.class_weights) * target.w).sum()  # B1
-    if not wanted:
-        return L
-    do = torch.autograd.grad(L, o)[0].flatten(0, -2)  # B3
-    if dbias is not None:
-        dbias += do.sum(0)  # B4
-    if dweight is not None:
-        dweight.addmm_(do.mT, h.flatten(0, -2))  # B5
-    if dh is not None:
-        torch.mm(do, weight, out=dh.flatten(0, -2))  # B6, what comes from above
-    return L.detach()
+    with torch.no_grad():
+        o = F.linear(h, weight, bias)  # A5
+        if dh is None and dweight is None and dbias is None:
+            return (target.pair.per_row(o, target.y, target.class_weights) * target.w).sum()  # B1
+        per_row, do = target.pair.with_b3(o, target.y, target.class_weights)
+        do = do.mul_(target.w[..., None]).flatten(0, -2)  # B3
+        if dbias is not None:
+            dbias += do.sum(0)  # B4
+        if dweight is not None:
+            dweight.addmm_(do.mT, h.flatten(0, -2))  # B5
+        if dh is not None:
+            torch.mm(do, weight, out=dh.flatten(0, -2))  # B6, what comes from above
+        return (per_row * target.w).sum()  # B1
 
 
 class _LossOfStates(torch.autograd.Function):
