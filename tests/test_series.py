@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bptt import backtest, runs, table
+from bptt.backtest import Row
 from bptt.errors import InputError
 from bptt.forecaster import Forecaster
 from bptt.tasks import Series, series
@@ -260,6 +261,8 @@ def test_backtest_against_a_plain_loop(file: Path) -> None:
     assert ratio == pytest.approx(seasonal.mae / last.mae)
     assert all("is better than the network" in line for line in result.losses())
     assert len(result.losses()) == sum(ours.rmse > row.rmse or ours.mae > row.mae for row in result.rows["y"][1:])
+    level = Row("bptt", 1.00004, 1.0, [], []), Row("linear", 1.00001, 1.1, [], [])
+    assert backtest.Backtest(1, 1, {"y": [*level]}).losses() == []
 
 
 class TestForecast:

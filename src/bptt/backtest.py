@@ -58,7 +58,7 @@ class Backtest:
                 behind = [
                     f"{measure.upper()} {getattr(ours, measure):.4g} against {getattr(row, measure):.4g}"
                     for measure in MEASURES
-                    if getattr(ours, measure) > getattr(row, measure)
+                    if float(f"{getattr(ours, measure):.4g}") > float(f"{getattr(row, measure):.4g}")
                 ]
                 if behind:
                     said.append(f"On {name}, {row.name} is better than the network: {', '.join(behind)}.")

@@ -149,7 +149,9 @@ def train(
     ] = None,
     hidden: Annotated[
         int | None,
-        typer.Option(help="Hidden units.", rich_help_panel=NETWORK, show_default="text: 256, series: 32, labelled: 64"),
+        typer.Option(
+            help="Hidden units.", rich_help_panel=NETWORK, show_default="text: 256, series: 16 or 32, labelled: 64"
+        ),
     ] = None,
     layers: Annotated[
         int | None, typer.Option(help="Layers, one above the other.", rich_help_panel=NETWORK, show_default="1")

@@ -9,7 +9,7 @@ of a window past its first quarter is a place to forecast from.
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -23,6 +23,7 @@ from bptt.losses import loss as loss_of
 from bptt.table import Table
 from bptt.train import Measure
 
+UNITS, SHORT = (16, 32), 400  # hidden units for a training part of fewer steps, and of more
 LEAST = 8  # steps that the training part has at least, besides one horizon
 MOST_AHEAD = 10_000  # steps of a forecast
 STEPS_PER_EPOCH = 100  # at most, so that the validation part is heard in time
@@ -37,7 +38,7 @@ class Recipe(train.Recipe):
     window              steps the network reads before it forecasts; None: two seasons, at least 32
     season              steps of a season; None: found
     base                what the network corrects: "linear", "last", "season", "none", or "auto", the best of these
-    hidden, layers      hidden units of each of the stacked layers
+    hidden, layers      hidden units of each of the stacked layers; hidden None: 16, for longer series 32
     nonlinearity        φ of A3
     batch               windows side by side
     validation, test    shares of the steps, at the end of the series
@@ -47,7 +48,7 @@ class Recipe(train.Recipe):
     window: int | None = None
     season: int | None = None
     base: str = "auto"
-    hidden: int = 32
+    hidden: int | None = None
     layers: int = 1
     nonlinearity: str = "tanh"
     batch: int = 32
@@ -57,8 +58,9 @@ class Recipe(train.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("horizon", "hidden", "layers", "batch"):
+        for name in ("horizon", "layers", "batch"):
             train.require_whole(name, getattr(self, name))
+        train.require_whole("hidden", self.hidden, optional=True)
         for name in ("window", "season"):
             train.require_whole(name, getattr(self, name), optional=True, least=2)
         train.require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
@@ -194,6 +196,8 @@ class Series:
         self.columns = columns(data, targets, inputs, time)
         self.size = self.columns.known
         self.parts = part(self.size, recipe)
+        if recipe.hidden is None:
+            self.recipe = recipe = replace(recipe, hidden=UNITS[self.parts.train >= SHORT])
         self.values = self.columns.values[: self.size]
         training = self.values[: self.parts.train]
         self._require_something_to_learn(training)
@@ -299,7 +303,7 @@ class Series:
             anchor=about["anchor"],
             lags=about["lags"],
             gaps=about["gaps"],
-            hidden=recipe.hidden,
+            hidden=recipe.hidden or UNITS[1],
             layers=recipe.layers,
             nonlinearity=recipe.nonlinearity,
         )
