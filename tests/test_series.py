@@ -78,6 +78,7 @@ class TestParts:
         found = task(write(file, date=months(100), y=airline(100)), horizon=3)
         assert (found.parts.train, found.parts.validation, found.parts.test) == (70, 15, 15)
         assert found.origins.tolist() == list(range(84, 97))
+        assert found.recipe.hidden == 16
         assert found.judges.tolist() == list(range(69, 82))
         assert found.about() | {"season": 12, "lags": 0, "base": "", "anchor": ""} == {
             "targets": ["y"], "inputs": [], "time": "date", "spacing": "month", "season": 12, "window": found.window,
