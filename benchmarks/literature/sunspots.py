@@ -144,7 +144,7 @@ def series_task(series: Series, start: int, horizon: int, seed: int) -> Series:
         task = tasks.Series(table.read(path), recipe, ["sunspots"], time="year")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = task.network(task.about(), recipe)
+        model = task.network(task.about(), task.recipe)
     task.prepare(model)
     training = Training(model, task)
     training.run()
