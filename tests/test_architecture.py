@@ -28,7 +28,7 @@ FLOORS = [
     {"long", "widget"},
     {"check", "player", "tapefile"},
     {"cells"},
-    {"ops"},
+    {"onnx", "ops"},
     {"operators"},
     {"sweeps", "losses", "sweeps.native_cells"},
     {"sweeps.cells", "sweeps.reference", "sweeps.native"},

@@ -19,3 +19,22 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     names: dict[str, object] = {}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)
+
+
+def test_tests_named_in_the_docs_exist() -> None:
+    """`test_file.py::test_name`, or `test_name` alone where a page says which file it means."""
+    tests = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
+    named = 0
+    for page in PAGES:
+        for file, name in re.findall(r"`(?:(test_\w+\.py)::)?(test_\w+)`", page.read_text()):
+            files = [tests[file]] if file else tests.values()
+            assert any(f"def {name}(" in text for text in files), f"{page.name} names {file or 'a test'} {name}"
+            named += 1
+    assert named > 20
+
+
+def test_each_of_our_cells_in_the_table_of_features_names_a_test() -> None:
+    table = [line for line in (ROOT / "docs" / "drop-in.md").read_text().splitlines() if line.startswith("|")]
+    assert table[0] == "| | ours | torch | Keras | Flax |"
+    for line in table[2:]:
+        assert re.search(r"`(test_\w+\.py::)?test_\w+`", line.split(" | ")[1]), line

@@ -400,6 +400,37 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=60)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_runs_and_teams_give_the_same_bits():
+    # A forked child has workers of the engine's own, its parent OpenMP's threads. Each run is a process of its own.
+    script = """
+import hashlib, os, sys, torch
+from bptt.sweeps import native
+torch.set_num_threads(int(sys.argv[1]))
+generator = torch.Generator().manual_seed(0)
+shapes = (50, 8, 30), (200, 30), (200, 200), (50, 8, 200)
+x, W_xh, W_hh, dh = (torch.randn(shape, generator=generator) for shape in shapes)
+W_hh /= 20
+def digest():
+    h = native.forward_layer(x, None, W_xh, W_hh, None, None, "tanh")
+    dx, dW_xh, dW_hh = torch.empty_like(x), torch.empty_like(W_xh), torch.empty_like(W_hh)
+    native.backward_layer(dh, None, h, None, x, W_xh, W_hh, "tanh", dx=dx, dweight_ih=dW_xh, dweight_hh=dW_hh)
+    return hashlib.sha256(b"".join(array.numpy().tobytes() for array in (h, dx, dW_xh, dW_hh))).hexdigest()
+print(digest(), flush=True)
+if os.fork() == 0:
+    print(digest(), flush=True)
+    os._exit(0)
+os.wait()
+"""
+    digests = set()
+    for threads in ("1", "2", "3", "3"):
+        command = [sys.executable, "-W", "ignore", "-c", script, threads]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert len(done.stdout.split()) == 2, done.stderr
+        digests |= set(done.stdout.split())
+    assert len(digests) == 1
+
+
 REFUSED = {
     "a has the wrong rank": (ValueError, "a", lambda x: x.update(a=x["a"][0])),
     "a has the wrong width": (ValueError, "a", lambda x: x.update(a=x["a"][..., :-1])),

@@ -1,6 +1,6 @@
 """Recurrent networks and backpropagation through time: exact, fast, with every number open to look at."""
 
-from bptt import equations, forcing, long, losses, nn, ops, schedules, sweeps, truncated
+from bptt import equations, forcing, long, losses, nn, onnx, ops, schedules, sweeps, truncated
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.nn import convert
 from bptt.tape import Tape, record, recording
@@ -15,6 +15,7 @@ __all__ = [
     "long",
     "losses",
     "nn",
+    "onnx",
     "ops",
     "record",
     "recording",
