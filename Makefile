@@ -3,6 +3,7 @@
 # make web    build the tape player (needs Node.js)         make package  wheel and sdist, both with the player in them
 # make torture  kill -9 at random moments, 20 times (N=1000: more often), then compare every byte of the weights
 # make soak   the same work for ten minutes (SECONDS=3600: longer); memory, open files and threads must not grow
+# make hosts  a training on two hosts, network namespaces of this machine, one of which dies (Linux, as root)
 # make sanitize  the C++ engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ NODE := $(shell command -v npm)
 BUNDLE := src/bptt/bundle
 CHROMIUM := $(or $(CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
 
-.PHONY: demo test test-web test-browser package bench torture soak sanitize lint lint-web format web clean
+.PHONY: demo test test-web test-browser package bench hosts torture soak sanitize lint lint-web format web clean
 
 demo: $(VENV)/installed
 	$(BIN)/bptt train --out runs/demo --overwrite
@@ -78,6 +79,9 @@ torture: $(VENV)/installed-dev
 
 soak: $(VENV)/installed-dev
 	OMP_NUM_THREADS=2 $(BIN)/python tests/soak.py --seconds $(or $(SECONDS),600)
+
+hosts: $(VENV)/installed-dev
+	$(BIN)/python tests/two_hosts.py
 
 # The engine under AddressSanitizer and UndefinedBehaviorSanitizer, once for each instruction set of this processor, in
 # an environment that sees the packages of the other but not its build of bptt. What Python and torch never give back is

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import layers, report
+from benchmarks import layers, report, workers
 from benchmarks.cases import MODES, RESULTS, TOLERANCE, Case, Mode, truth, worst_error
 from benchmarks.measure import Effort, Entry, alternate
 from benchmarks.others import SHORTEST_S, Others
@@ -147,3 +147,15 @@ def test_losses_are_shown_and_decide_the_verdict() -> None:
         assert "0.50 <" in shown
         assert "MISSED" in shown
         assert "jax took no part" in shown
+
+
+def test_model_of_many_workers() -> None:
+    network = workers.Network("a network", bytes_per_second=1e6, latency_s=1e-3)
+    assert workers.step_s(1, 0.5, 1_000_000, network) == 0.5
+    assert workers.step_s(2, 0.5, 1_000_000, network) == pytest.approx(0.5 + 2 * 2 * 1e-3 + 1.0)
+    assert workers.step_s(4, 0.5, 1_000_000, network) == pytest.approx(0.5 + 2 * 6 * 1e-3 + 1.5)
+    assert [workers.messages(size << 20) for size in (1, 2, 26, 27)] == [1, 2, 2, 3]
+    assert workers.efficient_until(1.6, 1_000_000, network) == 4
+    assert workers.most_gain(1.0, 4, network) == pytest.approx(250)
+    assert workers.efficient_until(0.1, 4, network) == 16
+    assert [line.split(" | ")[0] for line in workers.table(0.5, 4, network)][2:4] == ["| 2", "| 4"]

@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import safetensors.torch
@@ -142,7 +142,8 @@ def team() -> Iterator[Team | None]:
         if not _is_of_the_connection(error):
             raise
         if joined is not None:
-            joined.tells(1)
+            with suppress(distributed.DistError):  # the store may have gone as well
+                joined.tells(1)
         raise WorkerLostError(
             f"All workers must stay until the training ends; one has gone ({_in_short(error)}). Nothing is lost but "
             "the steps since the last checkpoint: go on from there with --resume. torchrun --max-restarts N does so "

@@ -205,6 +205,8 @@ def train(
 
     --resume goes on from there as if nothing had happened, to the bit.
 
+    Several processes, on one machine or many, share a training when torchrun starts them; a killed one comes back.
+
     [bold]Examples[/bold]
 
     [cyan]bptt train -o runs/demo[/cyan]   # a minute on the English text that ships with CPython
@@ -216,6 +218,8 @@ def train(
     [cyan]bptt train README.md -o runs/words --unit word --streams 4 --epochs 50[/cyan]   # word by word
 
     [cyan]bptt train -o runs/big --hidden 512 --layers 2 --time-limit 600[/cyan]   # ten minutes
+
+    [cyan]torchrun --standalone --nproc-per-node 2 --max-restarts 3 -m bptt train -o runs/two[/cyan]   # two workers
 
     [cyan]bptt train air.csv -o runs/air --target passengers --horizon 12[/cyan]   # a year of months ahead
 
