@@ -7,6 +7,7 @@ measure.py     visits in alternation, medians
 layers.py      one layer: correctness gate, then times of everybody, ratios, share of the limit
 situations.py  half padding, another process on one core
 memory.py      peak memory of a training step
+long.py        memory and time of one long sequence, up to a million steps
 others.py      how busy other processes were meanwhile
 report.py      tables and the verdict on every bar, from the lines of JSON alone
 cells.py       what the options of the cell cost, compiled and by the reference loop
