@@ -48,7 +48,8 @@ def batched_state(hx: Any, *, unbatched: bool) -> Tensor:
 
 def checked_input(x: Tensor, input_size: int, weight: Tensor) -> Tensor:
     """x of a layer (..., input_size), tokens as int64."""
-    x = checked_kind(x, weight)
+    if not (x.dtype is weight.dtype and x.is_cpu and weight.is_cpu):  # what is usual is quick to ask
+        x = checked_kind(x, weight)
     if x.is_floating_point() and x.size(-1) != input_size:
         raise RuntimeError(
             f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]} "

@@ -269,7 +269,7 @@ class RNN(torch.nn.RNN):
         unbatched, batch_axis = input.dim() == axes - 1, 0 if self.batch_first else 1
         x = checked_input(input.unsqueeze(batch_axis) if unbatched else input, self.input_size, weights[0][1])
         B = x.size(batch_axis)
-        states = self._given(hx, B, weights[0][1], unbatched=unbatched)
+        states = self._fresh(B) if hx is None else self._given(hx, B, weights[0][1], unbatched=unbatched)
         if lengths is None and reset is None:
             layers, last = self._stack(x.transpose(0, 1) if self.batch_first else x, states, weights, checkpoint)
             layers = [layer.transpose(0, 1) for layer in layers] if self.batch_first else layers
