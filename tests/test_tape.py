@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -588,8 +589,8 @@ def test_an_interrupted_save_leaves_the_old_tape(tmp_path: Path, monkeypatch: py
     path = tmp_path / "run.tape"
     tape.save(path)
     before = path.read_bytes()
-    monkeypatch.setattr(tapefile.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(InputError, match=r"'.*run\.tape' cannot be written: disk full"):
         record(model, x, y, text="other").save(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.tape"]

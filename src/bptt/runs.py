@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import tempfile
 import time
 import warnings
@@ -362,7 +363,7 @@ def read_settings(path: Path) -> Settings:
         raise InputError(f"{file} must be readable: {error.strerror}.") from None
     except KeyError as error:
         raise _damaged(file, f"{error} is missing") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(file, str(error)) from None
 
 
@@ -457,11 +458,20 @@ def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTa
 
 
 def _training(settings: Settings, task: KnownTask) -> Training:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.recipe.seed)
-        model = task.network(settings.about, settings.recipe)
-    task.prepare(model)
-    return Training(model, task)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.recipe.seed)
+            model = task.network(settings.about, settings.recipe)
+        task.prepare(model)
+        return Training(model, task)
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        wanted = next((int(number) for number in re.findall(r"allocate (\d+) bytes", str(error))), 0)
+        raise InputError(
+            f"The network must fit in memory; one of its weights alone needs {wanted / 2**30:,.0f} GiB, and the system "
+            "gives no more. Choose a smaller --hidden."
+        ) from None
 
 
 def _opening_line(event: str, training: Training, command: str) -> dict[str, Any]:
@@ -500,7 +510,11 @@ def _holds_run(path: Path) -> bool:
 
 def check_place(path: Path, *, overwrite: bool) -> None:
     """Raises InputError unless a new run can have this directory."""
-    if not next(above for above in (path, *path.absolute().parents) if above.exists()).is_dir():
+    try:
+        is_free = next(above for above in (path, *path.absolute().parents) if above.exists()).is_dir()
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    if not is_free:
         raise _not_a_directory(path)
     if not overwrite and _holds_run(path):
         raise InputError(

@@ -6,7 +6,6 @@ agree with each other, tokens lie in their range. Nothing in a file is ever exec
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from bptt import disk
 from bptt.activations import ACTIVATIONS
 from bptt.errors import InputError
 from bptt.losses import PAIRS
@@ -56,19 +56,19 @@ def write_whole(path: Path, data: bytes, what: str) -> None:
 
     what    for the message: "a tape", "a page"
     """
-    if path.is_dir() or not path.parent.is_dir():
-        fix = "Add a file name to it." if path.is_dir() else f"Make the directory {str(path.parent)!r} first."
-        raise InputError(f"{what} is saved to a file in a directory that exists; got {str(path)!r}. {fix}")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        if path.is_dir() or not path.parent.is_dir():
+            fix = "Add a file name to it." if path.is_dir() else f"Make the directory {str(path.parent)!r} first."
+            raise InputError(f"{what} is saved to a file in a directory that exists; got {str(path)!r}. {fix}")
+        disk.write_whole(path, data)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(
+            f"{what} must be saved, and {str(path)!r} cannot be written: {reason}. Make room or get permission, or "
+            "choose another name. A file that was there before is as it was."
+        ) from None
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -136,7 +136,7 @@ def _check_description(about: dict[str, Any]) -> None:
         _demand(sizes == about["layers"][0].get("batch_sizes"), "its layers have different batch_sizes")
     order = [(layer["layer"], layer["direction"]) for layer in about["layers"]]
     directions = ("forward", "reverse") if ("reverse" in dict(order).values()) else ("forward",)
-    wanted = [(number, direction) for number in range(order[-1][0] + 1) for direction in directions]
+    wanted = [(number, direction) for number in range(len(order) // len(directions)) for direction in directions]
     _demand(order == wanted, "its layers are not complete and in order")
 
 

@@ -18,12 +18,15 @@ def convert(model: Model) -> Model:
     them need not know; only how they compute changes. Other modules, subclasses of torch.nn.RNN among them, are left
     alone. Returns the model.
 
-    Raises ValueError for a module that is parametrized already (torch.nn.utils.parametrize): convert it before.
+    Raises TypeError for anything but a module, and ValueError for a module that is parametrized already
+    (torch.nn.utils.parametrize): convert it before.
 
     >>> model = convert(torch.nn.ModuleDict({"encoder": torch.nn.RNN(3, 5)}))
     >>> type(model["encoder"]).__module__
     'bptt.nn.rnn'
     """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"a model to convert must be a torch.nn.Module; got {type(model).__name__}")
     modules = list(model.named_modules())
     for name, module in modules:
         if parametrize.is_parametrized(module) and type(module).__bases__[0] in OURS:

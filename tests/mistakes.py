@@ -1,0 +1,464 @@
+"""Everything that can be got wrong, in one table: what was given, and a pattern of the message it gets.
+
+`tests/test_mistakes.py` gives each, `tests/errors_page.py` writes docs/errors.md from the answers. Entries that begin
+with "bptt " are commands, the others Python; both meet the files that `material` makes in the working directory.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from typer.testing import CliRunner
+
+import bptt
+from bptt import cli, data, forcing, losses, runs, schedules, table, tapefile, train, truncated, worked
+from bptt.errors import InputError
+from bptt.tasks import Text
+from bptt.tasks.text import Recipe
+
+WORDS = "the cat sat on the mat. " * 40
+SMALL = "--hidden 8 --streams 4 --bptt 10"
+TYPES = (InputError, ValueError, TypeError, IndexError, RuntimeError)
+
+COMMANDS = {
+    "Files of text": {
+        "bptt train missing.txt -o new": r"there is none at missing\.txt\. Check the path",
+        "bptt train . -o new": r"\. is a directory\. Name a file in it",
+        "bptt train empty.txt -o new": r"must not be empty",
+        "bptt train mark.txt -o new": r"must not be empty; mark\.txt holds no characters",
+        "bptt train latin.txt -o new": r"must be UTF-8; .* byte 0xe9 at offset 3 .*--unit byte",
+        "bptt train cut.txt -o new": r"must be UTF-8; .* byte 0xe2 at offset 8",
+        "bptt train surrogate.txt -o new": r"must be UTF-8; .* byte 0xed at offset 0",
+        "bptt train short.txt -o new": r"32 streams x 64 steps \+ 1 = 2049 characters; got 190\. .*--streams 2",
+        "bptt train tiny.txt -o new": r"held-out part must have at least 2 symbols; .*--held-out 0",
+        "bptt train loop -o new": r"must be readable; loop: Too many levels of symbolic links",
+        "bptt train dangling -o new": r"there is none at dangling",
+        f"bptt train {'x' * 300}.txt -o new": r"must be readable; x+\.txt: File name too long",
+        "bptt train 'two\nlines.txt' -o new": r"there is none at two",
+        "bptt train ../../../../../../nowhere.txt -o new": r"there is none at \.\./",
+    },
+    "Where a run goes": {
+        "bptt train words.txt": r"Missing option '-o'",
+        "bptt train words.txt -o run": r"run holds one\. Go on with it: --resume\. Replace it: --overwrite",
+        "bptt train words.txt -o words.txt": r"output must be a directory, new or old; words\.txt is a file",
+        "bptt train words.txt -o words.txt/run": r"is a file or lies below one",
+        f"bptt train words.txt -o {'x' * 300} {SMALL}": r"File name too long",
+        f"bptt train words.txt -o dangling {SMALL}": r"dangling",
+        f"bptt train words.txt -o loop {SMALL}": r"loop",
+        "bptt train words.txt -o new --resume": r"new holds no settings\.json\. Train one first: bptt train -o new",
+        "bptt train words.txt -o words.txt --resume": r"words\.txt holds no settings\.json",
+        "bptt train words.txt -o run --resume --overwrite": r"got both --resume and --overwrite",
+    },
+    "Options of a training": {
+        "bptt train words.txt -o new --epochs 2 --steps 9": r"got both\. Leave one out",
+        "bptt train words.txt -o new --hidden many": r"--hidden",
+        "bptt train words.txt -o new --hidden 0": r"hidden must be a whole number of at least 1; got 0",
+        "bptt train words.txt -o new --hidden 2147483648": r"at least 1 and below 2\*\*31; got 2147483648",
+        "bptt train words.txt -o new --hidden 100000000 --streams 4": r"must fit in memory; .* needs 37,252,903 GiB",
+        "bptt train words.txt -o new --layers -1": r"layers must be a whole number of at least 1; got -1",
+        "bptt train words.txt -o new --bptt 0": r"bptt must be a whole number of at least 1; got 0",
+        "bptt train words.txt -o new --streams 0": r"streams must be a whole number of at least 1; got 0",
+        "bptt train words.txt -o new --epochs 0": r"epochs must be a whole number of at least 1; got 0",
+        "bptt train words.txt -o new --steps -5": r"steps must be a whole number of at least 1; got -5",
+        "bptt train words.txt -o new --patience 0": r"patience must be a whole number of at least 1; got 0",
+        "bptt train words.txt -o new --lr nan": r"lr must be a number above 0 .*; got nan",
+        "bptt train words.txt -o new --lr inf": r"lr must be a number above 0 .*; got inf",
+        "bptt train words.txt -o new --lr -0.1": r"lr must be a number above 0 .*; got -0\.1",
+        "bptt train words.txt -o new --clip 0": r"clip must be a number above 0 .*; got 0\.0",
+        "bptt train words.txt -o new --clip nan": r"clip must be a number above 0 .*; got nan",
+        "bptt train words.txt -o new --time-limit 0": r"time_limit must be a number above 0 .*; got 0\.0",
+        "bptt train words.txt -o new --held-out 1": r"held_out must be a share from 0 up to, not including, 1; got 1",
+        "bptt train words.txt -o new --held-out nan": r"held_out must be a share .*; got nan",
+        "bptt train words.txt -o new --k1 65": r"k1 must be at most bptt; got k1=65, bptt=64",
+        "bptt train words.txt -o new --unit letter": r"unit must be one of character, byte, word; got 'letter'",
+        "bptt train words.txt -o new --unit word --words 1": r"words must be a whole number of at least 2; got 1",
+        "bptt train words.txt -o new --seed -1": r"seed must be a whole number from 0",
+        "bptt train words.txt -o new --nonlinearity gelu": r"must be one of tanh, relu, sigmoid, identity; got 'gelu'",
+        "bptt train words.txt -o new --optimizer lion": r"must be one of adam, sgd; got 'lion'",
+        "bptt train words.txt -o new --wrong": r"No such option",
+    },
+    "Going on with a run": {
+        "bptt train other.txt -o run --resume": r"unknown: 'x'",
+        "bptt train shorter.txt -o run --resume": r"sha256 [0-9a-f]{12}; got 936 chars",
+        "bptt train words.txt -o run --resume --hidden 9": r"keeps its hidden, 8; got 9",
+        "bptt train words.txt -o run --resume --unit byte": r"keeps its unit, 'character'; got 'byte'",
+        "bptt train words.txt -o run --resume --lr 0": r"lr must be a number above 0",
+        "bptt train -o gone --resume": r"gone\.txt cannot be used any more: .* Say where they are now",
+        "bptt train -o all-damaged --resume": r"all-damaged/checkpoint\.safetensors must be a file as bptt train",
+    },
+    "Runs that are damaged": {
+        "bptt generate new": r"new holds no settings\.json\. Train one first",
+        "bptt generate words.txt": r"words\.txt holds no settings\.json",
+        "bptt generate truncated": r"truncated/weights\.safetensors must be a file as bptt train wrote it",
+        "bptt generate changed": r"do not have the checksum",
+        "bptt generate foreign": r"foreign/weights\.safetensors .* it was not written by bptt",
+        "bptt generate mixed": r"it belongs to another training than settings\.json",
+        "bptt generate no-weights": r"weights\.safetensors; no-weights/weights\.safetensors does not exist",
+        "bptt generate not-json": r"not-json/settings\.json must be a file as bptt train wrote it",
+        "bptt generate not-utf-8": r"not-utf-8/settings\.json must be a file as bptt train wrote it",
+        "bptt generate deep": r"deep/settings\.json must be a file as bptt train wrote it",
+        "bptt generate schema": r"schema must be 3.*got 99",
+        "bptt generate task": r"task must be one of .*got 'chess'",
+        "bptt generate huge": r"huge/settings\.json must be a file|huge",
+        "bptt generate settings-directory": r"settings\.json must be readable: Is a directory",
+    },
+    "Letting a network write, playing it": {
+        "bptt generate run --prime 'the dog!'": r"unknown: '!', 'd', 'g'\. Known: ' \.acehmnost'",
+        "bptt generate run --prime ''": r"prime must have at least one character",
+        "bptt generate run --length 0": r"length must be a whole number of at least 1; got 0",
+        "bptt generate run --temperature nan": r"temperature must be 0 .* or a number above; got nan",
+        "bptt generate run --temperature -1": r"temperature must be 0 .* or a number above; got -1\.0",
+        "bptt generate run --temperature inf": r"temperature must be 0 .* or a number above; got inf",
+        "bptt generate run --seed -1": r"seed must be a whole number from 0",
+        "bptt inspect run t -o page.html": r"at least two characters",
+        "bptt inspect run Dog -o page.html": r"unknown: 'D', 'g'",
+        "bptt inspect run 'the cat' -o nowhere/page.html": r"Make the directory 'nowhere' first",
+        "bptt inspect run 'the cat' -o run": r"Add a file name",
+    },
+    "Examples worked through": {
+        "bptt trace": r"Missing argument 'EXAMPLE'",
+        "bptt trace ''": r"got",
+        "bptt trace a": r"got",
+        "bptt trace 1,x,3": r"got",
+        "bptt trace 1,nan,3": r"nan",
+        "bptt trace 1,inf,3": r"inf",
+        "bptt trace hello --hidden 0": r"hidden",
+        "bptt trace hello --lr nan": r"lr|learning rate",
+        "bptt trace hello --digits 99": r"--digits must lie in 2 to 17; got 99",
+        "bptt trace hello --nonlinearity gelu": r"gelu",
+        "bptt trace hello --train -1": r"-1",
+    },
+    "Tables": {
+        "bptt train ragged.csv -o new --label y --sequence s": r"line 3 of ragged\.csv has 2",
+        "bptt train missing.csv -o new --label y --sequence s": r"there is none at missing\.csv",
+        "bptt train good.csv -o new --label z --sequence s": r"column must be one of the table's: s, x, y; got 'z'",
+        "bptt train good.csv -o new": r"What is to be learnt from a table must be said",
+    },
+}
+
+CODE = {
+    "Tables": {
+        "table.read('ragged.csv')": r"line 3 of ragged\.csv has 2, separated by comma",
+        "table.read('empty.csv')": r"must not be empty; empty\.csv holds no bytes",
+        "table.read('blank.csv')": r"holds only blank lines",
+        "table.read('header.csv')": r"needs rows below the names",
+        "table.read('latin.csv')": r"byte 0xe9 in line 2",
+        "table.read('utf16.csv')": r"is UTF-16",
+        "table.read('zeros.csv')": r"zero bytes in line 2",
+        "table.read('double.csv')": r"several called 'x'",
+        "table.read('numbers.csv')": r"first line of a table must name its columns",
+        "table.read('quote.csv')": r"double quotes must end with one",
+        "table.read('cut.parquet')": r"must be a Parquet file",
+        "table.read('.')": r"\. is a directory",
+        "table.read('good.csv').numbers('y')": r"line 2 of .*good\.csv has 'a'",
+        "table.read('infinite.csv').numbers('x')": r"must hold finite numbers; line 3",
+        "table.read('comma.csv').numbers('x')": r"Write decimals with a point",
+    },
+    "Tapes on disk": {
+        "bptt.Tape.load('missing.tape')": r"found nothing at 'missing\.tape'",
+        "bptt.Tape.load('.')": r"found a directory at '\.'",
+        "bptt.Tape.load('tapes/empty')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/cut-short')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/giant-header')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/header-past-the-end')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/header-not-json')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/header-not-utf-8')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/header-deep')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/overlapping')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/past-the-end')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/negative-shape')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/shape-overflows')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/unknown-dtype')": r"cannot be read as safetensors",
+        "bptt.Tape.load('tapes/double-key')": r"not usable",
+        "bptt.Tape.load('tapes/foreign')": r"safetensors file of something else",
+        "bptt.Tape.load('tapes/about-not-json')": r"its description is not JSON",
+        "bptt.Tape.load('tapes/about-deep')": r"its description is not JSON",
+        "bptt.Tape.load('tapes/about-a-list')": r"has schema None",
+        "bptt.Tape.load('tapes/schema-2')": r"reads tapes of schema 1; .* has schema 2",
+        "bptt.Tape.load('tapes/array-missing')": r"arrays are missing",
+        "bptt.Tape.load('tapes/array-too-many')": r"arrays that nothing names: extra",
+        "bptt.Tape.load('tapes/wrong-shape')": r"has shape",
+        "bptt.Tape.load('tapes/wrong-dtype')": r"dtype",
+        "bptt.Tape.load('tapes/layers-huge')": r"layers are not complete",
+        "bptt.Tape.load('tapes/token-outside')": r"holds numbers from",
+        "tape.save('nowhere/a.tape')": r"Make the directory 'nowhere' first",
+        "tape.save('run')": r"Add a file name",
+        "tape.save('a\\0.tape')": r"NUL|null",
+        "tape.save('x' * 300)": r"too long",
+        "tape.page('page.html', row=5)": r"row",
+        "tape.page('page.html', first=99)": r"first",
+        "tape.page('page.html', steps=0)": r"steps",
+    },
+    "Recording": {
+        "bptt.record(model, x, y[:-1])": r"shape",
+        "bptt.record(model, x, y + 99)": r"must lie in \[0, 5\)",
+        "bptt.record(model, x + 99, y)": r"tokens|must lie in",
+        "bptt.record(model, x, y.float())": r"class numbers, int64; got torch\.float32",
+        "bptt.record(model, x, y, loss='hinge')": r"loss must be one of .*got 'hinge'",
+        "bptt.record(model, x, y, weights=torch.ones(99))": r"weights must be one for each step",
+        "bptt.record(torch.nn.Linear(2, 2), torch.ones(3, 2), torch.ones(3, 2), loss='squared_error')": r"made 0 calls",
+        "tape.grad('W_xx')": r"gradients are those of .*got 'W_xx'",
+        "tape.grad('W_hh', step=99)": r"step must lie in \[-6, 6\); got 99",
+        "tape.layer(3)": r"layer must lie in \[-1, 1\); got 3",
+        "tape.layer(0, 'sideways')": r"direction must be 'forward' or 'reverse'",
+        "bptt.Tape(tape.layers[:1]).layer(0, 'reverse')": r"runs forward only",
+        "unfinished.dh": r"no backward pass has reached it",
+        "unfinished.check()": r"side B is empty",
+    },
+    "Networks": {
+        "rnn(torch.ones(6, 2, 9))": r"9",
+        "rnn(torch.ones(6))": r"2-D or 3-D|2D or 3D|axes",
+        "rnn(torch.ones(6, 2, 4), torch.ones(1, 3, 7))": r"7|hidden",
+        "rnn(torch.ones(6, 2, 4).double())": r"dtype|float64",
+        "rnn(torch.ones(6, 2, 4), lengths=[6, 9])": r"9",
+        "rnn(torch.ones(6, 2, 4), lengths=[6])": r"length",
+        "rnn(torch.ones(6, 2, 4), lengths=[6, -1])": r"-1",
+        "bptt.nn.RNN(0, 8)": r"input_size|0",
+        "bptt.nn.RNN(4, 0)": r"hidden_size|0",
+        "bptt.nn.RNN(4, 8, num_layers=0)": r"num_layers|0",
+        "bptt.nn.RNN(4, 8, nonlinearity='gelu')": r"gelu",
+        "bptt.nn.RNN(4, 8, dropout=2.0)": r"dropout",
+        "bptt.convert(3)": r"int|Module",
+    },
+    "Losses and masks": {
+        "losses.loss('hinge', o, y)": r"loss must be one of .*got 'hinge'",
+        "losses.loss('cross_entropy', o, y + 99)": r"must lie in \[0, 5\)",
+        "losses.loss('cross_entropy', o, y[:2])": r"must have shape",
+        "losses.loss('squared_error', o, o * float('nan'))": r"must be numbers; got 60 NaN among 60",
+        "losses.loss('squared_error', o, o[..., :2])": r"must have shape",
+        "losses.loss('cross_entropy', o, y, mask=torch.ones(6, 2))": r"mask must be bool",
+        "losses.loss('cross_entropy', o, y, mask=torch.zeros(6, 2).bool())": r"no step counts",
+        "losses.loss('cross_entropy', o, y, mask=torch.ones(3, 9).bool())": r"mask must have shape",
+        "losses.loss('cross_entropy', o, y, class_weights=torch.ones(3))": r"class weights must have shape \(5,\)",
+    },
+    "Text, windows, training in Python": {
+        "data.windows(torch.zeros(100), streams=32, steps=16)": r"32 streams x 16 steps",
+        "data.split(torch.arange(29), 0.05)": r"at least 2 symbols",
+        "data.Vocabulary(tuple('abc')).encode('xyz')": r"unknown: 'x', 'y', 'z'",
+        "data.Vocabulary.from_json({'unit': 'letter'})": r"vocabulary must hold",
+        "train.fit(model, [])": r"data hold no batch",
+        "train.fit(torch.nn.Linear(2, 2), [(torch.ones(2, 2), torch.ones(2))])": r"Linear has no method loss",
+        "train.fit(model, [(x[:, 0], y[:, 0])], batch=0)": r"batch must be a whole number of at least 1; got 0",
+        "train.fit(model, [(x[:, 0], y[:, 0])], epochs=0)": r"epochs must be a whole number of at least 1; got 0",
+        "train.fit(model, [(x[:, 0], y[:, 0])], lr='fast')": r"lr must be a number above 0 .*; got 'fast'",
+        "train.fit(model, [(x[:, 0], y[:, 0])], [])": r"held-out data must hold something",
+        "Recipe(hidden=True)": r"hidden must be a whole number of at least 1; got True",
+        "Recipe(hidden=1.5)": r"hidden must be a whole number of at least 1; got 1\.5",
+        "Recipe(clip=float('inf'))": r"clip must be a number above 0",
+        "list(forcing.continuation(model, x[:0, 0], 5))": r"prime must have at least one character",
+        "forcing.scheduled(jordan, torch.ones(3, 1, 4), y[:3, :1], truth=2.0)": r"probability in \[0, 1\]; got 2\.0",
+        "forcing.scheduled(jordan, torch.ones(3, 1, 4), y[:2, :1], truth=1.0)": r"a step for each of the 3 steps",
+        "list(truncated.updates(model, model.loss, x, y, k1=0, k2=3))": r"k1",
+        "worked.example('')": r"got",
+    },
+}
+
+
+def material(at: Path) -> None:
+    """Makes the files that mistakes are made with."""
+    texts = {
+        "words.txt": WORDS, "other.txt": WORDS + "x", "shorter.txt": WORDS[24:], "short.txt": WORDS[:200],
+        "tiny.txt": "hello", "empty.txt": "", "mark.txt": "\ufeff", "gone.txt": WORDS,
+        "good.csv": "s,x,y\n1,2,a\n1,3,a\n2,4,b\n", "ragged.csv": "s,x,y\n1,2,a\n1,3\n", "empty.csv": "",
+        "blank.csv": "\n\n", "header.csv": "s,x,y\n", "double.csv": "x,x\n1,2\n", "numbers.csv": "1,2\n3,4\n",
+        "quote.csv": 'x,y\n"1,2\n', "zeros.csv": "x\n1\0\n", "infinite.csv": "x\n1\ninf\n", "comma.csv": "x;y\n1,5;2\n",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (at / name).write_text(text, "utf-8")
+    (at / "latin.txt").write_bytes("café".encode("latin1"))
+    (at / "latin.csv").write_bytes("x\ncafé\n".encode("latin1"))
+    (at / "utf16.csv").write_bytes("x\n1\n".encode("utf-16"))
+    (at / "cut.txt").write_bytes(b"cut off \xe2\x82")
+    (at / "surrogate.txt").write_bytes(b"\xed\xa0\x80")
+    (at / "cut.parquet").write_bytes(b"PAR1\0\0\0")
+    (at / "loop").symlink_to("loop")
+    (at / "dangling").symlink_to("nowhere/at/all")
+    tapes(at / "tapes")
+    for name in ("run", "gone"):
+        trained(at / name, at / f"{name.replace('run', 'words')}.txt", seed=0)
+    trained(at / "elsewhere", at / "words.txt", seed=1)
+    (at / "gone.txt").unlink()
+    damaged: dict[str, Callable[[Path], object]] = {
+        "truncated": lambda run: cut(run / runs.WEIGHTS),
+        "changed": lambda run: turn(run / runs.WEIGHTS),
+        "foreign": lambda run: (run / runs.WEIGHTS).write_bytes(save({"w": torch.zeros(3)})),
+        "mixed": lambda run: (run / runs.WEIGHTS).write_bytes((at / "elsewhere" / runs.WEIGHTS).read_bytes()),
+        "no-weights": lambda run: (run / runs.WEIGHTS).unlink(),
+        "not-json": lambda run: (run / runs.SETTINGS).write_text('{"schema": 3,'),
+        "not-utf-8": lambda run: (run / runs.SETTINGS).write_bytes(b'{"schema": "\xff"}'),
+        "deep": lambda run: (run / runs.SETTINGS).write_text("[" * 100_000),
+        "schema": lambda run: set_in(run, schema=99),
+        "task": lambda run: set_in(run, task="chess"),
+        "huge": lambda run: set_in(run, recipe={**vars(Recipe()), "hidden": 2**31 - 1}),
+        "settings-directory": lambda run: ((run / runs.SETTINGS).unlink(), (run / runs.SETTINGS).mkdir()),
+        "all-damaged": lambda run: (cut(run / runs.CHECKPOINT), turn(run / runs.PREVIOUS)),
+    }
+    for name, damage in damaged.items():
+        run = at / name
+        run.mkdir()
+        for file in (at / "run").iterdir():
+            (run / file.name).write_bytes(file.read_bytes())
+        damage(run)
+
+
+def trained(at: Path, source: Path, seed: int) -> None:
+    run, training = runs.start(at, Text(data.read(source), Recipe(hidden=8, streams=4, bptt=10, steps=2, seed=seed)))
+    training.run(watch=run.watch, save=run.save)
+    run.close()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def turn(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+def set_in(run: Path, **values: object) -> None:
+    settings = json.loads((run / runs.SETTINGS).read_text())
+    (run / runs.SETTINGS).write_text(json.dumps(settings | values))
+
+
+def tapes(at: Path) -> None:
+    """Files that are tapes up to one thing."""
+    at.mkdir()
+    names()["tape"].save(at / "good")
+    good = (at / "good").read_bytes()
+    size = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + size])
+    about = json.loads(header["__metadata__"]["bptt.tape"])
+
+    def write(name: str, head: Any, *, text: str | None = None) -> None:
+        raw = (json.dumps(head) if text is None else text).encode()
+        (at / name).write_bytes(len(raw).to_bytes(8, "little") + raw + good[8 + size :])
+
+    def with_about(name: str, description: Any) -> None:
+        text = description if isinstance(description, str) else json.dumps(description)
+        write(name, {**header, "__metadata__": {"bptt.tape": text}})
+
+    def with_array(name: str, **changes: Any) -> None:
+        write(name, {**header, "W_ho": {**header["W_ho"], **changes}})
+
+    (at / "empty").write_bytes(b"")
+    (at / "cut-short").write_bytes(good[:-9])
+    (at / "giant-header").write_bytes((2**62).to_bytes(8, "little") + good[8:])
+    (at / "header-past-the-end").write_bytes((len(good) * 2).to_bytes(8, "little") + good[8:])
+    write("header-not-json", None, text="{" * 50)
+    (at / "header-not-utf-8").write_bytes((4).to_bytes(8, "little") + b'"\xff\xff"')
+    write("header-deep", None, text="[" * 10_000)
+    with_array("overlapping", data_offsets=[0, header["W_ho"]["data_offsets"][1]])
+    with_array("past-the-end", data_offsets=[header["W_ho"]["data_offsets"][0], 2**40])
+    with_array("negative-shape", shape=[-8, 5])
+    with_array("shape-overflows", shape=[2**40, 2**40])
+    with_array("unknown-dtype", dtype="F13")
+    write("double-key", None, text=json.dumps(header)[:-1] + ', "W_ho": ' + json.dumps(header["b_o"]) + "}")
+    write("foreign", {**header, "__metadata__": {}})
+    with_about("about-not-json", "{")
+    with_about("about-deep", "[" * 100_000)
+    with_about("about-a-list", [1, 2])
+    with_about("schema-2", {**about, "schema": 2})
+    with_about("array-missing", {**about, "arrays": [*about["arrays"], "more"]})
+    with_about("layers-huge", {**about, "layers": [{**about["layers"][0], "layer": 10**9}]})
+    arrays = tapefile.read(at / "good")[1]
+
+    def with_arrays(name: str, **changes: torch.Tensor) -> None:
+        named = {**arrays, **changes}
+        (at / name).write_bytes(save(named, {"bptt.tape": json.dumps({**about, "arrays": sorted(named)})}))
+
+    (at / "array-too-many").write_bytes(
+        save({**arrays, "extra": torch.zeros(1)}, {"bptt.tape": header["__metadata__"]["bptt.tape"]})
+    )
+    with_arrays("wrong-shape", W_ho=torch.zeros(3, 3))
+    with_arrays("wrong-dtype", W_ho=arrays["W_ho"].to(torch.int32))
+    with_arrays("token-outside", **{"layers.0.forward.x": arrays["layers.0.forward.x"] + 99})
+
+
+def names() -> dict[str, Any]:
+    """What the Python entries can name."""
+    torch.manual_seed(0)
+    model, rnn = bptt.nn.Elman(5, 8, 5), bptt.nn.RNN(4, 8)
+    x, y = torch.arange(12).view(6, 2) % 5, (torch.arange(12).view(6, 2) + 1) % 5
+    with bptt.recording() as tapes:
+        rnn(torch.ones(6, 2, 4))
+    return {
+        "bptt": bptt, "torch": torch, "data": data, "forcing": forcing, "losses": losses, "runs": runs, "table": table,
+        "schedules": schedules, "train": train, "truncated": truncated, "worked": worked, "Recipe": Recipe,
+        "model": model, "rnn": rnn, "jordan": bptt.nn.Jordan(4, 8, 5), "x": x, "y": y, "o": torch.zeros(6, 2, 5),
+        "tape": bptt.record(model, x, y), "unfinished": tapes[0],
+    }  # fmt: skip
+
+
+def answer(given: str, known: dict[str, Any]) -> tuple[str, str]:
+    """What kind of an answer it gets, "exit code 2" or the name of an exception, and the message.
+
+    Raises whatever no user should see.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if given.startswith("bptt "):
+            result = CliRunner().invoke(cli.app, shlex.split(given)[1:], prog_name="bptt", env={"COLUMNS": "100"})
+            if result.exception is not None and not isinstance(result.exception, SystemExit):
+                raise result.exception
+            return f"exit code {result.exit_code}", plain(result.stderr)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(given, "<given>", "exec"), dict(known))
+        except TYPES as error:
+            return type(error).__name__, plain(str(error))
+    return "nothing", ""
+
+
+def plain(message: str) -> str:
+    """Without what differs from time to time: the working directory, checksums, boxes, which tensor is found first."""
+    message = message.replace(f"{os.getcwd()}/", "").replace(os.getcwd(), ".")
+    message = re.sub(r"[╭╮╰╯│─]", " ", message)
+    message = re.sub(r"tensor `\w+`", "tensor `...`", message)
+    message = re.sub(r"sha256 [0-9a-f]{12}", "sha256 000000000000", message)
+    return " ".join(message.split())
+
+
+def files(at: Path) -> dict[str, object]:
+    """Every file with what tells whether it was touched."""
+    return {
+        str(file.relative_to(at)): (
+            file.stat(follow_symlinks=False).st_mtime_ns,
+            file.stat(follow_symlinks=False).st_size,
+        )
+        for file in at.rglob("*")
+        if file.is_symlink() or not file.is_dir()
+    }
+
+
+def answers() -> Iterator[tuple[str, str, str, str, str]]:
+    """Section, what was given, pattern, kind of the answer and message of each, in the working directory."""
+    at = Path.cwd()
+    material(at)
+    known = names()
+    before = files(at)
+    for section, given, pattern in TABLE:
+        try:
+            kind, message = answer(given, known)
+        except BaseException as error:
+            kind, message = "a traceback", f"{type(error).__name__}: {error}"
+        if files(at) != before:
+            kind, message = "files were touched", str(files(at).items() ^ before.items())
+            before = files(at)
+        yield section, given, pattern, kind, message
+
+
+TABLE = [
+    *((section, given, pattern) for section, entries in COMMANDS.items() for given, pattern in entries.items()),
+    *((section, given, pattern) for section, entries in CODE.items() for given, pattern in entries.items()),
+]
