@@ -315,6 +315,8 @@ def _width_and_inputs(weight_ih: Tensor) -> tuple[int, int]:
     if weight_ih.dim() != 2:
         raise ValueError(f"`weight_ih` must have shape (H, I); got {tuple(weight_ih.shape)}")
     H, I = weight_ih.shape
+    if I < 1:
+        raise ValueError(f"weight_ih must have shape (H, I) with I of at least 1; got {tuple(weight_ih.shape)}")
     return H, I
 
 

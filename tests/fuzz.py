@@ -1,0 +1,257 @@
+"""Damaged files and impossible arrays by the thousand, none of which may do more than raise its error: `make fuzz`.
+
+    python tests/fuzz.py [--cases 10000] [--seed 0] [--only TARGET]
+
+Files: tapes, weights, checkpoints, settings, tables and texts, each begun from a real one and changed: bits turned,
+parts cut out, doubled or moved, numbers replaced. A change that reached lines of bptt not reached before joins those
+that are changed further, which is what makes it coverage-guided. Native: sweeps and layers of the C++ engine with
+arrays whose shapes, types, tokens and batch sizes are sometimes wrong; `make fuzz` runs these under AddressSanitizer.
+What is not an InputError (for arrays ValueError, TypeError, IndexError, RuntimeError) is a finding: exit code 1.
+"""
+
+import argparse
+import os
+import random
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+import bptt
+from bptt import data, runs, table
+from bptt.errors import InputError
+from bptt.sweeps import native
+from bptt.tasks import Text
+from bptt.tasks.text import Recipe
+
+ROOT = str(Path(bptt.__file__).parent)
+NUMBERS = [0, 1, -1, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**63, -(2**31), 10**30, 0.5]
+SCRAPS = [
+    b"null",
+    b"[]",
+    b"{}",
+    b'""',
+    b"NaN",
+    b"1e999",
+    b"true",
+    b"\xff",
+    b"\0",
+    b'"',
+    b",",
+    b"\n",
+    b";",
+    b"F64",
+    b"I64",
+]
+REFUSALS = (ValueError, TypeError, IndexError, RuntimeError)
+
+
+def changed(content: bytes, draw: random.Random) -> bytes:
+    changes = bytearray(content)
+    for _ in range(1 + draw.randrange(4)):
+        at = draw.randrange(len(changes) + 1) if draw.random() < 0.3 else draw.randrange(min(len(changes), 2000) + 1)
+        length = draw.randrange(1, 2 + min(64, len(changes) - at))
+        match draw.randrange(8):
+            case 0 if at < len(changes):
+                changes[at] ^= 1 << draw.randrange(8)
+            case 1:
+                del changes[at : at + length]
+            case 2:
+                changes[at:at] = changes[at : at + length]
+            case 3:
+                changes[at : at + length] = draw.randbytes(length)
+            case 4:
+                changes[at : at + draw.randrange(3)] = str(draw.choice(NUMBERS)).encode()
+            case 5:
+                changes[at : at + draw.randrange(3)] = draw.choice(SCRAPS)
+            case 6 if len(changes) >= 8:
+                changes[:8] = struct.pack("<q", draw.choice([0, 1, 2**62, -1, len(changes), draw.randrange(4000)]))
+            case _:
+                del changes[at + length :]
+    return bytes(changes)
+
+
+class Reached:
+    """The lines of bptt that a call reached."""
+
+    def __init__(self) -> None:
+        self.lines: set[tuple[CodeType, int]] = set()
+        self.all: set[tuple[CodeType, int]] = set()
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(ROOT):
+            return None
+        self.lines.add((frame.f_code, frame.f_lineno))
+        return self
+
+    def of(self, do: Callable[[], object]) -> bool:
+        """Does it; whether a line was reached that no call before had reached."""
+        self.lines = set()
+        sys.settrace(self)
+        try:
+            do()
+        finally:
+            sys.settrace(None)
+            new = self.lines - self.all
+            self.all |= new
+        return bool(new)
+
+
+def use_table(path: Path) -> None:
+    found = table.read(path)
+    for name in found.columns[:4]:
+        for read in (found.numbers, found.texts):
+            try:
+                read(name)
+            except InputError:
+                continue
+
+
+def use_text(path: Path) -> None:
+    text = data.read(path)
+    for unit in ("byte", "character", "word"):
+        data.Vocabulary.of(text, unit).encode(text)
+
+
+def resume(run: Path) -> None:
+    runs.resume(run)[0].close()
+
+
+def files(at: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
+    """What is changed, and what then reads it."""
+    source = at / "text.txt"
+    source.write_text("".join(f"{n * n % 97} is the square of {n}, é.\n" for n in range(30)))
+    run, training = runs.start(at / "run", Text(data.read(source), Recipe(hidden=4, streams=2, bptt=5, steps=3)))
+    training.run(watch=run.watch, save=run.save)
+    run.close()
+    model = bptt.nn.Elman(5, 3, 5)
+    bptt.record(model, torch.arange(8).view(4, 2) % 5, torch.arange(8).view(4, 2) % 5).save(at / "a.tape")
+    (at / "a.csv").write_text('time,x,"a, b",y\n' + "".join(f"2026-01-{n:02},{n / 7},{n},a\n" for n in range(1, 20)))
+    table.read(at / "a.csv").frame.write_parquet(at / "a.parquet")
+    known = at / "run"
+    return {
+        "tape": (at / "a.tape", lambda: bptt.Tape.load(at / "a.tape")),
+        "weights": (known / runs.WEIGHTS, lambda: runs.load(known)),
+        "settings": (known / runs.SETTINGS, lambda: runs.load(known)),
+        "checkpoint": (known / runs.CHECKPOINT, lambda: resume(known)),
+        "csv": (at / "a.csv", lambda: use_table(at / "a.csv")),
+        "parquet": (at / "a.parquet", lambda: use_table(at / "a.parquet")),
+        "text": (source, lambda: use_text(source)),
+    }
+
+
+def fuzz_file(name: str, path: Path, use: Callable[[], object], cases: int, draw: random.Random) -> str:
+    """Raises what is a finding, with the bytes that led to it kept beside."""
+    real = path.read_bytes()
+    corpus, reached, refused = [real], Reached(), 0
+    reached.of(use)
+    around = {file: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
+    for _ in range(cases):
+        content = changed(draw.choice(corpus), draw)
+        path.write_bytes(content)
+        new = False
+
+        def once() -> None:
+            nonlocal refused
+            try:
+                use()
+            except InputError:
+                refused += 1
+
+        try:
+            new = reached.of(once)
+        except BaseException:
+            Path(f"fuzz-{name}.finding").write_bytes(content)
+            raise
+        if new:
+            corpus.append(content)
+        for file, before in around.items():
+            if file == path or file.stat().st_size != len(before):
+                file.write_bytes(before)
+    path.write_bytes(real)
+    return f"{cases} cases, {refused} refused, {len(reached.all)} lines of bptt reached, {len(corpus)} kept to change"
+
+
+def fuzz_native(cases: int, draw: random.Random) -> str:
+    refused = 0
+    for _ in range(cases):
+        T, B, I, H = (draw.choice([0, 1, 2, 3, 5, 8, 17]) for _ in range(4))
+        dtype = draw.choice([torch.float32, torch.float64])
+
+        def array(*shape: int, dtype: torch.dtype = dtype) -> Any:
+            if draw.random() < 0.06:
+                shape = tuple(max(0, size + draw.choice([-1, 0, 1, 7])) for size in shape)
+            if draw.random() < 0.03:
+                shape = shape[1:]
+            if draw.random() < 0.03:
+                dtype = draw.choice([torch.float32, torch.float64, torch.float16, torch.int64])
+            made = torch.zeros(shape, dtype=dtype) if not dtype.is_floating_point else torch.randn(shape).to(dtype)
+            return made.mT.contiguous().mT if made.dim() > 1 and draw.random() < 0.1 else made
+
+        sizes = None
+        if draw.random() < 0.4:
+            sizes = sorted((draw.randrange(1, B + 1) for _ in range(T - 1)), reverse=True) if B and T else []
+            sizes = [B, *sizes]
+            if draw.random() < 0.15:
+                sizes = [*sizes, draw.choice([0, -1, B + 5, 2**40])]
+            if draw.random() < 0.1:
+                draw.shuffle(sizes)
+        N = (sum(size for size in sizes if 0 < size < 100),) if sizes is not None else (T, B)
+        options: dict[str, Any] = {"batch_sizes": sizes, "reverse": draw.random() < 0.5}
+        activation = draw.choice(["tanh", "relu", "sigmoid", "identity", "gelu"][: 4 if draw.random() < 0.95 else 5])
+        try:
+            if draw.random() < 0.4:
+                h0 = array(B, H)
+                h = native.forward_sweep(array(*N, H), array(H, H), h0, activation, **options)
+                native.backward_sweep(array(*N, H), h, array(H, H), activation, **options)
+            else:
+                tokens = draw.random() < 0.3
+                x = (
+                    torch.randint(-1 if draw.random() < 0.1 else 0, I + draw.choice([0, 0, 0, 1]), N)
+                    if tokens and I
+                    else array(*N, I)
+                )
+                bias = array(H) if draw.random() < 0.7 else None
+                h0 = array(1, B, H) if draw.random() < 0.7 else None
+                native.forward_layer(x, h0, array(H, I), array(H, H), bias, bias, activation, **options)
+        except REFUSALS:
+            refused += 1
+    return f"{cases} cases, {refused} refused"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="one of the targets, as printed")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as at:
+        targets = files(Path(at))
+        names = [*targets, "native"] if options.only is None else [options.only]
+        for name in names:
+            began = time.monotonic()
+            draw = random.Random(f"{options.seed} {name}")
+            try:
+                if name == "native":
+                    said = fuzz_native(options.cases, draw)
+                else:
+                    said = fuzz_file(name, *targets[name], options.cases, draw)
+            except BaseException:
+                traceback.print_exc()
+                sys.exit(f"{name}: a finding; seed {options.seed}, {os.getcwd()}/fuzz-{name}.finding")
+            print(f"{name}: {said}, {time.monotonic() - began:.0f} s", flush=True)
+    print("No finding.")
+
+
+if __name__ == "__main__":
+    main()
