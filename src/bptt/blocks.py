@@ -21,6 +21,8 @@ Checkpoint = str | int | None
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 # Beside its arithmetic a block costs some 0.2 ms of calls, the arithmetic of about a hundred rows of 128 units.
 _SUMS_WORTH_A_BLOCK = 16
+# What "auto" keeps of states, in bytes: half of what a process with torch takes before it has done anything.
+_KEPT_BY_AUTO = 128 * 10**6
 
 
 class Block(NamedTuple):
@@ -49,6 +51,7 @@ class Walk(NamedTuple):
     T, B, batch_sizes, reverse  as in `bptt.sweeps`
     rows_of_a_sum               how many rows the engine sums at a time
     state                       bytes of the states of all layers at one step of B rows
+    held                        bytes of all that one step needs on the way back
     work                        bytes that walking a block takes for each of its steps, those states included
     parameters                  rows of the gradients that each call reads and writes
     """
@@ -59,6 +62,7 @@ class Walk(NamedTuple):
     reverse: bool
     rows_of_a_sum: int
     state: int
+    held: int
     work: int
     parameters: int
 
@@ -92,7 +96,7 @@ def plan(checkpoint: Checkpoint, walk: Walk) -> Plan:
     worth_a_block = max(_SUMS_WORTH_A_BLOCK * walk.rows_of_a_sum, walk.parameters // 4)
     fast = max(thrifty, whole(worth_a_block / max(1, walk.B)))
     if checkpoint == "auto":
-        return _cut(walk, fast, 1)
+        return _cut(walk, fast, 1 + _KEPT_BY_AUTO // max(1, fast * walk.held))
 
     def memory(steps: int) -> int:
         return -(-walk.T // steps) * walk.state + min(steps, walk.T) * walk.work
@@ -105,7 +109,7 @@ def plan(checkpoint: Checkpoint, walk: Walk) -> Plan:
             f"{walk.T} steps of {walk.B} rows is at least {memory(steps) / 1e6:.1f} MB; got {checkpoint!r}. "
             "Give more, or a smaller batch."
         )
-    return _cut(walk, steps, 1 + (budget - memory(steps)) // max(1, steps * walk.state))
+    return _cut(walk, steps, 1 + (budget - memory(steps)) // max(1, steps * walk.held))
 
 
 def _cut(walk: Walk, steps: int, kept: int) -> Plan:

@@ -9,7 +9,8 @@ tokens or inputs through layers and output layer to L, and holds nothing of size
 
 How much is kept is said by a checkpoint:
 
-"auto"    blocks near the length that takes the least memory, but long enough to be walked fast
+"auto"    blocks near the length that takes the least memory, but long enough to be walked fast; the states of the last
+          128 MB of blocks are kept, which need no second walk
 1000      blocks of at least so many steps
 "512MB"   a budget for what is kept and for the work on one block: blocks as with "auto", and the states of as many as
           fit, which need no second walk. B, kB, MB, GB, KiB, MiB, GiB
@@ -141,9 +142,19 @@ class _How(NamedTuple):
         kept = len(layers) * width
         masked = 2 * (len(layers) - 1) * width if self.dropout else 0
         gradients = 2 * width + 4 * B * outputs  # ∂h and ∂x; o, log ŷ, ∂o and what autograd adds
-        work = kept + masked + gradients
+        held = kept + masked
         rows = self.engine.rows_of_a_block(H)
-        walk = Walk(T, B, self.batch_sizes, self.reverse, rows, kept * number, work * number, I + outputs)
+        walk = Walk(
+            T,
+            B,
+            self.batch_sizes,
+            self.reverse,
+            rows,
+            kept * number,
+            held * number,
+            (held + gradients) * number,
+            I + outputs,
+        )
         return plan(checkpoint, walk)
 
     def mask(self, number: int, layer: int, like: Tensor) -> Tensor:
