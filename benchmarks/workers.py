@@ -46,12 +46,12 @@ class Case(NamedTuple):
     workers: int
     streams: int
     options: str = "--hidden 256"
-    steps: int = 200
+    steps: int = 100
 
 
 ALONE, HALF = Case(1, 32), Case(1, 16)
 CASES = [ALONE, HALF, Case(2, 32), Case(2, 64)]
-LARGE = Case(1, 32, "--hidden 1024 --layers 2", 60)
+LARGE = Case(1, 32, "--hidden 1024 --layers 2", 50)
 
 
 class Speed(NamedTuple):

@@ -1,6 +1,6 @@
 """Trains across two hosts that are network namespaces of this machine, and makes their life hard.
 
-python tests/two_hosts.py      or make hosts; as root on Linux
+make hosts, as root on Linux; or python tests/two_hosts.py TRIAL ..., by the names of the functions below
 
 Each host has its own network interface at one end of a cable (a veth pair), its own torchrun, and its own directory
 with the text; the two meet by torchrun's c10d rendezvous. The run directory is on host a alone. Each trial ends when
@@ -62,13 +62,24 @@ class Trial:
             (at / host / "text.txt").write_text(TEXT)
         self.agents = {host: self.start(host) for host in ADDRESSES}
 
-    def start(self, host: str) -> subprocess.Popen[bytes]:
+    def start(self, host: str, *more: str) -> subprocess.Popen[bytes]:
         """torchrun on a host."""
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
         meeting = ["--rdzv-backend", "c10d", "--rdzv-id", "trial", "--rdzv-endpoint", f"{ADDRESSES['a']}:29400"]
         here = ["--rdzv-conf", f"is_host={host == 'a'}", "--local-addr", ADDRESSES[host], "--max-restarts", "3"]
         return subprocess.Popen(
-            ["ip", "netns", "exec", f"{self.name}-{host}", *torchrun, *meeting, *here, str(EAGER), *TRAIN.split()],
+            [
+                "ip",
+                "netns",
+                "exec",
+                f"{self.name}-{host}",
+                *torchrun,
+                *meeting,
+                *here,
+                str(EAGER),
+                *TRAIN.split(),
+                *more,
+            ],
             cwd=self.at / host,
             env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"},
             stdout=subprocess.DEVNULL,
@@ -122,12 +133,13 @@ def kill_the_leader(trial: Trial) -> None:
 
 
 def lose_a_host(trial: Trial) -> None:
-    """host b dies, torchrun and worker, and comes back"""
+    """host b dies, torchrun and worker; torchrun on host a gives up; both are started again with --resume"""
     worker = trial.worker("b")
     trial.agents["b"].kill()
     os.kill(worker, signal.SIGKILL)
-    trial.agents["b"].wait()
-    trial.agents["b"] = trial.start("b")
+    for agent in trial.agents.values():
+        agent.wait(timeout=SECONDS)
+    trial.agents = {host: trial.start(host, "--resume") for host in ADDRESSES}
 
 
 def pull_the_cable(trial: Trial) -> None:
@@ -159,6 +171,8 @@ def main() -> None:
     subprocess.run(alone, cwd=directory, check=True, stdout=subprocess.DEVNULL)
     expected = weights(directory / "run")
     for happening in TRIALS:
+        if sys.argv[1:] and happening.__name__ not in sys.argv[1:]:
+            continue
         started = time.monotonic()
         with two_hosts(name):
             trial = Trial(name, directory / happening.__name__)
