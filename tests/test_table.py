@@ -1,5 +1,7 @@
 """Tables from CSV and Parquet, and their times: what is read, and what each mistake is told."""
 
+import contextlib
+import csv
 import datetime
 import io
 import random
@@ -9,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bptt import table, timeline
 from bptt.errors import InputError
@@ -57,6 +61,32 @@ class TestCells:
         read = table.read(written(file, "y\n1\n\n3\n\n"))
         np.testing.assert_array_equal(read.numbers("y"), [1, np.nan, 3])
 
+    @pytest.mark.parametrize("name", ["y", '"y"'])
+    def test_blank_lines_may_come_before_the_names(self, file: Path, name: str) -> None:
+        read = table.read(written(file, "\n \n" * 20 + f"x,{name}\n1,2\n"))
+        assert (read.columns, read.place(0)) == (["x", "y"], "line 42")
+
+    def test_a_line_of_tabs_is_a_row_without_values(self, file: Path) -> None:
+        read = table.read(written(file, "x\ty\n\t\n1\t2\n"))
+        np.testing.assert_array_equal(read.numbers("y"), [np.nan, 2])
+
+    def test_a_quote_within_text_without_quotes_is_a_character(self, file: Path) -> None:
+        read = table.read(written(file, 'part,n\n5" pipe,1\n"a, b",2\n'))
+        assert read.texts("part") == ['5" pipe', "a, b"]
+
+    @pytest.mark.parametrize("quote", ["", '"'])
+    def test_lines_may_be_long(self, file: Path, quote: str) -> None:
+        names = [f"column with a long name {n}" for n in range(8000)]
+        read = table.read(written(file, ";".join(names) + "\n" + ";".join(f"{quote}1{quote}" for _ in names) + "\n"))
+        assert read.columns == names
+        assert read.numbers(names[-1]).tolist() == [1]
+
+    def test_rows_of_several_blocks(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(table, "BLOCK", 3)
+        read = table.read(written(file, "x,y\n" + "".join(f"{n},\n" for n in range(8))))
+        assert read.numbers("x").tolist() == list(range(8))
+        assert [read.place(row) for row in (0, 7)] == ["line 2", "line 9"]
+
     def test_unnamed_columns_are_numbered(self, file: Path) -> None:
         assert table.read(written(file, ",y,\n1,2,3\n")).columns == ["column 1", "y", "column 3"]
 
@@ -90,6 +120,10 @@ MISTAKES: dict[str | bytes, str] = {
     "x,y\n1,2\n3,4,5\n": r"a cell for each of the 2 columns .* line 3 of .* has 3, separated by comma: '3,4,5'",
     "x,y\n1,2\n\n3\n": r"line 4 of .* has 1, separated by comma: '3'",
     'x,y\n1,2\n"3,4\n5,6\n': r"double quotes must end with one.* in the lines from 3 on",
+    f"x,y\n1,2\n1,{'a' * 140_000}\n": r"up to 131,072 characters; .* in the lines from 3 on",
+    f'x,y\n"1",2\n1,{"a" * 140_000}\n': r"up to 131,072 characters; .* in the lines from 3 on",
+    'x,y\n1,"2\n' + "3,4\n" * 40_000: r"up to 131,072 characters; .* from 2 on\. .* never ends, end it there",
+    'x,y\n1,"2"3\n': r"double quotes must end with one.* in the lines from 2 on",
     b"x,y\n1,2\n1,\xff\n": r"CSV in UTF-8 or Parquet; .* is neither: byte 0xff in line 3",
     "x,y\n1,2\n".encode("utf-16"): r"must be UTF-8; .* is UTF-16\. Convert it, .*iconv -f utf-16",
     b"x,y\n1,\x002\n": r"holds zero bytes in line 2",
@@ -136,11 +170,62 @@ def test_a_panic_of_the_reader_is_a_message(tmp_path: Path, monkeypatch: pytest.
         raise pl.exceptions.PanicException("index out of bounds")
 
     monkeypatch.setattr(pl, "read_parquet", panic)
-    monkeypatch.setattr(pl, "read_csv", panic)
     with pytest.raises(InputError, match=r"must be a Parquet file; .*index out of bounds"):
         table.read(written(tmp_path / "t.parquet", b"PAR1"))
-    with pytest.raises(InputError, match=r"must be a CSV file; .*index out of bounds"):
-        table.read(written(tmp_path / "t.csv", b"x\n1\n"))
+
+
+def everything_in(path: Path) -> table.Table | None:
+    """The table with every column and place asked for; None where it is refused. Only InputError is a refusal."""
+    try:
+        read = table.read(path)
+    except InputError:
+        return None
+    assert read.places is None or len(read.places) == len(read) > 0
+    for name in read.columns:
+        for cells in (read.texts, read.numbers):
+            with contextlib.suppress(InputError):
+                assert len(cells(name)) == len(read)
+        with contextlib.suppress(InputError):
+            times = timeline.of(read, name)
+            assert len(times.places) == len(read)
+            assert all(map(times.label, times.following(2)))
+    return read
+
+
+CSV_LIKE = st.lists(
+    st.sampled_from([",", ";", "\t", "\n", "\r\n", '"', '""', '5" ', " ", "x", "1", "-2.5", "1e999", "NA", "é",
+                     "2020-01-01", "202001", "20200230", "01/02/2020",
+                     "0001-01-01", "9999-12-31", "2020Q1", "10:00", "\ufeff", "\x1c", "\x85"]),
+    max_size=40,
+).map("".join)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=60) | st.binary(max_size=60).map(lambda raw: b"PAR1" + raw + b"PAR1"))
+def test_any_bytes_are_a_table_or_a_message(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    everything_in(written(tmp_path_factory.getbasetemp() / "any.csv", content))
+
+
+@settings(max_examples=300, deadline=None)
+@given(content=CSV_LIKE)
+def test_any_text_is_a_table_or_a_message(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    everything_in(written(tmp_path_factory.getbasetemp() / "any.csv", content))
+
+
+CELLS = st.text(st.sampled_from(' ,;"\t\nab1.-é'), max_size=5)
+
+
+@settings(deadline=None)
+@given(rows=st.integers(2, 4).flatmap(lambda width: st.lists(st.tuples(*[CELLS] * width), min_size=1, max_size=9)))
+def test_what_the_csv_module_writes_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]
+) -> None:
+    buffer = io.StringIO()
+    names = [f"name {n}" for n in range(len(rows[0]))]
+    csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows([names, *rows])
+    read = everything_in(written(tmp_path_factory.getbasetemp() / "any.csv", buffer.getvalue()))
+    assert read is not None
+    assert read.frame.rows() == [tuple(cell or None for cell in row) for row in rows]
 
 
 def test_columns_of_parquet_that_are_no_numbers(tmp_path: Path) -> None:
@@ -187,6 +272,12 @@ class TestTime:
             ("31.1.20|1.2.20|2.2.20", "day", 7, "03.02.20|04.02.20"),
             ("20200228|20200229|20200301", "day", 7, "20200302|20200303"),
             ("2020-01-02|2020-01-03|2020-01-06|2020-01-07", "day from Monday to Friday", 5, "2020-01-08|2020-01-09"),
+            ("202011|202012|202101", "month", 12, "202102|202103"),
+            ("2020-11-30|2020-12-30", "month", 12, "2021-01-30|2021-02-28"),
+            ("2020-12-30|2021-01-30|2021-02-28", "month", 12, "2021-03-30|2021-04-30"),
+            ("2019-10-29 06:00|2020-01-29 06:00", "quarter", 4, "2020-04-29 06:00|2020-07-29 06:00"),
+            ("9999-12-30|9999-12-31", "day", 7, "10000-01-01T00:00:00|10000-01-02T00:00:00"),
+            ("202013|202014|202015", "1", None, "202016|202017"),
             ("1700.0|1701.0|1702.0", "1", None, "1703|1704"),
             ("1958.2083|1958.2917|1958.3750|1958.4583", "0.0833333", None, "1958.5416|1958.6250"),
             ("5", "1", None, "6|7"),
@@ -216,6 +307,34 @@ class TestTime:
         assert (found.inserted, found.gaps()) == (inserted, gaps)
         values = found.on_grid(np.ones(len(found.places)))
         assert "|".join(found.label(found.times[step]) for step in np.flatnonzero(np.isnan(values))) == grid
+
+    def test_months_may_be_whole_numbers_of_parquet(self, tmp_path: Path) -> None:
+        pl.DataFrame({"month": [199911, 199912, 200002], "y": [1, 2, 3]}).write_parquet(tmp_path / "t.parquet")
+        found = timeline.of(table.read(tmp_path / "t.parquet"))
+        assert (str(found.spacing), found.inserted, found.label(found.times[2])) == ("month", 1, "200001")
+
+    @pytest.mark.parametrize(
+        ("times", "spacing", "form", "otherwise"),
+        [
+            ("01/01/2020|02/01/2020|03/01/2020", "day", "%m/%d/%Y", "month"),
+            ("01/01/2020|01/02/2020|01/03/2020", "month", "%m/%d/%Y", "day"),
+            ("01/01/2020 06:00|01/02/2020 06:00", "month", "%m/%d/%Y %H:%M", "day"),
+        ],
+    )
+    def test_another_reading_that_fits_as_well_is_kept(
+        self, file: Path, times: str, spacing: str, form: str, otherwise: str
+    ) -> None:
+        found = line(file, times)
+        assert found.otherwise is not None
+        assert (str(found.spacing), found.otherwise[0], str(found.otherwise[1])) == (spacing, form, otherwise)
+
+    @pytest.mark.parametrize(
+        "times",
+        ["11/01/2020|12/01/2020|01/01/2021", "30/01/2020|31/01/2020|01/02/2020", "2020-01-01|2020-02-01",
+         "03/01/2020|04/02/2020|07/03/2020"],
+    )  # fmt: skip
+    def test_a_reading_that_fits_better_has_no_rival(self, file: Path, times: str) -> None:
+        assert line(file, times).otherwise is None
 
     def test_spacing_that_is_not_even_is_said(self, file: Path) -> None:
         found = line(file, "2020-01-01|2020-01-02|2020-01-05|2020-01-21|2020-01-29")
@@ -263,6 +382,7 @@ class TestTime:
             ("2020-01-01|", r"Every row needs a time; line 3 of .* has none in column 'date'"),
             ("2020-01-01|soon", r"Times must be numbers or dates, .*; line 3 of .* has 'soon' in column 'date'"),
             ("2020-01-01|2020-02-30", r"line 3 of .* has '2020-02-30'"),
+            ("2020-01-01|0020-01-02", r"line 3 of .* has '0020-01-02'"),
         ],
     )  # fmt: skip
     def test_mistakes_name_their_rows(self, file: Path, times: str, message: str) -> None:

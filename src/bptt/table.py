@@ -11,6 +11,7 @@ import io
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from bptt.errors import InputError
 MISSING = ("", "na", "n/a", "nan", "null", "none")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MOST_LISTED = 12
+BLOCK = 1 << 16  # rows whose cells are held as Python's strings at a time
 
 
 @dataclass(frozen=True)
@@ -180,33 +182,27 @@ def _csv(raw: bytes, path: Path) -> tuple[pl.DataFrame, list[int]]:
     lines = _lines(raw, path)
     separator = _separator(lines)
     records = _records(lines, separator, path)
-    _, _, header = next(records)
+    _, header = next(records)
     names = _names(header, path)
-    kept, places = [], []
-    for first, last, cells in records:
-        if len(cells) != len(names):
-            raise InputError(
-                f"Every line must have a cell for each of the {len(names)} columns the first line names; line "
-                f"{first + 1} of {path} has {len(cells)}, separated by {SEPARATORS[separator]}: "
-                f"{_short(lines[first])}. Correct it; text that contains the separator stands in double quotes."
-            )
-        kept.append("\n".join(lines[first : last + 1]))
-        places.append(first + 1)
-    try:
-        frame = pl.read_csv(
-            io.BytesIO("\n".join(kept).encode()),
-            separator=separator,
-            has_header=False,
-            schema=dict.fromkeys(names, pl.String),
-            raise_if_empty=False,
-        )
-    except (PolarsError, PanicException) as error:
-        raise InputError(
-            f"{path} must be a CSV file; it cannot be read as one: {_short(' '.join(str(error).split()), 200)}. "
-            "Write it again."
-        ) from None
-    assert frame.height == len(places)
-    return frame, places
+    places: list[int] = []
+
+    def rows() -> Iterator[list[str]]:
+        for first, cells in records:
+            if len(cells) != len(names):
+                raise InputError(
+                    f"Every line must have a cell for each of the {len(names)} columns the first line names; line "
+                    f"{first + 1} of {path} has {len(cells)}, separated by {SEPARATORS[separator]}: "
+                    f"{_short(lines[first])}. Correct it; text that contains the separator stands in double quotes."
+                )
+            places.append(first + 1)
+            yield cells
+
+    each, blocks = rows(), [pl.DataFrame(schema=dict.fromkeys(names, pl.String))]
+    while block := list(itertools.islice(each, BLOCK)):
+        columns = zip(names, zip(*block, strict=True), strict=True)
+        blocks.append(pl.DataFrame([pl.Series(name, cells, pl.String) for name, cells in columns]))
+    frame = pl.concat(blocks, rechunk=True)
+    return frame.with_columns(pl.when(pl.all() != "").then(pl.all())), places
 
 
 def _lines(raw: bytes, path: Path) -> list[str]:
@@ -239,48 +235,68 @@ def _lines(raw: bytes, path: Path) -> list[str]:
 
 def _separator(lines: list[str]) -> str:
     """The separator that gives all lines as many columns as possible, and the most of them numbers."""
-    head = [line for line in itertools.islice(lines, 20) if line.strip()]
+    head = list(itertools.islice((line for line in lines if line.strip()), 20))
 
     def rank(separator: str) -> tuple[bool, int, int]:
-        rows = list(csv.reader(head, delimiter=separator))
+        try:
+            rows = list(csv.reader(head, delimiter=separator))
+        except csv.Error:  # a cell beyond its limit, which another separator may divide
+            return False, 0, 0
         counts = {len(cells) for cells in rows}
         return len(counts) == 1 and counts != {1}, len(rows[0]), sum(_is_number(cell) for row in rows for cell in row)
 
     return max(SEPARATORS, key=rank)
 
 
-def _records(lines: list[str], separator: str, path: Path) -> Iterator[tuple[int, int, list[str]]]:
-    """First line, last line and cells of each record; blank lines are left out unless there is only one column."""
+def _records(lines: list[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """First line and cells of each record; blank lines are left out unless there is only one column."""
     one_column = False
-    if not any('"' in line for line in lines):
-        for at, line in enumerate(lines):
-            if line.strip() or one_column:
-                cells = line.split(separator)
-                yield at, at, cells
-                one_column = len(cells) == 1
-        return
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    for first, cells in (
+        _quoted(lines, separator, path) if any('"' in line for line in lines) else _plain(lines, separator, path)
+    ):
+        if one_column or len(cells) > 1 or lines[first].strip():
+            yield first, cells or [""]
+            one_column = len(cells) < 2
+
+
+def _plain(lines: list[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    most = csv.field_size_limit()
+    for at, line in enumerate(lines):
+        cells = line.split(separator)
+        if len(line) > most and any(len(cell) > most for cell in cells):
+            raise _too_long(at, path)
+        yield at, cells
+
+
+def _quoted(lines: list[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
     first = 0
     while True:
         try:
             cells = next(reader, None)
         except csv.Error as error:
+            if "field limit" in str(error):
+                raise _too_long(first, path) from None
             raise InputError(
                 f"Text in double quotes must end with one, and a quote inside it is written twice; {path} breaks this "
                 f"in the lines from {first + 1} on: {error}. Correct it there."
             ) from None
         if cells is None:
             return
-        last = reader.line_num - 1
-        if cells or one_column:
-            yield first, last, cells or [""]
-            one_column = len(cells) <= 1
-        first = last + 1
+        yield first, cells
+        first = reader.line_num
+
+
+def _too_long(first: int, path: Path) -> InputError:
+    return InputError(
+        f"A cell may have up to {csv.field_size_limit():,} characters; {path} has a longer one in the lines from "
+        f"{first + 1} on. Shorten it, or, where text in double quotes never ends, end it there."
+    )
 
 
 def _names(header: list[str], path: Path) -> list[str]:
     names = [cell.strip() or f"column {place}" for place, cell in enumerate(header, 1)]
-    if double := sorted({name for name in names if names.count(name) > 1}):
+    if double := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputError(
             f"Columns must have different names; {path} has several called {', '.join(map(repr, double))}. "
             "Rename them in its first line."

@@ -37,12 +37,15 @@ TOLERANCE = 0.1  # share of a step by which decimal times may miss the grid
 
 @dataclass(frozen=True)
 class Spacing:
-    """How far rows are apart: `every` so many units. Not even: the usual distance."""
+    """How far rows are apart: `every` so many units. Not even: the usual distance.
+
+    day     of months: their day, or the last of those that are shorter
+    """
 
     unit: Unit
     every: float
     even: bool = True
-    at_month_end: bool = False
+    day: int = 1
 
     def __str__(self) -> str:
         about = "" if self.even else "about "
@@ -87,11 +90,8 @@ class Spacing:
             case "month":
                 month = last.astype("datetime64[M]")
                 months = month + (steps * int(self.every)).astype("timedelta64[M]")
-                within = last - month.astype(last.dtype)
-                if self.at_month_end:
-                    within = within % np.timedelta64(UNITS["day"], "us") - np.timedelta64(UNITS["day"], "us")
-                    months = months + np.timedelta64(1, "M")
-                return months.astype(last.dtype) + within
+                days = np.minimum(months.astype("datetime64[D]") + (self.day - 1), _last_days(months))
+                return days.astype(last.dtype) + (last - last.astype("datetime64[D]").astype(last.dtype))
             case "weekday":
                 day = last.astype("datetime64[D]")
                 return np.busday_offset(day, steps, roll="forward").astype(last.dtype) + (last - day.astype(last.dtype))
@@ -105,10 +105,11 @@ class Spacing:
 class Timeline:
     """Times of the steps of a series.
 
-    column   the time column, None where rows are only counted
-    form     how times are written: dates as strftime has it, with %q for the quarter; numbers as format has it
-    times    (N,) of each step, gaps included: datetime64[us], float64 or int64
-    places   (rows,) the step each row of the table is
+    column      the time column, None where rows are only counted
+    form        how times are written: dates as strftime has it, with %q for the quarter; numbers as format has it
+    times       (N,) of each step, gaps included: datetime64[us], float64 or int64
+    places      (rows,) the step each row of the table is
+    otherwise   another form that fits as well, such as the month before the day, and the spacing it would give
     """
 
     column: str | None
@@ -116,6 +117,7 @@ class Timeline:
     spacing: Spacing
     times: np.ndarray
     places: np.ndarray
+    otherwise: tuple[str, Spacing] | None = None
 
     def __len__(self) -> int:
         return len(self.times)
@@ -146,7 +148,9 @@ class Timeline:
         """A time as the file writes it."""
         if self.spacing.unit in ("row", "number"):
             return format(float(time), self.form)
-        moment: datetime = np.asarray(time, "datetime64[us]").item()
+        moment = np.asarray(time, "datetime64[us]").item()
+        if not isinstance(moment, datetime):  # after the year 9999
+            return str(np.asarray(time, "datetime64[s]"))
         if "%q" in self.form:
             return moment.strftime(self.form.replace("%q", str((moment.month + 2) // 3)))
         if "%.f" in self.form:
@@ -196,12 +200,14 @@ def _timeline(table: Table, column: str) -> Timeline:
     if not increasing:
         raise _not_increasing(table, column, *readings[0])
     spaced = [(form, times, *_spacing(times)) for form, times in increasing]
-    form, times, spacing, places = next((found for found in spaced if found[2].even), spaced[0])
+    spaced.sort(key=lambda found: not found[2].even)
+    form, times, spacing, places = spaced[0]
+    rivals = [(other, to) for other, at, to, _ in spaced[1:] if to.even == spacing.even and (at != times).any()]
     if spacing.even:
         grid = spacing.after(times[:1], np.arange(places[-1] + 1))
         grid[places] = times
         times = grid
-    return Timeline(column, form, spacing, times, places)
+    return Timeline(column, form, spacing, times, places, rivals[0] if rivals else None)
 
 
 def _gap(times: np.ndarray) -> str:
@@ -246,6 +252,10 @@ def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
             dated = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
             if not dated.is_null().any():
                 return [("%Y%m%d", dated.to_numpy().astype("datetime64[us]"))]
+        if ((values >= 190001) & (values <= 210012) & (values == values.round())).all():
+            dated = _read(numbers.cast(pl.Int64).cast(pl.String), "%Y%m")
+            if not dated.is_null().any():
+                return [("%Y%m", dated.to_numpy().astype("datetime64[us]"))]
         return [(_decimals(values), values.astype(np.float64))]
     if cells.dtype == pl.String:
         if readings := list(_dates(cells)):
@@ -274,7 +284,7 @@ def _dates(cells: pl.Series) -> Iterator[tuple[str, np.ndarray]]:
     for form in _forms():
         if not _read(first, form).is_null().any():
             dates = _read(cells, form)
-            if not dates.is_null().any() and not (dates.dt.year() < 1000).any():
+            if not dates.is_null().any():
                 yield form, dates.to_numpy().astype("datetime64[us]")
 
 
@@ -288,7 +298,12 @@ def _forms() -> Iterator[str]:
 
 
 def _read(cells: pl.Series, form: str) -> pl.Series:
-    """Dates, null where a cell is not written so. Times with an offset from UTC become UTC."""
+    """Dates, null where a cell is not written so or the year is before 1000, as 20 is for 2020. Offsets become UTC."""
+    dates = _parsed(cells, form)
+    return dates.set(dates.dt.year() < 1000, None)
+
+
+def _parsed(cells: pl.Series, form: str) -> pl.Series:
     if "%q" in form:
         pattern = "^" + form.replace("%Y", r"(\d{4})").replace("%q", "([1-4])") + "$"
         first_month = cells.str.extract(pattern, 2).replace_strict(QUARTERS, default=None, return_dtype=pl.String)
@@ -341,12 +356,11 @@ def _spacing(times: np.ndarray) -> tuple[Spacing, np.ndarray]:
     day, within = times.astype("datetime64[D]"), times - times.astype("datetime64[D]").astype(times.dtype)
     same_time = bool((within == within[0]).all())
     month = day.astype("datetime64[M]")
-    of_month = (day - month.astype(day.dtype)).astype(np.int64)
-    at_end = bool(((day + 1).astype("datetime64[M]") > month).all())
-    monthly = same_time and (at_end or bool((of_month == of_month[0]).all()))
-    if monthly and (fitted := _grid(month.astype(np.int64))) is not None:
+    of_month = (day - month.astype(day.dtype)).astype(np.int64) + 1
+    at_end = day == _last_days(month)
+    if same_time and (at_end | (of_month == of_month.max())).all() and (fitted := _grid(month.astype(np.int64))):
         every, places = fitted
-        return Spacing("month", every, at_month_end=at_end), places
+        return Spacing("month", every, day=31 if at_end.all() else int(of_month.max())), places
     if (fitted := _grid(times.astype(np.int64))) is not None:
         every, places = fitted
         week = (day.astype(np.int64) + 3) % 7
@@ -354,6 +368,10 @@ def _spacing(times: np.ndarray) -> tuple[Spacing, np.ndarray]:
             return Spacing("weekday", 1), np.busday_count(day[0], day).astype(np.int64)
         return Spacing("microsecond", every), places
     return Spacing("microsecond", int(np.median(np.diff(times.astype(np.int64)))), even=False), count
+
+
+def _last_days(months: np.ndarray) -> np.ndarray:
+    return (months + 1).astype("datetime64[D]") - 1
 
 
 def _grid(times: np.ndarray) -> tuple[int, np.ndarray] | None:
