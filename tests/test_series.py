@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bptt import backtest, runs, table
+from bptt import backtest, runs, table, train
 from bptt.backtest import Row
 from bptt.errors import InputError
 from bptt.forecaster import Forecaster
@@ -151,9 +151,51 @@ def test_batches_hold_windows_of_the_training_part_and_what_came_next(file: Path
         for t in range(start + 2, start + 8):
             truth = [(y[t + ahead] - y[t - np.isnan(y[t])]) if t + ahead < 70 else math.nan for ahead in (1, 2)]
             squares = (np.array(truth) / found.fitted.sd.item() / found.fitted.left_over.numpy()) ** 2
-            if not np.isnan(squares).all():
-                expected, count = expected + np.nansum(squares), count + 1
-    assert L.item() == pytest.approx(expected / count / 2, rel=1e-5)
+            expected, count = expected + np.nansum(squares), count + (~np.isnan(squares)).sum()
+    assert L.item() == pytest.approx(expected / count, rel=1e-5)
+
+
+def silent(outputs: int) -> Any:
+    """What a network says before it has learnt anything."""
+    return lambda u: (torch.zeros(*u.shape[:2], outputs, requires_grad=True), None)
+
+
+def test_the_base_leaves_a_loss_of_1_however_many_values_are_unknown(file: Path) -> None:
+    y = np.random.default_rng(0).normal(size=2000)
+    y[1::2] = math.nan
+    found = task(write(file, y=y), horizon=4, base="none", window=8)
+    losses = [found.loss(silent(4), step, None)[0].item() for step in range(len(found))]
+    assert np.mean(losses) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("window", [2, 3, 4])
+def test_short_windows_lose_none(file: Path, window: int) -> None:
+    found = task(write(file, y=airline(100)), window=window, base="last")
+    assert found.starts.tolist() == list(range(71 - window))
+
+
+def test_the_judges_of_a_long_series_are_of_all_seasons_phases(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "JUDGES", 40)
+    found = task(write(file, y=np.sin(np.arange(1867) * 2 * np.pi / 7)), season=7)
+    assert len(found.judges) == 40
+    assert found.judges.diff().min() > 0
+    assert found.parts.train - 1 <= found.judges[0]
+    assert found.judges[-1] < found.parts.known - 1
+    assert set((found.judges % 7).tolist()) == set(range(7))
+    assert torch.equal(task(file, season=7, seed=3).judges, found.judges)
+
+
+def test_an_epoch_is_shuffled_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, epochs = task(write(file, y=airline(100)), batch=8, window=8), []
+
+    def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+        epochs.append(epoch)
+        return list(range(count))
+
+    monkeypatch.setattr(train, "shuffled", shuffled)
+    for step in range(2 * len(found)):
+        found.loss(silent(1), step, None)
+    assert epochs == [0, 1]
 
 
 def test_an_epoch_sees_every_window_once_and_batches_depend_on_seed_and_step_alone(file: Path) -> None:

@@ -3,7 +3,8 @@
 The steps come in three parts in the order of time. The training part is all that scaling, rules and network are fitted
 to; the validation part chooses among rules and weights, those before the first step included; the test part is read
 once, by `bptt.backtest`. Each batch holds windows of the training part, shuffled anew in every epoch, and every step
-of a window past its first quarter is a place to forecast from.
+of a window past its first quarter is a place to forecast from. An epoch is a pass over all windows, or as many of them,
+drawn anew each time, as `STEPS_PER_EPOCH` batches hold.
 """
 
 import copy
@@ -41,6 +42,7 @@ class Recipe(train.Recipe):
     hidden, layers      hidden units of each of the stacked layers; hidden None: 16, for longer series 32
     nonlinearity        φ of A3
     batch               windows side by side
+    epochs              passes over the windows, of `STEPS_PER_EPOCH` batches at most
     validation, test    shares of the steps, at the end of the series
     """
 
@@ -193,6 +195,7 @@ class Series:
         """Raises InputError for columns that cannot be used and series too short for the recipe."""
         self.recipe, self.source, self.sha256 = recipe, data.source, data.sha256
         self.rank, self.workers = 0, 1
+        self._order: tuple[int, Tensor] | None = None
         self.columns = columns(data, targets, inputs, time)
         self.size = self.columns.known
         self.parts = part(self.size, recipe)
@@ -247,10 +250,9 @@ class Series:
         self.wanted = ((self.fitted.following(values[:train]) - rule[:train]) / self.fitted.left_over).float()
         self.wanted[: self.fitted.blind] = math.nan
         self.warm_up = self.window // 4
-        wanted = (~self.wanted.isnan()).any(1).long().cumsum(0)
-        ends = torch.arange(self.window - 1, train)
-        before = wanted[ends - self.window + self.warm_up]
-        self.starts = (ends - self.window + 1)[wanted[ends] > before]
+        before = torch.cat((torch.zeros(1, dtype=torch.bool), (~self.wanted.isnan()).any(1))).long().cumsum(0)
+        starts = torch.arange(train - self.window + 1)
+        self.starts = starts[before[starts + self.window] > before[starts + self.warm_up]]
         if not len(self.starts):
             raise InputError(
                 f"The training part must hold a window with something to forecast; its {train:,} steps have none for "
@@ -258,7 +260,10 @@ class Series:
                 f"{self.fitted.base!r}. Give a longer series, or a shorter --window or --season."
             )
         judges = torch.arange(train - 1, known - self.recipe.horizon)
-        self.judges = judges[:: -(-len(judges) // JUDGES)]
+        if len(judges) > JUDGES:  # not every so many: that could be the season, and all of one phase
+            drawn = torch.randperm(len(judges), generator=torch.Generator().manual_seed(0))[:JUDGES]
+            judges = judges[drawn.sort().values]
+        self.judges = judges
 
     @property
     def base_loss(self) -> float:
@@ -315,19 +320,22 @@ class Series:
         return min(STEPS_PER_EPOCH, -(-len(self.starts) // self.recipe.batch))
 
     def loss(self, model: Forecaster, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
-        epoch, place = divmod(step, len(self))
-        generator = torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + epoch) % 2**63)
-        order = self.starts[torch.randperm(len(self.starts), generator=generator)]
-        chosen = order[place * self.recipe.batch :][: self.recipe.batch]
+        chosen = self._chosen(step)
         own = chosen[self.rank :: self.workers]
         if not len(own):
             return torch.zeros(()), None, 0
         o, _ = model(self.u[own + torch.arange(self.window)[:, None]])
         wanted = self._wanted_in(own)
-        L = loss_of("squared_error", o[self.warm_up :], wanted, skip_nan=True) / wanted.shape[-1]
-        if self.workers > 1:
-            L = L * (_counting(wanted) / _counting(self._wanted_in(chosen)))
+        known = (~self._wanted_in(chosen).isnan()).sum()
+        L = loss_of("squared_error", o[self.warm_up :], wanted, 1 / known, skip_nan=True)
         return L, None, wanted[..., 0].numel()
+
+    def _chosen(self, step: int) -> Tensor:
+        """Where the windows of a batch begin."""
+        epoch, place = divmod(step, len(self))
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self.starts[train.shuffled(len(self.starts), self.recipe.seed, epoch)]
+        return self._order[1][place * self.recipe.batch :][: self.recipe.batch]
 
     def _wanted_in(self, starts: Tensor) -> Tensor:
         """What is to be said at the steps of windows past their first quarter, (T, B, ·)."""
@@ -340,11 +348,6 @@ class Series:
 
     def evaluate(self, model: Forecaster) -> float:
         return model.judge(self.u, self.rest, self.judges)
-
-
-def _counting(wanted: Tensor) -> int:
-    """How many steps have something to be said."""
-    return int((~wanted.isnan()).any(-1).sum())
 
 
 def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
