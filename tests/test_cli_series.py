@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bptt import runs
 from bptt.cli import app
-from bptt.cli.series import BACKTEST, BACKTEST_PICTURE, FORECAST, FORECAST_PICTURE
+from bptt.cli.series import BACKTEST, BACKTEST_PICTURE, FORECAST, FORECAST_PICTURE, kept
 
 SMALL = "--hidden 6 --epochs 3"
 
@@ -148,6 +148,31 @@ def test_a_series_without_time_season_or_test_part(here: Path) -> None:
     assert "Backtest" not in said
     assert not (here / "run" / BACKTEST).exists()
     assert pl.read_csv((bptt("forecast run --steps 2"), here / "run" / FORECAST)[1])["step"].to_list() == [121, 122]
+
+
+def test_dates_that_can_be_read_in_two_ways_are_said(here: Path) -> None:
+    frame = pl.DataFrame({"date": [f"{m % 12 + 1:02}/01/2020" for m in range(12)], "y": [float(m) for m in range(12)]})
+    frame.write_csv("us.csv")
+    said = bptt("train us.csv -o run --target y --test 0 --validation 0.1 --hidden 2 --epochs 1")
+    assert (
+        "Time     'date', 01/01/2020 to 12/01/2020, every day, read as day/month/year; read as month/day/year they "
+        "would be every month (dates such as 2020-01-31 leave no doubt)\n"
+    ) in said
+
+
+def test_an_epoch_that_is_a_sample_is_said(here: Path) -> None:
+    pl.DataFrame({"y": np.random.default_rng(0).normal(size=900)}).write_csv("noise.csv")
+    said = bptt("train noise.csv -o run --target y --hidden 2 --epochs 1 --base none --batch 2 --window 8")
+    assert re.search(
+        r"^Windows  of 8 steps x 2, to forecast 1 step at once; an epoch draws 200 of 62\d$", said, re.M
+    ), said
+    assert "an epoch draws" not in bptt(f"train air.csv -o other --target passengers {SMALL}")
+
+
+def test_columns_among_the_options_are_those_a_run_keeps() -> None:
+    options = {"target": ["a, b", "c"], "inputs": "d,e", "time": "t", "horizon": 3}
+    assert kept(options) == {"targets": ["a", "b", "c"], "inputs": ["d", "e"], "time": "t"}
+    assert kept({"horizon": 3}) == {}
 
 
 MISTAKES = {

@@ -4,6 +4,7 @@ import csv
 import io
 import json as json_format
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,12 +34,22 @@ RULES = {
 
 def task(file: Path | None, options: Mapping[str, Any]) -> Series:
     """The task of a new training."""
-    options = dict(options)
-    targets = [name for given in options.pop("target") for name in _names(given)]
-    inputs, time = _names(options.pop("inputs", None) or ""), options.pop("time", None)
     if file is None:
         raise InputError("A series comes from a table; name a CSV or Parquet file.")
-    return Series(table.read(file), Series.Recipe(**options), targets, inputs, time)
+    recipe = {name: value for name, value in options.items() if name not in ("target", "inputs", "time")}
+    return Series(table.read(file), Series.Recipe(**recipe), **kept(options))
+
+
+def kept(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns among the options, as `Series.about` has them: only those that were given."""
+    found: dict[str, Any] = {}
+    if "target" in options:
+        found["targets"] = [name for given in options["target"] for name in _names(given)]
+    if "inputs" in options:
+        found["inputs"] = _names(options["inputs"])
+    if "time" in options:
+        found["time"] = options["time"]
+    return found
 
 
 def _names(given: str) -> list[str]:
@@ -75,8 +86,10 @@ def introduction(task: Series) -> list[str]:
         f"Season   {task.season} steps: {task.season_reason}" if task.season else f"Season   none: {task.season_reason}"
     )
     lines.append(f"Base     {_base(task)}")
+    windows, of_epoch = len(task.starts), min(len(task.starts), len(task) * task.recipe.batch)
     lines.append(
         f"Windows  of {task.window} steps x {task.recipe.batch}, to forecast {_steps(task.recipe.horizon)} at once"
+        + (f"; an epoch draws {of_epoch:,} of {windows:,}" if of_epoch < windows else "")
     )
     return lines
 
@@ -92,9 +105,27 @@ def _time(line: Any) -> str:
     if not line.spacing.even:
         return (
             f"Time     {line.column!r}, {first} to {last}: the spacing is not even, {line.spacing} in the middle; rows "
-            "are taken for even steps"
+            f"are taken for even steps{_otherwise(line)}"
         )
-    return f"Time     {line.column!r}, {first} to {last}, every {line.spacing}"
+    return f"Time     {line.column!r}, {first} to {last}, every {line.spacing}{_otherwise(line)}"
+
+
+def _otherwise(line: Any) -> str:
+    """How else the times could have been read."""
+    if line.otherwise is None:
+        return ""
+    form, spacing = line.otherwise
+    return (
+        f", read as {_in_words(line.form)}; read as {_in_words(form)} they would be every {spacing} (dates such as "
+        "2020-01-31 leave no doubt)"
+    )
+
+
+def _in_words(form: str) -> str:
+    """The order of a date: "day/month/year"."""
+    words = {"%d": "day", "%m": "month", "%b": "month", "%Y": "year", "%y": "year", "%q": "quarter"}
+    date = re.split(r"[ T]?%H", form)[0]
+    return re.sub("%[a-zA-Z]", lambda part: words[part.group()], date)
 
 
 def _gaps(line: Any) -> str:
@@ -126,7 +157,7 @@ def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> Non
     task = training.task
     assert isinstance(task, Series)
     out = shlex.quote(str(run.path))
-    gain = 1 - training.best_loss / task.base_loss if training.best_loss is not None else 0
+    gain = 1 - training.best_loss / task.base_loss if training.best_loss is not None and task.base_loss else 0
     if gain < 0.0005:
         say("The network makes the validation part no better: the forecast is as good as the base alone.\n")
     else:

@@ -180,7 +180,9 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the data.", rich_help_panel=LENGTH, show_default="text: 28, series: 30, labelled: 60"
+            help="Passes over the data; of a series, at most 100 batches each.",
+            rich_help_panel=LENGTH,
+            show_default="text: 28, series: 30, labelled: 60",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates, instead of --epochs.", rich_help_panel=LENGTH)] = None,
