@@ -3,7 +3,7 @@
 # make web    build the tape player (needs Node.js)         make package  wheel and sdist, both with the player in them
 # make torture  kill -9 at random moments, 20 times (N=1000: more often), then compare every byte of the weights
 # make soak   the same work for ten minutes (SECONDS=3600: longer); memory, open files and threads must not grow
-# make hosts  a training on two hosts, network namespaces of this machine, one of which dies (Linux, as root)
+# make hosts  a training on two hosts, network namespaces of this machine, with accidents (Linux, as root)
 # make fuzz   10,000 damaged files for every loader, 10,000 odd arrays for the engine under AddressSanitizer (CASES=...)
 # make sanitize  the C++ engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 PYTHON ?= python3

@@ -62,7 +62,7 @@ class Trial:
             (at / host / "text.txt").write_text(TEXT)
         self.agents = {host: self.start(host) for host in ADDRESSES}
 
-    def start(self, host: str, *more: str) -> subprocess.Popen[bytes]:
+    def start(self, host: str) -> subprocess.Popen[bytes]:
         """torchrun on a host."""
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
         meeting = ["--rdzv-backend", "c10d", "--rdzv-id", "trial", "--rdzv-endpoint", f"{ADDRESSES['a']}:29400"]
@@ -132,16 +132,6 @@ def kill_the_leader(trial: Trial) -> None:
     os.kill(trial.worker("a"), signal.SIGKILL)
 
 
-def lose_a_host(trial: Trial) -> None:
-    """host b dies, torchrun and worker; torchrun on host a gives up; both are started again with --resume"""
-    worker = trial.worker("b")
-    trial.agents["b"].kill()
-    os.kill(worker, signal.SIGKILL)
-    for agent in trial.agents.values():
-        agent.wait(timeout=SECONDS)
-    trial.agents = {host: trial.start(host, "--resume") for host in ADDRESSES}
-
-
 def pull_the_cable(trial: Trial) -> None:
     """the cable is out for three seconds"""
     ip("-n", f"{trial.name}-b", "link", "set", "eth0", "down")
@@ -149,7 +139,7 @@ def pull_the_cable(trial: Trial) -> None:
     ip("-n", f"{trial.name}-b", "link", "set", "eth0", "up")
 
 
-TRIALS: list[Callable[[Trial], None]] = [nothing, kill_a_follower, kill_the_leader, lose_a_host, pull_the_cable]
+TRIALS: list[Callable[[Trial], None]] = [nothing, kill_a_follower, kill_the_leader, pull_the_cable]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
