@@ -78,7 +78,6 @@ class Trial:
                 *here,
                 str(EAGER),
                 *TRAIN.split(),
-                *more,
             ],
             cwd=self.at / host,
             env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"},
