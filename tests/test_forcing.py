@@ -155,7 +155,7 @@ def test_what_cannot_be_is_explained() -> None:
         forcing.scheduled(net, x, y, 1.5, feed="output")
     with pytest.raises(InputError, match="0 <= warm_up < 6; got 6"):
         forcing.discrepancy(net, x, y, warm_up=6)
-    with pytest.raises(InputError, match="each of the 6 steps of the inputs; got 5"):
+    with pytest.raises(InputError, match="every step and row of the inputs, \\(6, 3\\); got \\(5, 3, 4\\)"):
         forcing.scheduled(net, x, y[:-1], 0.5, feed="output")
     with pytest.raises(InputError, match="temperature must be a number above 0; got 0"):
         forcing.free_run(net, x, temperature=0)

@@ -169,7 +169,10 @@ def test_train_then_classify(here: Path) -> None:
     assert [row["kind said"] for row in said] == [row["said"] for row in facts["sequences"]]
     write(here / "plain.csv", [[*row[:2], *row[3:]] for row in waves(3)], ("id", "t", "u", "v"))
     lines = bptt("classify run plain.csv").splitlines()
-    assert [line.split()[0] for line in lines] == ["id", "s0", "s1", "s2"] or len(lines) == 4
+    assert lines[0].split() == ["id", "kind", "probability"]
+    said = json.loads(bptt("classify run plain.csv --json"))["sequences"]
+    wanted = [[row["name"], row["said"], f"{row['probability']:.3f}"] for row in said]
+    assert [line.split() for line in lines[1:]] == wanted
     assert "accuracy" not in json.loads(bptt("classify run plain.csv --json"))
 
 
@@ -177,7 +180,51 @@ def test_a_test_file_is_the_test_part(here: Path) -> None:
     write(here / "apart.csv", waves(10, seed=9))
     output = bptt(f"train waves.csv -o run {QUICK} --epochs 2 --test-file apart.csv --bidirectional --balanced")
     assert "68 to learn from, 12 for validation, 10 for the test" in output
-    bptt("train -o run --resume --epochs 3")
+    assert "test part, read before" in bptt("train -o run --resume --epochs 3")
+    bptt(f"train waves.csv -o run {QUICK} --epochs 4 --test-file apart.csv --bidirectional --balanced --resume")
+    write(here / "apart.csv", waves(9, seed=9))
+    assert "apart.csv has changed. Restore it" in bptt("train -o run --resume --epochs 5", code=2)
+
+
+def test_json_ends_with_the_test(here: Path) -> None:
+    lines = bptt(f"train waves.csv -o run {QUICK} --epochs 2 --json").splitlines()
+    facts = json.loads(lines[-1])
+    assert facts["event"] == "test"
+    assert np.sum(facts["test"]["confusion"]) == 16
+    assert (here / "run/confusion.csv").exists()
+
+
+def test_a_run_on_its_own_sequences_says_so(here: Path) -> None:
+    bptt(f"train waves.csv -o run {QUICK} --epochs 1")
+    assert "waves.csv, which the network has learnt from" in bptt("classify run waves.csv")
+
+
+@pytest.mark.parametrize(
+    "times", [["9.1.2020", "10.1.2020", "1.2.2020"], ["2020-01-01 9:30", "2020-01-01 10:00", "2020-01-02 8:00"]]
+)
+def test_dates_are_sorted_as_dates(tmp_path: Path, times: list[str]) -> None:
+    rows = [["a", times[k], "x", k, 0] for k in (2, 0, 1)] + [["b", times[k], "y", k, 0] for k in (0, 1, 2)]
+    found = labelled.sequences(table.read(write(tmp_path / "t.csv", rows)), COLUMNS)
+    assert [x[:, 0].tolist() for x in found.x] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_large_numbers_keep_their_differences(tmp_path: Path) -> None:
+    rows = [[f"s{n}", 0, "ab"[n % 2], 1_700_000_000 + n % 2, 1e39] for n in range(8)]
+    task = Labelled(table.read(write(tmp_path / "t.csv", rows)), Recipe(validation=0, test=0), COLUMNS)
+    assert sorted({round(float(x[0, 0]), 5) for x, _ in task.learning}) == [-1.0, 1.0]
+    json.dumps(task.about(), allow_nan=False)
+
+
+def test_classes_are_in_one_order_whatever_they_are_called() -> None:
+    labels = ["nan", "10", "2", "inf", "b", "1e2"]
+    assert sorted(labels, key=labelled._naturally) == ["2", "10", "1e2", "b", "inf", "nan"]
+
+
+def test_the_parts_are_the_same_for_every_seed(tmp_path: Path) -> None:
+    source = table.read(write(tmp_path / "t.csv", waves(40)))
+    one, other = (Labelled(source, Recipe(seed=seed), COLUMNS) for seed in (1, 2))
+    assert all(torch.equal(x, y) for (x, _), (y, _) in zip(one.testing, other.testing, strict=True))
+    assert one.order.of(0) != other.order.of(0)
 
 
 MISTAKES = {
@@ -202,11 +249,16 @@ MISTAKES = {
     "train unnamed.csv -o new --label kind --sequence id": r"must say which sequence it belongs to; line 3",
     "train twice.csv -o new --label kind --sequence id --time t": r"times; 's0' has 1 in line 2 and in line 3",
     "train other.csv -o new --label kind --sequence id --test-file strange.csv": r"strange\.csv has 'sideways'",
+    "train waves.csv -o new --label kind --sequence id --test-file waves.csv": r"other sequences than those",
+    "train waves.csv -o run --resume --label sort": r"keeps its label, 'kind'; got 'sort'",
+    "train waves.csv -o run --resume --inputs u": r"keeps its inputs, \['u', 'v'\]; got \['u'\]",
+    "train strange.csv -o run --resume --hidden 8": r"those the training began with, down, up; .* has .sideways.",
+    "train waves.csv -o run --resume --streams 3": r"--streams has no meaning for the task 'labelled'",
     "train -o new --label kind": r"name a CSV or Parquet file",
     "classify new other.csv": r"holds no settings\.json",
     "generate run": r"needs a run that was trained on one; run was trained for the task 'labelled'",
     "inspect run abc": r"needs a run that was trained on one; run was trained for the task 'labelled'",
-    "classify run few.csv": r"one of the table's: id, kind, u; got 't'",
+    "classify run few.csv": r"one of the table's: id, kind, u; got 'v'",
 }
 
 

@@ -272,7 +272,7 @@ class TestFit:
             loss=torch.nn.functional.cross_entropy, epochs=12, lr=0.02, batch=7, watch=events.append,
         )  # fmt: skip
         assert stop.reason == "finished"
-        assert stop.items == 12 * 100
+        assert stop.items == 12 * 100 == events[-1].items
         evaluations = [event.loss for event in events if isinstance(event, Evaluation)]
         assert stop.loss == min(evaluations) < 0.3
         with torch.no_grad():
@@ -299,9 +299,38 @@ class TestFit:
         assert stop.loss is not None
         assert stop.loss < 0.05
 
+    def test_several_targets_for_a_sequence_count_by_their_rows(self) -> None:
+        class Two(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.said = torch.nn.Parameter(torch.zeros(2))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.said.expand(x.shape[1], 2)
+
+        pairs = [(torch.zeros(2, 1), torch.full((2,), float(n))) for n in range(33)]
+        model = Two()
+        stop = train.fit(
+            model, pairs, pairs, loss=torch.nn.functional.mse_loss, every_step=False, epochs=1, lr=1e-9, batch=32
+        )
+        assert stop.loss == pytest.approx(sum(n**2 for n in range(33)) / 33, rel=1e-5)
+        assert stop.items == 66
+
+    def test_the_loss_of_an_event_is_that_of_its_targets(self) -> None:
+        events: list[Event] = []
+        model = torch.nn.Linear(1, 1)
+        pairs = [(torch.zeros(1, 1), torch.tensor([float(n == 32)])) for n in range(33)]
+
+        def mean(o: Tensor, y: Tensor) -> Tensor:
+            return y.mean() + 0 * o.sum()
+
+        train.fit(model, pairs, loss=mean, every_step=False, epochs=1, batch=32, watch=events.append)
+        (steps,) = [event for event in events if isinstance(event, Steps)]
+        assert steps.loss == pytest.approx(1 / 33)
+
     def test_a_loader_is_read_as_it_comes(self) -> None:
         pairs = sequences(20, range(5, 6))
-        loader = DataLoader(pairs, batch_size=5, collate_fn=train.time_first)  # pyright: ignore[reportArgumentType]
+        loader = DataLoader(pairs, batch_size=5, collate_fn=lambda pairs: train.time_first(pairs, every_step=False))  # pyright: ignore[reportArgumentType]
         losses = []
         for data_of in (loader, Again(lambda: iter(loader))):
             torch.manual_seed(0)
@@ -315,18 +344,28 @@ class TestFit:
         model = Classifier(2, 4, 2)
         with pytest.raises(InputError, match="Classifier has no method loss; say what to minimise"):
             train.fit(model, pairs)
-        with pytest.raises(InputError, match="data hold no batch"):
+        with pytest.raises(InputError, match="data holds no batch"):
             train.fit(Elman(2, 4, 2), [])
+        with pytest.raises(InputError, match=r"must hold pairs .*is Tensor. .*list\(zip\(X, Y\)\)"):
+            train.fit(Elman(2, 4, 2), (torch.zeros(3, 4), torch.zeros(3)))
+        with pytest.raises(InputError, match="patience waits for held_out"):
+            train.fit(Elman(2, 4, 2), [(x, x) for x, _ in pairs], patience=1)
+        with pytest.raises(InputError, match="one target for a sequence, say every_step=False"):
+            train.fit(Elman(2, 4, 2), [(torch.zeros(3, 2), torch.zeros(3)), (torch.zeros(4, 2), torch.zeros(3))])
         with pytest.raises(InputError, match="batch must be a whole number of at least 1; got 0"):
             train.fit(Elman(2, 4, 2), pairs, batch=0)
         with pytest.raises(InputError, match="lr must be a number above 0"):
             train.fit(Elman(2, 4, 2), pairs, lr=-1)
         with pytest.raises(InputError, match="target at every step need padding and a mask"):
             train.fit(Elman(2, 4, 2), [(x, x) for x, _ in pairs])
-        with pytest.raises(InputError, match="held-out data must hold something"):
+        with pytest.raises(InputError, match="held_out holds no batch"):
             train.fit(model, pairs, [], loss=torch.nn.functional.cross_entropy)
         with pytest.raises(InputError, match=r"An iterator can be read once only"):
-            train.fit(model, (train.time_first([pair]) for pair in pairs), loss=torch.nn.functional.cross_entropy)
+            train.fit(
+                model,
+                (train.time_first([pair], every_step=False) for pair in pairs),
+                loss=torch.nn.functional.cross_entropy,
+            )
 
 
 class TestNotFinite:
@@ -354,9 +393,22 @@ class TestNotFinite:
         _, model = runs.load(tmp_path)
         assert_same_bits(dict(model.state_dict()), at_the_start)
 
+    def test_nor_are_they_between_two_steps(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(train, "SECONDS_PER_SAVE", -1)
+        run, ours = runs.start(tmp_path, Text(TEXT, SMALL))
+
+        def poison(gradient: Tensor) -> None:
+            if ours.step == 3:
+                ours.model.readout.weight.data[0, 0] = math.nan
+
+        ours.model.readout.bias.register_hook(poison)
+        assert ours.run(save=run.save).step == 4
+        assert all(bool(weight.isfinite().all()) for weight in load_file(tmp_path / runs.WEIGHTS).values())
+        assert runs.resume(tmp_path, file_beside(tmp_path))[1].step == 3
+
     def test_a_loss_that_is_infinite_in_the_held_out_text_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(text_task, "nats_per_token", lambda model, tokens: math.inf)
-        assert training().run().reason == "not finite"
+        assert training().run().reason == "held out not finite"
 
 
 class TestSameBits:

@@ -103,23 +103,27 @@ class Vocabulary:
 
     unit "character": each symbol is one character. "byte": the 256 bytes, in UTF-8 where the text is one. "word": a
     word, a punctuation mark or a space of its own, each with the space before it, so that symbols one after the other
-    are the text; the last symbol, `UNKNOWN`, stands for words that are not among the others, if there is one.
+    are the text; the last symbol, `UNKNOWN`, stands for all words that are not among the others.
     """
 
     symbols: tuple[str, ...]
     unit: Unit = "character"
 
     @classmethod
-    def of(cls, text: Text, unit: Unit = "character", words: int = 10_000) -> "Vocabulary":
-        """Every character of the text in the order of code points, all bytes, or its `words` most frequent words."""
+    def of(cls, text: Text, unit: Unit = "character", words: int = 10_000, held_out: float = 0.0) -> "Vocabulary":
+        """Every character of the text in the order of code points, all bytes, or the most frequent words.
+
+        Words are counted in what is not held out, the last share of the text; `words` of them at most, `UNKNOWN` among
+        them.
+        """
         if unit == "byte":
             return BYTES
         if unit == "character":
             return cls(tuple(sorted(set(text.characters))))
-        counted = Counter(WORD.findall(text.characters))
+        found = WORD.findall(text.characters)
+        counted = Counter(found[: len(found) - round(len(found) * held_out)])
         ranked = sorted(counted, key=lambda word: (-counted[word], word))
-        known = ranked if len(ranked) <= words else [*ranked[: words - 1], UNKNOWN]
-        return cls(tuple(known), "word")
+        return cls((*ranked[: words - 1], UNKNOWN), "word")
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -129,10 +133,8 @@ class Vocabulary:
         return {symbol: number for number, symbol in enumerate(self.symbols)}
 
     def unknown(self, text: str) -> list[str]:
-        """The symbols of the text that have no number, in the order of code points."""
-        if self.unit == "byte" or UNKNOWN in self._number:
-            return []
-        return sorted(set(WORD.findall(text) if self.unit == "word" else text) - self._number.keys())
+        """The characters of the text that have no number, in the order of code points."""
+        return [] if self.unit != "character" else sorted(set(text) - self._number.keys())
 
     def encode(self, text: str | Text) -> Tensor:
         """Tokens (N,), int32. Raises InputError that names the symbols outside the vocabulary."""
@@ -141,13 +143,12 @@ class Vocabulary:
             return torch.from_numpy(np.frombuffer(content, np.uint8).astype(np.int32))
         characters = text.characters if isinstance(text, Text) else text
         if unknown := self.unknown(characters):
-            known = repr("".join(self.symbols)) if self.unit == "character" else ", ".join(map(repr, self.symbols[:20]))
             raise InputError(
-                f"Every {self.unit} must be among the {len(self)} of the text the model was trained on; "
-                f"unknown: {listed(unknown)}. Known: {known}{', ...' if self.unit == 'word' else ''}"
+                f"Every character must be among the {len(self)} of the text the model was trained on; "
+                f"unknown: {listed(unknown)}. Known: {''.join(self.symbols)!r}"
             )
         if self.unit == "word":
-            other = self._number.get(UNKNOWN, -1)
+            other = self._number[UNKNOWN]
             numbers = [self._number.get(word, other) for word in WORD.findall(characters)]
             return torch.tensor(numbers, dtype=torch.int32)
         points, known = _code_points(characters), _code_points("".join(self.symbols))
@@ -184,7 +185,7 @@ class Vocabulary:
             case {"unit": "character", "symbols": str(symbols)} if symbols and len(set(symbols)) == len(symbols):
                 return cls(tuple(symbols))
             case {"unit": "word", "symbols": [*words]} if words and all(isinstance(word, str) for word in words):
-                if len(set(words)) == len(words):
+                if len(set(words)) == len(words) and words[-1] == UNKNOWN:
                     return cls(tuple(words), "word")
         raise InputError(f"vocabulary must hold a unit, one of {', '.join(get_args(Unit))}, and different symbols")
 
@@ -270,5 +271,5 @@ def _too_short(tokens: int, streams: int, steps: int) -> str:
         fix = ""
     return (
         f"The part to train on must hold one window of every stream: {streams} streams x {steps} steps + 1 = "
-        f"{streams * steps + 1} characters; got {tokens}. Give a longer text{fix}."
+        f"{streams * steps + 1} symbols; got {tokens}. Give a longer text{fix}."
     )

@@ -55,7 +55,8 @@ def _continuation(
             if temperature == 0:
                 token = o[-1, 0].argmax()
             else:
-                y_hat = (o[-1, 0].double() / temperature).softmax(-1)
+                likelier = o[-1, 0].double()
+                y_hat = ((likelier - likelier.max()) / temperature).softmax(-1)
                 token = torch.multinomial(y_hat, 1, generator=generator)[0]
             yield int(token)
             o, h = model(token.view(1, 1), h)
@@ -108,8 +109,10 @@ def scheduled(
     """
     if not 0 <= truth <= 1:
         raise InputError(f"the share of truth is a probability in [0, 1]; got {truth}.")
-    if len(y) != len(x):
-        raise InputError(f"targets must have a step for each of the {len(x)} steps of the inputs; got {len(y)}.")
+    if y.shape[:2] != x.shape[:2]:
+        raise InputError(
+            f"targets must have every step and row of the inputs, {tuple(x.shape[:2])}; got {tuple(y.shape)}."
+        )
     choose, fed = _chooser(network, feed, temperature, generator), network.as_fed(y)
 
     def next_fed(t: int, o: Tensor) -> Tensor:
@@ -188,9 +191,11 @@ def _chooser(
     one_hot = network.loss_name == "cross_entropy"
 
     def chosen(o: Tensor) -> Tensor:
-        y_hat = losses.output(network.loss_name, o.detach() / temperature)
+        o = o.detach().double()
+        y_hat = losses.output(network.loss_name, (o - o.amax(-1, keepdim=True) if one_hot else o) / temperature)
         if not one_hot:
-            return (y_hat > 0.5).to(o.dtype) if feed == "greedy" else torch.bernoulli(y_hat, generator=generator)
+            said = (y_hat > 0.5) if feed == "greedy" else torch.bernoulli(y_hat, generator=generator)
+            return said.to(network.readout.weight.dtype)
         drawn = y_hat.argmax(-1) if feed == "greedy" else torch.multinomial(y_hat, 1, generator=generator)[:, 0]
         return network.as_fed(drawn)
 

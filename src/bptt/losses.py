@@ -146,9 +146,12 @@ def loss(
     if mask is not None:
         _check_mask(mask, o.shape[:-1])
         y = y.masked_fill(~(mask if name == "cross_entropy" else mask[..., None]), 0)
+        o = o.masked_fill(~mask[..., None], 0)
     _check(name, o, y, class_weights, skip_nan)
+    if weights is not None:
+        _check_weights(weights, o.shape[:-1])
     per_row = pair(name).per_row(o, y, class_weights)
-    if mask is None and class_weights is None and not skip_nan:
+    if mask is None and class_weights is None and not skip_nan and per_row.numel():
         return per_row.mean() if weights is None else (per_row * weights).sum()  # B1, and with its gradient B3
     return (per_row * _weights(name, y, weights, mask, class_weights, o.dtype)).sum()
 
@@ -278,25 +281,39 @@ def _weights(
         counts = counts & ~y.isnan().all(-1)
     if not counts.any():
         raise ValueError(
-            "no step counts: the mask or NaN targets leave out every one, so there is nothing to learn from. "
-            "Skip such a batch."
+            "no step counts: there is none, or the mask or NaN targets leave out every one, so there is nothing to "
+            "learn from. Skip such a batch."
         )
     if weights is not None:
+        _check_weights(weights, steps)
         return weights.expand(steps) * counts
     w = counts.to(dtype)
-    total = w if class_weights is None or name != "cross_entropy" else w * class_weights[y]
-    return w / total.sum()
+    total = (w if class_weights is None or name != "cross_entropy" else w * class_weights[y]).sum()
+    if not total:
+        raise ValueError("no step counts: the class weights of all targets are zero. Skip such a batch.")
+    return w / total
 
 
 def _check_mask(mask: Tensor, steps: torch.Size) -> None:
     if mask.dtype != torch.bool:
         raise TypeError(f"the mask must be bool, true where a step counts; got {mask.dtype}. Say mask.bool().")
-    try:
-        fits = torch.broadcast_shapes(mask.shape, steps) == steps
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not _broadcasts(mask, steps):
         raise ValueError(f"the mask must have shape {tuple(steps)}, steps and rows; got {tuple(mask.shape)}")
+
+
+def _check_weights(weights: Tensor, steps: Sequence[int]) -> None:
+    if not _broadcasts(weights, steps):
+        raise ValueError(
+            f"weights must have shape {tuple(steps)}, steps and rows, or one that broadcasts to it; got "
+            f"{tuple(weights.shape)}"
+        )
+
+
+def _broadcasts(tensor: Tensor, steps: Sequence[int]) -> bool:
+    try:
+        return torch.broadcast_shapes(tensor.shape, tuple(steps)) == torch.Size(steps)
+    except RuntimeError:
+        return False
 
 
 def _check(name: str, o: Tensor, y: Tensor, class_weights: Tensor | None, skip_nan: bool) -> None:

@@ -5,8 +5,9 @@ weeks, weekdays, calendar months to years, whole or decimal numbers. Rows missin
 `Timeline.on_grid` can leave their places empty. Spacing that is not even is said; the rows then count as even steps.
 """
 
+import itertools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -176,6 +177,18 @@ def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> 
         count = np.arange(len(table))
         return Timeline(None, ".0f", Spacing("row", 1), count + 1, count)
     return _timeline(table, column)
+
+
+def moments(table: Table, column: str, groups: Iterable[Sequence[int]]) -> np.ndarray:
+    """The times of all rows, to sort the rows of each group by.
+
+    Where a column can be read in several ways, as 01/02/2026, it is read as the rows of the groups stand most in order.
+
+    Raises InputError, with the place, for empty or unreadable times.
+    """
+    pairs = np.array([pair for rows in groups for pair in itertools.pairwise(rows)], np.int64).reshape(-1, 2).T
+    readings = [times for _, times in _readings(table, column)]
+    return max(readings, key=lambda times: int((times[pairs[0]] < times[pairs[1]]).sum()))
 
 
 def _candidates(table: Table, taken: Collection[str]) -> Iterator[tuple[str, bool]]:

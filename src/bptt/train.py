@@ -18,7 +18,7 @@ keeping. `bptt.runs` and `bptt.progress` are the usual listeners.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from bptt.errors import InputError
 
 Optimizer = Literal["adam", "sgd"]
-Reason = Literal["finished", "time limit", "no improvement", "interrupted", "not finite"]
+Reason = Literal["finished", "time limit", "no improvement", "interrupted", "not finite", "held out not finite"]
 
 STEPS_PER_EVENT = 10
 SECONDS_PER_SAVE = 10.0
@@ -155,7 +155,7 @@ class Steps:
     """What happened over the last `steps` steps.
 
     step, epoch           where the training stands after them; epoch 1.5 is in the middle of the second pass
-    loss                  mean loss of an item
+    loss                  mean loss of an item in them
     grad_norm             mean and largest norm of the gradient, before clipping
     clipped               share of these steps whose gradient was clipped
     lr                    learning rate of the last of them
@@ -197,7 +197,8 @@ class Stop:
     """Why the training ended, after which step, and the smallest held-out loss with the step it was met at.
 
     With the reason "not finite", the loss or the gradient of step `step` + 1 was NaN or infinite; the weights are
-    those before it. `loss` is None where nothing was evaluated.
+    those before it. With "held out not finite", the loss of the held-out part was. `loss` is None where nothing was
+    evaluated.
     """
 
     event = "stop"
@@ -315,10 +316,10 @@ class Training:
                 self.step += 1
                 self.items += items
                 self.seconds = self._clock() - started
-                meter.add(loss, norm, clipped)
+                meter.add(loss, items, norm, clipped)
                 if meter.steps == STEPS_PER_EVENT or self._evaluation_is_due:
                     meter.report(watch)
-                if self._clock() - saved > SECONDS_PER_SAVE:
+                if self._clock() - saved > SECONDS_PER_SAVE and self._weights_are_finite():
                     meter.report(watch)
                     self.rng = torch.get_rng_state()
                     save(self)
@@ -328,7 +329,7 @@ class Training:
         if reason in ("finished", "time limit") and self.evaluated_at < self.step:
             reason = self._evaluate(watch, should_stop) or reason
             self.seconds = self._clock() - started
-        if reason != "not finite" or self._weights_are_finite():
+        if self._weights_are_finite():
             save(self)
         stop = Stop(reason, self.step, self.epoch, self.best_loss, self.best_step, self.items, self.seconds)
         watch(stop)
@@ -374,7 +375,7 @@ class Training:
         if loss is None:
             return None
         if not math.isfinite(loss):
-            return "not finite"
+            return "held out not finite"
         best = self.best_loss is None or loss < self.best_loss
         if best:
             self.best_loss, self.best_step, self.evaluations_since_best = loss, self.step, 0
@@ -385,7 +386,7 @@ class Training:
         return None
 
     def _weights_are_finite(self) -> bool:
-        return all(bool(weight.isfinite().all()) for weight in self.model.state_dict().values())
+        return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
 
     def tensors(self) -> dict[str, Tensor]:
         """With `facts`, all there is to go on from: weights, best weights, optimiser, random state, carried state."""
@@ -446,13 +447,14 @@ class _Meter:
         self.restart()
 
     def restart(self) -> None:
-        self.steps = self.clipped = 0
+        self.steps = self.clipped = self.items = 0
         self.loss = self.norm = self.norm_max = 0.0
         self.items_before, self.time_before = self.training.items, time.monotonic()
 
-    def add(self, loss: float, norm: float, clipped: bool) -> None:
+    def add(self, loss: float, items: int, norm: float, clipped: bool) -> None:
         self.steps += 1
-        self.loss += loss
+        self.items += items
+        self.loss += loss * items
         self.norm += norm
         self.norm_max = max(self.norm_max, norm)
         self.clipped += clipped
@@ -468,7 +470,7 @@ class _Meter:
                 step=training.step,
                 epoch=training.epoch,
                 steps=self.steps,
-                loss=self.loss / self.steps,
+                loss=self.loss / max(1, self.items),
                 grad_norm=self.norm / self.steps,
                 grad_norm_max=self.norm_max,
                 clipped=self.clipped / self.steps,
@@ -490,6 +492,7 @@ def fit(
     *,
     loss: Callable[[Any, Tensor], Tensor] | None = None,
     batch: int = 32,
+    every_step: bool | None = None,
     watch: Callable[[Event], None] = lambda event: None,
     **recipe: Any,
 ) -> Stop:
@@ -498,14 +501,17 @@ def fit(
     data, held_out  a Dataset or list of pairs (x, y), read in batches of `batch` in an order drawn anew for each epoch;
                     or a DataLoader, or any other iterable without [], of batches (x, y), read as it comes. One pass is
                     an epoch
-    loss            (what the model returns, y) -> scalar; of a tuple, as RNN returns it, the first. By default
+    loss            (what the model returns, y) -> a mean over y; of a tuple, as RNN returns it, the first. By default
                     `model.loss`
+    every_step      whether y has a target for each step of x, or one for the sequence; None: as the first pair looks,
+                    y having as many steps as x or not
     watch           is called with each event (`Steps`, `Evaluation`, `Stop`)
     recipe          what `Recipe` takes: epochs, steps, optimizer, lr, clip, patience, time_limit, seed
 
     Batches of a Dataset are time first: sequences x (T, ...) of equal length are stacked to (T, B, ...), of different
-    length packed (`torch.nn.utils.rnn.PackedSequence`); targets with a time axis like x's are stacked to (T, B, ...),
-    others to (B, ...). For anything else, hand over a DataLoader with a collate_fn of your own.
+    length packed (`torch.nn.utils.rnn.PackedSequence`); targets of every step are stacked to (T, B, ...), others to
+    (B, ...). For anything else, hand over a DataLoader with a collate_fn of your own. Losses of batches are weighed by
+    the numbers in their y.
 
     Raises InputError for data without a single batch, for a recipe out of range, and where the loss is not known.
 
@@ -526,7 +532,7 @@ def fit(
         raise InputError(
             f"{type(model).__name__} has no method loss; say what to minimise: loss=(output, y) -> scalar."
         )
-    training = Training(model, _Batches(data, held_out, loss, batch, Recipe(**recipe)))
+    training = Training(model, _Batches(data, held_out, loss, batch, every_step, Recipe(**recipe)))
     stop = training.run(watch=watch)
     model.load_state_dict(training.best_weights)
     return stop
@@ -536,7 +542,7 @@ class _Batches:
     """The task of `fit`."""
 
     measure = Measure("loss", "loss", "loss")
-    items = "sequences"
+    items = "targets"
     state = None
     evaluates_at_start = False
 
@@ -546,34 +552,53 @@ class _Batches:
         held_out: Any,
         loss: Callable[[Any, Tensor], Tensor],
         batch: int,
+        every_step: bool | None,
         recipe: Recipe,
     ) -> None:
         require_whole("batch", batch)
         self.recipe, self.loss_of, self.batch = recipe, loss, batch
         self.data, self.held_out = data, held_out
-        self.length = self._count(data)
+        self.length = self._count("data", data)
+        if held_out is not None:
+            self._count("held_out", held_out)
+        elif recipe.patience is not None:
+            raise InputError(
+                "patience waits for held_out to improve, and there is none. Give it, or leave patience out."
+            )
+        if every_step is None and _is_map_style(data):
+            x, y = data[0]
+            every_step = torch.as_tensor(y).dim() > 0 and len(y) == len(x)
+        self.every_step = bool(every_step)
+        self.order = Order(len(data) if _is_map_style(data) else 0, recipe.seed)
         self.batches: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
         return self.length
 
-    def _count(self, data: Any) -> int:
+    def _count(self, name: str, data: Any) -> int:
+        """The number of batches. Raises InputError where there is none, or no pair to see."""
         if _is_map_style(data):
             count = -(-len(data) // self.batch)
-        elif isinstance(data, Sized):
-            count = len(data)
+            if count and not (isinstance(data[0], tuple | list) and len(data[0]) == 2):
+                raise InputError(
+                    f"{name} must hold pairs (x, y); its first entry is {type(data[0]).__name__}. From tensors X, Y: "
+                    "list(zip(X, Y))"
+                )
         else:
-            count = sum(1 for _ in data)
+            try:
+                count = len(data)
+            except TypeError:
+                count = sum(1 for _ in data)
         if count == 0:
-            raise InputError("there must be something to learn from; the data hold no batch.")
+            raise InputError(f"there must be something to read; {name} holds no batch.")
         return count
 
     def _read(self, data: Any, epoch: int | None) -> Iterator[Any]:
         if not _is_map_style(data):
             return iter(data)
-        order = range(len(data)) if epoch is None else shuffled(len(data), self.recipe.seed, epoch)
+        order = range(len(data)) if epoch is None else self.order.of(epoch)
         chosen = (order[at : at + self.batch] for at in range(0, len(order), self.batch))
-        return (time_first([data[index] for index in indices]) for indices in chosen)
+        return (time_first([data[index] for index in indices], self.every_step) for indices in chosen)
 
     def loss(self, model: Any, step: int, h: Tensor | None) -> tuple[Tensor, None, int]:
         epoch, place = divmod(step, self.length)
@@ -586,51 +611,65 @@ class _Batches:
                 f"the data must hold the same number of batches in every pass; the first had {self.length}, pass "
                 f"{epoch + 1} ended after {place}. An iterator can be read once only: hand over what makes it anew."
             ) from None
-        return self._loss(model, x, y), None, _rows(y)
+        return self._loss(model, x, y), None, y.numel()
 
     def evaluate(self, model: Any) -> float | None:
         if self.held_out is None:
             return None
         was_training = model.training
         model.eval()
-        total, rows = 0.0, 0
+        total, targets = 0.0, 0
         with torch.no_grad():
             for x, y in self._read(self.held_out, None):
-                total += float(self._loss(model, x, y)) * _rows(y)
-                rows += _rows(y)
+                total += float(self._loss(model, x, y)) * y.numel()
+                targets += y.numel()
         model.train(was_training)
-        if rows == 0:
-            raise InputError("the held-out data must hold something to judge by; got none. Leave held_out out.")
-        return total / rows
+        return total / targets
 
     def _loss(self, model: Any, x: Any, y: Tensor) -> Tensor:
         output = model(x)
         return self.loss_of(output[0] if isinstance(output, tuple) else output, y)
 
 
-def shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """The numbers below `count` in an order of this epoch alone, whatever was drawn before."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(count, generator=generator).tolist()
-
-
 def _is_map_style(data: Any) -> bool:
     return not isinstance(data, DataLoader) and hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
-def _rows(y: Tensor) -> int:
-    return y.shape[1] if y.dim() > 1 else y.shape[0]
-
-
-def time_first(pairs: Sequence[tuple[Any, Any]]) -> tuple[Any, Tensor]:
+def time_first(pairs: Sequence[tuple[Any, Any]], every_step: bool) -> tuple[Any, Tensor]:
     """Pairs of a sequence x (T, ...) and its target as one batch, the time axis first; see `fit`."""
     xs, ys = [torch.as_tensor(x) for x, _ in pairs], [torch.as_tensor(y) for _, y in pairs]
-    at_every_step = all(y.dim() > 0 and len(y) == len(x) for x, y in zip(xs, ys, strict=True))
     equal = len({len(x) for x in xs}) == 1
-    if at_every_step and not equal:
-        raise InputError(
-            "sequences of different length with a target at every step need padding and a mask, which only you can "
-            "choose; hand over a DataLoader with a collate_fn, and a loss that knows the mask."
-        )
+    if every_step:
+        for x, y in zip(xs, ys, strict=True):
+            if y.dim() == 0 or len(y) != len(x):
+                raise InputError(
+                    f"targets of every step must be as many as the steps; got {len(x)} steps and targets of shape "
+                    f"{tuple(y.shape)}. If there is one target for a sequence, say every_step=False."
+                )
+        if not equal:
+            raise InputError(
+                "sequences of different length with a target at every step need padding and a mask, which only you can "
+                "choose; hand over a DataLoader with a collate_fn, and a loss that knows the mask. If there is one "
+                "target for a sequence, say every_step=False."
+            )
     x = torch.stack(xs, 1) if equal else packing.pack_sequence(xs, enforce_sorted=False)
-    return x, torch.stack(ys, 1 if at_every_step else 0)
+    return x, torch.stack(ys, 1 if every_step else 0)
+
+
+class Order:
+    """An order of `count` numbers for each epoch; that of the epoch under way is kept."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._epoch, self._order = -1, []
+
+    def of(self, epoch: int) -> list[int]:
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, shuffled(self.count, self.seed, epoch)
+        return self._order
+
+
+def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The numbers below `count` in an order of this epoch alone, whatever was drawn before."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(count, generator=generator).tolist()

@@ -109,8 +109,11 @@ def bias(
     """What truncation does to the gradient of Σ over the windows of their losses, at the weights as they are.
 
     `loss` must be a sum over steps (not a mean), so that the losses of the windows add up to that of the sequence.
-    Arguments otherwise as for `updates`. Parameters and their gradients are left alone.
+    Arguments otherwise as for `updates`. Parameters and their gradients are left alone; dropout is off meanwhile, so
+    that truncation is all that differs.
     """
+    was_training = model.training
+    model.eval()
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     truncated = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     for L, _ in updates(model, loss, x, y, k1=k1, k2=k2, h0=h0):
@@ -118,6 +121,7 @@ def bias(
             truncated[name] += gradient
     o, _ = model(x, h0)
     full = _gradients(loss(o, y), parameters)
+    model.train(was_training)
     by_parameter = {name: _compare([truncated[name]], [full[name]], {}) for name in parameters}
     return _compare(list(truncated.values()), list(full.values()), by_parameter)
 

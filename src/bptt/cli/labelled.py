@@ -39,7 +39,7 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Labelled:
             f"The rows of a sequence must be marked; say which column does: --sequence NAME, one of {source.listed()}."
         )
     others = [name for name in source.columns if name not in (label, sequence, time)]
-    names = [name.strip() for name in inputs.split(",")] if inputs else others
+    names = _names(inputs) if inputs else others
     if not names:
         raise InputError(
             f"There must be something to read besides {label!r} and {sequence!r}; {file} has no other column."
@@ -49,6 +49,20 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Labelled:
             raise InputError(f"A column is input, label, sequence or time; {name!r} was given as two of them.")
     columns = Columns(label, sequence, time, tuple(names))
     return Labelled(source, recipe, columns, None if test_file is None else table.read(test_file))
+
+
+def kept(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says in `about` of the columns and files given as options."""
+    found = {name: options[name] for name in ("label", "sequence", "time") if name in options}
+    if "inputs" in options:
+        found["inputs"] = _names(options["inputs"])
+    if "test_file" in options:
+        found["test_source"] = str(Path(options["test_file"]).absolute())
+    return found
+
+
+def _names(given: str) -> list[str]:
+    return [name.strip() for name in given.split(",")]
 
 
 def introduction(task: Labelled) -> list[str]:
@@ -73,12 +87,35 @@ def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> Non
     assert isinstance(task, Labelled)
     out = shlex.quote(str(run.path))
     if task.testing:
-        counted = labelled.confusion(*labelled.outputs(training.model, task.testing))
-        _report(say, counted, task.classes, _most_frequent(task), "test part, read once")
-        runs.write_together(run.path, {CONFUSION: _as_csv(counted, task.classes).encode()})
+        before = (run.path / CONFUSION).exists()
+        counted = outcome(run, training)
+        read = "test part, read before: a figure to choose by no more" if before else "test part, read once"
+        _report(say, counted, task.classes, _most_frequent(task), read)
         say(f"The matrix is in {run.path / CONFUSION}.\n")
     say("What next:")
-    say(f"  {program} classify {out} {shlex.quote(task.test_source or task.source)}", "cyan")
+    say(f"  {program} classify {out} {shlex.quote(task.test_source) if task.test_source else 'FILE'}", "cyan")
+
+
+def last_event(run: runs.Run, training: Training) -> dict[str, Any]:
+    """The test as a line of JSON."""
+    task = training.task
+    assert isinstance(task, Labelled)
+    counted = outcome(run, training) if task.testing else None
+    return {"event": "test", "test": None if counted is None else _facts(counted, task.classes)}
+
+
+def outcome(run: runs.Run, training: Training) -> np.ndarray:
+    """The confusion matrix of the best weights on the test part, saved in the run."""
+    task = training.task
+    assert isinstance(task, Labelled)
+    counted = labelled.confusion(*labelled.outputs(training.model, task.testing))
+    runs.write_together(run.path, {CONFUSION: _as_csv(counted, task.classes).encode()})
+    return counted
+
+
+def _facts(counted: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    right = float(np.trace(counted) / counted.sum())
+    return {"accuracy": right, "classes": list(classes), "confusion": counted.tolist()}
 
 
 def classify(
@@ -107,7 +144,8 @@ def classify(
         )
     about = settings.about
     columns, classes = labelled.columns_of(about), list(about["classes"])
-    found = labelled.sequences(table.read(file), columns, labelled=False)
+    source = table.read(file)
+    found = labelled.sequences(source, columns, labelled=False)
     mean, sd = np.array(about["mean"]), np.array(about["sd"])
     o, _ = labelled.outputs(model, [(labelled.scaled(x, mean, sd), 0) for x in found.x])
     chances, said = o.softmax(-1).max(-1)
@@ -125,7 +163,7 @@ def classify(
             "sequences": [{"name": n, "said": s, "probability": p, "label": label} for n, s, p, label in rows],
         }
         if known:
-            facts |= {"accuracy": float(np.trace(counted) / counted.sum()), "confusion": counted.tolist()}
+            facts |= _facts(counted, classes)
         print(json_format.dumps(facts, ensure_ascii=False))
         return
     console = progress.console()
@@ -134,7 +172,8 @@ def classify(
         console.print(line, style=style, markup=False, soft_wrap=True)
 
     if known:
-        _report(say, counted, classes, None, str(file))
+        learnt = ", which the network has learnt from" if source.sha256 == settings.sha256 else ""
+        _report(say, counted, classes, None, f"{file}{learnt}")
         if len(known) < len(rows):
             say(f"{len(rows) - len(known):,} more sequences have no label that the network knows.")
     if out is not None:

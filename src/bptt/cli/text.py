@@ -32,8 +32,7 @@ def introduction(task: Text) -> list[str]:
     recipe = task.recipe
     every = f", an update every {recipe.k1}" if recipe.k1 is not None else ""
     units = f"{recipe.unit}s"
-    known = len(task.vocabulary)
-    different = f"{known:,} known" if data.UNKNOWN in task.vocabulary.symbols else f"{known:,} different"
+    different = f"{len(task.vocabulary):,} {'known' if recipe.unit == 'word' else 'different'}"
     return [
         f"Text     {source}: {task.size:,} {units}, {different}; {len(task.held_out):,} held out",
         f"Windows  {_windows(task)}{every}",

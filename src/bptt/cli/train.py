@@ -260,7 +260,7 @@ def train(
         if resume:
             if "epochs" in given:
                 given["steps"] = None
-            run, training = runs.resume(out, file, changes=given, command=command)
+            run, training = runs.resume(out, file, changes=_changes(out, given), command=command)
         elif team and runs.began(out) == started:
             run, training = runs.resume(out, file, command=command)
         else:
@@ -291,7 +291,7 @@ def train(
             stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by))
         if run.saved and signal.SIGTERM not in stopped_by:
             run.draw()
-    complete = run.saved and stop.reason not in ("not finite", "interrupted")
+    complete = run.saved and stop.reason not in (*BROKEN, "interrupted")
     if complete:
         training.model.load_state_dict(training.best_weights)
         training.model.eval()
@@ -302,13 +302,13 @@ def train(
             words_of.conclusion(say, program, run, training)
     elif complete and hasattr(words_of, "last_event"):
         print(json_format.dumps(words_of.last_event(run, training), ensure_ascii=False, allow_nan=False))
-    if stop.reason == "not finite":
+    if stop.reason in BROKEN:
         print(_diverged(run, stop), file=sys.stderr)
     raise typer.Exit(_exit_code(stop, stopped_by))
 
 
 def _exit_code(stop: Stop, stopped_by: list[int]) -> int:
-    if stop.reason == "not finite":
+    if stop.reason in BROKEN:
         return 1
     return 130 if stop.reason == "interrupted" and signal.SIGINT in stopped_by else 0
 
@@ -323,6 +323,12 @@ def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:
             f"What is to be learnt from a table must be said; {file} came alone. To forecast a series: --target "
             "COLUMN. For labelled sequences: --label COLUMN. To read it as text: --unit character"
         )
+    _recipe(name, given)
+    return COMMANDS[name].task(file, given)
+
+
+def _recipe(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that belong to the recipe of a task. Raises InputError for those that do not belong to the task."""
     fields = TASKS[name].Recipe.__dataclass_fields__
     for option in given:
         if option not in fields and option not in OF_COLUMNS.get(name, ()):
@@ -330,7 +336,21 @@ def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:
                 f"--{option.replace('_', '-')} has no meaning for the task {name!r}. Leave it out; bptt train --help "
                 "says which options belong together."
             )
-    return COMMANDS[name].task(file, given)
+    return {option: value for option, value in given.items() if option in fields}
+
+
+def _changes(out: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the recipe among those given with --resume. The columns must be those of the run, if given."""
+    settings = runs.read_settings(out)
+    changes = _recipe(settings.task, given)
+    columns = {option: value for option, value in given.items() if option not in changes}
+    for name, value in COMMANDS[settings.task].kept(columns).items() if columns else ():
+        if value != settings.about.get(name):
+            raise InputError(
+                f"A resumed training keeps its {name}, {settings.about.get(name)!r}; got {value!r}. Leave it out, or "
+                "start a new run in another directory with -o."
+            )
+    return changes
 
 
 def _steps_or_full(text: str | None) -> int | str | None:
@@ -359,12 +379,15 @@ def _introduction(task: KnownTask, training: Training, engine: sweeps.Choice) ->
     return lines
 
 
+BROKEN: tuple[Reason, ...] = ("not finite", "held out not finite")
+
 _ENDINGS: dict[Reason, str] = {
     "finished": "Done",
     "time limit": "Time limit reached",
     "no improvement": "No further improvement",
     "interrupted": "Stopped as asked",
     "not finite": "Stopped by NaN or infinity",
+    "held out not finite": "Stopped by NaN or infinity in the held-out part",
 }
 
 
@@ -380,7 +403,7 @@ def _conclude(say: Say, program: str, run: runs.Run, training: Training, stop: S
         say(f"{task.measure.factor * stop.loss:.3f} {task.measure.name}, held out{at}.", "bold")
     if not run.saved:
         say(f"Nothing was saved; {run.path} is as it was.")
-    if stop.reason == "not finite" or not run.saved:
+    if stop.reason in BROKEN or not run.saved:
         return
     say(f"Saved in {run.path}: {runs.WEIGHTS}, {runs.SETTINGS}, {runs.LOG}, {runs.CHECKPOINT}, {runs.CURVE}\n")
     if stop.reason == "interrupted":
@@ -390,7 +413,10 @@ def _conclude(say: Say, program: str, run: runs.Run, training: Training, stop: S
 
 def _diverged(run: runs.Run, stop: Stop) -> str:
     kept = f"{run.path / runs.WEIGHTS} holds the last good weights" if run.saved else "Nothing was saved"
+    what = f"the loss and its gradient must be finite; at step {stop.step + 1} they were not"
+    if stop.reason == "held out not finite":
+        what = f"the loss of the held-out part must be finite; after step {stop.step} it was not"
     return (
-        f"Error: the loss and its gradient must be finite; at step {stop.step + 1} they were not. {kept}. Train again "
+        f"Error: {what}. {kept}. Train again "
         f"with a smaller --lr or --clip: bptt train -o {shlex.quote(str(run.path))} --resume --lr ..."
     )

@@ -74,8 +74,12 @@ class Jordan(torch.nn.Module):
     def forced_states(self, x: Tensor, y: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """h (T, B, H) under teacher forcing, and the state after the last step."""
         state = self.initial(x) if state is None else state
-        if len(y) != len(x):
-            raise ValueError(f"teacher forcing needs a target for each of the {len(x)} steps; got {len(y)}")
+        rows = (*x.shape[:2], *(() if self.loss_name == "cross_entropy" else (self.output_size,)))
+        if y.shape != rows:
+            raise ValueError(
+                f"teacher forcing needs a target for each step and row of x, {tuple(rows)} for x {tuple(x.shape)}; got "
+                f"{tuple(y.shape)}"
+            )
         fed = self.as_fed(y)
         h, h_n = self.states(x, torch.cat([state.fed[None], fed[:-1]]), state.h)
         return h, State(h_n, fed[-1])

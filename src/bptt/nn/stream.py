@@ -35,9 +35,9 @@ class Stream:
         return f"Stream({self.module!r})"
 
     def __call__(self, x: Any, *args: Any, **options: Any) -> Any:
-        state, self._anew = self._begun(), None
+        state = self._begun()
         result = self.module(x, *args, **options) if state is None else self.module(x, *args, state, **options)
-        self.state = _each(torch.Tensor.detach, result[1])
+        self.state, self._anew = _each(torch.Tensor.detach, result[1]), None
         return result
 
     def reset(self, rows: Any = None) -> None:

@@ -9,6 +9,7 @@ Source of the network: Goodfellow et al. (2016), figure 10.5.
 
 import copy
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, get_args
@@ -19,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from bptt import activations, table, train
+from bptt import activations, table, timeline, train
 from bptt.errors import InputError
 from bptt.nn import RNN
 from bptt.table import Table
-from bptt.train import Measure, shuffled
+from bptt.train import Measure, Order, shuffled
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Recipe(train.Recipe):
     batch               sequences in a batch
     balanced            weigh the loss of a class by how rare it is
     validation, test    shares of the sequences of each class that judge the weights, and that are read once at the end
+    split               the seed that draws the parts, so that trainings with other seeds are judged by the same
     """
 
     epochs: int = 60
@@ -47,6 +49,7 @@ class Recipe(train.Recipe):
     balanced: bool = False
     validation: float = 0.15
     test: float = 0.2
+    split: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +65,7 @@ class Recipe(train.Recipe):
             )
         if self.patience is not None and self.validation == 0:
             raise InputError("patience waits for the validation part to improve, and validation is 0; give only one.")
+        train.require_whole("split", self.split, least=0)
 
 
 class Columns(NamedTuple):
@@ -75,7 +79,7 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Sequences:
-    """x (T_i, I) float32 of each sequence, NaN where a cell is missing; its name, and its label where there is one."""
+    """x (T_i, I) float64 of each sequence, NaN where a cell is missing; its name, and its label where there is one."""
 
     names: list[str]
     x: list[np.ndarray]
@@ -146,13 +150,28 @@ class Labelled:
         self.recipe, self.columns = recipe, columns
         self.rank, self.workers = 0, 1
         self.source, self.sha256 = source.source, source.sha256
-        self.test_source = None if test is None else test.source
+        self.test_source, self.test_sha256 = (None, None) if test is None else (test.source, test.sha256)
+        if self.test_sha256 == self.sha256:
+            raise InputError(
+                f"The test part must hold other sequences than those learnt from; {self.test_source} and {self.source} "
+                "are the same. Leave --test-file out to keep a share of the sequences for the test."
+            )
+        if known is not None and known["test_sha256"] != self.test_sha256:
+            raise InputError(
+                f"A resumed training needs the test part it began with; {self.test_source} has changed. Restore it, or "
+                "start a new run in another directory with -o."
+            )
         found = sequences(source, columns)
         self.size = len(found)
         self.all = found
         labels = [_required(label) for label in found.labels]
         self.classes = sorted(set(labels), key=_naturally)
         if known is not None:
+            if strange := sorted(set(labels) - set(known["classes"])):
+                raise InputError(
+                    f"The labels must be those the training began with, {', '.join(known['classes'])}; {source.source} "
+                    f"has {strange[0]!r}."
+                )
             self.classes = list(known["classes"])
         if len(self.classes) < 2:
             raise InputError(
@@ -161,14 +180,15 @@ class Labelled:
             )
         numbers = [self.classes.index(label) for label in labels]
         learning, validating, testing = parts(
-            numbers, self.classes, recipe.validation, recipe.test if test is None else 0.0, recipe.seed
+            numbers, self.classes, recipe.validation, recipe.test if test is None else 0.0, recipe.split
         )
         steps = np.concatenate([found.x[n] for n in learning])
         if known is None:
-            self.mean, self.sd = scale(steps.astype(np.float64))
+            self.mean, self.sd = scale(steps)
         else:
             self.mean, self.sd = np.array(known["mean"]), np.array(known["sd"])
         self.learning = self._batch_of(found, numbers, learning)
+        self.order = Order(len(learning), recipe.seed)
         self.validating = self._batch_of(found, numbers, validating)
         if test is None:
             self.testing = self._batch_of(found, numbers, testing)
@@ -203,6 +223,7 @@ class Labelled:
             "mean": self.mean.tolist(),
             "sd": self.sd.tolist(),
             "test_source": self.test_source,
+            "test_sha256": self.test_sha256,
         }
 
     @staticmethod
@@ -224,8 +245,7 @@ class Labelled:
 
     def loss(self, model: Classifier, step: int, h: Tensor | None) -> tuple[Tensor, None, int]:
         epoch, place = divmod(step, len(self))
-        order = shuffled(len(self.learning), self.recipe.seed, epoch)
-        chosen = order[place * self.recipe.batch : (place + 1) * self.recipe.batch]
+        chosen = self.order.of(epoch)[place * self.recipe.batch : (place + 1) * self.recipe.batch]
         own = chosen[self.rank :: self.workers]
         if not own:
             return torch.zeros(()), None, 0
@@ -264,8 +284,7 @@ def sequences(source: Table, columns: Columns, *, labelled: bool = True) -> Sequ
     names, label = source.texts(columns.sequence), None
     if labelled or columns.label in source.columns:
         label = source.texts(columns.label)
-    times = None if columns.time is None else source.column(columns.time).to_list()
-    values = np.stack([source.numbers(name) for name in columns.inputs], 1).astype(np.float32)
+    values = np.stack([source.numbers(name) for name in columns.inputs], 1)
     rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         if name is None:
@@ -274,10 +293,13 @@ def sequences(source: Table, columns: Columns, *, labelled: bool = True) -> Sequ
                 f"in column {columns.sequence!r}."
             )
         rows_of.setdefault(name, []).append(row)
+    if columns.time is not None:
+        moments = timeline.moments(source, columns.time, list(rows_of.values()))
+        for name, rows in rows_of.items():
+            rows.sort(key=moments.__getitem__)
+            _require_different(source, columns.time, name, rows, moments)
     labels: list[str | None] = []
     for name, rows in rows_of.items():
-        if times is not None:
-            _sort(source, columns, name, rows, times)
         found = [] if label is None else list(dict.fromkeys(label[row] for row in rows))
         if len(found) > 1:
             other = next(row for row in rows if label and label[row] != found[0])
@@ -294,20 +316,12 @@ def sequences(source: Table, columns: Columns, *, labelled: bool = True) -> Sequ
     return Sequences(list(rows_of), [values[rows] for rows in rows_of.values()], labels)
 
 
-def _sort(source: Table, columns: Columns, name: str, rows: list[int], times: list[Any]) -> None:
-    if any(times[row] is None for row in rows):
-        row = next(row for row in rows if times[row] is None)
-        raise InputError(f"Every step must have a time; {source.place(row)} has nothing in column {columns.time!r}.")
-    try:
-        moments = {row: float(times[row]) for row in rows}
-    except (TypeError, ValueError):
-        moments = {row: times[row] for row in rows}
-    rows.sort(key=moments.__getitem__)
+def _require_different(source: Table, column: str, name: str, rows: list[int], moments: np.ndarray) -> None:
     for one, next_one in itertools.pairwise(rows):
         if moments[one] == moments[next_one]:
             raise InputError(
-                f"The steps of a sequence must have different times; {name!r} has {times[one]} in {source.place(one)} "
-                f"and in {source.place(next_one)} of {source.source}."
+                f"The steps of a sequence must have different times; {name!r} has {source.column(column)[one]} in "
+                f"{source.place(one)} and in {source.place(next_one)} of {source.source}."
             )
 
 
@@ -340,7 +354,7 @@ def scale(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every input over the steps (N, I), missing cells left out; 1 for a constant."""
     steps = np.where(np.isnan(steps).all(0, keepdims=True), 0.0, steps)
     mean, sd = np.nanmean(steps, 0), np.nanstd(steps, 0)
-    return mean, np.where(sd > 1e-9 * np.maximum(1, np.abs(mean)), sd, 1.0)
+    return mean, np.where(sd > 1e-14 * np.abs(mean), sd, 1.0)
 
 
 def scaled(x: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> Tensor:
@@ -379,6 +393,7 @@ def _required(label: str | None) -> str:
 def _naturally(label: str) -> tuple[int, float, str]:
     """Numbers by their size, before words."""
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
-        return 1, 0.0, label
+        number = math.nan
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)

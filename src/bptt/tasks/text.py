@@ -82,7 +82,7 @@ class Text:
 
     def __init__(self, text: data.Text, recipe: Recipe, vocabulary: Vocabulary | None = None) -> None:
         """Raises InputError where the text is too short for the recipe, or has symbols outside the vocabulary."""
-        self.vocabulary = vocabulary or Vocabulary.of(text, recipe.unit, recipe.words)
+        self.vocabulary = vocabulary or Vocabulary.of(text, recipe.unit, recipe.words, recipe.held_out)
         tokens = self.vocabulary.encode(text)
         self.recipe, self.source, self.sha256, self.size = recipe, text.source, text.sha256, len(tokens)
         training, self.held_out = data.split(tokens, recipe.held_out)
