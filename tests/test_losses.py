@@ -1,5 +1,8 @@
 """The three matched pairs, judged by their definition and by autograd; B3 is the gradient with respect to o."""
 
+import math
+from typing import get_args
+
 import pytest
 import torch
 from cases import tolerance
@@ -141,3 +144,51 @@ def test_nothing_left_to_learn_from_is_an_error() -> None:
         losses.loss("cross_entropy", o, y, mask=torch.ones(B, T, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"shape \(5,\), a factor for each output"):
         losses.loss("cross_entropy", o, y, class_weights=torch.ones(3))
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+@pytest.mark.parametrize("name", get_args(losses.Name))
+def test_what_a_mask_leaves_out_may_hold_anything(name: str, bad: float) -> None:
+    o = torch.randn(4, 3, 5, dtype=torch.float64)
+    y = torch.randint(5, (4, 3)) if name == "cross_entropy" else torch.rand(4, 3, 5, dtype=torch.float64)
+    mask = torch.rand(4, 3) < 0.7
+    mask[0, 0], mask[1, 1] = False, True
+    expected = losses.loss(name, o, y, mask=mask)
+    o[0, 0, 2] = bad
+    o.requires_grad_()
+    L = losses.loss(name, o, y, mask=mask)
+    L.backward()
+    torch.testing.assert_close(L, expected)
+    assert o.grad is not None
+    assert o.grad.isfinite().all()
+    states = losses.loss_of_states(name, o.detach(), torch.eye(5, dtype=torch.float64), None, y, mask=mask, block=1)
+    if math.isnan(bad):
+        torch.testing.assert_close(states, expected)
+
+
+def test_weights_must_broadcast_to_steps_and_rows() -> None:
+    o, y = torch.randn(4, 3, 5), torch.randint(5, (4, 3))
+    for shape in [(4, 1, 1), (4, 3, 1), (3, 4), (5,)]:
+        for make in (
+            losses.loss,
+            lambda *given: losses.loss_of_states(given[0], given[1], torch.eye(5), None, *given[2:]),
+        ):
+            with pytest.raises(ValueError, match=r"weights must have shape \(4, 3\), steps and rows, .*; got"):
+                make("cross_entropy", o, y, torch.ones(shape))
+
+
+def test_nothing_to_count_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no step counts: there is none"):
+        losses.loss("squared_error", torch.zeros(0, 3, 2), torch.zeros(0, 3, 2))
+    with pytest.raises(ValueError, match="class weights of all targets are zero"):
+        losses.loss(
+            "cross_entropy", torch.zeros(2, 1, 2), torch.zeros(2, 1).long(), class_weights=torch.tensor([0.0, 1.0])
+        )
+
+
+def test_loss_of_states_is_computed_in_the_dtype_of_the_weights_under_autocast() -> None:
+    h, weight, y = torch.randn(4, 3, 5), torch.randn(7, 5, requires_grad=True), torch.randint(7, (4, 3))
+    expected = losses.loss_of_states("cross_entropy", h, weight, None, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses.loss_of_states("cross_entropy", h, weight, None, y)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

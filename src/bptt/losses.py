@@ -193,6 +193,7 @@ class Target(NamedTuple):
     y: Tensor
     w: Tensor
     class_weights: Tensor | None
+    some_left_out: bool
 
     def at(self, steps: slice) -> "Target":
         return self._replace(y=self.y[steps], w=self.w[steps])
@@ -214,7 +215,9 @@ def target(
         _check_mask(mask, torch.Size(outputs[:-1]))
         y = y.masked_fill(~(mask if name == "cross_entropy" else mask[..., None]), 0)
     _check(name, y.new_empty(1).expand(*outputs), y, class_weights, skip_nan)
-    return Target(pair(name), y, _weights(name, y, weights, mask, class_weights, dtype), class_weights)
+    return Target(
+        pair(name), y, _weights(name, y, weights, mask, class_weights, dtype), class_weights, mask is not None
+    )
 
 
 def of_states(
@@ -227,8 +230,10 @@ def of_states(
     dbias: Tensor | None = None,
 ) -> Tensor:
     """The share of some steps in L, from their states. Adds to dweight and dbias, writes dh, where they are given."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
         o = F.linear(h, weight, bias)  # A5
+        if target.some_left_out:
+            o.masked_fill_((target.w == 0)[..., None], 0)
         if dh is None and dweight is None and dbias is None:
             return (target.pair.per_row(o, target.y, target.class_weights) * target.w).sum()  # B1
         per_row, do = target.pair.with_b3(o, target.y, target.class_weights)

@@ -48,6 +48,14 @@ LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 CURVE = "curve.png"
+OUTCOMES = (
+    "confusion.csv",
+    "backtest.json",
+    "backtest.png",
+    "forecast.csv",
+    "forecast.png",
+    "inspect.html",
+)  # fmt: skip  what commands add, gone when another run takes the directory
 TOGETHER = (CHECKPOINT, LOG, WEIGHTS, SETTINGS, PREVIOUS, CURVE)
 
 
@@ -166,7 +174,7 @@ class Run:
         files |= {WEIGHTS: self._weights(training), SETTINGS: settings.encode()}
         write_together(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
         if not self.saved:
-            for name in (PREVIOUS, CURVE):
+            for name in (PREVIOUS, CURVE, *OUTCOMES):
                 (self.path / name).unlink(missing_ok=True)
             self.saved, self._waiting = True, b""
         self._newest_is_whole = True
@@ -441,6 +449,8 @@ def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTa
     try:
         at = settings.source if source is None else str(source)
         task = TASKS[settings.task].again(settings.about, settings.recipe, at)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path / SETTINGS, f"what it says about the data cannot be used ({error!r})") from None
     except InputError as error:
         if source is not None:
             raise
