@@ -11,7 +11,8 @@
 // t-1; with `reverse`, time runs T..1 and row r of step t continues row r of step t+1 where there is one.
 //
 // Results are the same to the bit for any number of threads, and the states and cotangents of a row do not depend on
-// which rows share its batch: every element of a matrix product is one chain of multiply-adds in a fixed order.
+// which rows share its batch: every element of a matrix product is a chain of multiply-adds in a fixed order, cut at
+// the same places.
 #pragma once
 
 #include <cstddef>

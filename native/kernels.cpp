@@ -46,6 +46,10 @@ inline __attribute__((always_inline)) void update(Vector<Real> (&sum)[rows][vect
     }
 }
 
+// A longer sum of one term is cut into chains of this many multiply-adds, which are added: the rounding error of a
+// thousand terms of one sign stays near that of a library's product. A multiple of every number of lanes.
+constexpr std::size_t longest_chain = 256;
+
 // to = start + left W + ..., all in panels.
 template <class Real>
 struct TimesWeights {
@@ -53,6 +57,18 @@ struct TimesWeights {
     const Term<Real>* terms;
     std::size_t count;
     Panels<Real> to;
+
+    // The chain goes to where the result will be, beside those before it in this term; the next begins with zero.
+    template <std::size_t rows, std::size_t vectors>
+    static void end_of_chain(const TimesWeights& all, std::size_t row, std::size_t panel, bool others,
+                             Vector<Real> (&sum)[rows][vectors]) {
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t v = 0; v < vectors; ++v) {
+                Real* to = at<Real>(all.to, row + r, panel + v);
+                store(to, others ? load(to) + sum[r][v] : sum[r][v]);
+                sum[r][v] = Vector<Real>{};
+            }
+    }
 
     template <std::size_t rows, std::size_t vectors>
     static void tile(const TimesWeights& all, std::size_t row, std::size_t panel) {
@@ -69,8 +85,17 @@ struct TimesWeights {
         for (const Term<Real>* term = all.terms; term != all.terms + all.count; ++term) {
             const Real* left = at<Real>(term->left, row, 0);
             const Real* right = at<Real>(term->W, 0, panel);
-            for (std::size_t k = 0; k < term->inner; k += L, left += term->left.stride, right += L * L)
-                update<L>(sum, smaller(L, term->inner - k), left, 1, right, term->W.stride);
+            for (std::size_t begin = 0; begin < term->inner; begin += longest_chain) {
+                if (begin != 0) end_of_chain(all, row, panel, begin != longest_chain, sum);
+                const std::size_t end = smaller(begin + longest_chain, term->inner);
+                for (std::size_t k = begin; k < end; k += L, left += term->left.stride, right += L * L)
+                    update<L>(sum, smaller(L, end - k), left, 1, right, term->W.stride);
+            }
+            if (term->inner <= longest_chain) continue;
+#pragma GCC unroll 14
+            for (std::size_t r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+                for (std::size_t v = 0; v < vectors; ++v) sum[r][v] += load(at<Real>(all.to, row + r, panel + v));
         }
 #pragma GCC unroll 14
         for (std::size_t r = 0; r < rows; ++r)

@@ -325,7 +325,7 @@ def test_rnn_retain_variables() -> None:
         torch.testing.assert_close(gradients[2], gradients[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("p", [0, 0.731, 1])
+@pytest.mark.parametrize("p", [0, 0.276, 0.731, 1])
 @pytest.mark.parametrize("training", [True, False])
 def test_RNN_dropout(p: float, training: bool) -> None:
     rnn = bptt.nn.RNN(10, 1000, 2, bias=False, dropout=p, nonlinearity="relu").train(training)
