@@ -439,7 +439,7 @@ REFUSED = {
     "dtypes differ": (TypeError, "a", lambda x: x.update(a=x["a"].double())),
     "half precision": (TypeError, "a", lambda x: x.update({name: x[name].half() for name in ("a", "h0", "W_hh")})),
     "another device": (ValueError, "CPU", lambda x: x.update(a=x["a"].to("meta"))),
-    "unknown activation": (ValueError, "activation", lambda x: x.update(activation="gelu")),
+    "unknown activation": (ValueError, "nonlinearity", lambda x: x.update(activation="gelu")),
     "out is too small": (ValueError, "out", lambda x: x.update(out=torch.empty(2, 3, 4))),
     "out is strided": (ValueError, "out", lambda x: x.update(out=torch.empty(3, 4, 3).mT)),
     "total is too small": (ValueError, "total", lambda x: x.update(total=torch.empty(1, 3, 4))),

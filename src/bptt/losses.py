@@ -151,7 +151,7 @@ def loss(
     if weights is not None:
         _check_weights(weights, o.shape[:-1])
     per_row = pair(name).per_row(o, y, class_weights)
-    if mask is None and class_weights is None and not skip_nan and per_row.numel():
+    if mask is None and class_weights is None and not skip_nan and (per_row.numel() or weights is not None):
         return per_row.mean() if weights is None else (per_row * weights).sum()  # B1, and with its gradient B3
     return (per_row * _weights(name, y, weights, mask, class_weights, o.dtype)).sum()
 
