@@ -22,7 +22,7 @@ FLOORS = [
     {"data", "forcing", "forecaster", "tape", "truncated"},
     {"nn"},
     {"nn.convert", "nn.dynamo", "nn.elman", "nn.jordan", "nn.stream"},
-    {"nn.rnn"},
+    {"nn.cell", "nn.rnn"},
     {"nn.arguments", "nn.initial", "nn.options", "nn.segments"},
     {"nn.precision"},
     {"long", "widget"},

@@ -35,6 +35,14 @@ from bptt.sweeps import choose, packing
 Layer = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
+def joined(states: Sequence[Tensor | None]) -> Tensor | None:
+    """The states of all layers (L, B, H) from those of each (1, B, H); None where all are."""
+    given = [h for h in states if h is not None]
+    if len(given) < 2:
+        return given[0] if given else None
+    return torch.cat(given)
+
+
 def stack(
     x: Tensor,
     h0: Tensor | None,

@@ -5,7 +5,8 @@ from typing import TypeVar
 import torch
 from torch.nn.utils import parametrize
 
-from bptt.nn.rnn import RNN, RNNCell
+from bptt.nn.cell import RNNCell
+from bptt.nn.rnn import RNN
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 OURS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {torch.nn.RNN: RNN, torch.nn.RNNCell: RNNCell}

@@ -6,6 +6,8 @@ from torch import Tensor
 from bptt import long, losses, ops
 from bptt.blocks import Checkpoint
 from bptt.errors import InputError
+from bptt.nn.arguments import TOKENS, checked_input
+from bptt.nn.precision import returned_dtype
 from bptt.nn.rnn import RNN
 
 
@@ -86,9 +88,27 @@ class Elman(torch.nn.Module):
                 "recording. Record model(x) and model.loss(o, y)."
             )
         rnn = self.rnn
-        x, h0, layers = rnn.for_long(x, h0)
+        x, h0, layers = _as_long_takes_it(rnn, x, h0)
         return long.loss(
             self.loss_name, x, y, h0, layers, rnn.nonlinearity, self.readout.weight, self.readout.bias, weights,
             mask=mask, class_weights=class_weights, skip_nan=skip_nan, checkpoint=checkpoint,
             dropout=rnn.dropout if self.training else 0.0,
         )  # fmt: skip
+
+
+def _as_long_takes_it(rnn: RNN, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor | None, list[long.Layer]]:
+    """x (T, B, ·), states (L, B, H) and weights as `bptt.long` takes them; refusals are those of a call."""
+    weights = [rnn._weights_of(names) for names in rnn._all_weights]
+    like = weights[0][1]
+    if x.dim() != (2 if x.dtype in TOKENS else 3):
+        raise InputError(
+            f"x must be tokens (T, B) or numbers (T, B, input_size), time first; got {tuple(x.shape)} of {x.dtype}."
+        )
+    alike = not rnn.bidirectional and isinstance(rnn.hidden_size, int)
+    if not alike or rnn._cell is not None or returned_dtype(x, like) is not None:
+        raise InputError(
+            "going block by block from input to loss needs plain layers of one size that go forward in time, in "
+            f"float32 or float64 without autocast; got {rnn} and {x.dtype}. Use RNN with checkpoint= instead."
+        )
+    x = checked_input(x, rnn.input_size, like)
+    return x, long.joined(rnn._given(hx, x.shape[1], like)), weights

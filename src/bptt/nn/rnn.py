@@ -1,7 +1,7 @@
-"""The face of torch.nn.RNN and torch.nn.RNNCell on the sweeps of this package.
+"""The face of torch.nn.RNN on the sweeps of this package.
 
-Both are torch's own modules with another forward: same constructor, parameters, `state_dict` and shapes, so one can
-stand where the other stood. What `RNN` takes beyond torch's arguments is in its own docstring.
+It is torch's own module with another forward: same constructor, parameters, `state_dict` and shapes, so one can stand
+where the other stood. What `RNN` takes beyond torch's arguments is in its own docstring.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt import blocks, cells, long, ops
-from bptt.activations import activation
 from bptt.errors import InputError
 from bptt.nn import initial, options
 from bptt.nn.arguments import (
@@ -21,10 +20,8 @@ from bptt.nn.arguments import (
     batched_state,
     check_axes,
     check_axes_of_rows,
-    check_kind_of_state,
     check_states_of_layers,
     checked_input,
-    checked_kind,
     checked_lengths,
     checked_reset,
     checked_sizes,
@@ -36,7 +33,6 @@ from bptt.nn.segments import Segments, segments
 from bptt.sweeps.cells import Cell
 
 State = Tensor | tuple[Tensor, ...]
-Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class RNN(torch.nn.RNN):
@@ -261,7 +257,7 @@ class RNN(torch.nn.RNN):
         hx: State | None,
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
-        weights: list[Weights],
+        weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Any], State]:
         axes = 2 if input.dtype in TOKENS else 3
@@ -297,7 +293,7 @@ class RNN(torch.nn.RNN):
         hx: State | None,
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
-        weights: list[Weights],
+        weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Any], State]:
         if input.layout != torch.jagged or lengths is not None or reset is not None:
@@ -321,7 +317,7 @@ class RNN(torch.nn.RNN):
         hx: State | None,
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
-        weights: list[Weights],
+        weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Any], State]:
         if lengths is not None or reset is not None:
@@ -349,7 +345,7 @@ class RNN(torch.nn.RNN):
         x: Tensor,
         runs: Segments,
         states: list[Tensor | None],
-        weights: list[Weights],
+        weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """`_stack` on the real steps of flattened input: all states in their places, the last states of all rows."""
@@ -369,7 +365,7 @@ class RNN(torch.nn.RNN):
         self,
         x: Tensor,
         states: list[Tensor | None],
-        weights: list[Weights],
+        weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
         batch_sizes: list[int] | Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -395,7 +391,7 @@ class RNN(torch.nn.RNN):
         if checkpoint is not None and alike and self._cell is None and not isinstance(batch_sizes, Tensor):
             dropout = self.dropout if self.training else 0.0
             output, h_n = long.stack(
-                x, _joined(states), weights, self.nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
+                x, long.joined(states), weights, self.nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
                 dropout=dropout,
             )  # fmt: skip
             return [output], list(h_n.split(1))
@@ -426,7 +422,13 @@ class RNN(torch.nn.RNN):
         return layers, last
 
     def _with_options(
-        self, cell: Cell, x: Tensor, h0: Tensor | None, weights: Weights, k: int, batch_sizes: list[int] | Tensor | None
+        self,
+        cell: Cell,
+        x: Tensor,
+        h0: Tensor | None,
+        weights: long.Layer,
+        k: int,
+        batch_sizes: list[int] | Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """One layer in one direction, the k-th, with what its cell has beyond torch."""
         if self.checkpoint is not None or isinstance(batch_sizes, Tensor):
@@ -477,104 +479,19 @@ class RNN(torch.nn.RNN):
             return [None] * len(self._all_weights)
         return [getattr(self, _beside(names, "h0")).expand(1, B, -1) for names in self._all_weights]
 
-    def for_long(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor | None, list[Weights]]:
-        """x (T, B, ·), states (L, B, H) and weights as `bptt.long` takes them; refusals are those of a call."""
-        weights = [self._weights_of(names) for names in self._all_weights]
-        like = weights[0][1]
-        if x.dim() != (2 if x.dtype in TOKENS else 3):
-            raise InputError(
-                f"x must be tokens (T, B) or numbers (T, B, input_size), time first; got {tuple(x.shape)} of {x.dtype}."
-            )
-        alike = not self.bidirectional and isinstance(self.hidden_size, int)
-        if not alike or self._cell is not None or returned_dtype(x, like) is not None:
-            raise InputError(
-                "going block by block from input to loss needs plain layers of one size that go forward in time, in "
-                f"float32 or float64 without autocast; got {self} and {x.dtype}. Use RNN with checkpoint= instead."
-            )
-        x = checked_input(x, self.input_size, like)
-        return x, _joined(self._given(hx, x.shape[1], like)), weights
-
     def _h_n(self, last: list[Tensor]) -> State:
         if isinstance(self.hidden_size, int):
             return last[0] if len(last) == 1 else torch.cat(last)
         directions = self._directions
         return tuple(torch.cat(last[k : k + directions]) for k in range(0, len(last), directions))
 
-    def _weights_of(self, names: list[str]) -> Weights:
+    def _weights_of(self, names: list[str]) -> long.Layer:
         """Parameters by the short way where they lie as such; a parametrized one is an attribute that is computed."""
         own = self._parameters
         found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
         return found[0], found[1], found[2] if self.bias else None, found[3] if self.bias else None
 
 
-def _joined(states: list[Tensor | None]) -> Tensor | None:
-    """(layers, B, H), or None where all are."""
-    given = [h for h in states if h is not None]
-    if len(given) < 2:
-        return given[0] if given else None
-    return torch.cat(given)
-
-
 def _beside(names: list[str], what: str) -> str:
     """The name of another parameter of the same layer and direction."""
     return names[0].replace("weight_ih", what)
-
-
-class RNNCell(torch.nn.RNNCell):
-    """One step of a recurrent layer, the arguments and parameters being those of torch.nn.RNNCell.
-
-    Called with x (B, input_size) or (input_size,), or integer tokens (B,) or (), and, if wanted, the last state
-    (B, hidden_size) or (hidden_size,). Returns the next state. Errors are those of `RNN`.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        activation(nonlinearity)
-        super().__init__(input_size, hidden_size, bias, nonlinearity, device=device, dtype=dtype)
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        axes = 1 if input.dtype in TOKENS else 2
-        check_axes(input, axes, of="RNNCell")
-        if hx is not None and hx.dim() not in (1, 2):
-            raise ValueError(f"RNNCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead: {tuple(hx.shape)}")
-        unbatched = input.dim() == axes - 1
-        x = input.unsqueeze(0) if unbatched else input
-        if axes == 2 and x.shape[-1] != self.input_size:
-            raise RuntimeError(
-                f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}, "
-                f"in an input of shape {tuple(input.shape)}"
-            )
-        h0 = None
-        if hx is not None:
-            hx = hx.unsqueeze(0) if unbatched else hx
-            if hx.shape[-1] != self.hidden_size:
-                raise RuntimeError(
-                    f"hidden0 has inconsistent hidden_size: got {hx.shape[-1]}, expected {self.hidden_size}"
-                )
-            if len(hx) != len(x) or hx.dim() != 2:
-                raise RuntimeError(
-                    f"Input batch size {len(x)} doesn't match hidden0 batch size {len(hx)}: they are "
-                    f"{tuple(input.shape)} and {tuple(hx.shape)}"
-                )
-            check_kind_of_state(hx, self.weight_hh)
-            h0 = hx.unsqueeze(0)
-        x = checked_kind(x, self.weight_hh)
-        ops.begin(self)
-        weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-        returned = returned_dtype(x, weight_hh)
-        if returned is None:
-            _, h = ops.layer(x.unsqueeze(0), h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity)
-        else:
-            with torch.autocast(x.device.type, enabled=False):
-                weights = widened(weight_ih, weight_hh), widened(weight_hh, weight_hh)
-                biases = widened(bias_ih, weight_hh), widened(bias_hh, weight_hh)
-                x, h0 = widened(x.unsqueeze(0), weight_hh), widened(h0, weight_hh)
-                h = ops.layer(x, h0, *weights, *biases, self.nonlinearity)[1].to(returned)
-        return h[0, 0] if unbatched else h[0]

@@ -1,0 +1,69 @@
+"""The face of torch.nn.RNNCell on the sweeps of this package: torch's own module with another forward."""
+
+import torch
+from torch import Tensor
+
+from bptt import ops
+from bptt.activations import activation
+from bptt.nn.arguments import TOKENS, check_axes, check_kind_of_state, checked_kind
+from bptt.nn.precision import returned_dtype, widened
+
+
+class RNNCell(torch.nn.RNNCell):
+    """One step of a recurrent layer, the arguments and parameters being those of torch.nn.RNNCell.
+
+    Called with x (B, input_size) or (input_size,), or integer tokens (B,) or (), and, if wanted, the last state
+    (B, hidden_size) or (hidden_size,). Returns the next state. Errors are those of `bptt.nn.RNN`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        activation(nonlinearity)
+        super().__init__(input_size, hidden_size, bias, nonlinearity, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        axes = 1 if input.dtype in TOKENS else 2
+        check_axes(input, axes, of="RNNCell")
+        if hx is not None and hx.dim() not in (1, 2):
+            raise ValueError(f"RNNCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead: {tuple(hx.shape)}")
+        unbatched = input.dim() == axes - 1
+        x = input.unsqueeze(0) if unbatched else input
+        if axes == 2 and x.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}, "
+                f"in an input of shape {tuple(input.shape)}"
+            )
+        h0 = None
+        if hx is not None:
+            hx = hx.unsqueeze(0) if unbatched else hx
+            if hx.shape[-1] != self.hidden_size:
+                raise RuntimeError(
+                    f"hidden0 has inconsistent hidden_size: got {hx.shape[-1]}, expected {self.hidden_size}"
+                )
+            if len(hx) != len(x) or hx.dim() != 2:
+                raise RuntimeError(
+                    f"Input batch size {len(x)} doesn't match hidden0 batch size {len(hx)}: they are "
+                    f"{tuple(input.shape)} and {tuple(hx.shape)}"
+                )
+            check_kind_of_state(hx, self.weight_hh)
+            h0 = hx.unsqueeze(0)
+        x = checked_kind(x, self.weight_hh)
+        ops.begin(self)
+        weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        returned = returned_dtype(x, weight_hh)
+        if returned is None:
+            _, h = ops.layer(x.unsqueeze(0), h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                weights = widened(weight_ih, weight_hh), widened(weight_hh, weight_hh)
+                biases = widened(bias_ih, weight_hh), widened(bias_hh, weight_hh)
+                x, h0 = widened(x.unsqueeze(0), weight_hh), widened(h0, weight_hh)
+                h = ops.layer(x, h0, *weights, *biases, self.nonlinearity)[1].to(returned)
+        return h[0, 0] if unbatched else h[0]
