@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from bptt import data, progress, runs
 from bptt.cli import app
+from bptt.cli import text as text_words
 from bptt.tasks import Text
 
 WORDS = "the cat sat on the mat. " * 40
@@ -272,6 +273,22 @@ def test_signals_save_everything_and_resume_goes_on_to_the_bit(here: Path, numbe
     whole.run(should_stop=lambda: whole.step >= target)
     assert whole.tensors().keys() == training.tensors().keys()
     assert all(torch.equal(tensor, training.tensors()[name]) for name, tensor in whole.tensors().items())
+
+
+def test_sigterm_ends_at_once_where_there_is_nothing_to_save(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked_to_end(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "start", asked_to_end)
+        assert bptt(f"train words.txt -o run {SMALL}") == ""
+        assert not (here / "run").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(text_words, "conclusion", asked_to_end)
+        assert "Saved in run" in bptt(f"train words.txt -o run {SMALL}")
+        assert (here / "run" / runs.CURVE).exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_interrupted_run_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -537,6 +537,23 @@ class TestStopping:
         assert [line["event"] for line in runs.read_log(run.path)][:3] == ["start", "resume", "evaluation"]
         assert (run.path / runs.WEIGHTS).read_bytes() == undisturbed
 
+    def test_sigterm_is_heard_in_a_long_step(self, tmp_path: Path) -> None:
+        """One that would take minutes, full BPTT through five million characters."""
+        corpus = tmp_path / "corpus.txt"
+        corpus.write_text("the cat sat on the mat. " * 200_000)
+        path = tmp_path / "run"
+        command = Command(
+            "train", corpus, "-o", path, "--hidden", 256, "--layers", 4, "--streams", 1, "--bptt", "full",
+            "--held-out", 0, "--json",
+        )  # fmt: skip
+        assert json.loads(command.out.readline())["event"] == "settings"
+        command.signal(signal.SIGTERM)
+        code, out, errors = command.end()
+        assert (code, errors) == (0, "")
+        stop = json.loads(out.splitlines()[-1])
+        assert (stop["event"], stop["step"]) == ("stop", 0)
+        assert (path / runs.CHECKPOINT).exists()
+
     def test_sigterm_is_heard_in_a_long_evaluation(self, tmp_path: Path) -> None:
         """One that would take minutes, of a text of which almost all is held out."""
         corpus = tmp_path / "corpus.txt"

@@ -647,3 +647,23 @@ class TestRunDirectory:
 def test_recipe_refuses_values_out_of_range(name: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"{name} must be .*; got {value!r}\."):
         replace(SMALL, **{name: value})
+
+
+def test_a_step_given_up_has_not_begun() -> None:
+    """In the middle of a forward pass, after dropout has drawn its numbers; outside a step nothing is given up."""
+    undisturbed = training(layers=2, dropout=0.5)
+    undisturbed.run()
+    parts = training(layers=2, dropout=0.5)
+    parts.give_up()
+    heard = []
+
+    def hear(*_: object) -> None:
+        if parts.step == 5 and not heard:
+            heard.append(parts.step)
+            parts.give_up()
+
+    parts.model.readout.register_forward_pre_hook(hear)
+    assert parts.run(should_stop=lambda: bool(heard)).reason == "interrupted"
+    assert parts.step == 5
+    assert parts.run().reason == "finished"
+    assert all(torch.equal(tensor, weights(undisturbed)[name]) for name, tensor in weights(parts).items())

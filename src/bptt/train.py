@@ -239,6 +239,7 @@ class Training:
         self.best_loss: float | None = None
         self.best_step, self.evaluations_since_best, self.evaluated_at = 0, 0, -1
         self._best: dict[str, Tensor] = {}
+        self._may_give_up = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
             self.rng = torch.get_rng_state()
@@ -301,7 +302,13 @@ class Training:
                 for group in optimizer.param_groups:
                     group["lr"] = self.recipe.lr * (1 - self.done)
                 optimizer.zero_grad()
-                loss, h, items = self._gradient()
+                before = torch.get_rng_state()
+                try:
+                    loss, h, items = self._step_or_give_up()
+                except GivenUpError:
+                    torch.set_rng_state(before)
+                    reason = "interrupted"
+                    break
                 gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
                 norm = float(torch.nn.utils.get_total_norm(gradients))
                 if not math.isfinite(norm) or not math.isfinite(loss):
@@ -335,8 +342,23 @@ class Training:
         watch(stop)
         return stop
 
+    def give_up(self) -> None:
+        """For the handler of a signal: leaves the step under way, if there is one, by an exception, as if it had not
+        begun. `run` must then be told by `should_stop` to end."""
+        if self._may_give_up:
+            self._may_give_up = False
+            raise GivenUpError
+
     def _clock(self) -> float:
         return time.monotonic()
+
+    def _step_or_give_up(self) -> tuple[float, Tensor | None, int]:
+        """`_gradient`, which `give_up` can interrupt between any two calls of the engine."""
+        self._may_give_up = True
+        try:
+            return self._gradient()
+        finally:
+            self._may_give_up = False
 
     def _gradient(self) -> tuple[float, Tensor | None, int]:
         """Goes back through the next batch. What `Task.loss` returns, the loss as a number."""

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -71,17 +71,33 @@ def was_given(context: typer.Context, option: str) -> bool:
 
 
 @contextmanager
-def stop_on_signals(*, only_once: bool = True) -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second one acts as if it were not here.
+def leave_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the command at once with exit code 0: for where there is nothing to save, or nothing left to."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def collect_signals(
+    received: list[int], then: Callable[[], None] = lambda: None, *, only_once: bool = True
+) -> Iterator[None]:
+    """Collects SIGINT and SIGTERM, and calls `then`; the second one acts as if it were not here.
 
     only_once=False: neither do later ones, for those whom torchrun sends its own beside that of a terminal.
     """
-    received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if only_once:
             restore()
+        then()
 
     def restore() -> None:
         for number, handler in before.items():
@@ -89,6 +105,6 @@ def stop_on_signals(*, only_once: bool = True) -> Iterator[list[int]]:
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield
     finally:
         restore()

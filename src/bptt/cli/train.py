@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import warnings
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ import typer
 
 from bptt import progress, runs, sweeps, table, workers
 from bptt.cli import labelled, series, text
-from bptt.cli.shell import Say, stop_on_signals, was_given
+from bptt.cli.shell import Say, collect_signals, leave_on_sigterm, was_given
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Reason, Stop, Training
@@ -250,7 +250,9 @@ def train(
     def say(line: str, style: str | None = None) -> None:
         console.print(line, style=style, markup=False, soft_wrap=True)
 
-    with workers.team() as team, stop_on_signals(only_once=team is None) as stopped_by:
+    context.with_resource(leave_on_sigterm())
+    stopped_by: list[int] = []
+    with workers.team() as team, collect_signals(stopped_by, only_once=False) if team else nullcontext():
         if team and not team.leads:
             settings = runs.Settings.from_json(team.json_from_leader())
             task, training = runs.follow(settings, file)
@@ -271,24 +273,21 @@ def train(
             team.json_from_leader(run.settings.as_json())
             training = workers.Share(training, run.task, team)
         words_of = COMMANDS[run.task.name]
-        if json:
-            print(json_format.dumps({"event": "settings", **run.settings.as_json()}), flush=True)
-        else:
-            for line in (*words_of.introduction(run.task), *_introduction(run.task, training, engine)):
-                say(line)
-            say("")
+        write = (lambda: words_of.sample(training)) if hasattr(words_of, "sample") else None
+        with closing(run), nullcontext() if team else collect_signals(stopped_by, training.give_up):
+            if json:
+                print(json_format.dumps({"event": "settings", **run.settings.as_json()}), flush=True)
+            else:
+                for line in (*words_of.introduction(run.task), *_introduction(run.task, training, engine)):
+                    say(line)
+                say("")
+            with progress.display(console, training.task, write, as_lines_of_json=json) as show:
 
-        def sample() -> str:
-            return words_of.sample(training)
+                def watch(event: Any) -> None:
+                    run.watch(event)
+                    show(event)
 
-        write = sample if hasattr(words_of, "sample") else None
-        with closing(run), progress.display(console, training.task, write, as_lines_of_json=json) as show:
-
-            def watch(event: Any) -> None:
-                run.watch(event)
-                show(event)
-
-            stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by))
+                stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by))
         if run.saved and signal.SIGTERM not in stopped_by:
             run.draw()
     complete = run.saved and stop.reason not in (*BROKEN, "interrupted")
