@@ -99,12 +99,13 @@ inline __attribute__((always_inline)) Vector<Real> phi(Activation activation, Ve
     return a;
 }
 
-// (B7) da = dh φ'(a), with φ' from h alone
+// (B7) da = dh φ'(a), with φ' from h alone. As in PyTorch, relu chooses rather than multiplies: a NaN state passes the
+// gradient on, and a unit at zero stops it even where it is infinite.
 template <class Real>
 inline __attribute__((always_inline)) Vector<Real> through_phi(Activation activation, Vector<Real> dh, Vector<Real> h) {
     switch (activation) {
         case Activation::tanh: return dh * (1 - h * h);
-        case Activation::relu: return dh * (h > 0 ? broadcast(Real(1)) : Vector<Real>{});
+        case Activation::relu: return h <= 0 ? Vector<Real>{} : dh;
         case Activation::sigmoid: return dh * (h * (1 - h));
         case Activation::identity: break;
     }

@@ -150,7 +150,7 @@ private:
     const ForwardCells<Real>& sweep_;
 };
 
-// φ' as a function of f = φ(z).
+// φ' as a function of f = φ(z); relu chooses, as in activation.hpp.
 template <class Real>
 void through_phi(Activation activation, const Real* f, Real* dz, std::size_t count) {
     switch (activation) {
@@ -158,7 +158,7 @@ void through_phi(Activation activation, const Real* f, Real* dz, std::size_t cou
             for (std::size_t i = 0; i < count; ++i) dz[i] *= 1 - f[i] * f[i];
             return;
         case Activation::relu:
-            for (std::size_t i = 0; i < count; ++i) dz[i] *= f[i] > 0 ? Real(1) : Real(0);
+            for (std::size_t i = 0; i < count; ++i) dz[i] = f[i] <= 0 ? Real(0) : dz[i];
             return;
         case Activation::sigmoid:
             for (std::size_t i = 0; i < count; ++i) dz[i] *= f[i] * (1 - f[i]);

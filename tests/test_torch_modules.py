@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.testing._internal.common_modules import ModuleErrorEnum, ModuleInfo, ModuleInput, module_db
+from torch.testing._internal.common_utils import gradcheck, gradgradcheck
 
 import bptt
 
@@ -190,7 +191,7 @@ def differentiable(module: torch.nn.Module, arguments: list[Any]) -> Any:
 def test_grad(info: ModuleInfo, training: bool) -> None:
     for module, _, arguments in modules(info, F64, requires_grad=True, training=training):
         leaves = (*floating(arguments), *module.parameters())
-        assert torch.autograd.gradcheck(differentiable(module, arguments), leaves, fast_mode=True)
+        assert gradcheck(differentiable(module, arguments), leaves)
 
 
 @of_both
@@ -198,7 +199,7 @@ def test_grad(info: ModuleInfo, training: bool) -> None:
 def test_gradgrad(info: ModuleInfo, training: bool) -> None:
     for module, _, arguments in modules(info, F64, requires_grad=True, training=training):
         leaves = (*floating(arguments), *module.parameters())
-        assert torch.autograd.gradgradcheck(differentiable(module, arguments), leaves, fast_mode=True)
+        assert gradgradcheck(differentiable(module, arguments), leaves)
 
 
 def to(module: Any, memory_format: torch.memory_format) -> torch.nn.Module:

@@ -109,11 +109,12 @@ class _Sweep(torch.autograd.Function):
         return h
 
     @staticmethod
+    @ops.sample_by_sample
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         (dh,) = cotangents
         if torch.is_grad_enabled():
             return *_differentiable_gradients(ctx, dh), None
-        _, h0, weight_hh, mask, norm_weight, _, h, *kept = ctx.saved_tensors
+        _, h0, weight_hh, mask, norm_weight, _, h, *kept = ops.saved(ctx)
         cell, batch_sizes, reverse = ctx.how
         kept, B = native_cells.Kept(*kept), len(h0)
         da, dz, dh0 = native_cells.backward_sweep(
@@ -151,7 +152,7 @@ def _rows_of(batch_sizes: Sequence[int]) -> Tensor:
 
 def _differentiable_gradients(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients as functions that can be differentiated again; the inputs are aliased so that they stop here."""
-    aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:6]]
+    aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ops.saved(ctx)[:6]]
     a, h0, weight_hh, mask, norm_weight, norm_bias = aliases
     h = _by_the_book(a, h0, weight_hh, mask, norm_weight, norm_bias, ctx.how)
     needed = ctx.needs_input_grad[:6]

@@ -233,21 +233,24 @@ class _Stack(torch.autograd.Function):
         layers = _as_layers(parameters)
         y = _output(x, layers, how)
         walked = _forward(x, h0, layers, how, blocks, y, keep=True)
-        ctx.how, ctx.blocks, ctx.kept = how, blocks, walked.kept
+        ctx.how, ctx.blocks = how, blocks
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h0, *parameters, *walked.starts)
+        kept = (array for states in walked.kept.values() for arrays in states for array in arrays)
+        ctx.save_for_backward(x, h0, *parameters, *walked.starts, *kept)
         return y, walked.h_n
 
     @staticmethod
+    @ops.sample_by_sample
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         dy, dh_n = cotangents
-        x, h0, *others = ctx.saved_tensors
+        x, h0, *others = ops.saved(ctx)
         needs_x, needs_h0, _, _, *needed = ctx.needs_input_grad
-        layers, starts = _as_layers(others[: len(needed)]), others[len(needed) :]
+        layers, others = _as_layers(others[: len(needed)]), others[len(needed) :]
         if torch.is_grad_enabled():
             return _differentiable_gradients(ctx, x, h0, layers, dy, dh_n)
         gradients = _Gradients.asked_for(x, layers, needs_x, needs_h0, needed)
-        walked = _Walked(starts, ctx.kept, x.new_empty(0))
+        starts, kept = others[: len(ctx.blocks.blocks)], others[len(ctx.blocks.blocks) :]
+        walked = _Walked(starts, _as_states(kept, len(layers), len(starts)), x.new_empty(0))
 
         def cotangent(block: Block, states: _States) -> Tensor | None:
             return None if dy is None else dy[block.rows]
@@ -297,14 +300,20 @@ class _Loss(torch.autograd.Function):
                 "the gradients of a loss in blocks are taken along with it and cannot be differentiated again; got "
                 "create_graph=True. Evaluate the network and its loss one after the other."
             )
-        first, rest = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        scaled = [None if gradient is None else gradient * cotangents[0] for gradient in (*first, *rest)]
+        scaled = [None if gradient is None else gradient * cotangents[0] for gradient in ops.saved(ctx)]
         return *scaled[:4], None, None, None, *scaled[4:]
 
 
 def _output(x: Tensor, layers: Sequence[Layer], how: _How) -> Tensor:
     weight_hh = layers[0][1]
     return weight_hh.new_empty((*x.shape[: 2 if how.batch_sizes is None else 1], len(weight_hh)))
+
+
+def _as_states(kept: list[Any], L: int, blocks: int) -> dict[int, _States]:
+    """Those of the last blocks by their number, from all their arrays one after the other."""
+    each = [kept[k : k + 3 * L] for k in range(0, len(kept), 3 * L)]
+    states = (_States(of[:L], of[L : 2 * L], of[2 * L :]) for of in each)
+    return dict(enumerate(states, blocks - len(each)))
 
 
 def _as_layers(parameters: Sequence[Tensor | None]) -> list[Layer]:

@@ -10,7 +10,7 @@ biases. Inputs of integers are tokens: their share is a row of `W_xh`, gathered,
 Second derivatives, torch.func and everything that traces goes through `bptt.operators`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
@@ -88,6 +88,10 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 is_traced = torch.compiler.is_dynamo_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._are_functorch_transforms_active
+_older_vmap: Any = torch
+_has_samples = _older_vmap._C._functorch.is_legacy_batchedtensor
+
+Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 def begin(network: torch.nn.Module) -> bool:
@@ -143,8 +147,7 @@ def layer(
         return operators.layer(
             x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, batch_sizes=batch_sizes, reverse=reverse
         )
-    if isinstance(batch_sizes, Tensor):
-        batch_sizes = batch_sizes.tolist()
+    assert not isinstance(batch_sizes, Tensor), "sizes are numbers except where they are traced"
     how = _How(choose(x.device.type, weight_hh.dtype).engine, activation, batch_sizes, reverse, index)
     if torch.is_grad_enabled():
         return _Layer.apply(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
@@ -161,6 +164,40 @@ class _How(NamedTuple):
     place: int
 
 
+def sample_by_sample(backward: Backward) -> Backward:
+    """A backward function that also takes cotangents of many samples at once, one call after the other.
+
+    torch.autograd.grad(is_grads_batched=True), and with it jacobian and hessian of torch.autograd.functional with
+    vectorize=True and the checks of gradcheck, go backward under a vmap older than torch.func's: the cotangents then
+    look like those of one sample and have no numbers to point at.
+    """
+
+    def wrapped(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        for d in cotangents:
+            if d is not None and _has_samples(d):
+                break
+        else:
+            return backward(ctx, *cotangents)
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        of_samples: dict[int, Any] = {
+            k: _older_vmap._remove_batch_dim(d, level, 0, 0)
+            for k, d in enumerate(cotangents)
+            if d is not None and _has_samples(d)
+        }
+        number = len(next(iter(of_samples.values())))
+        each = [
+            backward(ctx, *(of_samples[k][v] if k in of_samples else d for k, d in enumerate(cotangents)))
+            for v in range(number)
+        ]
+        return tuple(
+            None if of_all[0] is None else _older_vmap._add_batch_dim(torch.stack(of_all), 0, level)
+            for of_all in map(list, zip(*each, strict=True))
+        )
+
+    return wrapped
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -174,20 +211,26 @@ class _Layer(torch.autograd.Function):
         how: _How,
     ) -> tuple[Tensor, Tensor]:
         y, h_n, ctx.record = _side_a(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
-        ctx.how = how
+        ctx.how, ctx.I = how, weight_ih.shape[1]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, y)
+        needs, keeps_all = ctx.needs_input_grad, ctx.record is not None
+        ctx.save_for_backward(
+            x if needs[2] or keeps_all else None, h0, weight_ih if needs[0] or keeps_all else None, weight_hh, y
+        )  # what is not read on the way back may change meanwhile; there an array of its shape takes its place
         return y, h_n
 
     @staticmethod
+    @sample_by_sample
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         dy, dh_n = cotangents
         if not torch.is_grad_enabled():
-            return *_gradients(ctx, dy, dh_n), None
+            return _gradients(ctx, dy, dh_n)
         if ctx.record is not None:
             with torch.no_grad():
                 _gradients(ctx, dy, dh_n)
-        x, h0, weight_ih, weight_hh, _, _, y = _saved(ctx)
+        x, h0, weight_ih, weight_hh, y = saved(ctx)
+        x = y.new_empty((*y.shape[:-1], ctx.I)) if x is None else x
+        weight_ih = y.new_empty((len(weight_hh), ctx.I)) if weight_ih is None else weight_ih
         _, activation, batch_sizes, reverse, _ = ctx.how
         sizes = None if batch_sizes is None else torch.as_tensor(batch_sizes, dtype=torch.int64)
         needs = ctx.needs_input_grad[:6]
@@ -228,15 +271,19 @@ def _side_a(
 
 
 def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, h0, weight_ih, weight_hh, _, _, y = _saved(ctx)
+    x, h0, weight_ih, weight_hh, y = saved(ctx)
     engine, activation, batch_sizes, reverse, _ = ctx.how
     needs_x, needs_h0, needs_ih, needs_hh, needs_bias_ih, needs_bias_hh, _ = ctx.needs_input_grad
     record: Record | None = ctx.record
     recorded = record is not None
-    B, H = packing.rows_of_batch(x, batch_sizes), weight_hh.shape[0]
+    B, H, I = packing.rows_of_batch(y, batch_sizes), weight_hh.shape[0], ctx.I
+    if x is None:
+        x = y.new_empty((*y.shape[:-1], I))
     dx = x.new_empty(x.shape) if needs_x or (recorded and x.is_floating_point()) else None
     dh0 = y.new_empty((1, B, H)) if needs_h0 or recorded else None
-    dweight_ih = torch.empty_like(weight_ih) if needs_ih else None
+    dweight_ih = None if not needs_ih else y.new_empty((H, I)) if weight_ih is None else torch.empty_like(weight_ih)
+    if weight_ih is None:
+        weight_ih = y.new_empty((H, I)) if dweight_ih is None else dweight_ih
     dweight_hh = torch.empty_like(weight_hh) if needs_hh else None
     dbias = y.new_empty(H) if needs_bias_ih or needs_bias_hh else None
     da, total = (torch.empty_like(y), torch.empty_like(y)) if recorded else (None, None)
@@ -251,22 +298,32 @@ def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor
         record.dx, record.dh0, record.db_h = (_copy(g) for g in (dx, None if dh0 is None else dh0[0], dbias))
         record.dW_xh, record.dW_hh = (None if dW is None else dW.mT.clone() for dW in (dweight_ih, dweight_hh))
     dbias_hh = dbias if needs_bias_hh and not needs_bias_ih else _copy(dbias)
-    return dx if needs_x else None, dh0 if needs_h0 else None, dweight_ih, dweight_hh, dbias, dbias_hh
+    return dx if needs_x else None, dh0 if needs_h0 else None, dweight_ih, dweight_hh, dbias, dbias_hh, None
 
 
-def _saved(ctx: Any) -> tuple[Any, ...]:
+def saved(ctx: Any) -> tuple[Any, ...]:
+    """The tensors that a layer saved; RuntimeError in words of our own where they are gone or others by now."""
     try:
         return ctx.saved_tensors
     except RuntimeError as error:
-        if "second time" not in str(error):
-            raise
-        raise RuntimeError(
-            "This backward pass reaches a recurrent layer whose numbers an earlier backward pass has freed. Most often "
-            "a state of the last window was handed on as it was: hand it on detached, rnn(x, h.detach()), or let "
-            "bptt.nn.Stream(rnn) carry it. To go backward through all windows at once, sum their losses and call "
-            "backward() once; for the same loss twice, backward(retain_graph=True) the first time. (torch: Trying to "
-            "backward through the graph a second time.)"
-        ) from None
+        text = str(error)
+        if "second time" in text:
+            raise RuntimeError(
+                "This backward pass reaches a recurrent layer whose numbers an earlier backward pass has freed. Most "
+                "often a state of the last window was handed on as it was: hand it on detached, rnn(x, h.detach()), or "
+                "let bptt.nn.Stream(rnn) carry it. To go backward through all windows at once, sum their losses and "
+                "call backward() once; for the same loss twice, backward(retain_graph=True) the first time. (torch: "
+                "Trying to backward through the graph a second time.)"
+            ) from None
+        if "modified by an inplace operation" in text:
+            raise RuntimeError(
+                "The way back through a recurrent layer needs the states it returned, and the weights, inputs and "
+                "first states it was given, as they were; one of them has been changed in place since. Was it the "
+                "output: use the form that makes a new tensor, torch.relu(output) or torch.nn.ReLU() for "
+                "ReLU(inplace=True), output * 2 for output.mul_(2), or change output.clone(). Was it a weight: call "
+                f"backward() before optimizer.step(). torch.nn.RNN asks the same on a GPU. (torch: {text})"
+            ) from None
+        raise
 
 
 def _copy(gradient: Tensor | None) -> Tensor | None:

@@ -55,7 +55,7 @@ def backward_sweep(
     out: Tensor | None = None,
     total: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    derivative = named(activation).derivative
+    phi = named(activation)
     time = 1 if reverse else -1
     rows = _rows_of_steps(dh, batch_sizes)
     dh_steps = dh.flatten(0, -2).split(rows)
@@ -68,7 +68,7 @@ def backward_sweep(
         to_h0.append(future[len(h_t) :])
         future = future[: len(h_t)]
         dh_t = direct + torch.cat([future, future.new_zeros(len(h_t) - len(future), h.shape[-1])])  # B6
-        da_t = dh_t * derivative(h_t)  # B7
+        da_t = phi.backward(dh_t, h_t)  # B7
         future = da_t @ W_hh.mT  # B11
         dh_totals.append(dh_t)
         da_steps.append(da_t)
