@@ -270,6 +270,50 @@ def test_cells_with_options_are_traced_and_transformed() -> None:
         torch.testing.assert_close([grad[b] for grad in each.values()], list(alone), **near(F64, False, True))
 
 
+@pytest.mark.parametrize("kind", [{}, {"leak": 0.5}], ids=["plain", "options"])
+def test_tokens_are_compiled_transformed_and_without_data(kind: dict[str, Any]) -> None:
+    rnn = bptt.nn.RNN(4, 3, dtype=F64, **kind)
+    tokens = torch.randint(4, (3, 2, 2))
+    compiled = torch.compile(rnn, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(tokens[0]), rnn(tokens[0]), **tolerance(F64))
+    torch.testing.assert_close(torch.func.vmap(rnn)(tokens)[0][1], rnn(tokens[1])[0], **tolerance(F64))
+    assert rnn.to("meta")(tokens[0].to("meta"))[0].shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("kind", [{}, {"leak": 0.5}], ids=["plain", "options"])
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")
+def test_forward_mode_over_samples_of_tokens(kind: dict[str, Any]) -> None:
+    rnn, tokens = bptt.nn.RNN(4, 3, dtype=F64, **kind), torch.randint(4, (3, 2, 2))
+    weight = rnn.get_parameter("weight_ih_l0").detach()
+
+    def loss(weight: Tensor, x: Tensor) -> Tensor:
+        return torch.func.functional_call(rnn, {"weight_ih_l0": weight}, (x,))[0].square().sum()
+
+    def pushed(x: Tensor) -> Tensor:
+        return torch.func.jvp(lambda w: loss(w, x), (weight,), (weight,))[1]
+
+    def curvature(x: Tensor) -> Tensor:
+        return torch.func.hessian(loss)(weight, x)
+
+    for function in (pushed, curvature):
+        each = torch.func.vmap(function)(tokens)
+        torch.testing.assert_close(list(each), [function(x) for x in tokens], **tolerance(F64))
+    expected = torch.autograd.functional.hessian(lambda w: loss(w, tokens[0]), weight)
+    torch.testing.assert_close(curvature(tokens[0]), expected, **tolerance(F64))
+    with pytest.raises(IndexError):
+        torch.func.vmap(pushed)(tokens - 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
+def test_functions_as_phi_export_at_any_batch() -> None:
+    with pytest.warns(bptt.SlowEngineWarning):
+        rnn = bptt.nn.RNN(3, 4, nonlinearity=torch.nn.GELU(), norm="layer", dtype=F64)
+    B = torch.export.Dim("B")
+    program = torch.export.export(rnn, (torch.randn(5, 3, 3, dtype=F64),), dynamic_shapes=({1: B},))
+    x = torch.randn(5, 7, 3, dtype=F64)
+    torch.testing.assert_close(program.module()(x), rnn(x), **near(F64, False, True))
+
+
 def test_memory_is_not_bounded_for_cells_with_options() -> None:
     with pytest.raises(bptt.InputError, match=r"neither a checkpoint .* Set checkpoint=None"):
         bptt.nn.RNN(3, 4, leak=0.5, checkpoint="auto")(torch.zeros(5, 2, 3))

@@ -141,6 +141,20 @@ def test_packed_sequences_compile(with_h0: bool) -> None:
     torch.testing.assert_close(*results, **tolerance(F64))
 
 
+def test_packed_sequences_compile_with_states_of_layers() -> None:
+    rnn = bptt.nn.RNN(5, [6, 4], dtype=F64)
+    packed = pack_padded_sequence(torch.randn(4, 3, 5, dtype=F64), [4, 2, 1])
+    h0 = torch.randn(1, 3, 6, dtype=F64), torch.randn(1, 3, 4, dtype=F64)
+
+    def call(data: Tensor, batch_sizes: Tensor, h0: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
+        output, h_n = rnn(PackedSequence(data, batch_sizes), h0)
+        return output.data, h_n
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    given = packed.data, packed.batch_sizes, h0
+    torch.testing.assert_close(compiled(*given), call(*given), **tolerance(F64))
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("with_h0", [False, True])
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")

@@ -16,6 +16,7 @@ from bptt import ops
 from bptt.sweeps import cells as reference
 from bptt.sweeps import choose, native_cells, packing
 from bptt.sweeps.cells import Cell
+from bptt.sweeps.reference import check_tokens
 
 
 def layer(
@@ -47,9 +48,7 @@ def layer(
     if x.is_floating_point():
         a = F.linear(x, weight_ih, bias)
     else:
-        I = weight_ih.shape[1]
-        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < I:
-            raise IndexError(f"tokens must lie in [0, {I}), the input size; got {int(x.min())} to {int(x.max())}")
+        check_tokens(x, weight_ih.shape[1])
         a = F.embedding(x, weight_ih.mT) if bias is None else F.embedding(x, weight_ih.mT) + bias
     start = weight_hh.new_zeros(B, len(weight_hh)) if h0 is None else h0[0]
     how = _How(cell, batch_sizes, reverse)

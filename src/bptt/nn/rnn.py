@@ -329,7 +329,8 @@ class RNN(torch.nn.RNN):
         check_axes_of_rows(x)
         x = checked_input(x, self.input_size, weights[0][1])
         traced = ops.is_traced()  # then what batch_sizes holds is not known yet
-        B = hx.shape[1] if traced and isinstance(hx, Tensor) else int(batch_sizes[0])
+        given = hx[0] if isinstance(hx, tuple | list) and hx else hx
+        B = given.shape[1] if traced and isinstance(given, Tensor) and given.dim() == 3 else int(batch_sizes[0])
         states = self._given(hx, B, weights[0][1])
         if sorted_indices is not None:
             states = [h if h is None else h.index_select(1, sorted_indices) for h in states]

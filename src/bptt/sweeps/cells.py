@@ -46,13 +46,16 @@ def forward_sweep(
 ) -> Tensor:
     """The states of the steps, laid out as a, which is x_t W_xh + b_h. h0 (B, H); γ norm_weight and β norm_bias (H)."""
     phi = cell.activation if callable(cell.activation) else named(cell.activation).phi
-    rows = [a.shape[1]] * a.shape[0] if batch_sizes is None else list(batch_sizes)
     time = -1 if reverse else 1
-    h_prev = h0[:0] if reverse else h0
+    a_steps = a.unbind(0) if batch_sizes is None else a.split(list(batch_sizes))
+    h_prev = h0 if batch_sizes is None or not reverse else h0[:0]
     h_steps = []
-    for x_share in a.flatten(0, -2).split(rows)[::time]:
-        h_prev = torch.cat([h_prev, h0[len(h_prev) :]])[: len(x_share)]
-        z_t = x_share + (h_prev if mask is None else mask[: len(h_prev)] * h_prev) @ W_hh
+    for x_share in a_steps[::time]:
+        own_mask = mask
+        if batch_sizes is not None:  # rows join or leave
+            h_prev = torch.cat([h_prev, h0[len(h_prev) :]])[: len(x_share)]
+            own_mask = None if mask is None else mask[: len(h_prev)]
+        z_t = x_share + (h_prev if own_mask is None else own_mask * h_prev) @ W_hh
         if norm_weight is not None:
             z_t = F.layer_norm(z_t, z_t.shape[-1:], norm_weight, norm_bias, EPSILON)
         if cell.residual:
@@ -60,4 +63,6 @@ def forward_sweep(
         f_t = phi(z_t)
         h_prev = f_t if cell.leak == 1 else (1 - cell.leak) * h_prev + cell.leak * f_t
         h_steps.append(h_prev)
-    return torch.cat([a.flatten(0, -2)[:0], *h_steps[::time]]).view(a.shape)
+    if not h_steps:
+        return a.clone()
+    return torch.stack(h_steps[::time]) if batch_sizes is None else torch.cat(h_steps[::time])

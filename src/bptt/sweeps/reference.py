@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bptt.activations import activation as named
 from bptt.sweeps import packing
@@ -100,9 +101,8 @@ def forward_layer(
     if x.is_floating_point():
         a = x @ W_xh  # A2, the input's share
     else:
-        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < len(W_xh):
-            raise IndexError(f"tokens must lie in [0, {len(W_xh)}); got {int(x.min())} to {int(x.max())}")
-        a = W_xh[x]
+        check_tokens(x, len(W_xh))
+        a = F.embedding(x, W_xh)
     for bias in (bias_ih, bias_hh):
         a = a if bias is None else a + bias
     states = forward_sweep(a, W_hh, h0, activation, batch_sizes=batch_sizes, reverse=reverse, total=total)
@@ -156,6 +156,18 @@ def backward_layer(
         dx.copy_(da_ @ weight_ih)  # B11
     if dh0 is not None:
         dh0[0] = dh0_ + packing.of_h0(received, B, batch_sizes, reverse)
+
+
+def check_tokens(x: Tensor, I: int) -> None:
+    """IndexError for tokens outside [0, I). Where x is traced or transformed its numbers are left to the gather."""
+    known = not (
+        torch.compiler.is_dynamo_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or x.is_meta
+    )
+    if known and x.numel() and not 0 <= int(x.min()) <= int(x.max()) < I:
+        raise IndexError(f"tokens must lie in [0, {I}), the input size; got {int(x.min())} to {int(x.max())}")
 
 
 def rows_of_a_block(H: int) -> int:
