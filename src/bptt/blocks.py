@@ -39,10 +39,17 @@ class Block(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Blocks in the order of the walk forward, and how many of the last keep their states until the way back."""
+    """How a sequence is walked.
+
+    blocks  in the order of the walk forward
+    kept    how many of the last keep their states until the way back
+    grain   steps between two places where a cut may fall, counted from where the walk back begins; what is summed grain
+            by grain has the same bits with any blocks. Of a batch that is not packed
+    """
 
     blocks: list[Block]
     kept: int
+    grain: int
 
 
 class Walk(NamedTuple):
@@ -54,6 +61,7 @@ class Walk(NamedTuple):
     held                        bytes of all that one step needs on the way back
     work                        bytes that walking a block takes for each of its steps, those states included
     parameters                  rows of the gradients that each call reads and writes
+    sums                        of the engine from one cut to the next, at least
     """
 
     T: int
@@ -65,6 +73,7 @@ class Walk(NamedTuple):
     held: int
     work: int
     parameters: int
+    sums: int = 1
 
 
 def check(checkpoint: Checkpoint) -> None:
@@ -83,20 +92,20 @@ def plan(checkpoint: Checkpoint, walk: Walk) -> Plan:
     Raises InputError for what is no checkpoint, and for a budget that no length of blocks can meet.
     """
     check(checkpoint)
-    least = max(1, -(-walk.rows_of_a_sum // max(1, walk.B)))
+    least = walk.sums * max(1, -(-walk.rows_of_a_sum // max(1, walk.B)))
 
     def whole(steps: float) -> int:
         return max(1, math.ceil(steps / least)) * least
 
     if checkpoint is None:
-        return _cut(walk, whole(walk.T), 1)
+        return _cut(walk, whole(walk.T), 1, least)
     if isinstance(checkpoint, int):
-        return _cut(walk, whole(checkpoint), 1)
+        return _cut(walk, whole(checkpoint), 1, least)
     thrifty = whole(math.sqrt(walk.T * walk.state / max(1, walk.work)))
     worth_a_block = max(_SUMS_WORTH_A_BLOCK * walk.rows_of_a_sum, walk.parameters // 4)
     fast = max(thrifty, whole(worth_a_block / max(1, walk.B)))
     if checkpoint == "auto":
-        return _cut(walk, fast, 1 + _KEPT_BY_AUTO // max(1, fast * walk.held))
+        return _cut(walk, fast, 1 + _KEPT_BY_AUTO // max(1, fast * walk.held), least)
 
     def memory(steps: int) -> int:
         return -(-walk.T // steps) * walk.state + min(steps, walk.T) * walk.work
@@ -109,10 +118,10 @@ def plan(checkpoint: Checkpoint, walk: Walk) -> Plan:
             f"{walk.T} steps of {walk.B} rows is at least {memory(steps) / 1e6:.1f} MB; got {checkpoint!r}. "
             "Give more, or a smaller batch."
         )
-    return _cut(walk, steps, 1 + (budget - memory(steps)) // max(1, steps * walk.held))
+    return _cut(walk, steps, 1 + (budget - memory(steps)) // max(1, steps * walk.held), least)
 
 
-def _cut(walk: Walk, steps: int, kept: int) -> Plan:
+def _cut(walk: Walk, steps: int, kept: int, grain: int) -> Plan:
     """Blocks of at least so many steps; the bounds count steps from where the walk back begins."""
     T, sizes = walk.T, walk.batch_sizes
     if sizes is None:
@@ -131,7 +140,7 @@ def _cut(walk: Walk, steps: int, kept: int) -> Plan:
                     slice(rows_before[first], rows_before[last]), sizes[first:last], sizes[first] if sizes else walk.B
                 )
             )
-    return Plan(blocks[::-1], min(kept, len(blocks)))
+    return Plan(blocks[::-1], min(kept, len(blocks)), grain)
 
 
 def _bounds(sizes: Sequence[int], steps: int, rows_of_a_sum: int) -> list[int]:
@@ -149,7 +158,10 @@ def _bytes(budget: str) -> int:
     found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(_UNITS)})", budget)
     if found is None:
         raise _not_a_checkpoint(budget)
-    return int(float(found[1]) * _UNITS[found[2]])
+    try:
+        return int(float(found[1]) * _UNITS[found[2]])
+    except OverflowError:
+        raise _not_a_checkpoint(budget) from None
 
 
 def _not_a_checkpoint(checkpoint: object) -> InputError:
