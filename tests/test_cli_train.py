@@ -130,6 +130,41 @@ def test_json_is_all_there_is_on_stdout(here: Path) -> None:
     assert events[1:] == runs.read_log(here / "runs/cat")[1:]
 
 
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+
+
+@FULL
+def test_a_training_whose_stdout_is_full_ends_saved(here: Path) -> None:
+    with open("/dev/full", "w") as full:
+        process = start(f"train words.txt -o run {SMALL} --steps 20", stdout=full)
+        _, errors = process.communicate()
+    assert process.returncode == 1
+    assert re.fullmatch(r"Error: .*stdout refused it: No space left on device\. The command went on .*\n", errors)
+    assert runs.read_log(here / "run")[-1]["reason"] == "finished"
+    assert (here / "run" / runs.CURVE).exists()
+
+
+def test_a_training_whose_reader_leaves_ends_saved(here: Path) -> None:
+    with start(f"train words.txt -o run {SMALL} --steps 200 --json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["event"] == "settings"
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert re.fullmatch(r"Error: .*stdout refused it: Broken pipe\. The command went on .*\n", errors)
+    assert process.returncode == 1
+    assert runs.read_log(here / "run")[-1]["reason"] == "finished"
+
+
+@FULL
+def test_a_stdout_that_is_full_ends_what_only_prints() -> None:
+    with open("/dev/full", "w") as full:
+        process = start("--help", stdout=full)
+        _, errors = process.communicate()
+    assert process.returncode == 1
+    assert re.fullmatch(r"Error: .*stdout refused it: No space left on device\. The command ended there\. .*\n", errors)
+
+
 def test_same_command_same_weights(here: Path) -> None:
     for name in ("one", "two"):
         bptt(f"train words.txt -o {name} {SMALL} --steps 20")

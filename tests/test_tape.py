@@ -1,6 +1,7 @@
 """The tape against autograd, against the parameters' own gradients, and against files made to deceive."""
 
 import copy
+import errno
 import json
 import os
 import shutil
@@ -505,6 +506,15 @@ def in_layer(**values: Any) -> Any:
     return change
 
 
+def only_targets(loss: str | None) -> Any:
+    def change(about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
+        for name in ("o", "y_hat", "loss", "do", "W_ho", "b_o"):
+            del arrays[name]
+        about |= {"loss": loss, "arrays": sorted(arrays)}
+
+    return change
+
+
 HOSTILE = {
     "another schema": (without("schema", 2), "reads tapes of schema 1; .* has schema 2"),
     "schema as truth": (without("schema", True), "has schema True"),
@@ -530,6 +540,23 @@ HOSTILE = {
     "an activation of its own": (in_layer(activation="__import__"), "has the activation '__import__'"),
     "a layer below zero": (in_layer(layer=-1), "not complete and in order"),
     "rising batch sizes": (in_layer(batch_sizes=[1, 2]), "not a falling list"),
+    "a loss that is a list": (without("loss", []), r"its loss is \[\]"),
+    "a loss that is an object": (without("loss", {}), r"its loss is \{\}"),
+    "an activation that is a list": (in_layer(activation=[]), r"has the activation \[\]"),
+    "a direction that is a list": (in_layer(direction=[]), r"has the direction \[\]"),
+    "text that is none": (without("text", "\ud800"), "its description is not JSON .*surrogate"),
+    "classes of nothing": (only_targets("cross_entropy"), "below O, and no array says what O is"),
+    "targets that no loss reads": (only_targets(None), r"targets has shape \(6, 2\) where \(S, B, O\) belongs"),
+    "floats of eight bits": (
+        lambda about, arrays: [
+            array(name, value.to(torch.float8_e4m3fn))(about, arrays)
+            for name, value in arrays.items()
+            if value.is_floating_point()
+        ],
+        "a dtype that a tape does not have: L, W_ho",
+    ),
+    "whole numbers as x": (array("layers.0.forward.x", torch.zeros(6, 2, 3).long()), r"where \(T, B\) belongs"),
+    "class numbers for each output": (array("targets", torch.zeros(6, 2, 3).long()), r"where \(S, B\) belongs"),
     "batch sizes for a dense batch": (in_layer(batch_sizes=[6, 6]), "has shape"),
 }
 
@@ -578,9 +605,42 @@ def test_foreign_files_and_places_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "no json", "{", {"o": torch.zeros(1)})
     with pytest.raises(InputError, match="not JSON"):
         Tape.load(tmp_path / "no json")
+    written(tmp_path / "digits", '{"schema": 1' + "0" * 5000 + "}", {"o": torch.zeros(1)})
+    with pytest.raises(InputError, match="not JSON"):
+        Tape.load(tmp_path / "digits")
+    tape.save(tmp_path / "giant")
+    os.truncate(tmp_path / "giant", 1 << 40)
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        Tape.load(tmp_path / "giant")
+    with pytest.raises(InputError, match="File name too long"):
+        Tape.load(tmp_path / ("x" * 300))
+    with pytest.raises(InputError, match="null"):
+        Tape.load("a\0.tape")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="found a pipe or device at"):
+        Tape.load(tmp_path / "pipe")
     shutil.copy(__file__, tmp_path / "text.tape")
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         Tape.load(tmp_path / "text.tape")
+
+
+def test_a_place_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(InputError, match="Permission denied"):
+        Tape.load(tmp_path / "run.tape")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64, torch.float64])
+def test_targets_of_any_type_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, x, y = bptt.nn.Elman(3, 4, 2), torch.randn(6, 2, 3), torch.randint(2, (6, 2, 2)).to(dtype)
+    tape = record(model, x, y, loss="binary_cross_entropy")
+    assert tape.targets is not None
+    assert tape.targets.dtype == torch.float32
+    tape.save(tmp_path / "run.tape")
+    assert Tape.load(tmp_path / "run.tape").check().ok
 
 
 def test_an_interrupted_save_leaves_the_old_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

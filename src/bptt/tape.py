@@ -396,9 +396,12 @@ def record(
     per_row = losses.pair(name).per_row(o.detach(), targets)
     w = o.new_full(o.shape[:-1], 1 / max(1, per_row.numel())) if w is None else w.expand(o.shape[:-1])
     tape.o, tape.y_hat = place(o.detach()).clone(), place(losses.output(name, o.detach())).clone()
-    tape.loss, tape.L = place(per_row[..., None])[..., 0].clone(), L.detach()
+    tape.loss, tape.L = place(per_row.to(o.dtype)[..., None])[..., 0].clone(), L.detach().to(o.dtype)
     tape.w = _all_steps(place(w.detach()[..., None]), tape)[..., 0].clone()
-    tape.targets = place(targets).clone() if targets.dim() == o.dim() else place(targets[..., None])[..., 0].clone()
+    if targets.dim() == o.dim():
+        tape.targets = place(targets.detach().to(o.dtype)).clone()
+    else:
+        tape.targets = place(targets[..., None])[..., 0].clone()
     tape.loss_name, tape.text, tape.vocabulary, tape.seed = name, text, vocabulary, seed
     return tape
 

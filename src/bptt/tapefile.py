@@ -6,6 +6,8 @@ agree with each other, tokens lie in their range. Nothing in a file is ever exec
 """
 
 import json
+import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ OUTPUT_PACKED = OUTPUT | {
 }  # fmt: skip
 ALWAYS = ("W_xh", "W_hh", "x", "a", "states")
 SIDE_B = ("dh_direct", "dh", "da", "dh0")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def write(path: Path, about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
@@ -73,20 +76,27 @@ def write_whole(path: Path, data: bytes, what: str) -> None:
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The description and the arrays of a file; InputError unless they make a tape of this schema."""
-    if not path.is_file():
-        what = "a directory" if path.is_dir() else "nothing"
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        kind = None
+    except (OSError, ValueError) as error:
+        raise _unusable(path, f"{(error.strerror if isinstance(error, OSError) else None) or error}") from None
+    if kind != stat.S_IFREG:
+        what = {None: "nothing", stat.S_IFDIR: "a directory"}.get(kind, "a pipe or device")
         raise InputError(f"a tape is a file written by Tape.save; found {what} at {str(path)!r}. Check the path.")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
             arrays = {} if text is None else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, RuntimeError, MemoryError) as error:
         raise _unusable(path, f"it cannot be read as safetensors ({error})") from None
     if text is None:
         raise _unusable(path, f"it is a safetensors file of something else (no {KEY} in its metadata)")
     try:
         about = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        json.dumps(about, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise _unusable(path, f"its description is not JSON ({error})") from None
     schema = about.get("schema") if isinstance(about, dict) else None
     if type(schema) is not int or schema != SCHEMA:
@@ -120,7 +130,7 @@ def _check_description(about: dict[str, Any]) -> None:
         _demand(key in about, f"its description lacks {key!r}")
     _demand(_is_list_of(about["arrays"], str), "'arrays' is not a list of names")
     _demand(_is_list_of(about["layers"], dict) and bool(about["layers"]), "'layers' is not a list of layers")
-    _demand(about["loss"] is None or about["loss"] in PAIRS, f"its loss is {about['loss']!r}")
+    _demand(about["loss"] is None or _is_one_of(about["loss"], PAIRS), f"its loss is {about['loss']!r}")
     _demand(isinstance(about["readout_missing"], str), "'readout_missing' is not text")
     _demand(about["text"] is None or isinstance(about["text"], str), "'text' is not text")
     _demand(about["vocabulary"] is None or _is_list_of(about["vocabulary"], str), "'vocabulary' is not a list of text")
@@ -129,9 +139,10 @@ def _check_description(about: dict[str, Any]) -> None:
     _demand(isinstance(versions, dict) and _is_list_of(list(versions.values()), str), "'versions' is not an object")
     for layer in about["layers"]:
         number, direction, sizes = layer.get("layer"), layer.get("direction"), layer.get("batch_sizes")
+        activation = layer.get("activation")
         _demand(type(number) is int, f"a layer has the number {number!r}")
-        _demand(direction in ("forward", "reverse"), f"a layer has the direction {direction!r}")
-        _demand(layer.get("activation") in ACTIVATIONS, f"a layer has the activation {layer.get('activation')!r}")
+        _demand(_is_one_of(direction, ("forward", "reverse")), f"a layer has the direction {direction!r}")
+        _demand(_is_one_of(activation, ACTIVATIONS), f"a layer has the activation {activation!r}")
         _demand(sizes is None or _is_falling(sizes), "batch_sizes are not a falling list of positive numbers")
         _demand(sizes == about["layers"][0].get("batch_sizes"), "its layers have different batch_sizes")
     order = [(layer["layer"], layer["direction"]) for layer in about["layers"]]
@@ -146,7 +157,7 @@ def _check_arrays(about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
     _demand(set(arrays) <= named, f"arrays that nothing names: {', '.join(sorted(set(arrays) - named))}")
     floats = {array.dtype for array in arrays.values() if array.is_floating_point()}
     _demand(len(floats) == 1, "its arrays are not of one floating dtype")
-    others = {name for name, array in arrays.items() if not array.is_floating_point() and array.dtype != torch.int64}
+    others = {name for name, array in arrays.items() if array.dtype not in (*FLOATS, torch.int64)}
     _demand(not others, f"arrays of a dtype that a tape does not have: {', '.join(sorted(others))}")
     batch_sizes = about["layers"][0].get("batch_sizes")
     shared = {} if batch_sizes is None else {"N": sum(batch_sizes), "B": batch_sizes[0], "T": len(batch_sizes)}
@@ -166,7 +177,10 @@ def _check_arrays(about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
     sizes = shared | {"F": features}
     for name, shape in (OUTPUT if batch_sizes is None else OUTPUT_PACKED).items():
         if name in arrays:
-            sizes = _fit(name, arrays[name], shape, sizes, classes="O" if name == "targets" else None)
+            array = arrays[name]
+            if name == "targets" and about["loss"] != "cross_entropy":
+                array = array.to(arrays["layers.0.forward.a"].dtype)  # numbers, also where they are whole
+            sizes = _fit(name, array, shape, sizes, classes="O" if name == "targets" else None)
     left -= set(OUTPUT)
     _demand(not left, f"arrays that belong to no layer: {', '.join(sorted(left))}")
     _demand(sizes.get("S", 0) <= sizes["T"], "it has more outputs than steps")
@@ -183,17 +197,17 @@ def _fit(name: str, array: Tensor, shape: str, sizes: dict[str, int], *, classes
     `classes` is the axis that integers lack, being numbers below its size.
     """
     axes = shape.split()
-    whole = not array.is_floating_point()
-    without_axis = whole and array.dim() == len(axes) - 1
-    if without_axis and classes:
-        axes.remove(classes)
-    _demand(classes is not None or not whole, f"{name} holds {array.dtype}")
+    if not array.is_floating_point():
+        if classes is None:
+            raise _Flaw(f"{name} holds {array.dtype}")
+        _demand(classes in sizes, f"{name} holds numbers below {classes}, and no array says what {classes} is")
+        axes = [axis for axis in axes if axis != classes]
     _demand(array.dim() == len(axes), f"{name} has shape {tuple(array.shape)} where ({', '.join(axes)}) belongs")
     measured = zip(axes, array.shape, strict=True)
     sizes = sizes | {axis: size for axis, size in measured if axis not in sizes and "+" not in axis}
     wanted = tuple(sum(int(part) if part.isdigit() else sizes[part] for part in axis.split("+")) for axis in axes)
     _demand(array.shape == wanted, f"{name} has shape {tuple(array.shape)} where {wanted} belongs ({shape})")
-    if without_axis and classes and array.numel():
+    if classes is not None and not array.is_floating_point() and array.numel():
         low, high = int(array.min()), int(array.max())
         _demand(0 <= low <= high < sizes[classes], f"{name} holds numbers from {low} to {high}, outside [0, {classes})")
     return sizes
@@ -201,6 +215,10 @@ def _fit(name: str, array: Tensor, shape: str, sizes: dict[str, int], *, classes
 
 def _is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def _is_one_of(value: Any, names: Collection[str]) -> bool:
+    return isinstance(value, str) and value in names
 
 
 def _is_falling(sizes: Any) -> bool:

@@ -1,12 +1,14 @@
-"""What a command has to do with its shell: how it was called, which options were given, signals, exit codes."""
+"""What a command has to do with its shell: how it was called and with which options, stdout, signals, exit codes."""
 
+import errno
+import os
 import shlex
 import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -21,8 +23,29 @@ from bptt.workers import Silent, WorkerLostError
 class Commands(TyperGroup):
     """A mistake in what was given ends a command with its message and exit code 2, a lost worker with 1.
 
-    A warning is a line on stderr.
+    A warning is a line on stderr. A stdout that refuses what is printed, as a full disk does, ends a command with a
+    message and exit code 1, or lets it go on, see `go_on_if_stdout_refuses`.
     """
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        if sys.stdout is None:
+            return super().main(*args, **settings)
+        before, code = sys.stdout, None
+        sys.stdout = stdout = _Stdout(before)
+        try:
+            super().main(*args, **settings)
+        except SystemExit as end:
+            code = end.code
+        except _RefusedError:
+            pass
+        finally:
+            sys.stdout = before
+        with suppress(_RefusedError):
+            stdout.flush()
+        if stdout.refusal is not None:
+            stdout.tell()
+            code = code or 1
+        sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
@@ -30,17 +53,83 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except InputError as error:
-                print(f"Error: {error}", file=sys.stderr)
+                _tell(f"Error: {error}")
                 raise typer.Exit(2) from None
             except WorkerLostError as error:
-                print(f"Error: {error}", file=sys.stderr)
+                _tell(f"Error: {error}")
                 raise typer.Exit(1) from None
             except Silent as silent:
                 raise typer.Exit(silent.code) from None
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"Warning: {message}", file=sys.stderr)
+    _tell(f"Warning: {message}")
+
+
+def _tell(line: str) -> None:
+    """On stderr, if it takes it."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+class _RefusedError(Exception):
+    """stdout did not take what was printed."""
+
+
+class _Stdout:
+    """stdout of a command; the first time it refuses is the last time it is asked."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.refusal, self.goes_on = stream, None, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with self._asked():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._asked():
+            self.stream.flush()
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.refusal = self.refusal or error
+            _throw_away_what_follows(self.stream)
+            if not self.goes_on:
+                raise _RefusedError from None
+
+    def tell(self) -> None:
+        assert self.refusal is not None
+        if self.goes_on:
+            end = "The command went on to its end and printed no more."
+        elif self.refusal.errno == errno.EPIPE:
+            return
+        else:
+            end = "The command ended there."
+        _tell(
+            f"Error: What a command prints must find room; stdout refused it: {self.refusal.strerror}. {end} Make "
+            "room, or send it elsewhere."
+        )
+
+
+def _throw_away_what_follows(stream: Any) -> None:
+    """And what is still waiting, so that it is not tried again when Python ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def go_on_if_stdout_refuses() -> None:
+    """For a command that does more than print: it goes on to its end in silence, and then says so."""
+    if isinstance(sys.stdout, _Stdout):
+        sys.stdout.goes_on = True
 
 
 def as_called() -> str:

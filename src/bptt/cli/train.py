@@ -16,7 +16,7 @@ import typer
 
 from bptt import progress, runs, sweeps, table, workers
 from bptt.cli import labelled, series, text
-from bptt.cli.shell import Say, collect_signals, leave_on_sigterm, was_given
+from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_on_sigterm, was_given
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Reason, Stop, Training
@@ -241,6 +241,7 @@ def train(
         raise InputError("The length of a training is --epochs or --steps; got both. Leave one out.")
     if resume and overwrite:
         raise InputError("A run is either gone on with or replaced; got both --resume and --overwrite. Leave one out.")
+    go_on_if_stdout_refuses()
     command = shlex.join(["bptt", *sys.argv[1:]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowEngineWarning)
