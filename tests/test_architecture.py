@@ -29,7 +29,7 @@ FLOORS = [
     {"check", "player", "tapefile"},
     {"cells"},
     {"onnx", "ops"},
-    {"operators"},
+    {"cell_operators", "operators"},
     {"sweeps", "losses", "sweeps.native_cells"},
     {"sweeps.cells", "sweeps.reference", "sweeps.native"},
     {"blocks", "schedules", "timeline"},

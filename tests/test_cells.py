@@ -315,7 +315,7 @@ def test_functions_as_phi_export_at_any_batch() -> None:
 
 
 def test_memory_is_not_bounded_for_cells_with_options() -> None:
-    with pytest.raises(bptt.InputError, match=r"neither a checkpoint .* Set checkpoint=None"):
+    with pytest.raises(bptt.InputError, match=r"take no checkpoint.* Set checkpoint=None"):
         bptt.nn.RNN(3, 4, leak=0.5, checkpoint="auto")(torch.zeros(5, 2, 3))
 
 

@@ -2,7 +2,8 @@
 
 The input's share of A2 is a product of torch's own, and so are the weight gradients; between them is one sweep each
 way, in C++ where φ has a name and the tensors are float32 or float64 on the CPU, else autograd through the reference.
-Second derivatives always come from the reference, and so does what torch.compile traces and torch.func transforms.
+Second derivatives always come from the reference, and so does what torch.func transforms; what torch.compile and
+torch.export trace is an operator (`bptt.cell_operators`), unless φ is a function: then T is a constant to them.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bptt import ops
+from bptt.cell_operators import cell_sweep, gradients_of_sweep
 from bptt.sweeps import cells as reference
 from bptt.sweeps import choose, native_cells, packing
 from bptt.sweeps.cells import Cell
@@ -31,7 +33,7 @@ def layer(
     mask: Tensor | None = None,
     norm_weight: Tensor | None = None,
     norm_bias: Tensor | None = None,
-    batch_sizes: Sequence[int] | None = None,
+    batch_sizes: Sequence[int] | Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The states of all steps (T, B, H), or (N, H) when packed, and the last state of every row (1, B, H).
@@ -43,23 +45,29 @@ def layer(
 
     Raises IndexError for tokens outside [0, I).
     """
-    B = packing.rows_of_batch(x, batch_sizes)
     bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
     if x.is_floating_point():
         a = F.linear(x, weight_ih, bias)
     else:
         check_tokens(x, weight_ih.shape[1])
         a = F.embedding(x, weight_ih.mT) if bias is None else F.embedding(x, weight_ih.mT) + bias
-    start = weight_hh.new_zeros(B, len(weight_hh)) if h0 is None else h0[0]
-    how = _How(cell, batch_sizes, reverse)
-    if (
+    start = weight_hh.new_zeros(packing.rows_of_batch(x, batch_sizes), weight_hh.shape[0]) if h0 is None else h0[0]
+    traced = ops.is_traced() or ops.is_seen_by_modes()
+    if traced and not callable(cell.activation) and not ops.is_transformed(x):
+        if batch_sizes is not None and not isinstance(batch_sizes, Tensor):
+            batch_sizes = torch.as_tensor(batch_sizes, dtype=torch.int64)
+        h, h_n, *_ = cell_sweep(a, start, weight_hh, mask, norm_weight, norm_bias, batch_sizes, *cell, reverse)
+        return h, h_n[None]
+    if isinstance(batch_sizes, Tensor):
+        batch_sizes = batch_sizes.tolist()
+    by_the_book = (
         callable(cell.activation)
         or ops.seen_by_others(x, weight_hh)
         or choose(x.device.type, weight_hh.dtype).name == "reference"
-    ):
-        h = _by_the_book(a, start, weight_hh, mask, norm_weight, norm_bias, how)
-    else:
-        h = _Sweep.apply(a, start, weight_hh, mask, norm_weight, norm_bias, how)
+    )
+    sweep = _by_the_book if by_the_book else _Sweep.apply
+    h = sweep(a, start, weight_hh, mask, norm_weight, norm_bias, _How(cell, batch_sizes, reverse))
+    B = start.shape[0]
     states = packing.with_h0(h, start[None], B, batch_sizes, reverse)
     return h, packing.last_states(states, B, batch_sizes, reverse)[None]
 
@@ -115,38 +123,13 @@ class _Sweep(torch.autograd.Function):
             return *_differentiable_gradients(ctx, dh), None
         _, h0, weight_hh, mask, norm_weight, _, h, *kept = ops.saved(ctx)
         cell, batch_sizes, reverse = ctx.how
-        kept, B = native_cells.Kept(*kept), len(h0)
-        da, dz, dh0 = native_cells.backward_sweep(
-            dh,
-            kept,
-            weight_hh.mT,
-            cell,
-            B,
-            mask=mask,
-            norm_weight=norm_weight,
-            batch_sizes=batch_sizes,
-            reverse=reverse,
-        )
-        _, _, needs_hh, _, needs_norm_weight, needs_norm_bias, _ = ctx.needs_input_grad
-        dweight_hh = None
-        if needs_hh:  # B10
-            states = packing.with_h0(h, h0[None], B, batch_sizes, reverse)
-            previous = packing.previous_states(states, B, batch_sizes, reverse)
-            if mask is not None:
-                previous = previous * (mask if batch_sizes is None else mask[_rows_of(batch_sizes)])
-            dweight_hh = da.flatten(0, -2).mT @ previous.flatten(0, -2)
-        rows = dz.flatten(0, -2)
-        dnorm_weight = None
-        if needs_norm_weight and kept.normalised is not None:
-            dnorm_weight = (rows * kept.normalised.flatten(0, -2)).sum(0)
-        dnorm_bias = rows.sum(0) if needs_norm_bias else None
+        states = packing.with_h0(h, h0[None], len(h0), batch_sizes, reverse)
+        needs = ctx.needs_input_grad
+        da, dh0, dweight_hh, dnorm_weight, dnorm_bias = gradients_of_sweep(
+            dh, states, native_cells.Kept(*kept), weight_hh, mask, norm_weight, cell, len(h0), batch_sizes, reverse,
+            (needs[2], needs[4], needs[5]),
+        )  # fmt: skip
         return da, dh0, dweight_hh, None, dnorm_weight, dnorm_bias, None
-
-
-def _rows_of(batch_sizes: Sequence[int]) -> Tensor:
-    """Which row of the batch each packed row belongs to."""
-    sizes = torch.as_tensor(batch_sizes, dtype=torch.int64)
-    return torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
 
 
 def _differentiable_gradients(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:

@@ -105,6 +105,16 @@ def begin(network: torch.nn.Module) -> bool:
     return watching is not None
 
 
+def is_seen_by_modes() -> bool:
+    """Whether a graph is being made of torch's operations, or their shapes are being worked out."""
+    return _dispatch_modes() > 0
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether x goes through a transform of torch.func, carries a tangent, or has no numbers."""
+    return _transforms() or forward_ad._current_level >= 0 or x.is_meta
+
+
 def seen_by_others(x: Tensor, weight: Tensor) -> bool:
     """Whether these are more than arrays of numbers: traced, transformed, without data, or of a class of their own."""
     return (

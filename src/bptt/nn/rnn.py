@@ -30,6 +30,7 @@ from bptt.nn.arguments import (
 from bptt.nn.options import Nonlinearity
 from bptt.nn.precision import returned_dtype, widened
 from bptt.nn.segments import Segments, segments
+from bptt.sweeps import packing
 from bptt.sweeps.cells import Cell
 
 State = Tensor | tuple[Tensor, ...]
@@ -432,10 +433,15 @@ class RNN(torch.nn.RNN):
         batch_sizes: list[int] | Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """One layer in one direction, the k-th, with what its cell has beyond torch."""
-        if self.checkpoint is not None or isinstance(batch_sizes, Tensor):
+        if self.checkpoint is not None:
             raise InputError(
-                "cells with leak, residual, norm, recurrent_dropout or a function as φ take neither a checkpoint nor a "
-                f"PackedSequence that is traced; this one is {self!r}. Set checkpoint=None; trace padded batches."
+                "cells with leak, residual, norm, recurrent_dropout or a function as φ take no checkpoint; this one is "
+                f"{self!r}. Set checkpoint=None."
+            )
+        if isinstance(batch_sizes, Tensor) and callable(cell.activation):
+            raise InputError(
+                "a cell with a function as φ takes no PackedSequence that is traced, whose steps would have to be "
+                f"known; this one is {self!r}. Trace padded batches, or take φ by name."
             )
         if not ops.is_traced() and ops.recorder.get() is not None:
             raise InputError(
@@ -448,7 +454,7 @@ class RNN(torch.nn.RNN):
             gamma = widened(getattr(self, _beside(names, "norm_weight")), like)
             beta = widened(getattr(self, _beside(names, "norm_bias")), like) if self.bias else None
         if self.recurrent_dropout and self.training:
-            B = x.shape[1] if batch_sizes is None else batch_sizes[0] if batch_sizes else 0
+            B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[1]
             mask = F.dropout(like.new_ones(B, len(like)), self.recurrent_dropout)
         return cells.layer(
             x, h0, *weights, cell, mask=mask, norm_weight=gamma, norm_bias=beta,

@@ -12,7 +12,7 @@ from torch import Tensor
 Sizes = Sequence[int] | None
 
 
-def rows_of_batch(x: Tensor, batch_sizes: Sizes) -> int:
+def rows_of_batch(x: Tensor, batch_sizes: Sizes | Tensor) -> int:
     """B, from an array of all steps: dense the second axis, packed the rows of the first step."""
     if batch_sizes is None:
         return x.shape[1] if x.dim() > 1 else 0
