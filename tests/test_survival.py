@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -130,6 +131,12 @@ class Command:
             return code, out, self._errors.read()
 
 
+def undrawn() -> None:
+    """No curve, which costs more than all else; warnings are lines on stderr, as outside of pytest."""
+    runs.Run.draw = lambda run: run.path  # type: ignore[method-assign]
+    warnings.resetwarnings()
+
+
 class TestCrash:
     """A process that ends at once, at each call in turn with which a save touches the disk."""
 
@@ -207,6 +214,24 @@ class TestCrash:
             shutil.rmtree(path)
             shutil.copytree(tmp_path / "run", path)
         assert found == {(5, 10), (8, 3)}
+
+    def test_at_every_point_of_the_first_save_the_command_goes_on_or_begins_anew(
+        self, tmp_path: Path, text: data.Text
+    ) -> None:
+        path, steps = tmp_path / "run", set()
+        for _ in self.crashes(lambda: runs.start(path, Text(text, SMALL))[0].close()):
+            began = (path / runs.CHECKPOINT).exists()
+            if not began and not steps:
+                code, _, errors = Command("train", "-o", path, "--resume").end()
+                assert code == 2
+                assert "holds no settings.json. Train one first" in errors
+            asked = ["--resume"] if began else [text.source, "--hidden", 8, "--bptt", 7, "--streams", 3]
+            code, out, errors = Command("train", *asked, "-o", path, "--steps", 3, "--json", before=undrawn).end()
+            assert (code, errors) == (0, "")
+            steps.add(json.loads(out.splitlines()[-1])["step"])
+            assert runs.read_log(path)[0]["event"] == "start"
+            shutil.rmtree(path)
+        assert steps == {3}
 
 
 class TestDamage:
@@ -286,12 +311,163 @@ class TestDamage:
             assert (run / name).read_bytes() == before[name]
         assert finish(run) == undisturbed
 
+    @pytest.mark.parametrize("damage", ["{", "missing", "another size of the network"])
+    def test_the_command_writes_settings_again(self, run: Path, damage: str) -> None:
+        """Also where they can be read, and say what no checkpoint says."""
+        file = run / runs.SETTINGS
+        before = file.read_text()
+        file.unlink() if damage == "missing" else file.write_text(
+            "{" if damage == "{" else before.replace('"hidden": 8', '"hidden": 9')
+        )
+        assert not file.exists() or file.read_text() != before
+        code, out, errors = Command("train", "-o", run, "--resume", "--steps", 21, "--json", before=undrawn).end()
+        assert code == 0, errors
+        assert "It will be written again from the checkpoint" in errors
+        assert json.loads(out.splitlines()[0])["recipe"]["hidden"] == 8
+        settings, _ = runs.load(run)
+        assert settings.recipe == replace(SMALL, steps=21)
+
+    def test_when_a_run_began_is_known_without_its_settings(self, run: Path) -> None:
+        started = runs.read_settings(run).started
+        (run / runs.SETTINGS).write_text("{")
+        assert runs.began(run) == started
+        (run / runs.CHECKPOINT).write_bytes(b"")
+        assert runs.began(run) == started
+        (run / runs.PREVIOUS).unlink()
+        assert runs.began(run) is None
+
+    def test_when_a_run_began_is_known_while_its_first_save_is_half_done(self, tmp_path: Path, text: data.Text) -> None:
+        run, _ = runs.start(tmp_path / "run", Text(text, SMALL))
+        started = run.settings.started
+        run.close()
+        for name in (runs.LOG, runs.WEIGHTS, runs.SETTINGS):
+            (run.path / name).rename(disk.beside(run.path / name))
+        assert runs.began(run.path) == started
+        assert (run.path / runs.SETTINGS).exists()
+
     def test_the_checkpoint_of_another_run_is_not_taken(self, run: Path, tmp_path: Path, text: data.Text) -> None:
         other, training = runs.start(tmp_path / "other", Text(text, replace(SMALL, seed=1)))
         training.run(save=other.save, should_stop=until(training, 3))
         shutil.copy(other.path / runs.CHECKPOINT, run / runs.CHECKPOINT)
         with pytest.warns(DamagedFileWarning, match=r"belongs to another training than settings\.json"):
             assert runs.resume(run)[1].step == 10
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("optimizer.1.exp_avg", torch.zeros(1)),
+            ("optimizer.1.exp_avg_sq", torch.zeros(0)),
+            ("optimizer.1.exp_avg_sq", None),
+            ("optimizer.1.step", torch.ones(3)),
+            ("optimizer.1.step", torch.tensor(-1.0)),
+            ("optimizer.1.step", None),
+            ("optimizer.1.extra", torch.ones(3)),
+            ("optimizer.99.step", torch.tensor(1.0)),
+            ("optimizer.x.step", torch.tensor(1.0)),
+            ("model.rnn.weight_hh_l0", torch.zeros(8, 8, dtype=torch.complex64)),
+            ("model.rnn.weight_hh_l0", torch.zeros(8, 8, dtype=torch.float8_e5m2)),
+            ("model.rnn.weight_hh_l0", torch.zeros(7, 8)),
+            ("best.rnn.weight_hh_l0", None),
+            ("best.rnn.weight_hh_l0", torch.zeros(8, 7)),
+            ("best.rnn.weight_hh_l0", torch.zeros(8, 8).double()),
+            ("best.extra", torch.zeros(8)),
+            ("extra", torch.zeros(8)),
+            ("extra.part", torch.zeros(8)),
+            ("rng", torch.zeros(3)),
+            ("rng", None),
+            ("h", torch.zeros(1, 3, 8).double()),
+            ("h", torch.zeros(1, 3, 9)),
+            ("step", "x"),
+            ("step", 20.5),
+            ("step", -5),
+            ("step", True),
+            ("step", 10**30),
+            ("items", None),
+            ("seconds", -1.0),
+            ("seconds", "x"),
+            ("best_loss", "x"),
+            ("best_loss", None),
+            ("best_step", 10**6),
+            ("evaluations_since_best", 0.5),
+            ("evaluated_at", -2),
+            ("log_bytes", 0.5),
+            ("log_bytes", 1e300),
+        ],
+        ids=lambda value: str(tuple(value.shape)) if isinstance(value, torch.Tensor) else repr(value),
+    )
+    def test_a_checkpoint_that_was_made_up_is_refused_though_its_checksum_is_right(
+        self, run: Path, name: str, value: Any
+    ) -> None:
+        """Where no error was raised, torch's fused Adam wrote beside the arrays."""
+        resumed, training = runs.resume(run)
+        training.run(watch=resumed.watch, save=resumed.save)
+        assert training.best_step == 40
+        tensors, facts = runs._read_safetensors(run / runs.CHECKPOINT)
+        if name in tensors or isinstance(value, torch.Tensor):
+            tensors = {key: tensor for key, tensor in {**tensors, name: value}.items() if tensor is not None}
+        else:
+            (facts if name == "log_bytes" else facts["training"])[name] = value
+        (run / runs.CHECKPOINT).write_bytes(runs._as_safetensors(tensors, facts))
+        with pytest.warns(DamagedFileWarning, match="Going on from the one before it, .* step 20"):
+            runs.resume(run)
+        (run / runs.PREVIOUS).unlink()
+        with pytest.raises(InputError, match=rf"{runs.CHECKPOINT} must be a file as bptt train wrote it"):
+            runs.resume(run)
+
+    @pytest.mark.parametrize("recipe", [{"optimizer": "sgd"}, {"held_out": 0.0}])
+    def test_what_another_recipe_leaves_out_is_not_missed(self, tmp_path: Path, text: data.Text, recipe: Any) -> None:
+        run, training = runs.start(tmp_path / "run", Text(text, replace(SMALL, **recipe)))
+        training.run(save=run.save, should_stop=until(training, 20))
+        run.close()
+        assert runs.resume(run.path)[1].step == 20
+
+    def test_weights_that_were_made_up_are_refused_though_their_checksum_is_right(self, run: Path) -> None:
+        tensors, facts = runs._read_safetensors(run / runs.WEIGHTS)
+        for made_up in (tensors["rnn.weight_hh_l0"].to(torch.complex64), tensors["rnn.weight_hh_l0"].half()):
+            (run / runs.WEIGHTS).write_bytes(runs._as_safetensors({**tensors, "rnn.weight_hh_l0": made_up}, facts))
+            with pytest.raises(InputError, match=r"weight_hh_l0 must be torch\.float32"):
+                runs.load(run)
+
+    @pytest.mark.parametrize("removed", ["everything", "the checkpoint"])
+    def test_files_removed_from_the_directory_are_written_again(
+        self, run: Path, undisturbed: bytes, removed: str
+    ) -> None:
+        resumed, training = runs.resume(run)
+        for file in [run / runs.CHECKPOINT] if removed == "the checkpoint" else [run / name for name in contents(run)]:
+            file.unlink()
+        training.run(watch=resumed.watch, save=resumed.save, should_stop=until(training, 30))
+        resumed.close()
+        resumed, training = runs.resume(run)
+        assert training.step == 30
+        training.run(watch=resumed.watch, save=resumed.save)
+        assert (run / runs.WEIGHTS).read_bytes() == undisturbed
+
+    @pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+    def test_a_log_that_is_no_file_is_refused_and_not_written_through(
+        self, run: Path, tmp_path: Path, kind: str
+    ) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("mine" * 10_000)
+        log = run / runs.LOG
+        before = log.read_bytes()
+
+        def change() -> None:
+            log.unlink()
+            {"link": lambda: log.symlink_to(victim), "pipe": lambda: os.mkfifo(log), "directory": log.mkdir}[kind]()
+
+        resumed, training = runs.resume(run)
+        change()
+        with pytest.raises(InputError, match=r"log\.jsonl cannot be written: "):
+            training.run(watch=resumed.watch, save=resumed.save, should_stop=until(training, 25))
+        with pytest.raises(InputError, match=r"log\.jsonl cannot be written: "):
+            resumed.save(training)
+        resumed.close()
+        with pytest.raises(InputError, match=r"log\.jsonl cannot be written: "):
+            runs.resume(run)
+        assert victim.read_text() == "mine" * 10_000
+        log.rmdir() if kind == "directory" else log.unlink()
+        log.write_bytes(before)
+        assert runs.resume(run)[1].step == 20
 
     def test_a_link_put_in_the_way_is_not_followed(self, run: Path, tmp_path: Path) -> None:
         victim = tmp_path / "victim"
@@ -334,6 +510,18 @@ class TestLock:
         assert (path / disk.LOCK).exists()
         _, training = runs.resume(path)
         assert training.step == 3
+
+    def test_one_that_could_not_be_written_keeps_nobody_out(
+        self, tmp_path: Path, text: data.Text, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", refuse)
+            with pytest.raises(InputError, match="cannot be written: No space left"):
+                runs.start(tmp_path / "run", Text(text, SMALL))
+        assert in_a_child(lambda: runs.start(tmp_path / "run", Text(text, SMALL))[0].close()) == 0
 
     def test_is_gone_with_the_run(self, tmp_path: Path, text: data.Text) -> None:
         run, _ = runs.start(tmp_path / "run", Text(text, SMALL))

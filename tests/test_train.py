@@ -581,6 +581,8 @@ class TestRunDirectory:
             (("recipe", "unheard_of"), 1, "unheard_of"),
             (("data",), None, "must be a file as bptt train wrote it"),
             (("data",), {}, "'source' is missing"),
+            (("recipe", "hidden"), 13, "do not have the checksum"),
+            (("sha256",), None, "do not have the checksum"),
         ],
     )
     def test_damaged_settings_are_named(
@@ -606,6 +608,8 @@ class TestRunDirectory:
     ) -> None:
         settings = json.loads((finished / runs.SETTINGS).read_text())
         settings["about"]["vocabulary"] = vocabulary
+        del settings["sha256"]
+        settings["sha256"] = runs._digest({}, settings)
         (finished / runs.SETTINGS).write_text(json.dumps(settings))
         with pytest.raises(InputError, match="it belongs to another training"):
             runs.load(finished)

@@ -40,7 +40,7 @@ def beside(path: Path) -> Path:
 def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
     """Writes all files or none; the first is the judge.
 
-    keep  (name, other): the file `name` is kept as `other`; a crash just then leaves `other` alone
+    keep  (name, other): the file `name`, if it is there, is kept as `other`; a crash just then leaves `other` alone
 
     Raises NotWrittenError where the disk refuses.
     """
@@ -53,8 +53,9 @@ def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[s
         sync_directory(directory)
         if keep is not None:
             at = directory / keep[1]
-            (directory / keep[0]).replace(at)
-            kept = True
+            with suppress(FileNotFoundError):
+                (directory / keep[0]).replace(at)
+                kept = True
         for name in files:
             at = directory / name
             beside(at).replace(at)
@@ -159,8 +160,12 @@ class Lock:
             if _is_at(self.path, key):
                 break
             os.close(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_self()).encode())
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps(_self()).encode())
+        except BaseException:
+            os.close(descriptor)
+            raise
         _HELD[key] = self
         self._release = weakref.finalize(self, _release, descriptor, self.path, key, os.getpid())
 

@@ -8,11 +8,11 @@
     curve.png                loss and gradient norm over the steps
     .lock                    who writes here now
 
-A checkpoint is enough to go on from: nothing beside it has to fit. Weights and checkpoints carry a checksum of all they
-hold. A checkpoint that is damaged is passed over for the one before it, with a warning. Files saved together are all
-there or none (`bptt.disk`); the log alone is appended to, and a resumed run first cuts it back to where its checkpoint
-was made. Nothing here executes code from a file: safetensors and JSON only, the latter also inside the former's one
-metadata string, "bptt".
+A checkpoint is enough to go on from: nothing beside it has to fit. Weights, settings and checkpoints carry a checksum
+of all they hold. A checkpoint that is damaged is passed over for the one before it, with a warning. Files saved
+together are all there or none (`bptt.disk`); the log alone is appended to, and a resumed run first cuts it back to
+where its checkpoint was made. Nothing here executes code from a file: safetensors and JSON only, the latter also
+inside the former's one metadata string, "bptt".
 """
 
 import errno
@@ -21,14 +21,15 @@ import json
 import os
 import platform
 import re
+import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
@@ -39,7 +40,7 @@ from bptt import disk, sweeps
 from bptt.disk import Lock, LockedError, NotWrittenError, beside, settle
 from bptt.errors import DamagedFileWarning, InputError
 from bptt.tasks import TASKS, KnownTask
-from bptt.train import Event, Recipe, Training, as_json
+from bptt.train import Event, Recipe, Training, as_json, require_like
 
 SCHEMA = 3
 SETTINGS = "settings.json"
@@ -112,7 +113,7 @@ class Settings:
             about=dict(value["about"]),
             recipe=TASKS[value["task"]].Recipe(**value["recipe"]),
             source=str(facts["source"]),
-            size=int(facts["size"]),
+            size=_whole("size", facts["size"]),
             sha256=str(facts["sha256"]),
             versions=dict(value["versions"]),
             command=str(value["command"]),
@@ -120,6 +121,14 @@ class Settings:
         )
 
 
+def _whole(name: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be a whole number from 0; got {value!r}")
+    return value
+
+
+# What something made up may raise where it is believed, once its checksum was right.
+MADE_UP = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip")
 
 
@@ -146,7 +155,7 @@ class Run:
             self._waiting += line
             return
         try:
-            with (self.path / LOG).open("ab") as log:
+            with _open_log(self.path / LOG) as log:
                 log.write(line)
         except OSError as error:
             raise _cannot_write(self.path / LOG, error) from None
@@ -170,8 +179,9 @@ class Run:
         files = {CHECKPOINT: self._checkpoint(training, log_bytes)}
         if not self.saved:
             files[LOG] = self._waiting
-        settings = json.dumps(self.settings.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        files |= {WEIGHTS: self._weights(training), SETTINGS: settings.encode()}
+        facts = self.settings.as_json()
+        settings = json.dumps({**facts, "sha256": _digest({}, facts)}, indent=2, ensure_ascii=False, allow_nan=False)
+        files |= {WEIGHTS: self._weights(training), SETTINGS: f"{settings}\n".encode()}
         write_together(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
         if not self.saved:
             for name in (PREVIOUS, CURVE, *OUTCOMES):
@@ -263,12 +273,17 @@ def start(
 
 
 def resume(
-    path: str | Path, source: str | Path | None = None, *, changes: Mapping[str, Any] | None = None, command: str = ""
+    path: str | Path,
+    source: str | Path | None = None,
+    *,
+    changes: Mapping[str, Any] | Callable[[Settings], Mapping[str, Any]] | None = None,
+    command: str = "",
 ) -> tuple[Run, Training]:
     """The training that was saved in the directory, at the step where it was saved.
 
     source   where the data it began with are now; where they were then if left out
-    changes  to the recipe: epochs, steps, time_limit, patience, lr and clip may be changed
+    changes  to the recipe: epochs, steps, time_limit, patience, lr and clip may be changed; or what says them, and
+             raises InputError, when it sees the settings of the run
 
     A newest checkpoint that is damaged is passed over for the one before, with a DamagedFileWarning.
 
@@ -281,7 +296,9 @@ def resume(
     _require_directory(path)
     lock = _lock(path)
     try:
-        training, task, settings, log_bytes, newest_is_whole = _restored(path, source, changes or {})
+        training, task, settings, log_bytes, newest_is_whole = _restored(
+            path, source, changes if callable(changes) else lambda _: changes or {}
+        )
         _cut(path / LOG, log_bytes)
         run = Run(path, settings, task, lock, saved=True, newest_is_whole=newest_is_whole)
         run.log(_opening_line("resume", training, command))
@@ -298,15 +315,21 @@ def follow(settings: Settings, source: str | Path | None = None) -> tuple[KnownT
 
 
 def began(path: Path) -> str | None:
-    """When the run in the directory was started; None where there is none that can be read."""
-    try:
-        return read_settings(path).started
-    except InputError:
-        return None
+    """When the run in the directory was started, as its settings say or a checkpoint; None where nothing does."""
+    with suppress(InputError):
+        _settle(path)
+    for settings in (
+        lambda: read_settings(path),
+        lambda: _read_checkpoint(path, CHECKPOINT)[0],
+        lambda: _read_checkpoint(path, PREVIOUS)[0],
+    ):
+        with suppress(InputError):
+            return settings().started
+    return None
 
 
 def _restored(
-    path: Path, source: str | Path | None, changes: Mapping[str, Any]
+    path: Path, source: str | Path | None, changes: Callable[[Settings], Mapping[str, Any]]
 ) -> tuple[Training, KnownTask, Settings, int, bool]:
     """The training of the newest checkpoint that is whole, its task, settings and bytes of log; if it is the newest."""
     try:
@@ -317,14 +340,14 @@ def _restored(
     for name in (CHECKPOINT, PREVIOUS):
         try:
             settings, tensors, facts = _read_checkpoint(path, name)
-            settings = replace(settings, recipe=_changed(settings.recipe, changes))
+            settings = replace(settings, recipe=_changed(settings.recipe, changes(settings)))
             task = _again(settings, path, source)
             training = _training(settings, task)
             training.restore(tensors, facts["training"])
-            log_bytes = int(facts["log_bytes"])
+            log_bytes = _whole("log_bytes", facts["log_bytes"])
         except _DamagedError as flaw:
             flaws.append(flaw)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except MADE_UP as error:
             if isinstance(error, InputError):
                 raise
             flaws.append(_damaged(path / name, f"{type(error).__name__} {error}"))
@@ -354,8 +377,9 @@ def load(path: str | Path) -> tuple[Settings, Any]:
     _require_fingerprint(path / WEIGHTS, facts, settings)
     try:
         model = TASKS[settings.task].network(settings.about, settings.recipe)
+        require_like(tensors, model.state_dict())
         model.load_state_dict(tensors)
-    except (KeyError, RuntimeError, TypeError) as error:
+    except MADE_UP as error:
         raise _damaged(path / WEIGHTS, str(error)) from None
     return settings, model.eval()
 
@@ -364,14 +388,18 @@ def read_settings(path: Path) -> Settings:
     """Raises InputError where the directory holds no run or its settings are damaged."""
     file = path / SETTINGS
     try:
-        return Settings.from_json(json.loads(file.read_text("utf-8")))
+        facts = json.loads(file.read_text("utf-8"))
+        settings = Settings.from_json(facts)
+        if facts.pop("sha256", None) != _digest({}, facts):
+            raise ValueError(_WRONG_SUM)
+        return settings
     except (FileNotFoundError, NotADirectoryError):
         raise _no_run(path) from None
     except OSError as error:
         raise InputError(f"{file} must be readable: {error.strerror}.") from None
     except KeyError as error:
         raise _damaged(file, f"{error} is missing") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except MADE_UP as error:
         raise _damaged(file, str(error)) from None
 
 
@@ -425,10 +453,20 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _open_log(path: Path) -> BinaryIO:
+    """To append to. Raises OSError where a link, a pipe or a device was put in its place."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    log = os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "ab")
+    if not stat.S_ISREG(os.fstat(log.fileno()).st_mode):
+        log.close()
+        raise OSError(errno.EINVAL, "it is no file")
+    return log
+
+
 def _synced_size(path: Path) -> int:
     """Bytes of the log, all of them on the disk."""
     try:
-        with path.open("ab") as log:
+        with _open_log(path) as log:
             os.fsync(log.fileno())
             return log.tell()
     except OSError as error:
@@ -438,7 +476,7 @@ def _synced_size(path: Path) -> int:
 def _cut(path: Path, size: int) -> None:
     """Takes off what was logged after the last checkpoint."""
     try:
-        with path.open("ab") as log:
+        with _open_log(path) as log:
             log.truncate(min(size, log.tell()))
     except OSError as error:
         raise _cannot_write(path, error) from None
@@ -449,8 +487,6 @@ def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTa
     try:
         at = settings.source if source is None else str(source)
         task = TASKS[settings.task].again(settings.about, settings.recipe, at)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path / SETTINGS, f"what it says about the data cannot be used ({error!r})") from None
     except InputError as error:
         if source is not None:
             raise
@@ -458,6 +494,8 @@ def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTa
             f"A resumed training needs the data it began with; {settings.source} cannot be used any more: {error} Say "
             f"where they are now: bptt train FILE -o {path} --resume"
         ) from None
+    except MADE_UP as error:
+        raise _damaged(path / SETTINGS, f"what it says about the data cannot be used ({error!r})") from None
     if task.sha256 != settings.sha256:
         raise InputError(
             f"A resumed training needs the data it began with, {settings.size} {task.items} from {settings.source}, "
@@ -560,6 +598,9 @@ def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return replace(recipe, **changes)
 
 
+_WRONG_SUM = "its contents do not have the checksum that was saved with them"
+
+
 def _as_safetensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     facts = {**facts, "sha256": _digest(tensors, facts)}
@@ -590,7 +631,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"schema must be {SCHEMA}, the one this version of bptt knows; got {facts.get('schema')!r}"
             )
         if facts.pop("sha256", None) != _digest(tensors, facts):
-            raise ValueError("its contents do not have the checksum that was saved with them")
+            raise ValueError(_WRONG_SUM)
         return tensors, facts
     except FileNotFoundError:
         raise _DamagedError(
@@ -609,7 +650,7 @@ def _read_checkpoint(path: Path, name: str) -> tuple[Settings, dict[str, Tensor]
     tensors, facts = _read_safetensors(path / name)
     try:
         settings = Settings.from_json(facts["settings"])
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except MADE_UP as error:
         raise _damaged(path / name, f"its settings: {error}") from None
     try:
         known = read_settings(path)

@@ -429,26 +429,73 @@ class Training:
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Takes the position that `tensors` and `facts` of a training with the same model and task describe.
 
-        Raises KeyError, RuntimeError or ValueError where they are those of another.
+        Raises KeyError, RuntimeError, TypeError or ValueError where they are those of another, or of none.
         """
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             if rest:
                 parts[part][rest] = tensor
+            elif name not in ("rng", "h"):
+                raise ValueError(f"nothing is called {name!r}")
+        self._require_facts(facts)
+        weights = self.model.state_dict()
+        require_like(parts["model"], weights)
+        require_like(parts["best"], weights if facts["best_loss"] is not None else {})
+        self._require_state(parts["optimizer"], facts["step"])
+        h = tensors.get("h")
+        if h is not None and (h.shape != self.task.state or h.dtype != next(self.model.parameters()).dtype):
+            raise ValueError(f"the carried state is {h.dtype} of shape {tuple(h.shape)}")
+        torch.Generator().set_state(tensors["rng"])
         self.model.load_state_dict(parts["model"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimizer"].items():
             index, _, what = name.partition(".")
             state.setdefault(int(index), {})[what] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self._best = parts["best"]
-        torch.Generator().set_state(tensors["rng"])
-        self.rng, self.h = tensors["rng"], tensors.get("h")
-        if self.h is not None and self.h.shape != self.task.state:
-            raise ValueError(f"the carried state has shape {tuple(self.h.shape)}")
+        self._best, self.rng, self.h = parts["best"], tensors["rng"], h
         for name in self._FACTS:
             setattr(self, name, facts[name])
+
+    def _require_facts(self, facts: Mapping[str, Any]) -> None:
+        """Raises KeyError or ValueError for facts that no training of this kind has."""
+        for name in ("step", "items", "best_step", "evaluations_since_best", "evaluated_at"):
+            least = -1 if name == "evaluated_at" else 0
+            most = facts["step"] if name in ("best_step", "evaluated_at") else 2**63 - 1
+            if not (_is_whole(facts[name]) and least <= facts[name] <= most):
+                raise ValueError(f"{name} must be a whole number from {least} to {most}; got {facts[name]!r}")
+        for name in ("seconds", "best_loss"):
+            value = facts[name]
+            if not ((_is_number(value) and math.isfinite(value)) or (name == "best_loss" and value is None)):
+                raise ValueError(f"{name} must be a finite number; got {value!r}")
+        if facts["seconds"] < 0:
+            raise ValueError(f"seconds must not be negative; got {facts['seconds']!r}")
+
+    def _require_state(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Raises ValueError unless this is the state of the optimizer after `step` steps. torch believes its sizes."""
+        wanted: dict[str, Tensor] = {}
+        if self.recipe.optimizer == "adam" and step > 0:
+            for index, weight in enumerate(self.model.parameters()):
+                if weight.requires_grad:
+                    wanted |= {f"{index}.{name}": weight for name in ("exp_avg", "exp_avg_sq")}
+                    wanted[f"{index}.step"] = torch.zeros(())
+        require_like(state, wanted)
+        for name, tensor in state.items():
+            if name.endswith(".step") and not 0 <= float(tensor) < math.inf:
+                raise ValueError(f"{name} of the optimizer must be a number of steps; got {float(tensor)}")
+
+
+def require_like(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless both have the same names, and for each the same type and shape."""
+    for name in sorted(tensors.keys() ^ wanted.keys()):
+        raise ValueError(f"{name} is {'missing' if name in wanted else 'not known'}")
+    for name, like in wanted.items():
+        found = tensors[name]
+        if found.dtype != like.dtype or found.shape != like.shape:
+            raise ValueError(
+                f"{name} must be {like.dtype} of shape {tuple(like.shape)}; it is {found.dtype} of shape "
+                f"{tuple(found.shape)}"
+            )
 
 
 def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

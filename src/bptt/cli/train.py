@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -263,7 +264,8 @@ def train(
         if resume:
             if "epochs" in given:
                 given["steps"] = None
-            run, training = runs.resume(out, file, changes=_changes(out, given), command=command)
+            changes = partial(_changes, given=given)
+            run, training = runs.resume(out, file, changes=changes, command=command)
         elif team and runs.began(out) == started:
             run, training = runs.resume(out, file, command=command)
         else:
@@ -339,9 +341,8 @@ def _recipe(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in given.items() if option in fields}
 
 
-def _changes(out: Path, given: dict[str, Any]) -> dict[str, Any]:
+def _changes(settings: runs.Settings, given: dict[str, Any]) -> dict[str, Any]:
     """The options of the recipe among those given with --resume. The columns must be those of the run, if given."""
-    settings = runs.read_settings(out)
     changes = _recipe(settings.task, given)
     columns = {option: value for option, value in given.items() if option not in changes}
     for name, value in COMMANDS[settings.task].kept(columns).items() if columns else ():
