@@ -65,6 +65,7 @@ COMMANDS = {
         "bptt train words.txt -o new --hidden 2147483648": r"at least 1 and below 2\*\*31; got 2147483648",
         "bptt train words.txt -o new --hidden 100000000 --streams 4": r"must fit in memory; .* needs 37,252,903 GiB",
         "bptt train words.txt -o new --layers -1": r"layers must be a whole number of at least 1; got -1",
+        "bptt train words.txt -o new --layers 2000000000": r"at least 1 and at most 1,000; got 2000000000",
         "bptt train words.txt -o new --bptt 0": r"bptt must be a whole number of at least 1; got 0",
         "bptt train words.txt -o new --streams 0": r"streams must be a whole number of at least 1; got 0",
         "bptt train words.txt -o new --epochs 0": r"epochs must be a whole number of at least 1; got 0",

@@ -169,6 +169,16 @@ def test_an_epoch_that_is_a_sample_is_said(here: Path) -> None:
     assert "an epoch draws" not in bptt(f"train air.csv -o other --target passengers {SMALL}")
 
 
+def test_the_end_of_the_calendar_and_a_column_like_a_formula(here: Path) -> None:
+    last, name = np.datetime64("9999-12-31"), r"$\frac{$"
+    days = [str(last - np.timedelta64(back, "D")) for back in reversed(range(60))]
+    pl.DataFrame({"day": days, name: np.sin(np.arange(60))}).write_csv("end.csv")
+    bptt(f"train end.csv -o run --target {shlex.quote(name)} --horizon 3 {SMALL}")
+    assert is_picture(here / "run" / BACKTEST_PICTURE)
+    assert re.search(r"10000-01-24.* 0", bptt("forecast run --steps 24"))
+    assert is_picture(here / "run" / FORECAST_PICTURE)
+
+
 def test_columns_among_the_options_are_those_a_run_keeps() -> None:
     options = {"target": ["a, b", "c"], "inputs": "d,e", "time": "t", "horizon": 3}
     assert kept(options) == {"targets": ["a", "b", "c"], "inputs": ["d", "e"], "time": "t"}

@@ -165,6 +165,16 @@ def test_a_stdout_that_is_full_ends_what_only_prints() -> None:
     assert re.fullmatch(r"Error: .*stdout refused it: No space left on device\. The command ended there\. .*\n", errors)
 
 
+def test_names_that_are_not_utf_8(here: Path) -> None:
+    strange = os.fsdecode(b"w\xff.txt")
+    (here / "words.txt").rename(strange)
+    bptt(f"train {strange} -o run {SMALL} --steps 2")
+    assert runs.read_settings(here / "run").source == str(here / strange)
+    bptt("train -o run --resume --steps 3")
+    assert "must be UTF-8; got" in bptt(f"train {strange} -o {os.fsdecode(bytes([0xFF]))} {SMALL}", code=2)
+    assert {file.name for file in here.iterdir()} == {"run", strange}
+
+
 def test_same_command_same_weights(here: Path) -> None:
     for name in ("one", "two"):
         bptt(f"train words.txt -o {name} {SMALL} --steps 20")

@@ -4,9 +4,12 @@ import contextlib
 import csv
 import datetime
 import io
+import os
 import random
 import re
+import threading
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -14,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bptt import table, timeline
+from bptt import data, table, timeline
 from bptt.errors import InputError
 
 
@@ -240,6 +243,55 @@ def test_columns_of_parquet_that_are_no_numbers(tmp_path: Path) -> None:
         read.numbers("i")
     with pytest.raises(InputError, match=r"'l' must hold text or numbers; it holds lists"):
         read.texts("l")
+
+
+def test_numbers_whose_squares_are_none(file: Path) -> None:
+    read = table.read(written(file, "x,y\n1,1e100\n-2e100,2\n"))
+    assert read.numbers("y").tolist() == [1e100, 2]
+    with pytest.raises(InputError, match=r"'x' must hold numbers from -1e\+100 to 1e\+100; line 3 of .* has -2e\+100"):
+        read.numbers("x")
+
+
+def test_spans_of_time_name_no_sequence(tmp_path: Path) -> None:
+    pl.DataFrame({"s": [datetime.timedelta(1)]}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="'s' must hold text or numbers; it holds spans of time"):
+        table.read(tmp_path / "t.parquet").texts("s")
+
+
+@pytest.mark.parametrize("unit", ["ms", "us"])
+def test_times_that_no_calendar_has(tmp_path: Path, unit: Literal["ms", "us"]) -> None:
+    far = pl.Series("time", [0, 2**62 if unit == "us" else 10**15], pl.Int64).cast(pl.Datetime(unit))
+    pl.DataFrame([far]).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"must lie in the years 1000 to 9999; row 2 of .* in column 'time'"):
+        timeline.of(table.read(tmp_path / "t.parquet"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a system with pipes that have names")
+def test_devices_are_refused_and_pipes_read_to_their_end(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="/dev/null: it is a device, not a file"):
+        table.read("/dev/null")
+    with pytest.raises(InputError, match="/dev/null: it is a device, not a file"):
+        data.read("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    thread = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("x,y\n1,2\n"))
+    thread.start()
+    assert table.read(tmp_path / "pipe").numbers("y").tolist() == [2]
+    thread.join()
+
+
+def test_what_does_not_fit_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Giant(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise MemoryError
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    monkeypatch.setattr(Path, "open", lambda *_: Giant())
+    with open(__file__) as file:
+        for read in (table.read, data.read):
+            with pytest.raises(InputError, match=r"giant\.csv: it does not fit in memory"):
+                read(tmp_path / "giant.csv")
 
 
 def line(file: Path, times: str, name: str = "date", column: str | None = None) -> timeline.Timeline:

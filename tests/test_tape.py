@@ -616,6 +616,9 @@ def test_foreign_files_and_places_are_refused(tmp_path: Path) -> None:
         Tape.load(tmp_path / ("x" * 300))
     with pytest.raises(InputError, match="null"):
         Tape.load("a\0.tape")
+    tape.save(strange := tmp_path / os.fsdecode(b"\xff.tape"))
+    with pytest.raises(InputError, match="UTF-8"):
+        Tape.load(strange)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="found a pipe or device at"):
         Tape.load(tmp_path / "pipe")

@@ -26,7 +26,8 @@ def backtest(
     figure = _figure(len(names) * 2)
     panels = figure.subplots(len(names) * 2, 1, height_ratios=[3, 2] * len(names), squeeze=False)[:, 0]
     last = result.horizon - 1
-    for place, name in enumerate(names):
+    times = _drawable(times)
+    for place, name in enumerate(map(_literally, names)):
         above, below = panels[2 * place : 2 * place + 2]
         above.plot(times, truth[:, place], color=BLACK, lw=1.2, marker="." if len(times) < 80 else "", label=name)
         at = times[last : last + len(forecasts)]
@@ -35,7 +36,7 @@ def backtest(
         above.plot(at, rule[1][:, last, place], color=BLUE, lw=0.9, ls="--", label=f"{rule[0]}, {ahead}")
         above.set_ylabel(name)
         _dates(above, times)
-        rows = result.rows[name]
+        rows = result.rows[names[place]]
         if result.horizon == 1:
             bars = below.barh([row.name for row in rows], [row.rmse for row in rows], color=[ORANGE, *[GREY] * 3])
             below.bar_label(bars, [f"{row.rmse:.4g}" for row in rows], padding=4)
@@ -73,6 +74,7 @@ def forecast(
     names = list(known)[:MOST_TARGETS]
     figure = _figure(len(names) * 1.4)
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    times, ahead = np.split(_drawable(np.concatenate((times, ahead))), [len(times)])
     for axes, name in zip(panels, names, strict=True):
         said, past = forecasts[name], known[name]
         there = np.flatnonzero(~np.isnan(past))[-1]
@@ -82,12 +84,12 @@ def forecast(
             at, *(np.concatenate((join[1], said[edge])) for edge in ("low", "high")), color=ORANGE, alpha=0.2, lw=0,
             label="80 % of the errors in validation",
         )  # fmt: skip
-        axes.plot(times, past, color=BLACK, lw=1.2, marker="." if len(times) < 80 else "", label=name)
+        axes.plot(times, past, color=BLACK, lw=1.2, marker="." if len(times) < 80 else "", label=_literally(name))
         axes.plot(
             at, np.concatenate((join[1], said["forecast"])), color=ORANGE, lw=1.8, marker="." if len(at) < 60 else "",
             label="forecast",
         )  # fmt: skip
-        axes.set_ylabel(name)
+        axes.set_ylabel(_literally(name))
         _dates(axes, np.concatenate((times, ahead)))
         _clean(axes, "y")
         _legend(axes)
@@ -101,6 +103,22 @@ def _figure(rows: float) -> Any:
     figure = Figure(figsize=(9, 1 + 2.7 * rows), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _drawable(times: np.ndarray) -> np.ndarray:
+    """The times, or the numbers of the steps where a picture would reach beyond the years that matplotlib knows."""
+    if times.dtype.kind != "M":
+        return times
+    seconds = times.astype("datetime64[s]").astype(np.int64)
+    margin = int(np.ptp(seconds)) // 10
+    first, last = (np.datetime64(day, "s").astype(np.int64) for day in ("0001-01-02", "9999-12-30"))
+    inside = first <= seconds.min() - margin and seconds.max() + margin <= last
+    return times if inside else np.arange(1, len(times) + 1)
+
+
+def _literally(text: str) -> str:
+    """Text that matplotlib is not to read as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _dates(axes: Any, times: np.ndarray) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bptt import disk
 from bptt.errors import InputError
 
 ENGLISH = "CPython"
@@ -73,7 +74,7 @@ def read(path: str | Path) -> Text:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = disk.read_whole(path)
     except FileNotFoundError:
         raise InputError(
             f"The text to train on must be a file; there is none at {path}. Check the path, or leave it "

@@ -6,9 +6,11 @@ directory after a crash settles what was left: while the judge still waits besid
 away; once it has moved they follow it.
 """
 
+import errno
 import json
 import os
 import platform
+import stat
 import sys
 import time
 import weakref
@@ -112,6 +114,17 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_whole(path: Path) -> bytes:
+    """All of a file, or of a pipe until its end. Raises OSError, for devices without an end and lack of memory too."""
+    with path.open("rb") as file:
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty():
+            raise OSError(errno.ENODEV, "it is a device, not a file", str(path))
+        try:
+            return file.read()
+        except MemoryError:
+            raise OSError(errno.ENOMEM, "it does not fit in memory", str(path)) from None
 
 
 def sync_directory(directory: Path) -> None:

@@ -150,7 +150,7 @@ class Run:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Adds a line to the log. Raises InputError where the disk refuses it."""
-        line = json.dumps(event, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(event, allow_nan=False).encode() + b"\n"
         if not self.saved or not self._is_there():
             self._waiting += line
             return
@@ -180,7 +180,7 @@ class Run:
         if not self.saved:
             files[LOG] = self._waiting
         facts = self.settings.as_json()
-        settings = json.dumps({**facts, "sha256": _digest({}, facts)}, indent=2, ensure_ascii=False, allow_nan=False)
+        settings = json.dumps({**facts, "sha256": _digest({}, facts)}, indent=2, allow_nan=False)
         files |= {WEIGHTS: self._weights(training), SETTINGS: f"{settings}\n".encode()}
         write_together(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
         if not self.saved:
@@ -558,6 +558,8 @@ def _holds_run(path: Path) -> bool:
 
 def check_place(path: Path, *, overwrite: bool) -> None:
     """Raises InputError unless a new run can have this directory."""
+    if not _is_utf_8(path):
+        raise InputError(f"The name of a run directory must be UTF-8; got {str(path)!r}. Name another with -o.")
     try:
         is_free = next(above for above in (path, *path.absolute().parents) if above.exists()).is_dir()
     except OSError as error:
@@ -569,6 +571,14 @@ def check_place(path: Path, *, overwrite: bool) -> None:
             f"A new training needs a directory without a run; {path} holds one. Go on with it: --resume. "
             "Replace it: --overwrite. Or name another directory with -o."
         )
+
+
+def _is_utf_8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_directory(path: Path) -> None:

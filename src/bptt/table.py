@@ -20,11 +20,13 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from bptt import disk
 from bptt.errors import InputError
 
 MISSING = ("", "na", "n/a", "nan", "null", "none")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MOST_LISTED = 12
+LARGEST = 1e100  # squares of numbers, and sums of them, must be numbers too
 BLOCK = 1 << 16  # rows whose cells are held as Python's strings at a time
 
 
@@ -69,7 +71,7 @@ class Table:
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64 (N,), NaN where a cell is missing.
 
-        Raises InputError for unknown columns and cells that are no finite number, with their place.
+        Raises InputError for unknown columns and cells that are no finite number up to `LARGEST`, with their place.
         """
         cells = self.column(name)
         if cells.dtype == pl.String:
@@ -92,12 +94,19 @@ class Table:
                 f"Column {name!r} must hold finite numbers; {self.place(row)} of {self.source} has {array[row]}. "
                 "Correct the cell, or leave it empty where the value is not known."
             )
+        if (too_large := np.abs(array) > LARGEST).any():
+            row = int(np.flatnonzero(too_large)[0])
+            raise InputError(
+                f"Column {name!r} must hold numbers from {-LARGEST:g} to {LARGEST:g}; {self.place(row)} of "
+                f"{self.source} has {array[row]}. Correct the cell, leave it empty where the value is not known, or "
+                "write the column in a larger unit."
+            )
         return array
 
     def texts(self, name: str) -> list[str | None]:
-        """A column as text, None where a cell is empty. Raises InputError for an unknown column, or one of lists."""
+        """A column as text, None where a cell is empty. Raises InputError for unknown columns, and lists and spans."""
         cells = self.column(name)
-        if cells.dtype.is_nested() or cells.dtype in (pl.Binary, pl.Object):
+        if cells.dtype.is_nested() or cells.dtype in (pl.Binary, pl.Object, pl.Duration):
             raise InputError(
                 f"Column {name!r} must hold text or numbers; it holds {_kind(cells.dtype)} in {self.source}. "
                 "Name another."
@@ -153,7 +162,7 @@ def is_table(path: str | Path) -> bool:
 
 def _bytes(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        raw = disk.read_whole(path)
     except FileNotFoundError:
         raise InputError(f"The table must be a file; there is none at {path}. Check the path.") from None
     except IsADirectoryError:
@@ -318,7 +327,7 @@ def _is_number(cell: str) -> bool:
 
 def _kind(dtype: pl.DataType) -> str:
     if dtype.is_temporal():
-        return "times"
+        return "spans of time" if dtype == pl.Duration else "times"
     return "lists" if dtype.is_nested() else f"{dtype}".lower() + "s"
 
 

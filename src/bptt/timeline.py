@@ -33,6 +33,7 @@ QUARTERS = {"1": "-01-01", "2": "-04-01", "3": "-07-01", "4": "-10-01"}
 SECOND = 1_000_000
 UNITS = {"week": 604_800 * SECOND, "day": 86_400 * SECOND, "hour": 3_600 * SECOND, "minute": 60 * SECOND,
          "second": SECOND, "millisecond": 1_000, "microsecond": 1}  # fmt: skip
+YEARS = 1000, 9999
 TOLERANCE = 0.1  # share of a step by which decimal times may miss the grid
 
 
@@ -253,6 +254,13 @@ def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
     cells = table.column(column)
     if cells.dtype in (pl.Date, pl.Datetime):
         _require_all(table, column, cells)
+        outside = ~cells.dt.year().is_between(*YEARS).fill_null(False)
+        if outside.any():
+            row = int(outside.arg_true()[0])
+            raise InputError(
+                f"Times must lie in the years {YEARS[0]} to {YEARS[1]}; {table.place(row)} of {table.source} lies "
+                f"outside in column {column!r}. Correct it, or name another column with --time."
+            )
         times = cells.to_numpy().astype("datetime64[us]")
         return [(_usual_form(times), times)]
     if cells.dtype == pl.String:
@@ -311,9 +319,9 @@ def _forms() -> Iterator[str]:
 
 
 def _read(cells: pl.Series, form: str) -> pl.Series:
-    """Dates, null where a cell is not written so or the year is before 1000, as 20 is for 2020. Offsets become UTC."""
+    """Dates, null where a cell is not written so or not in `YEARS`, as 20 for 2020 is not. Offsets become UTC."""
     dates = _parsed(cells, form)
-    return dates.set(dates.dt.year() < 1000, None)
+    return dates.set(~dates.dt.year().is_between(*YEARS), None)
 
 
 def _parsed(cells: pl.Series, form: str) -> pl.Series:

@@ -78,9 +78,10 @@ def _is_number(value: Any) -> bool:
 
 
 def require_whole(name: str, value: Any, *, optional: bool = False, least: int = 1) -> None:
-    if not (optional and value is None) and not (_is_whole(value) and least <= value < 2**31):
-        most = " and below 2**31" if _is_whole(value) and value >= least else ""
-        raise InputError(f"{name} must be a whole number of at least {least}{most}; got {value!r}.")
+    most, called = (1_000, "at most 1,000") if name == "layers" else (2**31 - 1, "below 2**31")
+    if not (optional and value is None) and not (_is_whole(value) and least <= value <= most):
+        called = f" and {called}" if _is_whole(value) and value >= least else ""
+        raise InputError(f"{name} must be a whole number of at least {least}{called}; got {value!r}.")
 
 
 def require_positive(name: str, value: Any, *, optional: bool = False) -> None:

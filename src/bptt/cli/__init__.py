@@ -4,8 +4,6 @@ Exit codes: 0 done, or stopped by SIGTERM with everything saved; 1 the training 
 stdout refused what was printed; 2 something that was given cannot be used; 130 stopped by Ctrl-C with everything saved.
 """
 
-import sys
-
 import typer
 
 from bptt.cli import labelled, series, text, trace, train
@@ -28,8 +26,4 @@ app.command(short_help="Show forward and backward propagation, every number.")(t
 
 
 def main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
     app(prog_name=as_called())

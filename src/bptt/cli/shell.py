@@ -28,6 +28,10 @@ class Commands(TyperGroup):
     """
 
     def main(self, *args: Any, **settings: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            reconfigure = getattr(stream, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(errors="backslashreplace")
         if sys.stdout is None:
             return super().main(*args, **settings)
         before, code = sys.stdout, None
