@@ -315,8 +315,8 @@ def test_functions_as_phi_export_at_any_batch() -> None:
 
 
 def test_memory_is_not_bounded_for_cells_with_options() -> None:
-    with pytest.raises(bptt.InputError, match=r"take no checkpoint.* Set checkpoint=None"):
-        bptt.nn.RNN(3, 4, leak=0.5, checkpoint="auto")(torch.zeros(5, 2, 3))
+    with pytest.raises(bptt.InputError, match=r"in blocks; got checkpoint='auto'. Set checkpoint=None"):
+        bptt.nn.RNN(3, 4, leak=0.5, checkpoint="auto")
 
 
 def test_a_tape_refuses_cells_with_options() -> None:
@@ -330,6 +330,8 @@ def test_a_tape_refuses_cells_with_options() -> None:
     [
         ({"leak": 0}, bptt.InputError, r"leak must lie in \(0, 1\].* got 0.* leak=1/n"),
         ({"leak": 1.5}, bptt.InputError, "got 1.5"),
+        ({"leak": "0.5"}, bptt.InputError, "leak must lie in .* got '0.5'"),
+        ({"recurrent_dropout": None}, bptt.InputError, "recurrent_dropout must lie in .* got None"),
         ({"recurrent_dropout": 1.0}, bptt.InputError, r"recurrent_dropout must lie in \[0, 1\).* got 1.0"),
         ({"norm": "batch"}, bptt.InputError, "norm must be None or 'layer'.* got 'batch'"),
         ({"nonlinearity": "gelu"}, ValueError, "tanh, relu, sigmoid, identity; got 'gelu'"),

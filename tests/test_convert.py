@@ -1,8 +1,8 @@
 """Converted models compute what they computed, with the same objects."""
 
 import copy
+from typing import Any
 
-import pytest
 import torch
 from cases import tolerance
 from torch.nn.utils import parametrize
@@ -64,11 +64,41 @@ def test_a_module_by_itself_and_its_relatives() -> None:
     assert type(bptt.convert(Special(2, 3))) is Special
 
 
-def test_parametrized_modules_are_refused_and_converted_ones_may_be_parametrized() -> None:
-    rnn = torch.nn.RNN(2, 3)
-    torch.nn.utils.parametrizations.orthogonal(rnn, "weight_hh_l0")
-    with pytest.raises(ValueError, match=r"got inner\. Call bptt\.convert first"):
-        bptt.convert(torch.nn.ModuleDict({"inner": rnn}))
+def test_modules_compute_by_their_mode_whatever_else_they_say() -> None:
+    """As old files have them, which lack the name."""
+    x = torch.randn(5, 2, 2)
+    for mode in ("RNN_TANH", "RNN_RELU"):
+        rnn = torch.nn.RNN(2, 3)
+        rnn.mode = mode
+        expected = rnn(x)
+        torch.testing.assert_close(bptt.convert(copy.deepcopy(rnn))(x), expected)
+        del rnn.nonlinearity
+        torch.testing.assert_close(bptt.convert(rnn)(x), expected)
+
+
+def test_parametrized_modules_stay_parametrized() -> None:
+    theirs = torch.nn.RNN(2, 3, dtype=F64)
+    torch.nn.utils.parametrizations.weight_norm(theirs, "weight_hh_l0")
+    x = torch.randn(4, 2, 2, dtype=F64)
+    expected, parameters = theirs(x), dict(theirs.named_parameters())
+    model = bptt.convert(torch.nn.ModuleDict({"inner": theirs}))
+    ours: Any = model["inner"]
+    assert isinstance(ours, bptt.nn.RNN)
+    assert parametrize.is_parametrized(ours, "weight_hh_l0")
+    torch.testing.assert_close(ours(x), expected, **tolerance(F64))
+    ours(x)[0].sum().backward()
+    scale = "parametrizations.weight_hh_l0.original0"
+    assert parameters[scale] is dict(ours.named_parameters())[scale]
+    assert parameters[scale].grad is not None
+    before = torch.nn.RNN(2, 3, dtype=F64)
+    torch.nn.utils.parametrizations.weight_norm(before, "weight_hh_l0")
+    assert not isinstance(before, bptt.nn.RNN)
+    parametrize.remove_parametrizations(ours, "weight_hh_l0")
+    assert type(ours) is bptt.nn.RNN
+    torch.testing.assert_close(ours(x), expected, **tolerance(F64))
+
+
+def test_converted_modules_may_be_parametrized() -> None:
     torch.manual_seed(1)
     ours = bptt.convert(torch.nn.RNN(2, 3, dtype=F64))
     torch.nn.utils.parametrizations.orthogonal(ours, "weight_hh_l0")

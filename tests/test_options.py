@@ -2,18 +2,21 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from cases import ACTIVATIONS, tolerance
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
 from bptt.nn import initial
 
 F64 = torch.float64
+NOT_A_SIZE: Any = "20"
 HALF = [torch.bfloat16, torch.float16]
 
 
@@ -210,6 +213,8 @@ def test_modules_with_options_are_copied_saved_and_described(hidden_size: Any) -
         (lambda: bptt.nn.RNN(3, 4, init="spectral:-1"), bptt.InputError, "a number above 0.* got 'spectral:-1'"),
         (lambda: bptt.nn.RNN(3, []), ValueError, r"hidden_size must be .* got hidden_size=\[\]"),
         (lambda: bptt.nn.RNN(3, [4, 0]), ValueError, r"got hidden_size=\[4, 0\]"),
+        (lambda: bptt.nn.RNN(3, [True, 4]), ValueError, r"got hidden_size=\[True, 4\]"),
+        (lambda: bptt.nn.RNN(3, NOT_A_SIZE), TypeError, "hidden_size should be of type int, got: str"),
         (lambda: bptt.nn.RNN(3, [4, 5], 3), ValueError, "with num_layers=3. Leave num_layers out"),
         (
             lambda: bptt.nn.RNN(3, [4, 5])(torch.zeros(2, 2, 3), torch.zeros(2, 2, 4)),
@@ -231,3 +236,128 @@ def test_mistakes_are_explained(call: Callable[[], Any], error: type[Exception],
 def test_the_draw_does_not_need_a_real_device() -> None:
     assert bptt.nn.RNN(3, 4, init="orthogonal", device="meta").get_parameter("weight_hh_l0").is_meta
     initial.draw(torch.empty(0, 0), "spectral:1")
+
+
+def test_a_state_of_half_precision_goes_with_numbers_of_single() -> None:
+    """As it comes out of torch.autocast and goes on outside of it."""
+    rnn, cell, x = bptt.nn.RNN(3, 4), bptt.nn.RNNCell(3, 4), torch.randn(5, 2, 3)
+    h = torch.randn(1, 2, 4).to(torch.bfloat16)
+    torch.testing.assert_close(rnn(x, h), rnn(x, h.float()), rtol=0, atol=0)
+    torch.testing.assert_close(cell(x[0], h[0]), cell(x[0], h[0].float()), rtol=0, atol=0)
+    stream = bptt.nn.Stream(rnn)
+    with torch.autocast("cpu", torch.bfloat16):
+        stream(x)
+    carried = stream.state.float()
+    assert torch.equal(stream(x)[0], rnn(x, carried)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("leak", 0.5), ("residual", True), ("recurrent_dropout", 0.5), ("nonlinearity", "relu")]
+)
+@pytest.mark.parametrize("made", [{}, {"leak": 0.7}])
+def test_what_is_changed_after_construction_counts(name: str, value: Any, made: dict[str, Any]) -> None:
+    rnn = bptt.nn.RNN(3, 4, **made)
+    x = torch.randn(5, 2, 3)
+    setattr(rnn, name, value)
+    expected = bptt.nn.RNN(3, 4, **(made | {name: value}))
+    expected.load_state_dict(rnn.state_dict())
+    assert repr(rnn) == repr(expected)
+    outputs = []
+    for module in (rnn, expected):
+        torch.manual_seed(3)
+        outputs.append(module(x))
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
+    rnn.leak = 7
+    with pytest.raises(bptt.InputError, match=r"leak must lie in .* got 7"):
+        rnn(x)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[None]:
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        ({}, {"lengths": [5, 2]}),
+        ({"batch_first": True}, {"reset": [[True, False]] * 5, "lengths": [1, 2, 0, 1, 2]}),
+        ({"leak": 0.5, "bidirectional": True, "recurrent_dropout": 0.5}, None),
+        ({"bidirectional": True}, None),
+        ({"init": "spectral:1"}, {}),
+        ({"init": "orthogonal"}, {}),
+        ({"num_layers": 2, "dropout": 0.5, "checkpoint": 2}, {}),
+    ],
+)
+@pytest.mark.usefixtures("elsewhere")
+def test_the_default_device_is_not_that_of_the_module(options: dict[str, Any], call: dict[str, Any] | None) -> None:
+    rnn, x = bptt.nn.RNN(3, 4, device="cpu", **options), torch.randn(5, 2, 3, device="cpu")
+    if call is None:
+        output = rnn(pack_padded_sequence(x, torch.tensor([5, 2], device="cpu")))[0].data
+    else:
+        output = rnn(x, **call)[0]
+    output.sum().backward()
+    assert output.device.type == rnn.get_parameter("weight_hh_l0").device.type == "cpu"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_stream_on_another_than_the_default_device() -> None:
+    stream = bptt.nn.Stream(bptt.nn.RNN(3, 4, device="cpu"))
+    x = torch.randn(5, 2, 3, device="cpu")
+    stream(x)
+    stream.reset([1])
+    assert stream(x)[0].device.type == "cpu"
+
+
+@pytest.mark.parametrize("hidden_size", [4, [4, 2]])
+def test_lengths_and_resets_of_tensors_without_data(hidden_size: Any) -> None:
+    rnn = bptt.nn.RNN(3, hidden_size, 2, bidirectional=True, device="meta")
+    output, _ = rnn(torch.empty(5, 2, 3, device="meta"), lengths=[3, 0], reset=[[True, False]] * 5)
+    assert output.shape == (5, 2, 8 if hidden_size == 4 else 4)
+
+
+def test_modules_of_known_functions_run_compiled_and_those_with_parameters_keep_them() -> None:
+    for module, name in ((torch.nn.Tanh(), "tanh"), (torch.nn.ReLU(), "relu"), (torch.nn.Sigmoid(), "sigmoid")):
+        assert bptt.nn.RNN(3, 4, nonlinearity=module).nonlinearity == name
+    assert bptt.nn.RNN(3, 4, nonlinearity=torch.nn.Identity()).nonlinearity == "identity"
+    with pytest.warns(bptt.SlowEngineWarning):
+        rnn = bptt.nn.RNN(3, 4, nonlinearity=torch.nn.PReLU())
+    rnn.reset_parameters()
+    assert rnn.nonlinearity.weight.item() == 0.25
+    assert "nonlinearity.weight" in rnn.state_dict()
+
+
+def test_a_function_need_not_be_hashable() -> None:
+    @dataclass
+    class Scaled:
+        factor: float
+
+        def __call__(self, a: Tensor) -> Tensor:
+            return self.factor * a
+
+    with pytest.warns(bptt.SlowEngineWarning):
+        rnn = bptt.nn.RNN(3, 4, nonlinearity=Scaled(1.0))
+    same = bptt.nn.RNN(3, 4, nonlinearity="identity")
+    same.load_state_dict(rnn.state_dict())
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(rnn(x), same(x))
+
+
+def test_a_cell_of_no_inputs_is_that_of_torch() -> None:
+    theirs = torch.nn.RNNCell(0, 4)
+    ours, x, h = bptt.convert(copy.deepcopy(theirs)), torch.zeros(2, 0), torch.randn(2, 4)
+    for cell in (ours, theirs):
+        cell(x, h).square().sum().backward()
+    torch.testing.assert_close(ours(x, h), theirs(x, h))
+    torch.testing.assert_close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])
+
+
+def test_a_checkpoint_is_left_out_with_all_layers_also_by_cells_with_options() -> None:
+    rnn, x = bptt.nn.RNN(3, 4, leak=0.5), torch.randn(5, 2, 3)
+    expected = rnn(x)
+    rnn.checkpoint = "auto"
+    torch.testing.assert_close(rnn(x, return_all_layers=True)[:2], expected, rtol=0, atol=0)
+    with pytest.raises(bptt.InputError, match=r"in blocks; got RNN\(3, 4, leak=0.5, checkpoint='auto'\)"):
+        rnn(x)

@@ -245,6 +245,19 @@ def test_padding_and_resets_cost_what_real_steps_cost() -> None:
     [
         (lambda m, x: m(x, lengths=[1, 2]), r"one integer for each of the 3 rows .* got torch.int64 of shape \(2,\)"),
         (lambda m, x: m(x, lengths=torch.ones(3)), r"one integer for each of the 3 rows .* got torch.float32"),
+        (lambda m, x: m(x[:, 0], lengths=[3, 2]), r"unbatched input must be one integer.* of shape \(2,\)"),
+        (
+            lambda m, x: torch.vmap(lambda x, n: m(x, lengths=n)[0])(x[None], torch.ones(1, 3, dtype=torch.int64)),
+            "under torch.vmap lengths= must be the same for all samples",
+        ),
+        (
+            lambda m, x: torch.vmap(lambda x, r: m(x, reset=r)[0])(x[None], torch.ones(1, 4, 3).bool()),
+            "under torch.vmap reset= must be the same for all samples",
+        ),
+        (
+            lambda m, x: m(torch.nested.as_nested_tensor([x[:I, 0], x[:, 0]], layout=torch.jagged).transpose(1, 2)),
+            "must have its ragged axis, that of time, after the batch",
+        ),
         (lambda m, x: m(x, lengths=[1, 2, 5]), r"lengths must lie in \[0, 4\], .* got 1 to 5"),
         (lambda m, x: m(x, lengths=[1, -2, 4]), r"lengths must lie in \[0, 4\], .* got -2 to 4"),
         (lambda m, x: m(x, reset=torch.zeros(3, 4).bool()), r"shape \(4, 3\), \(time, batch\) .* shape \(3, 4\)"),
@@ -268,3 +281,12 @@ def test_a_tape_wants_packed_rows_instead() -> None:
     rnn, x = bptt.nn.RNN(I, H), torch.randn(4, 3, I)
     with bptt.recording(), pytest.raises(bptt.InputError, match="pack_padded_sequence"):
         rnn(x, lengths=[1, 2, 3])
+
+
+def test_lists_are_lengths_and_resets_and_an_empty_one_is_a_batch_of_none() -> None:
+    rnn, x = bptt.nn.RNN(I, H), torch.randn(4, 3, I)
+    mask = torch.rand(4, 3) < 0.5
+    torch.testing.assert_close(rnn(x, reset=mask.tolist()), rnn(x, reset=mask), rtol=0, atol=0)
+    torch.testing.assert_close(rnn(x[:, 0], reset=mask[:, 0].tolist()), rnn(x[:, 0], reset=mask[:, 0]), rtol=0, atol=0)
+    torch.testing.assert_close(rnn(x[:, 0], lengths=3), rnn(x[:, 0], lengths=[3]), rtol=0, atol=0)
+    assert rnn(x[:, :0], lengths=[])[0].shape == (4, 0, H)

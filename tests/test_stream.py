@@ -122,5 +122,41 @@ def test_mistakes_are_explained() -> None:
     stream(torch.zeros(2, B, 4))
     with pytest.raises(IndexError, match=r"rows must lie in \[0, 3\).* got \[3\]"):
         stream.reset([3])
+    unbatched = bptt.nn.Stream(bptt.nn.RNN(4, 5, 2))
+    unbatched(torch.zeros(6, 4))
+    with pytest.raises(bptt.InputError, match=r"unbatched windows are one row; got .* \(2, 5\). .* with reset\(\)"):
+        unbatched.reset([1])
+    with pytest.raises(bptt.InputError, match=r"\(output, state\).* got one Tensor from RNNCell"):
+        bptt.nn.Stream(bptt.nn.RNNCell(4, 5))(torch.zeros(2, 4))
     with pytest.raises(IndexError, match=r"booleans for the 3 rows .* got \(2,\)"):
         stream.reset(torch.tensor([True, False]))
+
+
+class Model(torch.nn.Module):
+    """Whose recurrent part has learnt how rows begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = bptt.nn.RNN(4, 5, learn_h0=True, dtype=F64)
+        torch.nn.init.normal_(self.encoder.get_parameter("h0_l0"))
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.encoder(x, state)
+
+
+class Telling(Model):
+    def fresh_state(self, B: int) -> Any:
+        return self.encoder.fresh_state(B)
+
+
+def test_rows_of_a_model_begin_with_what_a_part_of_it_has_learnt() -> None:
+    _, parts = windows()
+    model = Telling()
+    stream = bptt.nn.Stream(model)
+    stream(parts[0])
+    stream.reset([1])
+    torch.testing.assert_close(stream(parts[1])[0][:, 1], model(parts[1])[0][:, 1], rtol=1e-12, atol=1e-12)
+    stream = bptt.nn.Stream(Model())
+    stream(parts[0])
+    with pytest.raises(bptt.InputError, match=r"Model has in its part 'encoder'. Give it a method fresh_state\(B\)"):
+        stream.reset([1])

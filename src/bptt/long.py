@@ -144,7 +144,7 @@ class _How(NamedTuple):
     ) -> "_How":
         engine = choose(x.device.type, layers[0][1].dtype).engine
         dropout = dropout if len(layers) > 1 else 0.0
-        seed = int(torch.randint(2**62, ())) if dropout else 0
+        seed = int(torch.randint(2**62, (), device="cpu")) if dropout else 0
         return cls(engine, activation, batch_sizes, reverse, dropout, seed)
 
     def plan(self, x: Tensor, layers: Sequence[Layer], checkpoint: Checkpoint, outputs: int) -> Plan:

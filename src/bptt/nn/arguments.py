@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 
-from bptt.nn.precision import goes_with
+from bptt.errors import InputError
+from bptt.nn.precision import goes_with, widened
 
 TOKENS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
@@ -77,7 +79,7 @@ def checked_kind(x: Tensor, weight: Tensor) -> Tensor:
 
 def checked_state(hx: Tensor, expected: tuple[int, ...], weight: Tensor) -> Tensor:
     """hx (layers, batch, hidden_size) as expected."""
-    check_kind_of_state(hx, weight)
+    hx = checked_kind_of_state(hx, weight)
     if tuple(hx.shape) != expected:
         raise RuntimeError(
             f"Expected hidden size {expected}, got {list(hx.shape)}. "
@@ -86,14 +88,18 @@ def checked_state(hx: Tensor, expected: tuple[int, ...], weight: Tensor) -> Tens
     return hx
 
 
-def check_kind_of_state(hx: Tensor, weight: Tensor) -> None:
+def checked_kind_of_state(hx: Tensor, weight: Tensor) -> Tensor:
+    """hx on the weights' device, in the dtype that they are computed in where its own is another that goes with it."""
     if not (hx.is_cpu and weight.is_cpu) and hx.device != weight.device:
         raise RuntimeError(
             f"Input and hidden tensors are not at the same device, found input tensor at {weight.device} and hidden "
             f"tensor at {hx.device}. Move one of them with .to()"
         )
-    if hx.dtype != weight.dtype and not goes_with(hx.dtype, weight):
+    if hx.dtype == weight.dtype:
+        return hx
+    if not goes_with(hx.dtype, weight):
         raise ValueError(f"Hidden state dtype ({hx.dtype}) does not match weight dtype ({weight.dtype})")
+    return widened(hx, weight)
 
 
 def check_states_of_layers(hx: Any, num_layers: int) -> None:
@@ -108,7 +114,8 @@ def check_states_of_layers(hx: Any, num_layers: int) -> None:
 def checked_sizes(hidden_size: Sequence[int], num_layers: int) -> tuple[int, ...]:
     """One size for each layer."""
     sizes = tuple(hidden_size)
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes) or num_layers not in (1, len(sizes)):
+    are_sizes = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
+    if not sizes or not are_sizes or num_layers not in (1, len(sizes)):
         raise ValueError(
             "hidden_size must be one integer above zero, or a list of them with one for each of num_layers layers; "
             f"got hidden_size={hidden_size!r} with num_layers={num_layers}. Leave num_layers out beside a list."
@@ -116,10 +123,17 @@ def checked_sizes(hidden_size: Sequence[int], num_layers: int) -> tuple[int, ...
     return sizes
 
 
-def checked_lengths(lengths: Tensor | Sequence[int], B: int, T: int) -> Tensor:
-    """(B,) integers in [0, T]."""
-    lengths = torch.as_tensor(lengths)
+def checked_lengths(lengths: Tensor | Sequence[int], B: int, T: int, *, unbatched: bool = False) -> Tensor:
+    """(B,) integers in [0, T]; of unbatched input, whose B is 1, also a single one."""
+    lengths = _numbers(lengths, "lengths")
+    if not len(lengths.shape) and unbatched:
+        lengths = lengths.reshape(1)
     if lengths.dtype not in TOKENS or tuple(lengths.shape) != (B,):
+        if unbatched:
+            raise ValueError(
+                f"lengths of unbatched input must be one integer, its real steps; got {lengths.dtype} of shape "
+                f"{tuple(lengths.shape)}. Where the input has several rows, it lacks the axis of the batch."
+            )
         raise ValueError(
             f"lengths must hold one integer for each of the {B} rows of the batch; got {lengths.dtype} of shape "
             f"{tuple(lengths.shape)}. Give the number of real steps of each row, e.g. mask.sum over the axis of time."
@@ -131,8 +145,13 @@ def checked_lengths(lengths: Tensor | Sequence[int], B: int, T: int) -> Tensor:
     return lengths
 
 
-def checked_reset(reset: Tensor, B: int, T: int, *, batch_first: bool) -> Tensor:
+def checked_reset(
+    reset: Tensor | Sequence[Any], B: int, T: int, *, batch_first: bool, unbatched: bool = False
+) -> Tensor:
     """(B, T) booleans, from a mask laid out as the input is."""
+    reset = _numbers(reset, "reset", torch.bool)
+    if unbatched and reset.dim() == 1:
+        reset = reset.unsqueeze(0 if batch_first else 1)
     expected = (B, T) if batch_first else (T, B)
     if reset.dtype != torch.bool or tuple(reset.shape) != expected:
         axes = "(batch, time)" if batch_first else "(time, batch)"
@@ -141,3 +160,16 @@ def checked_reset(reset: Tensor, B: int, T: int, *, batch_first: bool) -> Tensor
             f"{tuple(reset.shape)}. reset[t, b] says that row b begins anew before step t."
         )
     return reset if batch_first else reset.mT
+
+
+def _numbers(given: Any, name: str, of_nothing: torch.dtype = torch.int64) -> Tensor:
+    """What is given as a tensor; an empty list has the dtype `of_nothing`, which it cannot say itself."""
+    if isinstance(given, Tensor):
+        if is_batchedtensor(given):
+            raise InputError(
+                f"under torch.vmap {name}= must be the same for all samples, since it decides which steps there are; "
+                "got one that is mapped over. Hand it in unmapped, or make the samples rows of one batch."
+            )
+        return given
+    found = torch.as_tensor(given, device="cpu")
+    return found if found.numel() else found.to(of_nothing)

@@ -1,12 +1,18 @@
 """The face of torch.nn.RNNCell on the sweeps of this package: torch's own module with another forward."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.fx import Proxy
+from torch.nn import functional as F
 
 from bptt import ops
 from bptt.activations import activation
-from bptt.nn.arguments import TOKENS, check_axes, check_kind_of_state, checked_kind
-from bptt.nn.precision import returned_dtype, widened
+from bptt.long import Layer
+from bptt.nn import tracers
+from bptt.nn.arguments import TOKENS, check_axes, checked_kind, checked_kind_of_state
+from bptt.nn.precision import computed_wide, returned_dtype
 
 
 class RNNCell(torch.nn.RNNCell):
@@ -29,6 +35,8 @@ class RNNCell(torch.nn.RNNCell):
         super().__init__(input_size, hidden_size, bias, nonlinearity, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if isinstance(input, Proxy):
+            return tracers.node(self, input, hx)
         axes = 1 if input.dtype in TOKENS else 2
         check_axes(input, axes, of="RNNCell")
         if hx is not None and hx.dim() not in (1, 2):
@@ -52,18 +60,26 @@ class RNNCell(torch.nn.RNNCell):
                     f"Input batch size {len(x)} doesn't match hidden0 batch size {len(hx)}: they are "
                     f"{tuple(input.shape)} and {tuple(hx.shape)}"
                 )
-            check_kind_of_state(hx, self.weight_hh)
-            h0 = hx.unsqueeze(0)
-        x = checked_kind(x, self.weight_hh)
+            h0 = checked_kind_of_state(hx, self.weight_hh).unsqueeze(0)
+        x = checked_kind(x, self.weight_hh).unsqueeze(0)
         ops.begin(self)
         weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        if self.input_size == 0:  # as one number that weighs nothing
+            x, weight_ih = F.pad(x, (0, 1)), F.pad(weight_ih, (0, 1))
         returned = returned_dtype(x, weight_hh)
         if returned is None:
-            _, h = ops.layer(x.unsqueeze(0), h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity)
+            _, h = ops.layer(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity)
         else:
-            with torch.autocast(x.device.type, enabled=False):
-                weights = widened(weight_ih, weight_hh), widened(weight_hh, weight_hh)
-                biases = widened(bias_ih, weight_hh), widened(bias_hh, weight_hh)
-                x, h0 = widened(x.unsqueeze(0), weight_hh), widened(h0, weight_hh)
-                h = ops.layer(x, h0, *weights, *biases, self.nonlinearity)[1].to(returned)
+            _, (h,) = computed_wide(self._step, x, [h0], [(weight_ih, weight_hh, bias_ih, bias_hh)], returned)
         return h[0, 0] if unbatched else h[0]
+
+    def _slow_forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """What torch calls in the place of `forward` while torch.jit.trace looks on."""
+        tracers.check_torch_computes_the_same(self, input, tracers.JIT)
+        return super().forward(input, hx)
+
+    def _step(
+        self, x: Tensor, states: Sequence[Tensor | None], weights: list[Layer]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        output, h = ops.layer(x, states[0], *weights[0], self.nonlinearity)
+        return [output], [h]

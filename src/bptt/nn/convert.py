@@ -10,17 +10,17 @@ from bptt.nn.rnn import RNN
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 OURS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {torch.nn.RNN: RNN, torch.nn.RNNCell: RNNCell}
+NONLINEARITIES = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
 def convert(model: Model) -> Model:
     """Makes every torch.nn.RNN and torch.nn.RNNCell in a model, itself included, one of this package.
 
     The modules stay the same objects with the same parameters, buffers and hooks, so optimisers and whoever else holds
-    them need not know; only how they compute changes. Other modules, subclasses of torch.nn.RNN among them, are left
-    alone. Returns the model.
+    them need not know; only how they compute changes. Parametrized ones (torch.nn.utils.parametrize) stay parametrized.
+    Other modules, subclasses of torch.nn.RNN among them, are left alone. Returns the model.
 
-    Raises TypeError for anything but a module, and ValueError for a module that is parametrized already
-    (torch.nn.utils.parametrize): convert it before.
+    Raises TypeError for anything but a module.
 
     >>> model = convert(torch.nn.ModuleDict({"encoder": torch.nn.RNN(3, 5)}))
     >>> type(model["encoder"]).__module__
@@ -28,14 +28,18 @@ def convert(model: Model) -> Model:
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"a model to convert must be a torch.nn.Module; got {type(model).__name__}")
-    modules = list(model.named_modules())
-    for name, module in modules:
-        if parametrize.is_parametrized(module) and type(module).__bases__[0] in OURS:
-            raise ValueError(
-                f"a parametrized module has a class of its own and cannot be converted; got {name or 'the model'}. "
-                "Call bptt.convert first and parametrize then."
-            )
-    for _, module in modules:
-        if type(module) in OURS:
-            object.__setattr__(module, "__class__", OURS[type(module)])
+    for module in model.modules():
+        theirs = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+        if theirs not in OURS:
+            continue
+        if theirs is torch.nn.RNN:
+            module.__dict__["nonlinearity"] = NONLINEARITIES[str(module.mode)]  # torch computes by the mode
+        ours = OURS[theirs] if theirs is type(module) else _parametrized(type(module), OURS[theirs])
+        object.__setattr__(module, "__class__", ours)
     return model
+
+
+def _parametrized(theirs: type, ours: type) -> type:
+    """The class that torch.nn.utils.parametrize made for a module, with ours below it."""
+    own = {name: value for name, value in vars(theirs).items() if name not in ("__dict__", "__weakref__")}
+    return type(theirs.__name__, (ours,), own)

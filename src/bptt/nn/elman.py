@@ -105,7 +105,7 @@ def _as_long_takes_it(rnn: RNN, x: Tensor, hx: Tensor | None) -> tuple[Tensor, T
             f"x must be tokens (T, B) or numbers (T, B, input_size), time first; got {tuple(x.shape)} of {x.dtype}."
         )
     alike = not rnn.bidirectional and isinstance(rnn.hidden_size, int)
-    if not alike or rnn._cell is not None or returned_dtype(x, like) is not None:
+    if not alike or rnn._cell() is not None or returned_dtype(x, like) is not None:
         raise InputError(
             "going block by block from input to loss needs plain layers of one size that go forward in time, in "
             f"float32 or float64 without autocast; got {rnn} and {x.dtype}. Use RNN with checkpoint= instead."

@@ -33,7 +33,7 @@ def draw(weight_hh: Tensor, init: str) -> None:
     H = len(weight_hh)
     if weight_hh.is_meta or H == 0:
         return
-    W_hh = torch.eye(H, dtype=torch.float64)
+    W_hh = torch.eye(H, dtype=torch.float64, device="cpu")
     if init == "orthogonal":
         torch.nn.init.orthogonal_(W_hh)
     elif init != "identity":

@@ -1,7 +1,8 @@
 """What a cell is told beyond torch: φ, leak, residual connection, layer norm, recurrent dropout; and their rules."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -17,15 +18,23 @@ KNOWN_FUNCTIONS: dict[Any, str] = {
     for name in ("tanh", "relu", "sigmoid")
     for function in (getattr(torch, name), getattr(torch.nn.functional, name), getattr(Tensor, name))
 }
+KNOWN_MODULES: dict[type, str] = {
+    torch.nn.Tanh: "tanh",
+    torch.nn.ReLU: "relu",
+    torch.nn.Sigmoid: "sigmoid",
+    torch.nn.Identity: "identity",
+}
 
 
 def named(nonlinearity: Nonlinearity) -> Nonlinearity:
-    """The name of a function that has one; other functions as they are, said to be slow. ValueError for other names."""
+    """The name of a function or module that has one; others as they are, with a warning. ValueError for other names."""
     if not callable(nonlinearity):
         activation(nonlinearity)
         return nonlinearity
-    if nonlinearity in KNOWN_FUNCTIONS:
+    if isinstance(nonlinearity, Hashable) and nonlinearity in KNOWN_FUNCTIONS:
         return KNOWN_FUNCTIONS[nonlinearity]
+    if type(nonlinearity) in KNOWN_MODULES:
+        return KNOWN_MODULES[type(nonlinearity)]
     warnings.warn(
         f"nonlinearity={nonlinearity!r} is not among those that the compiled sweeps know ({', '.join(ACTIVATIONS)}, by "
         "name): this module runs on the slow reference engine.",
@@ -39,12 +48,12 @@ def cell(
     nonlinearity: Nonlinearity, leak: float, residual: bool, norm: str | None, recurrent_dropout: float
 ) -> Cell | None:
     """The cell that these make; None for the plain one. InputError for what lies outside the rules."""
-    if not 0 < leak <= 1:
+    if not isinstance(leak, Real) or not 0 < leak <= 1:
         raise InputError(
             f"leak must lie in (0, 1], the share of the new state at each step, 1 being no leak; got {leak!r}. A time "
             "constant of n steps is leak=1/n."
         )
-    if not 0 <= recurrent_dropout < 1:
+    if not isinstance(recurrent_dropout, Real) or not 0 <= recurrent_dropout < 1:
         raise InputError(
             f"recurrent_dropout must lie in [0, 1), the probability of an entry being zeroed; got {recurrent_dropout!r}"
         )

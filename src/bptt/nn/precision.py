@@ -3,10 +3,13 @@
 Nothing is rounded before the end, where torch rounds the states at every step.
 """
 
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from bptt.long import Layer
 
 HALF = frozenset({torch.bfloat16, torch.float16})
 
@@ -37,3 +40,19 @@ def widened(tensor: Given, weight: Tensor) -> Given:
     if tensor is None or not tensor.is_floating_point():
         return tensor
     return tensor.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+
+
+def computed_wide(
+    compute: Callable[[Tensor, Sequence[Tensor | None], list[Layer]], tuple[list[Tensor], list[Tensor]]],
+    x: Tensor,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Layer],
+    returned: torch.dtype,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What compute makes of these, all widened and without autocast; its tensors in the dtype that is returned."""
+    like = weights[0][1]
+    with torch.autocast(x.device.type, enabled=False):
+        states = [widened(h, like) for h in states]
+        wide = [(widened(w, like), widened(v, like), widened(b, like), widened(c, like)) for w, v, b, c in weights]
+        layers, last = compute(widened(x, like), states, wide)
+    return [layer.to(returned) for layer in layers], [h.to(returned) for h in last]

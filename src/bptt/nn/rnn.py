@@ -9,12 +9,14 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
+from torch.nn import Parameter
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt import blocks, cells, long, ops
 from bptt.errors import InputError
-from bptt.nn import initial, options
+from bptt.nn import initial, options, tracers
 from bptt.nn.arguments import (
     TOKENS,
     batched_state,
@@ -28,7 +30,7 @@ from bptt.nn.arguments import (
     checked_state,
 )
 from bptt.nn.options import Nonlinearity
-from bptt.nn.precision import returned_dtype, widened
+from bptt.nn.precision import computed_wide, returned_dtype, widened
 from bptt.nn.segments import Segments, segments
 from bptt.sweeps import packing
 from bptt.sweeps.cells import Cell
@@ -102,7 +104,6 @@ class RNN(torch.nn.RNN):
     norm: str | None = None
     recurrent_dropout: float = 0.0
     nonlinearity: Any
-    _cell: Cell | None = None
     checkpoint: blocks.Checkpoint = None
 
     def __init__(
@@ -131,7 +132,11 @@ class RNN(torch.nn.RNN):
         cell = options.cell(nonlinearity, leak, residual, norm, recurrent_dropout)
         initial.check(init)
         blocks.check(checkpoint)
-        sizes = checked_sizes(hidden_size, num_layers) if isinstance(hidden_size, Sequence) else None
+        if cell is not None and checkpoint is not None:
+            raise _no_checkpoint(f"checkpoint={checkpoint!r}")
+        sizes = None
+        if isinstance(hidden_size, Sequence) and not isinstance(hidden_size, str):  # which is torch's to refuse
+            sizes = checked_sizes(hidden_size, num_layers)
         known_to_torch = nonlinearity if nonlinearity in ("tanh", "relu") else "tanh"
         super().__init__(
             input_size, hidden_size if sizes is None else sizes[0], num_layers if sizes is None else len(sizes),
@@ -147,12 +152,11 @@ class RNN(torch.nn.RNN):
         if learn_h0:
             self.learn_h0 = True
         if cell is not None:
-            self._cell, self.leak, self.residual, self.norm = cell, leak, residual, norm
-            self.recurrent_dropout = recurrent_dropout
+            self.leak, self.residual, self.norm, self.recurrent_dropout = leak, residual, norm, recurrent_dropout
         for names in self._all_weights:
             weight_hh = getattr(self, names[1])
             for name in self._names_beyond_torch(names):
-                self.register_parameter(name, torch.nn.Parameter(weight_hh.new_empty(len(weight_hh))))
+                self.register_parameter(name, Parameter(weight_hh.new_empty(len(weight_hh))))
         self._reset_beyond_torch()
 
     def _names_beyond_torch(self, names: list[str]) -> list[str]:
@@ -170,14 +174,17 @@ class RNN(torch.nn.RNN):
             layer = k // directions
             H, I = sizes[layer], directions * sizes[layer - 1] if layer else self.input_size
             for name, shape in zip(names, ((H, I), (H, H), (H,), (H,)), strict=False):
-                setattr(self, name, torch.nn.Parameter(getattr(self, name).new_empty(shape)))
+                setattr(self, name, Parameter(getattr(self, name).new_empty(shape)))
         self._init_flat_weights()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew, as `init` says."""
         if isinstance(self.hidden_size, int):
+            phi = self._modules.pop("nonlinearity", None)  # whose parameters are its own business
             super().reset_parameters()
+            if phi is not None:
+                self.nonlinearity = phi
         else:
             for names in self._all_weights:
                 for weight in [getattr(self, name) for name in names]:
@@ -204,6 +211,13 @@ class RNN(torch.nn.RNN):
             if getattr(self, name) != getattr(RNN, name):
                 said += f", {name}={getattr(self, name)!r}"
         return said
+
+    def _cell(self) -> Cell | None:
+        """What a layer does beyond torch; None for the plain cell."""
+        phi, leak, residual, dropout = self.nonlinearity, self.leak, self.residual, self.recurrent_dropout
+        if leak == 1 and not residual and self.norm is None and not dropout and type(phi) is str:
+            return None
+        return options.cell(phi, leak, residual, self.norm, dropout)
 
     @property
     def _directions(self) -> int:
@@ -242,15 +256,40 @@ class RNN(torch.nn.RNN):
         reset: Tensor | None = None,
         return_all_layers: bool = False,
     ) -> tuple[Any, ...]:
+        is_tensor = type(input) is Tensor  # what is usual is quick to ask
+        if not is_tensor and isinstance(input, Proxy):
+            return tracers.node(self, input, hx, lengths=lengths, reset=reset, return_all_layers=return_all_layers)
         weights = [self._weights_of(names) for names in self._all_weights]
+        first = weights[0]
+        if not type(first[0]) is type(first[1]) is Parameter and tracers.are_per_sample(sum(weights, ())):
+            return self._by_torch(input, hx, tracers.PER_SAMPLE, lengths, reset, return_all_layers)
         checkpoint = None if return_all_layers else self.checkpoint
-        if isinstance(input, PackedSequence):
+        if not is_tensor and isinstance(input, PackedSequence):
             layers, h_n = self._packed(input, hx, lengths, reset, weights, checkpoint)
         elif input.is_nested:
             layers, h_n = self._jagged(input, hx, lengths, reset, weights, checkpoint)
         else:
             layers, h_n = self._padded(input, hx, lengths, reset, weights, checkpoint)
         return (layers[-1], h_n, tuple(layers)) if return_all_layers else (layers[-1], h_n)
+
+    def _slow_forward(
+        self,
+        input: Any,
+        hx: State | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        return_all_layers: bool = False,
+    ) -> Any:
+        """What torch calls in the place of `forward` while torch.jit.trace looks on."""
+        return self._by_torch(input, hx, tracers.JIT, lengths, reset, return_all_layers)
+
+    def _by_torch(self, input: Any, hx: Any, who: str, lengths: Any, reset: Any, return_all_layers: bool) -> Any:
+        """The forward of torch.nn.RNN, for those who know nothing else."""
+        asked = lengths is not None or reset is not None or return_all_layers or self.learn_h0
+        is_plain = not asked and self._cell() is None and isinstance(self.hidden_size, int)
+        tracers.check_torch_computes_the_same(self, input, who, is_plain=is_plain)
+        self.mode = f"RNN_{self.nonlinearity.upper()}"  # by which torch computes
+        return torch.nn.RNN.forward(self, input, hx)
 
     def _padded(
         self,
@@ -266,22 +305,17 @@ class RNN(torch.nn.RNN):
         unbatched, batch_axis = input.dim() == axes - 1, 0 if self.batch_first else 1
         x = checked_input(input.unsqueeze(batch_axis) if unbatched else input, self.input_size, weights[0][1])
         B = x.size(batch_axis)
-        states = self._fresh(B) if hx is None else self._given(hx, B, weights[0][1], unbatched=unbatched)
+        states = self._given(hx, B, weights[0][1], unbatched=unbatched)
         if lengths is None and reset is None:
             layers, last = self._stack(x.transpose(0, 1) if self.batch_first else x, states, weights, checkpoint)
             layers = [layer.transpose(0, 1) for layer in layers] if self.batch_first else layers
         else:
             T = x.shape[1 - batch_axis]
-            if lengths is None:
-                lengths = torch.full((B,), T)
-            elif unbatched:
-                lengths = torch.as_tensor(lengths).reshape(1)
-            lengths = checked_lengths(lengths, B, T)
+            lengths = checked_lengths([T] * B if lengths is None else lengths, B, T, unbatched=unbatched)
             if reset is not None:
-                reset = reset.unsqueeze(batch_axis) if unbatched and reset.dim() == 1 else reset
-                reset = checked_reset(reset, B, T, batch_first=self.batch_first)
-            starts, time_stride = (torch.arange(B) * T, 1) if self.batch_first else (torch.arange(B), B)
-            runs = segments(starts, time_stride, lengths, reset, x.device)
+                reset = checked_reset(reset, B, T, batch_first=self.batch_first, unbatched=unbatched)
+            time_stride, row_stride = (1, T) if self.batch_first else (B, 1)
+            runs = segments(torch.arange(B, device="cpu") * row_stride, time_stride, lengths, reset, x.device)
             layers, last = self._segmented(x.flatten(0, 1), runs, states, weights, checkpoint)
             layers = [layer.unflatten(0, x.shape[:2]) for layer in layers]
         if unbatched:
@@ -297,6 +331,12 @@ class RNN(torch.nn.RNN):
         weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
     ) -> tuple[list[Any], State]:
+        jagged: Any = input
+        if input.layout == torch.jagged and jagged._ragged_idx != 1:
+            raise InputError(
+                "a jagged nested tensor must have its ragged axis, that of time, after the batch, "
+                f"(batch, time of each row, input_size); got {tuple(input.shape)}. Transpose it back."
+            )
         if input.layout != torch.jagged or lengths is not None or reset is not None:
             raise InputError(
                 "a nested tensor has its lengths in itself: layout=torch.jagged, without lengths= or reset= beside; "
@@ -304,7 +344,6 @@ class RNN(torch.nn.RNN):
                 f"{'not ' if reset is None else ''}given. For resets, pad: torch.nested.to_padded_tensor, then lengths="
             )
         check_axes(input, 2 if input.dtype in TOKENS else 3)
-        jagged: Any = input
         values, offsets, holes = jagged.values(), jagged.offsets(), jagged.lengths()
         x = checked_input(values, self.input_size, weights[0][1])
         runs = segments(offsets[:-1], 1, offsets.diff() if holes is None else holes, None, x.device)
@@ -359,6 +398,9 @@ class RNN(torch.nn.RNN):
         fresh = self._fresh(runs.batch)
         reverse = [names[0].endswith("_reverse") for names in self._all_weights]
         begin = [runs.begin(g, f, r) for g, f, r in zip(states, fresh, reverse, strict=True)]
+        if x.is_meta:  # where packed rows cannot be counted, states say how many there are
+            S = len(runs.rows)
+            begin = [w[1].new_zeros(1, S, len(w[1])) if h is None else h for h, w in zip(begin, weights, strict=True)]
         layers, last = self._stack(runs.pack(x), begin, weights, checkpoint, runs.batch_sizes)
         last = [runs.end(h, g, r) for h, g, r in zip(last, states, reverse, strict=True)]
         return [runs.unpack(layer, len(x)) for layer in layers], last
@@ -366,7 +408,7 @@ class RNN(torch.nn.RNN):
     def _stack(
         self,
         x: Tensor,
-        states: list[Tensor | None],
+        states: Sequence[Tensor | None],
         weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
         batch_sizes: list[int] | Tensor | None = None,
@@ -378,48 +420,52 @@ class RNN(torch.nn.RNN):
         like = weights[0][1]
         returned = returned_dtype(x, like)
         if returned is not None:
-            with torch.autocast(x.device.type, enabled=False):
-                states = [widened(h, like) for h in states]
-                wide = [
-                    (widened(w, like), widened(v, like), widened(b, like), widened(c, like)) for w, v, b, c in weights
-                ]
-                layers, last = self._stack(widened(x, like), states, wide, checkpoint, batch_sizes)
-            return [layer.to(returned) for layer in layers], [h.to(returned) for h in last]
+
+            def wide(
+                x: Tensor, states: Sequence[Tensor | None], weights: list[long.Layer]
+            ) -> tuple[list[Tensor], list[Tensor]]:
+                return self._stack(x, states, weights, checkpoint, batch_sizes)
+
+            return computed_wide(wide, x, states, weights, returned)
         if ops.begin(self):
             checkpoint = None  # a record holds everything anyway
         if checkpoint is not None and ops.seen_by_others(x, like):
             checkpoint = None  # who traces or transforms keeps what it wants to
-        alike = not self.bidirectional and isinstance(self.hidden_size, int)
-        if checkpoint is not None and alike and self._cell is None and not isinstance(batch_sizes, Tensor):
+        cell = self._cell()
+        if cell is not None and checkpoint is not None:
+            raise _no_checkpoint(repr(self))
+        if checkpoint is not None and not self.bidirectional and isinstance(self.hidden_size, int):
             dropout = self.dropout if self.training else 0.0
+            assert not isinstance(batch_sizes, Tensor)  # who traces has no checkpoint
             output, h_n = long.stack(
                 x, long.joined(states), weights, self.nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
                 dropout=dropout,
             )  # fmt: skip
             return [output], list(h_n.split(1))
         layers, last = [], []
-        directions = (False, True) if self.bidirectional else (False,)
-        for layer in range(self.num_layers):
+        bidirectional, nonlinearity, top = self.bidirectional, self.nonlinearity, self.num_layers - 1
+        directions = (False, True) if bidirectional else (False,)
+        for layer in range(top + 1):
             outputs = []
             for reverse in directions:
                 k = len(last)
-                if self._cell is not None:
-                    output, h_n = self._with_options(self._cell, x, states[k], weights[k], k, batch_sizes)
-                elif checkpoint is None or isinstance(batch_sizes, Tensor):
+                if cell is not None:
+                    output, h_n = self._with_options(cell, x, states[k], weights[k], k, batch_sizes)
+                elif checkpoint is None:
                     output, h_n = ops.layer(
-                        x, states[k], *weights[k], self.nonlinearity, batch_sizes=batch_sizes, reverse=reverse,
-                        index=layer,
+                        x, states[k], *weights[k], nonlinearity, batch_sizes=batch_sizes, reverse=reverse, index=layer
                     )  # fmt: skip
                 else:
+                    assert not isinstance(batch_sizes, Tensor)
                     output, h_n = long.stack(
-                        x, states[k], [weights[k]], self.nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
+                        x, states[k], [weights[k]], nonlinearity, checkpoint=checkpoint, batch_sizes=batch_sizes,
                         reverse=reverse,
                     )  # fmt: skip
                 outputs.append(output)
                 last.append(h_n)
-            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+            x = torch.cat(outputs, -1) if bidirectional else outputs[0]
             layers.append(x)
-            if self.dropout and layer < self.num_layers - 1:
+            if layer < top and self.dropout:
                 x = F.dropout(x, self.dropout, self.training)
         return layers, last
 
@@ -433,11 +479,6 @@ class RNN(torch.nn.RNN):
         batch_sizes: list[int] | Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """One layer in one direction, the k-th, with what its cell has beyond torch."""
-        if self.checkpoint is not None:
-            raise InputError(
-                "cells with leak, residual, norm, recurrent_dropout or a function as φ take no checkpoint; this one is "
-                f"{self!r}. Set checkpoint=None."
-            )
         if isinstance(batch_sizes, Tensor) and callable(cell.activation):
             raise InputError(
                 "a cell with a function as φ takes no PackedSequence that is traced, whose steps would have to be "
@@ -494,9 +535,21 @@ class RNN(torch.nn.RNN):
 
     def _weights_of(self, names: list[str]) -> long.Layer:
         """Parameters by the short way where they lie as such; a parametrized one is an attribute that is computed."""
-        own = self._parameters
-        found: list[Any] = [own[name] if name in own else getattr(self, name) for name in names]
-        return found[0], found[1], found[2] if self.bias else None, found[3] if self.bias else None
+        own: dict[str, Any] = self._parameters
+        if len(names) == 4:
+            ih, hh, of_ih, of_hh = names
+            if ih in own and hh in own and of_ih in own and of_hh in own:
+                return own[ih], own[hh], own[of_ih], own[of_hh]
+        weight_ih, weight_hh, *biases = [getattr(self, name) for name in names]
+        bias_ih, bias_hh = biases or (None, None)
+        return weight_ih, weight_hh, bias_ih, bias_hh
+
+
+def _no_checkpoint(given: str) -> InputError:
+    return InputError(
+        "cells with leak, residual, norm, recurrent_dropout or a function as φ cannot be walked in blocks; got "
+        f"{given}. Set checkpoint=None."
+    )
 
 
 def _beside(names: list[str], what: str) -> str:

@@ -23,8 +23,9 @@ class Segments(NamedTuple):
     places       (N,) where the packed steps lie in the flattened input
     rows         (S,) which row each segment is part of
     goes_on      (S,) whether it begins at step 0 without a reset
-    is_first     (S,) whether it is the first of its row
     is_last      (S,) whether it is the last of its row
+    firsts       which segments are the first of their rows
+    lasts        which are the last
     """
 
     batch: int
@@ -32,8 +33,9 @@ class Segments(NamedTuple):
     places: Tensor
     rows: Tensor
     goes_on: Tensor
-    is_first: Tensor
     is_last: Tensor
+    firsts: Tensor
+    lasts: Tensor
 
     def pack(self, x: Tensor) -> Tensor:
         """(N, ·) from the flattened input (anything, ·)."""
@@ -55,7 +57,7 @@ class Segments(NamedTuple):
 
     def end(self, h_n: Tensor, given: Tensor | None, reverse: bool) -> Tensor:
         """The last states of the rows (1, B, H), from those of the segments; a row without steps keeps what it had."""
-        at_the_end = (self.is_first if reverse else self.is_last).nonzero()[:, 0]
+        at_the_end = self.firsts if reverse else self.lasts
         start = h_n.new_zeros(1, self.batch, h_n.shape[-1]) if given is None else given.to(h_n.dtype)
         return start.index_copy(1, self.rows[at_the_end], h_n.index_select(1, at_the_end))
 
@@ -67,23 +69,24 @@ def segments(starts: Tensor, time_stride: int, lengths: Tensor, reset: Tensor | 
     """
     lengths = lengths.to("cpu", torch.int64)
     steps = int(lengths.max()) if len(lengths) else 0
-    begins = torch.zeros(len(lengths), steps, dtype=torch.bool)
+    begins = torch.zeros(len(lengths), steps, dtype=torch.bool, device="cpu")
     if reset is not None:
         begins |= reset[:, :steps].cpu()
     goes_on = torch.zeros_like(begins)
     goes_on[:, :1] = ~begins[:, :1]
     begins[:, :1] = True
-    begins &= torch.arange(steps) < lengths[:, None]
+    begins &= torch.arange(steps, device="cpu") < lengths[:, None]
     rows, first_steps = begins.nonzero().unbind(1)
     is_first = rows != torch.cat([rows.new_full((1,), -1), rows[:-1]])
     is_last = rows != torch.cat([rows[1:], rows.new_full((1,), -1)])
     ends = torch.where(is_last, lengths[rows], torch.cat([first_steps[1:], first_steps.new_zeros(1)])[: len(rows)])
     sizes, order = (ends - first_steps).sort(descending=True, stable=True)
-    rows, first_steps = rows[order], first_steps[order]
+    rows, first_steps, is_last = rows[order], first_steps[order], is_last[order]
+    firsts, lasts = is_first[order].nonzero()[:, 0], is_last.nonzero()[:, 0]
     longest = int(sizes[0]) if len(sizes) else 0
-    batch_sizes = len(sizes) - torch.searchsorted(sizes.flip(0), torch.arange(longest), right=True)
-    step = torch.arange(longest).repeat_interleave(batch_sizes)
-    segment = torch.arange(len(step)) - (batch_sizes.cumsum(0) - batch_sizes)[step]
+    batch_sizes = len(sizes) - torch.searchsorted(sizes.flip(0), torch.arange(longest, device="cpu"), right=True)
+    step = torch.arange(longest, device="cpu").repeat_interleave(batch_sizes)
+    segment = torch.arange(len(step), device="cpu") - (batch_sizes.cumsum(0) - batch_sizes)[step]
     places = starts.cpu()[rows[segment]] + (first_steps[segment] + step) * time_stride
-    on_device = (t.to(device) for t in (places, rows, goes_on[rows, first_steps], is_first[order], is_last[order]))
+    on_device = (t.to(device) for t in (places, rows, goes_on[rows, first_steps], is_last, firsts, lasts))
     return Segments(len(lengths), batch_sizes.tolist(), *on_device)

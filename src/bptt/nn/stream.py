@@ -5,13 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bptt.errors import InputError
+
 
 class Stream:
     """Calls a recurrent module window after window with the state that the last window left, detached.
 
     module  called with (x, state), and with x alone at first; returns (output, state), or more after that. The state is
-            a tensor or a tuple of them, whose last axes are (B, H): those of `RNN`, torch's RNN, GRU and LSTM, `Elman`
-            and `Jordan`
+            a tensor or a tuple of them, the first (layers, B, H): those of `RNN`, torch's RNN, GRU and LSTM, `Elman`
+            and `Jordan`. Where rows begin with something else than zero, a method fresh_state(B) says with what
 
     A stream is called as its module is, without the state, and returns what the module returns. Between calls nothing
     but numbers is carried, so each window's loss may go backward by itself: truncated BPTT with the window as its
@@ -37,6 +39,11 @@ class Stream:
     def __call__(self, x: Any, *args: Any, **options: Any) -> Any:
         state = self._begun()
         result = self.module(x, *args, **options) if state is None else self.module(x, *args, state, **options)
+        if not isinstance(result, tuple):
+            raise InputError(
+                "a stream needs the state beside the output, (output, state), from the module that it calls; got one "
+                f"{type(result).__name__} from {type(self.module).__name__}. A cell's loop over steps is an RNN's call."
+            )
         self.state, self._anew = _each(torch.Tensor.detach, result[1]), None
         return result
 
@@ -44,22 +51,36 @@ class Stream:
         """The rows (indices, or booleans (B,)) begin anew with the next window; all of them if none are named.
 
         They begin with zero, or, where `RNN` has learn_h0, with the learnt state. Raises IndexError for rows that are
-        not there and RuntimeError when no window has been seen whose rows could be meant.
+        not there, RuntimeError when no window has been seen whose rows could be meant, and InputError for unbatched
+        windows and for a model that has an `RNN` with learn_h0 inside but no method fresh_state(B) of its own.
         """
         if rows is None:
             self.state = self._anew = None
             return
         if self.state is None:
             raise RuntimeError("reset(rows) follows a window: before the first, every row begins anew; call reset()")
-        rows = torch.as_tensor(rows)
-        B = _tensors(self.state)[0].shape[-2]
+        state = _tensors(self.state)[0]
+        if state.dim() < 3:
+            raise InputError(
+                "rows can begin anew where the state has an axis of them, (layers, B, H), and "
+                f"unbatched windows are one row; got a state of shape {tuple(state.shape)}. Begin anew with reset()."
+            )
+        inside = [name for name, part in self.module.named_modules() if getattr(part, "learn_h0", False)]
+        if inside and not hasattr(self.module, "fresh_state"):
+            raise InputError(
+                f"rows begin anew with the states that learn_h0 has learnt, which {type(self.module).__name__} has in "
+                f"its part {inside[0]!r}. Give it a method fresh_state(B) that returns them laid out as its state, as "
+                "that of the part does."
+            )
+        rows = torch.as_tensor(rows, device=None if isinstance(rows, Tensor) else "cpu")
+        B = state.shape[-2]
         if (rows.dtype == torch.bool and rows.shape != (B,)) or rows.dim() > 1:
             raise IndexError(
                 f"rows must be indices, or booleans for the {B} rows of the state; got {tuple(rows.shape)}"
             )
         if rows.dtype != torch.bool and rows.numel() and not -B <= int(rows.min()) <= int(rows.max()) < B:
             raise IndexError(f"rows must lie in [0, {B}), those of the state; got {rows.tolist()}")
-        anew = torch.zeros(B, dtype=torch.bool) if self._anew is None else self._anew
+        anew = torch.zeros(B, dtype=torch.bool, device="cpu") if self._anew is None else self._anew
         anew[rows if rows.dtype == torch.bool else rows.long()] = True
         self._anew = anew
 

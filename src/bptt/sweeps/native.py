@@ -367,4 +367,4 @@ def require_output(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[in
 
 
 def _output(name: str, array: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, dtype=dtype) if array is None else require_output(name, array, dtype, shape)
+    return torch.empty(shape, dtype=dtype, device="cpu") if array is None else require_output(name, array, dtype, shape)

@@ -48,10 +48,10 @@ def last_states(h: Tensor, B: int, batch_sizes: Sizes, reverse: bool) -> Tensor:
 
 def last_rows(batch_sizes: Sequence[int], B: int, reverse: bool) -> Tensor:
     """Where in a packed array of states the last state of every row lies, (B,); its h_0 for a row without steps."""
-    rows = torch.arange(B)
+    rows = torch.arange(B, device="cpu")
     if not len(batch_sizes):
         return rows
-    sizes = torch.as_tensor(batch_sizes)
+    sizes = torch.as_tensor(batch_sizes, device="cpu")
     if reverse:
         return torch.where(rows < sizes[0], rows, sizes.sum() + rows)
     lengths = (sizes[:, None] > rows).sum(0)
@@ -62,10 +62,10 @@ def previous_states(h: Tensor, B: int, batch_sizes: Sizes, reverse: bool) -> Ten
     """h_{t-1} of every step, laid out as h_t: a view of the same array, or gathered where the batch is packed."""
     if batch_sizes is None:
         return h[1:] if reverse else h[:-1]
-    sizes = torch.as_tensor(batch_sizes, dtype=torch.int64)
+    sizes = torch.as_tensor(batch_sizes, dtype=torch.int64, device="cpu")
     starts = sizes.cumsum(0) - sizes
-    steps = torch.arange(len(sizes)).repeat_interleave(sizes)
-    rows = torch.arange(len(steps)) - starts[steps]
+    steps = torch.arange(len(sizes), device="cpu").repeat_interleave(sizes)
+    rows = torch.arange(len(steps), device="cpu") - starts[steps]
     if reverse:
         goes_on = rows < torch.cat([sizes[1:], sizes.new_zeros(1)])[steps]
         previous = torch.where(goes_on, starts.roll(-1)[steps] + rows, len(steps) + rows)
