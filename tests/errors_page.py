@@ -33,7 +33,7 @@ def page(answers: Iterable[tuple[str, str, str, str, str]]) -> str:
 
 
 def _code(text: str) -> str:
-    text = text.replace("\n", "\\n").replace("x" * 300, "xxx…")
+    text = text.replace("\n", "\\n").replace("x" * 300, "xxx…").encode("utf-8", "backslashreplace").decode()
     return f"`{_bars(text)}`" if "`" not in text else f"`` {_bars(text)} ``"
 
 

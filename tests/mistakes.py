@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from typer.testing import CliRunner
@@ -43,6 +44,8 @@ COMMANDS = {
         "bptt train loop -o new": r"must be readable; loop: Too many levels of symbolic links",
         "bptt train dangling -o new": r"there is none at dangling",
         f"bptt train {'x' * 300}.txt -o new": r"must be readable; x+\.txt: File name too long",
+        "bptt train not-utf-8-\udcff.txt -o new": r"there is none at not-utf-8-\\udcff\.txt",
+        "bptt train /dev/null -o new": r"must be readable; /dev/null: it is a device, not a file",
         "bptt train 'two\nlines.txt' -o new": r"there is none at two",
         "bptt train ../../../../../../nowhere.txt -o new": r"there is none at \.\./",
     },
@@ -54,6 +57,7 @@ COMMANDS = {
         f"bptt train words.txt -o {'x' * 300} {SMALL}": r"File name too long",
         f"bptt train words.txt -o dangling {SMALL}": r"dangling",
         f"bptt train words.txt -o loop {SMALL}": r"loop",
+        "bptt train words.txt -o new-\udcff": r"must be UTF-8; got 'new-\\udcff'",
         "bptt train words.txt -o new --resume": r"new holds no settings\.json\. Train one first: bptt train -o new",
         "bptt train words.txt -o words.txt --resume": r"words\.txt holds no settings\.json",
         "bptt train words.txt -o run --resume --overwrite": r"got both --resume and --overwrite",
@@ -143,6 +147,26 @@ COMMANDS = {
         "bptt train missing.csv -o new --label y --sequence s": r"there is none at missing\.csv",
         "bptt train good.csv -o new --label z --sequence s": r"column must be one of the table's: s, x, y; got 'z'",
         "bptt train good.csv -o new": r"What is to be learnt from a table must be said",
+        "bptt train large.csv -o new --target x": r"from -1e\+100 to 1e\+100; line 3 of large\.csv has 1e\+300",
+        "bptt train /dev/null -o new --target x": r"must be readable; /dev/null: it is a device, not a file",
+    },
+    "Forecasting": {
+        "bptt forecast new": r"new holds no settings\.json",
+        "bptt forecast run": r"needs a run that was trained on a series; run was trained for the task 'text'",
+        "bptt forecast series --steps 0": r"steps must be a whole number from 1 to 10,000; got 0",
+        "bptt forecast series --data missing.csv": r"there is none at missing\.csv",
+        "bptt forecast series --data good.csv": r"must be one of the table's: s, x, y; got 'v'",
+        "bptt forecast series --data other.csv": r"as those trained on, day; in other\.csv they are 2 days",
+        "bptt forecast series --data brief.csv": r"reads the last \d+ steps; brief\.csv has 3",
+        "bptt forecast series -o next.png": r"as CSV and a picture beside it; got next\.png",
+        "bptt forecast series -o nowhere/next.csv": r"nowhere",
+    },
+    "Saying what sequences are": {
+        "bptt classify new sequences.csv": r"new holds no settings\.json",
+        "bptt classify run sequences.csv": r"labelled sequences; run was trained for the task 'text'",
+        "bptt classify labelled missing.csv": r"there is none at missing\.csv",
+        "bptt classify labelled good.csv": r"must be one of the table's: s, x, y; got",
+        "bptt classify labelled sequences.csv -o nowhere/said.csv": r"nowhere",
     },
 }
 
@@ -275,6 +299,15 @@ def material(at: Path) -> None:
     }  # fmt: skip
     for name, text in texts.items():
         (at / name).write_text(text, "utf-8")
+    days = [f"{np.datetime64('2026-01-01') + n},{n * 7 % 11}\n" for n in range(60)]
+    for name, rows in {"series": days, "other": days[::2], "brief": days[:3]}.items():
+        (at / f"{name}.csv").write_text("time,v\n" + "".join(rows))
+    steps = "".join(f"{n // 3},{n * 5 % 7},{'ab'[n // 3 % 2]}\n" for n in range(36))
+    (at / "sequences.csv").write_text("id,u,kind\n" + steps)
+    (at / "large.csv").write_text("x\n1\n1e300\n")
+    for command in ("series.csv -o series --target v", "sequences.csv -o labelled --label kind --sequence id"):
+        kind, message = answer(f"bptt train {command} --hidden 4 --epochs 1", {})
+        assert kind == "exit code 0", message
     (at / "latin.txt").write_bytes("café".encode("latin1"))
     (at / "latin.csv").write_bytes("x\ncafé\n".encode("latin1"))
     (at / "utf16.csv").write_bytes("x\n1\n".encode("utf-16"))
@@ -431,14 +464,12 @@ def plain(message: str) -> str:
 
 
 def files(at: Path) -> dict[str, object]:
-    """Every file with what tells whether it was touched."""
+    """Every file with what tells whether it was touched, and every directory."""
     return {
-        str(file.relative_to(at)): (
-            file.stat(follow_symlinks=False).st_mtime_ns,
-            file.stat(follow_symlinks=False).st_size,
-        )
+        str(file.relative_to(at)): None
+        if file.is_dir() and not file.is_symlink()
+        else (file.stat(follow_symlinks=False).st_mtime_ns, file.stat(follow_symlinks=False).st_size)
         for file in at.rglob("*")
-        if file.is_symlink() or not file.is_dir()
     }
 
 
