@@ -2,6 +2,7 @@
 
     python tests/fuzz.py [--cases 10000] [--seed 0] [--only TARGET]
 
+Descriptions: that of a tape, one value of it replaced, taken out or put elsewhere, in a file that is right otherwise.
 Files: tapes, weights, checkpoints, settings, tables and texts, each begun from a real one and changed: bits turned,
 parts cut out, doubled or moved, numbers replaced. A change that reached lines of bptt not reached before joins those
 that are changed further, which is what makes it coverage-guided. Native: sweeps and layers of the C++ engine with
@@ -10,6 +11,7 @@ What is not an InputError (for arrays ValueError, TypeError, IndexError, Runtime
 """
 
 import argparse
+import json
 import os
 import random
 import struct
@@ -24,9 +26,10 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 import bptt
-from bptt import data, runs, table
+from bptt import data, runs, table, tapefile
 from bptt.errors import InputError
 from bptt.sweeps import native
 from bptt.tasks import Text
@@ -180,6 +183,47 @@ def fuzz_file(name: str, path: Path, use: Callable[[], object], cases: int, draw
     return f"{cases} cases, {refused} refused, {len(reached.all)} lines of bptt reached, {len(corpus)} kept to change"
 
 
+def described(value: Any, draw: random.Random) -> Any:
+    """A JSON value in which one place holds something else."""
+    if isinstance(value, (dict, list)) and value and draw.random() < 0.85:
+        changed = value.copy()
+        key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
+        if draw.random() < 0.1:
+            del changed[key]
+        else:
+            changed[key] = described(value[key], draw)
+        return changed
+    return draw.choice(
+        [*NUMBERS, None, True, "", "tanh", "cross_entropy", "\ud800", [], {}, [[]], [value], {"": value}]
+    )
+
+
+def fuzz_descriptions(path: Path, cases: int, draw: random.Random) -> str:
+    about, arrays = tapefile.read(path)
+    refused = 0
+    for _ in range(cases):
+        held, description = dict(arrays), described(about, draw)
+        if draw.random() < 0.5:
+            name = draw.choice(list(held))
+            match draw.randrange(4):
+                case 0:
+                    del held[name]
+                case 1:
+                    held[name] = held[name].to(draw.choice([torch.int64, torch.float64, torch.bool, torch.float16]))
+                case 2:
+                    held[name] = held[name][None].contiguous()
+                case _:
+                    held[name] = held[name].flatten()[1:].clone()
+            if isinstance(description, dict):
+                description = {**description, "arrays": sorted(held)}
+        path.write_bytes(save(held, {tapefile.KEY: json.dumps(description)}))
+        try:
+            bptt.Tape.load(path).check()
+        except InputError:
+            refused += 1
+    return f"{cases} cases, {refused} refused"
+
+
 def fuzz_native(cases: int, draw: random.Random) -> str:
     refused = 0
     for _ in range(cases):
@@ -221,7 +265,11 @@ def fuzz_native(cases: int, draw: random.Random) -> str:
                 )
                 bias = array(H) if draw.random() < 0.7 else None
                 h0 = array(1, B, H) if draw.random() < 0.7 else None
-                native.forward_layer(x, h0, array(H, I), array(H, H), bias, bias, activation, **options)
+                w_xh, w_hh = array(H, I), array(H, H)
+                h = native.forward_layer(x, h0, w_xh, w_hh, bias, bias, activation, **options)
+                wanted = {"dx": (*N, I), "dweight_ih": (H, I), "dweight_hh": (H, H), "dbias": (H,), "dh0": (1, B, H)}
+                given = {name: array(*shape) for name, shape in wanted.items() if draw.random() < 0.7}
+                native.backward_layer(array(*N, H), None, h, h0, x, w_xh, w_hh, activation, **options, **given)
         except REFUSALS:
             refused += 1
     return f"{cases} cases, {refused} refused"
@@ -237,13 +285,15 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as at:
         targets = files(Path(at))
-        names = [*targets, "native"] if options.only is None else [options.only]
+        names = [*targets, "description", "native"] if options.only is None else [options.only]
         for name in names:
             began = time.monotonic()
             draw = random.Random(f"{options.seed} {name}")
             try:
                 if name == "native":
                     said = fuzz_native(options.cases, draw)
+                elif name == "description":
+                    said = fuzz_descriptions(targets["tape"][0], options.cases, draw)
                 else:
                     said = fuzz_file(name, *targets[name], options.cases, draw)
             except BaseException:

@@ -539,6 +539,7 @@ HOSTILE = {
     "a direction of its own": (in_layer(direction="up"), "has the direction 'up'"),
     "an activation of its own": (in_layer(activation="__import__"), "has the activation '__import__'"),
     "a layer below zero": (in_layer(layer=-1), "not complete and in order"),
+    "no batch sizes": (lambda about, arrays: about["layers"][0].pop("batch_sizes"), "a layer lacks 'batch_sizes'"),
     "rising batch sizes": (in_layer(batch_sizes=[1, 2]), "not a falling list"),
     "a loss that is a list": (without("loss", []), r"its loss is \[\]"),
     "a loss that is an object": (without("loss", {}), r"its loss is \{\}"),

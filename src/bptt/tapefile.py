@@ -143,6 +143,7 @@ def _check_description(about: dict[str, Any]) -> None:
         _demand(type(number) is int, f"a layer has the number {number!r}")
         _demand(_is_one_of(direction, ("forward", "reverse")), f"a layer has the direction {direction!r}")
         _demand(_is_one_of(activation, ACTIVATIONS), f"a layer has the activation {activation!r}")
+        _demand("batch_sizes" in layer, "a layer lacks 'batch_sizes'")
         _demand(sizes is None or _is_falling(sizes), "batch_sizes are not a falling list of positive numbers")
         _demand(sizes == about["layers"][0].get("batch_sizes"), "its layers have different batch_sizes")
     order = [(layer["layer"], layer["direction"]) for layer in about["layers"]]
