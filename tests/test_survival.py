@@ -469,6 +469,84 @@ class TestDamage:
         log.write_bytes(before)
         assert runs.resume(run)[1].step == 20
 
+    def test_half_a_curve_never_takes_its_place(self, run: Path) -> None:
+        disk.beside(run / runs.CURVE).write_bytes(b"half")
+        (run / runs.CURVE).write_bytes(b"whole")
+        runs.load(run)
+        runs.resume(run)[0].close()
+        assert (run / runs.CURVE).read_bytes() == b"whole"
+        assert not disk.beside(run / runs.CURVE).exists()
+
+    @pytest.mark.parametrize("name", [runs.CHECKPOINT, runs.WEIGHTS])
+    def test_a_file_that_may_not_be_read_is_neither_missing_nor_passed_over(
+        self, run: Path, tmp_path: Path, name: str
+    ) -> None:
+        for directory in [tmp_path, *tmp_path.parents][:3]:
+            directory.chmod(0o755)
+        if os.getuid() == 0:
+            os.chown(run, 65534, 65534)
+            for file in run.iterdir():
+                os.chown(file, 65534, 65534)
+        (run / name).chmod(0)
+
+        def use() -> None:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            with pytest.raises(InputError, match=rf"{name} must be readable: Permission denied"):
+                runs.resume(run) if name == runs.CHECKPOINT else runs.load(run)
+
+        before = contents(run) if os.getuid() == 0 else None
+        assert in_a_child(use) == 0
+        assert before in (None, contents(run))
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"\xff\n", b"123\n", b"[" * 100_000 + b"\n", b'{"event": "steps"}\n', b'{"event": "steps", "step": "x"}\n'],
+        ids=["not UTF-8", "a number", "deep", "fields missing", "text"],
+    )
+    def test_a_log_that_cannot_be_drawn_ends_no_training(self, run: Path, content: bytes) -> None:
+        resumed, training = runs.resume(run)
+        (run / runs.LOG).write_bytes(content)
+        training.run(watch=resumed.watch, save=resumed.save)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DamagedFileWarning)
+            resumed.draw()
+        resumed.close()
+        assert runs.resume(run)[1].step == 40
+
+    def test_a_log_that_is_missing_is_a_warning_instead_of_a_curve(self, run: Path) -> None:
+        resumed, _ = runs.resume(run)
+        (run / runs.LOG).unlink()
+        with pytest.warns(DamagedFileWarning, match=r"could not be drawn\. .*log\.jsonl must be readable: No such"):
+            resumed.draw()
+
+    @pytest.mark.parametrize("name", [runs.SETTINGS, runs.WEIGHTS])
+    def test_nobody_waits_at_a_pipe(self, run: Path, name: str) -> None:
+        (run / name).unlink()
+        os.mkfifo(run / name)
+        with pytest.raises(InputError, match=rf"{name} must be readable: it is no file"):
+            runs.load(run)
+
+    def test_settings_of_infinite_size_are_refused(self, run: Path) -> None:
+        file = run / runs.SETTINGS
+        file.write_text(re.sub(r'"size": \d+', '"size": 1e999', file.read_text()))
+        with pytest.raises(InputError, match="size must be a whole number"):
+            runs.load(run)
+
+    def test_a_name_that_is_too_long_holds_no_run(self, run: Path) -> None:
+        for use in (runs.load, runs.resume):
+            with pytest.raises(InputError, match="must be readable: File name too long"):
+                use("x" * 300)
+
+    def test_a_directory_where_an_outcome_was_stays(self, run: Path, text: data.Text) -> None:
+        (run / "inspect.html").mkdir()
+        new, training = runs.start(run, Text(text, SMALL), overwrite=True)
+        training.run(save=new.save, should_stop=until(training, 3))
+        assert (run / "inspect.html").is_dir()
+        assert not (run / runs.PREVIOUS).exists()
+
     def test_a_link_put_in_the_way_is_not_followed(self, run: Path, tmp_path: Path) -> None:
         victim = tmp_path / "victim"
         victim.write_text("mine")

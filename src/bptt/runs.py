@@ -57,7 +57,7 @@ OUTCOMES = (
     "forecast.png",
     "inspect.html",
 )  # fmt: skip  what commands add, gone when another run takes the directory
-TOGETHER = (CHECKPOINT, LOG, WEIGHTS, SETTINGS, PREVIOUS, CURVE)
+TOGETHER = (CHECKPOINT, LOG, WEIGHTS, SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,9 @@ class Run:
         files |= {WEIGHTS: self._weights(training), SETTINGS: f"{settings}\n".encode()}
         write_together(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
         if not self.saved:
-            for name in (PREVIOUS, CURVE, *OUTCOMES):
-                (self.path / name).unlink(missing_ok=True)
             self.saved, self._waiting = True, b""
+            for name in (PREVIOUS, CURVE, *OUTCOMES):
+                _remove(self.path / name)
         self._newest_is_whole = True
         if removed:
             raise InputError(
@@ -215,11 +215,19 @@ class Run:
         self._lock.release()
 
     def draw(self) -> Path:
-        """Draws curve.png from the log; returns its path."""
+        """Draws curve.png from the log, with a DamagedFileWarning where that cannot be; returns its path."""
         from bptt import curve
 
         path = self.path / CURVE
-        write_together(self.path, {CURVE: curve.png(read_log(self.path), self.task.measure, self.settings.recipe.clip)})
+        try:
+            picture = curve.png(read_log(self.path), self.task.measure, self.settings.recipe.clip)
+        except MADE_UP as flaw:
+            reason = (
+                flaw if isinstance(flaw, InputError) else f"{self.path / LOG} holds what no training says: {flaw!r}"
+            )
+            warnings.warn(f"{path} could not be drawn. {reason}", DamagedFileWarning, stacklevel=2)
+            return path
+        write_together(self.path, {CURVE: picture})
         return path
 
     def _weights(self, training: Training) -> bytes:
@@ -316,7 +324,7 @@ def follow(settings: Settings, source: str | Path | None = None) -> tuple[KnownT
 
 def began(path: Path) -> str | None:
     """When the run in the directory was started, as its settings say or a checkpoint; None where nothing does."""
-    with suppress(InputError):
+    with suppress(InputError, OSError):
         _settle(path)
     for settings in (
         lambda: read_settings(path),
@@ -370,7 +378,7 @@ def load(path: str | Path) -> tuple[Settings, Any]:
     Raises InputError where the directory holds no run, or files are damaged or do not belong together.
     """
     path = Path(path)
-    with suppress(InputError):
+    with suppress(InputError, OSError):
         _settle(path)
     settings = read_settings(path)
     tensors, facts = _read_safetensors(path / WEIGHTS)
@@ -388,7 +396,8 @@ def read_settings(path: Path) -> Settings:
     """Raises InputError where the directory holds no run or its settings are damaged."""
     file = path / SETTINGS
     try:
-        facts = json.loads(file.read_text("utf-8"))
+        with _open_to_read(file) as opened:
+            facts = json.loads(opened.read().decode("utf-8"))
         settings = Settings.from_json(facts)
         if facts.pop("sha256", None) != _digest({}, facts):
             raise ValueError(_WRONG_SUM)
@@ -396,7 +405,7 @@ def read_settings(path: Path) -> Settings:
     except (FileNotFoundError, NotADirectoryError):
         raise _no_run(path) from None
     except OSError as error:
-        raise InputError(f"{file} must be readable: {error.strerror}.") from None
+        raise _cannot_read(file, error) from None
     except KeyError as error:
         raise _damaged(file, f"{error} is missing") from None
     except MADE_UP as error:
@@ -404,13 +413,23 @@ def read_settings(path: Path) -> Settings:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The events in the log of a run, oldest first; what follows a line that was cut off is left out."""
+    """The events in the log of a run, oldest first; what follows a line that was cut off, or is no event, is left out.
+
+    Raises InputError where the log cannot be read.
+    """
+    try:
+        with _open_to_read(path / LOG) as log:
+            lines = log.read().decode("utf-8", "replace").split("\n")
+    except OSError as error:
+        raise _cannot_read(path / LOG, error) from None
     events = []
-    for line in (path / LOG).read_text("utf-8").splitlines():
+    for line in lines:
         try:
-            events.append(json.loads(line))
-        except ValueError:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            events.append(event)
     return events
 
 
@@ -427,6 +446,7 @@ def _lock(path: Path) -> Lock:
     try:
         lock = Lock(path)
         settle(path, TOGETHER)
+        settle(path, (CURVE,))
     except LockedError as error:
         raise InputError(
             f"A run directory is written by one training at a time; {path} is being written by {error.owner}. Wait for "
@@ -455,12 +475,32 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _open_log(path: Path) -> BinaryIO:
     """To append to. Raises OSError where a link, a pipe or a device was put in its place."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    log = os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "ab")
-    if not stat.S_ISREG(os.fstat(log.fileno()).st_mode):
-        log.close()
-        raise OSError(errno.EINVAL, "it is no file")
-    return log
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(_opened(path, flags), "ab")
+
+
+def _open_to_read(path: Path) -> BinaryIO:
+    """Raises OSError where a directory, a pipe or a device was put in its place."""
+    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Its descriptor; does not wait at a pipe. Raises OSError where it is no file."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if stat.S_ISDIR(mode) else OSError("it is no file")
+    return handle
+
+
+def _remove(path: Path) -> None:
+    """A directory stays: no command of ours has made it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if not path.is_dir():
+            raise _cannot_write(path, error) from None
 
 
 def _synced_size(path: Path) -> int:
@@ -553,7 +593,10 @@ def _own_version() -> str:
 
 
 def _holds_run(path: Path) -> bool:
-    return any((path / name).exists() for name in (SETTINGS, WEIGHTS, CHECKPOINT, PREVIOUS))
+    try:
+        return any((path / name).exists() for name in (SETTINGS, WEIGHTS, CHECKPOINT, PREVIOUS))
+    except OSError as error:
+        raise _cannot_read(path, error) from None
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
@@ -629,8 +672,7 @@ def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file and the JSON in its metadata, once its checksum was right."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        _open_to_read(path).close()  # safetensors says of a file that may not be read that there is none
         with safetensors.safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["bptt"])
             if not isinstance(facts, dict):
@@ -647,8 +689,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise _DamagedError(
             f"A run must hold {path.name}; {path} does not exist. Train again with --overwrite, or name another run."
         ) from None
+    except PermissionError as error:
+        raise _cannot_read(path, error) from None
     except OSError as error:
-        raise _DamagedError(f"{path} must be readable: {error.strerror or error}.") from None
+        raise _DamagedError(str(_cannot_read(path, error))) from None
     except KeyError:
         raise _damaged(path, "it was not written by bptt") from None
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
@@ -694,6 +738,10 @@ def _no_run(path: Path) -> InputError:
         f"A run is a directory that bptt train has written; {path} holds no {SETTINGS}. "
         f"Train one first: bptt train -o {path}"
     )
+
+
+def _cannot_read(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} must be readable: {error.strerror or error}.")
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
