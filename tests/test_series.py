@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,22 @@ class TestSeason:
         y = np.random.default_rng(seed).normal(size=400)
         found = task(write(file, date=months(400), y=y.cumsum() if kind == "walk" else y))
         assert found.season is None
+
+    @pytest.mark.parametrize("period", [2, 3, 12, 20, 24, 30, 50])
+    def test_a_wave_has_its_period(self, file: Path, period: int) -> None:
+        for seed in range(5):
+            t, draw = np.arange(400), np.random.default_rng(seed)
+            wave = np.cos(2 * np.pi * t / period) + 0.1 * draw.normal(size=400)
+            assert task(write(file, y=wave)).season == period
+
+    @pytest.mark.parametrize(("weekend", "season"), [(0, 24), (-30, 168)])
+    def test_a_week_of_hours_where_it_explains_more_than_a_day(self, file: Path, weekend: int, season: int) -> None:
+        t, draw = np.arange(1200), np.random.default_rng(0)
+        hours = [f"{datetime(2026, 1, 1) + timedelta(hours=hour):%Y-%m-%d %H:%M}" for hour in range(1200)]
+        y = 20 * np.sin(2 * np.pi * t / 24) + weekend * (t // 24 % 7 >= 5) + 2 * draw.normal(size=1200)
+        found = task(write(file, date=hours, y=y))
+        assert found.season == season
+        assert found.season_reason.startswith("the calendar's")
 
     def test_a_multiple_is_not_taken_for_it(self, file: Path) -> None:
         t, draw = np.arange(600), np.random.default_rng(0)

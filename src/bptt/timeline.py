@@ -70,21 +70,22 @@ class Spacing:
         return about + (name if count == 1 else f"{count} {name}s")
 
     @property
-    def season(self) -> int | None:
-        """Steps in which the calendar repeats: a day for hours and less, a week for days, a year for the rest."""
+    def seasons(self) -> tuple[int, ...]:
+        """Steps in which the calendar repeats, the shortest first: a day and a week for hours and less, a week for
+        days, a year for the rest."""
         match self.unit:
             case "weekday":
-                return 5
+                return (5,)
             case "month":
-                period = 12
+                periods = [12]
             case "microsecond":
                 week, day = UNITS["week"], UNITS["day"]
                 if self.every == week:
-                    return 52
-                period = day if self.every < day else week if self.every == day else 0
+                    return (52,)
+                periods = [day, week] if self.every < day else [week]
             case _:
-                return None
-        return round(period / self.every) if self.every < period and period % self.every == 0 else None
+                return ()
+        return tuple(round(p / self.every) for p in periods if self.every < p and p % self.every == 0)
 
     def after(self, last: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """The times so many steps (n) after `last`, an array of one time."""

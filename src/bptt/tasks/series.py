@@ -422,15 +422,49 @@ def _season(training: Tensor, given: int | None, spacing: timeline.Spacing) -> t
             )
         return given, "as given"
     similar = np.mean([_similarity(column) for column in training.numpy().T], 0)
-    if (calendar := spacing.season) is not None and 1 < calendar <= most and _repeats(similar, calendar, 1):
+    calendar = None
+    for season in spacing.seasons:
+        if (
+            season <= most
+            and _repeats(similar, season, 1)
+            and (calendar is None or _explains(similar, calendar, season))
+        ):
+            calendar = season
+    if calendar is not None:
         return calendar, f"the calendar's, {_at(similar, calendar)}"
     lags = [lag for lag in range(2, n // 3) if _repeats(similar, lag, 2)]
     if lags:
-        best = max(similar[:, lag].max() for lag in lags)
-        # A multiple of the season is as good as the season itself.
-        found = next(lag for lag in lags if similar[:, lag].max() > 0.95 * best)
+        best = max(lags, key=lambda lag: similar[:, lag].max())
+        found = _refined(similar, next(lag for lag in lags if _is_in(similar, lag, best)))
         return found, _at(similar, found)
     return None, "the training part does not repeat itself"
+
+
+def _explains(similar: np.ndarray, season: int, longer: int) -> bool:
+    """Whether a longer season leaves clearly less unexplained, in a column or in its changes."""
+    chance = 3 / math.sqrt(similar.shape[1] - longer)
+    return bool(
+        (
+            (similar[:, longer] > similar[:, season] + chance)
+            & (1 - similar[:, longer] < 0.75 * (1 - similar[:, season]))
+        ).any()
+    )
+
+
+def _is_in(similar: np.ndarray, lag: int, best: int) -> bool:
+    """Whether `best` is a multiple of the lag, or the lag itself; a multiple of the season is as good as the season."""
+    many = round(best / lag)
+    return abs(best - many * lag) <= many and similar[:, lag].max() > 0.95 * similar[:, best].max()
+
+
+def _refined(similar: np.ndarray, lag: int) -> int:
+    """The season near the lag: of a smooth one, noise moves the peak, but the peaks at its multiples much less."""
+    r = similar[similar[:, lag].argmax()]
+
+    def score(season: int) -> float:
+        return float(r[season : max(season + 1, 2 * len(r) // 3) : season].mean())
+
+    return max(range(max(2, lag - lag // 10 - 1), lag + lag // 10 + 2), key=score)
 
 
 def _at(similar: np.ndarray, lag: int) -> str:
@@ -466,11 +500,12 @@ def _repeats(similar: np.ndarray, lag: int, times: int) -> bool:
     """
     chance = 3 / math.sqrt(similar.shape[1] - times * lag)
 
-    def peaks(r: np.ndarray, least: float) -> bool:
+    def peaks(r: np.ndarray, least: float, first: int) -> bool:
         least = max(least, chance)
-        dip = r[max(1, lag // 2) : lag].min(initial=r[1])
+        dip = r[max(first, lag // 2) : lag].min(initial=r[first])
         multiples = [r[many * lag - 1 : many * lag + 2].max() > least for many in range(1, times + 1)]
         return r[lag] >= r[lag - 1 : lag + 2].max() and r[lag] - dip > least and all(multiples)
 
     level, change = similar
-    return (peaks(level, 0.2) and change[lag] > chance) or peaks(change, 0.3)
+    # Of changes, noise alone makes the first lag -1/2.
+    return (peaks(level, 0.2, 1) and change[lag] > chance) or (lag > 2 and peaks(change, 0.3, 2))
