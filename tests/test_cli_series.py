@@ -127,6 +127,15 @@ def test_forecast_from_another_file_to_another_place(here: Path) -> None:
     assert {file.name: file.read_bytes() for file in (here / "run").iterdir()} == before
 
 
+def test_a_narrow_band_around_large_numbers_is_told_apart(here: Path) -> None:
+    frame = air().with_columns(passengers=1e9 + pl.Series(np.sin(np.arange(144)).round(3)))
+    frame.write_csv("far.csv")
+    bptt("train far.csv -o run --target passengers --epochs 1")
+    for printed in bptt("forecast run --steps 3").splitlines()[1:4]:
+        forecast, low, high = (float(cell) for cell in printed.split()[1:])
+        assert low < forecast < high
+
+
 def test_resumed_runs_are_tested_at_their_end(here: Path) -> None:
     bptt(f"train air.csv -o run --target passengers {SMALL} --horizon 2")
     (here / "run" / BACKTEST).unlink()

@@ -299,6 +299,23 @@ class TestFit:
         assert stop.loss is not None
         assert stop.loss < 0.05
 
+    def test_batches_are_as_the_layers_of_the_model_say(self) -> None:
+        class Tagger(torch.nn.Module):
+            def __init__(self, batch_first: bool) -> None:
+                super().__init__()
+                self.rnn, self.readout = torch.nn.RNN(2, 8, batch_first=batch_first), torch.nn.Linear(8, 1)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.readout(self.rnn(x)[0])
+
+        xs = torch.randn(40, 12, 2)
+        data, losses = [(x, x.cumsum(0)[:, :1]) for x in xs], []
+        for batch_first in (False, True):
+            torch.manual_seed(0)
+            stop = train.fit(Tagger(batch_first), data, data, loss=torch.nn.functional.mse_loss, epochs=5, batch=8)
+            losses.append(stop.loss)
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
     def test_several_targets_for_a_sequence_count_by_their_rows(self) -> None:
         class Two(torch.nn.Module):
             def __init__(self) -> None:
@@ -330,7 +347,7 @@ class TestFit:
 
     def test_a_loader_is_read_as_it_comes(self) -> None:
         pairs = sequences(20, range(5, 6))
-        loader = DataLoader(pairs, batch_size=5, collate_fn=lambda pairs: train.time_first(pairs, every_step=False))  # pyright: ignore[reportArgumentType]
+        loader = DataLoader(pairs, batch_size=5, collate_fn=lambda pairs: train.batched(pairs, every_step=False))  # pyright: ignore[reportArgumentType]
         losses = []
         for data_of in (loader, Again(lambda: iter(loader))):
             torch.manual_seed(0)
@@ -363,7 +380,7 @@ class TestFit:
         with pytest.raises(InputError, match=r"An iterator can be read once only"):
             train.fit(
                 model,
-                (train.time_first([pair], every_step=False) for pair in pairs),
+                (train.batched([pair], every_step=False) for pair in pairs),
                 loss=torch.nn.functional.cross_entropy,
             )
 

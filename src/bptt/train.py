@@ -580,8 +580,8 @@ def fit(
 
     Batches of a Dataset are time first: sequences x (T, ...) of equal length are stacked to (T, B, ...), of different
     length packed (`torch.nn.utils.rnn.PackedSequence`); targets of every step are stacked to (T, B, ...), others to
-    (B, ...). For anything else, hand over a DataLoader with a collate_fn of your own. Losses of batches are weighed by
-    the numbers in their y.
+    (B, ...). Where a layer of the model says batch_first=True, it is (B, T, ...) for both. For anything else, hand over
+    a DataLoader with a collate_fn of your own. Losses of batches are weighed by the numbers in their y.
 
     Raises InputError for data without a single batch, for a recipe out of range, and where the loss is not known.
 
@@ -602,7 +602,8 @@ def fit(
         raise InputError(
             f"{type(model).__name__} has no method loss; say what to minimise: loss=(output, y) -> scalar."
         )
-    training = Training(model, _Batches(data, held_out, loss, batch, every_step, Recipe(**recipe)))
+    batch_first = any(getattr(layer, "batch_first", False) is True for layer in model.modules())
+    training = Training(model, _Batches(data, held_out, loss, batch, every_step, batch_first, Recipe(**recipe)))
     stop = training.run(watch=watch)
     model.load_state_dict(training.best_weights)
     return stop
@@ -623,6 +624,7 @@ class _Batches:
         loss: Callable[[Any, Tensor], Tensor],
         batch: int,
         every_step: bool | None,
+        batch_first: bool,
         recipe: Recipe,
     ) -> None:
         require_whole("batch", batch)
@@ -638,7 +640,7 @@ class _Batches:
         if every_step is None and _is_map_style(data):
             x, y = data[0]
             every_step = torch.as_tensor(y).dim() > 0 and len(y) == len(x)
-        self.every_step = bool(every_step)
+        self.every_step, self.batch_first = bool(every_step), batch_first
         self.order = Order(len(data) if _is_map_style(data) else 0, recipe.seed)
         self.batches: Iterator[Any] = iter(())
 
@@ -668,7 +670,7 @@ class _Batches:
             return iter(data)
         order = range(len(data)) if epoch is None else self.order.of(epoch)
         chosen = (order[at : at + self.batch] for at in range(0, len(order), self.batch))
-        return (time_first([data[index] for index in indices], self.every_step) for indices in chosen)
+        return (batched([data[index] for index in indices], self.every_step, self.batch_first) for indices in chosen)
 
     def loss(self, model: Any, step: int, h: Tensor | None) -> tuple[Tensor, None, int]:
         epoch, place = divmod(step, self.length)
@@ -705,8 +707,8 @@ def _is_map_style(data: Any) -> bool:
     return not isinstance(data, DataLoader) and hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
-def time_first(pairs: Sequence[tuple[Any, Any]], every_step: bool) -> tuple[Any, Tensor]:
-    """Pairs of a sequence x (T, ...) and its target as one batch, the time axis first; see `fit`."""
+def batched(pairs: Sequence[tuple[Any, Any]], every_step: bool, batch_first: bool = False) -> tuple[Any, Tensor]:
+    """Pairs of a sequence x (T, ...) and its target as one batch, the time axis first or second; see `fit`."""
     xs, ys = [torch.as_tensor(x) for x, _ in pairs], [torch.as_tensor(y) for _, y in pairs]
     equal = len({len(x) for x in xs}) == 1
     if every_step:
@@ -722,8 +724,9 @@ def time_first(pairs: Sequence[tuple[Any, Any]], every_step: bool) -> tuple[Any,
                 "choose; hand over a DataLoader with a collate_fn, and a loss that knows the mask. If there is one "
                 "target for a sequence, say every_step=False."
             )
-    x = torch.stack(xs, 1) if equal else packing.pack_sequence(xs, enforce_sorted=False)
-    return x, torch.stack(ys, 1 if every_step else 0)
+    batch_axis = 0 if batch_first else 1
+    x = torch.stack(xs, batch_axis) if equal else packing.pack_sequence(xs, enforce_sorted=False)
+    return x, torch.stack(ys, batch_axis if every_step else 0)
 
 
 class Order:

@@ -365,10 +365,13 @@ def _header(time: str, said: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _rows(labels: Sequence[str], said: Mapping[str, Mapping[str, Any]], digits: int = 6) -> list[list[str]]:
-    return [
-        [label, *(f"{of[key][at]:.{digits}g}" for of in said.values() for key in ("forecast", "low", "high"))]
-        for at, label in enumerate(labels)
-    ]
+    """The numbers of each step with so many digits, or as many more as tell low from high."""
+    columns = []
+    for of in said.values():
+        width, size = (of["high"] - of["low"]).min(), max(abs(of["low"]).max(), abs(of["high"]).max())
+        enough = digits if width <= 0 else min(15, max(digits, 3 + math.ceil(math.log10(size / width))))
+        columns += [[f"{value:.{enough}g}" for value in of[key]] for key in ("forecast", "low", "high")]
+    return [[label, *row] for label, row in zip(labels, zip(*columns, strict=True), strict=True)]
 
 
 def _as_csv(time: str, labels: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> str:
