@@ -34,7 +34,7 @@ FLOORS = [
     {"sweeps", "losses", "sweeps.native_cells"},
     {"sweeps.cells", "sweeps.reference", "sweeps.native"},
     {"blocks", "schedules", "timeline"},
-    {"table", "train"},
+    {"outputs", "table", "train"},
     {"_native", "activations", "disk", "equations", "errors", "sweeps.packing"},
 ]
 

@@ -74,17 +74,6 @@ def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[s
         raise
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file or leaves the old one. Raises OSError where the disk refuses, ValueError for an impossible name."""
-    try:
-        _write_synced(beside(path), content)
-        beside(path).replace(path)
-    except BaseException:
-        with suppress(OSError, ValueError):
-            beside(path).unlink(missing_ok=True)
-        raise
-
-
 def settle(directory: Path, names: Iterable[str]) -> None:
     """Ends a `write_together` of these names, the judge first, that a crash cut off. Raises NotWrittenError."""
     judge, *others = names

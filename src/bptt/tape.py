@@ -33,7 +33,7 @@ from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from bptt import losses, ops, player, tapefile
+from bptt import losses, ops, outputs, player, tapefile
 from bptt.check import Report, check
 from bptt.errors import InputError
 from bptt.ops import Record
@@ -299,7 +299,7 @@ class Tape:
         missing or `path` is one.
         """
         text = player.html(self, row=row, first=first, steps=steps)
-        tapefile.write_whole(Path(path), text.encode(), "a page")
+        outputs.write("a page", {Path(path): text.encode()})
 
     def show(self, *, row: int = 0, first: int | None = None, steps: int | None = None) -> "Player":
         """The player of this tape as a notebook widget, with `cursor`, `side` and `selection` to read and to set.

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bptt import disk
+from bptt import outputs
 from bptt.activations import ACTIVATIONS
 from bptt.errors import InputError
 from bptt.losses import PAIRS
@@ -51,27 +51,7 @@ def write(path: Path, about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
     """Write the file whole or not at all. Raises InputError when its directory is missing or `path` is a directory."""
     arrays = {name: array.detach().cpu().clone(memory_format=torch.contiguous_format) for name, array in arrays.items()}
     about = {"schema": SCHEMA, "arrays": sorted(arrays)} | about
-    write_whole(path, safetensors.torch.save(arrays, {KEY: json.dumps(about, ensure_ascii=False)}), "a tape")
-
-
-def write_whole(path: Path, data: bytes, what: str) -> None:
-    """Write a file beside the old one, then move it there; InputError when that cannot be.
-
-    what    for the message: "a tape", "a page"
-    """
-    try:
-        if path.is_dir() or not path.parent.is_dir():
-            fix = "Add a file name to it." if path.is_dir() else f"Make the directory {str(path.parent)!r} first."
-            raise InputError(f"{what} is saved to a file in a directory that exists; got {str(path)!r}. {fix}")
-        disk.write_whole(path, data)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise InputError(
-            f"{what} must be saved, and {str(path)!r} cannot be written: {reason}. Make room or get permission, or "
-            "choose another name. A file that was there before is as it was."
-        ) from None
+    outputs.write("a tape", {path: safetensors.torch.save(arrays, {KEY: json.dumps(about, ensure_ascii=False)})})
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -13,7 +13,7 @@ import torch
 import typer
 from rich.table import Table as Printed
 
-from bptt import disk, progress, runs, table
+from bptt import outputs, progress, runs, table
 from bptt.cli.shell import Say
 from bptt.errors import InputError
 from bptt.tasks import Labelled, labelled
@@ -156,7 +156,7 @@ def classify(
     known = [n for n, label in enumerate(found.labels) if label in classes]
     counted = labelled.confusion(o[known], torch.tensor([classes.index(str(found.labels[n])) for n in known]).long())
     if out is not None:
-        _write(out, _rows_as_csv(columns, rows))
+        outputs.write("a classification", {out: _rows_as_csv(columns, rows).encode()})
     if json:
         facts: dict[str, Any] = {
             "run": str(run),
@@ -183,15 +183,6 @@ def classify(
         for name, label, chance, _ in rows:
             printed.add_row(name, label, f"{chance:.3f}")
         console.print(printed)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        disk.write_together(path.parent, {path.name: text.encode()})
-    except disk.NotWrittenError as refusal:
-        raise InputError(
-            f"{path} cannot be written: {refusal.error.strerror or refusal.error}. Name another file with -o."
-        ) from None
 
 
 def _most_frequent(task: Labelled) -> int:

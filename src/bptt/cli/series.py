@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from bptt import backtest, chart, progress, runs, table
+from bptt import backtest, chart, outputs, progress, runs, table
 from bptt.backtest import Backtest
 from bptt.cli.shell import Say
 from bptt.errors import InputError
@@ -159,7 +159,7 @@ def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> Non
     out = shlex.quote(str(run.path))
     gain = 1 - training.best_loss / task.base_loss if training.best_loss is not None and task.base_loss else 0
     if gain < 0.0005:
-        say("The network makes the validation part no better: the forecast is as good as the base alone.\n")
+        say("In the validation part the network takes less than 0.05% off the squared error that the base leaves.\n")
     else:
         say(f"In the validation part the network takes {gain:.1%} off the squared error that the base leaves.\n")
     if len(task.origins):
@@ -235,7 +235,7 @@ def say_backtest(say: Say, task: Series, result: Backtest) -> None:
                 row.name,
                 f"{row.rmse:.4g}", _ratio(backtest.ratio(row, last, "rmse")),
                 f"{row.mae:.4g}", _ratio(backtest.ratio(row, last, "mae")),
-                *(f"{row.rmse_by_horizon[h - 1]:.4g}" for h in shown),
+                *(_figure(row.rmse_by_horizon[h - 1]) for h in shown),
             ]
             for row in rows
         ]  # fmt: skip
@@ -250,6 +250,11 @@ def say_backtest(say: Say, task: Series, result: Backtest) -> None:
     for behind in result.losses():
         say(behind, "yellow")
     say("")
+
+
+def _figure(value: float) -> str:
+    """Of four digits; "-" where nothing of the test part was known so many steps ahead."""
+    return "-" if math.isnan(value) else f"{value:.4g}"
 
 
 def _ratio(value: float | None) -> str:
@@ -310,20 +315,20 @@ def forecast(
     times = line.following(steps, found.known - 1)
     labels = [line.label(time) for time in times]
     target = run / FORECAST if out is None else out
-    picture = target.with_suffix(".png")
+    picture = target.with_suffix(".png") if target.name else target
     if picture == target:
         raise InputError(f"The forecast is written as CSV and a picture beside it; got {out}. Name a file.csv.")
     shown = max(3 * steps, 2 * (model.season or 0), 40)
     files = {
-        target.name: _as_csv(line.column or "step", labels, said).encode(),
-        picture.name: chart.forecast(
+        target: _as_csv(line.column or "step", labels, said).encode(),
+        picture: chart.forecast(
             line.times[: found.known][-shown:],
             {name: found.values[: found.known, place].numpy()[-shown:] for place, name in enumerate(said)},
             times,
             said,
         ),
     }
-    runs.write_together(target.parent, files)
+    outputs.write("a forecast", files)
     if json:
         facts = {
             "run": str(run),

@@ -1,0 +1,50 @@
+"""Files where a user wants them: whole or not at all, in a directory that is there, in no device's place."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from bptt import disk
+from bptt.errors import InputError
+
+
+def write(what: str, files: Mapping[Path, bytes]) -> None:
+    """Writes all files, which lie in one directory, or none.
+
+    what    for the message: "a tape", "a forecast"
+
+    A link is followed, and what it points to replaced. Raises InputError where a file cannot be.
+    """
+    try:
+        for path in files:
+            _check_place(what, path)
+        places = {Path(os.path.realpath(path)): content for path, content in files.items()}
+        for directory in {place.parent for place in places}:
+            there = {place.name: content for place, content in places.items() if place.parent == directory}
+            disk.write_together(directory, there)
+    except disk.NotWrittenError as refusal:
+        raise _cannot_write(what, refusal.path, refusal.error) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _cannot_write(what, next(iter(files)), error) from None
+
+
+def _check_place(what: str, path: Path) -> None:
+    if path.is_dir():
+        fix = "Add a file name to it."
+    elif not path.parent.is_dir():
+        fix = f"Make the directory {str(path.parent)!r} first."
+    elif path.exists() and not path.is_file():
+        fix = "It is a device or a pipe. Name a file."
+    else:
+        return
+    raise InputError(f"{what} is saved to a file in a directory that exists; got {str(path)!r}. {fix}")
+
+
+def _cannot_write(what: str, path: Path, error: OSError | ValueError) -> InputError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return InputError(
+        f"{what} must be saved, and {str(path)!r} cannot be written: {reason}. Make room or get permission, or "
+        "choose another name. A file that was there before is as it was."
+    )
