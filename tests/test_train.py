@@ -688,3 +688,15 @@ def test_a_step_given_up_has_not_begun() -> None:
     assert parts.step == 5
     assert parts.run().reason == "finished"
     assert all(torch.equal(tensor, weights(undisturbed)[name]) for name, tensor in weights(parts).items())
+
+
+def test_a_stop_between_the_question_and_the_step_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, heard = training(), []
+
+    def hear(*_: object) -> None:
+        heard.append(parts.step)
+        parts.give_up()
+
+    monkeypatch.setattr(parts.optimizer, "zero_grad", hear)
+    assert parts.run(should_stop=lambda: bool(heard)).reason == "interrupted"
+    assert parts.step == 0

@@ -111,15 +111,16 @@ def loss(
     parameters = [parameter for layer in layers for parameter in layer]
     if torch.is_grad_enabled():
         return _Loss.apply(x, h0, weight, bias, target, how, blocks, *parameters)
-    shares = []
+    shares = weight.new_empty(-(-len(x) // blocks.grain))
+    free = iter(range(len(shares)))
 
     def take(block: Block, states: _States) -> None:
         here, h = target.at(block.rows), states.outputs[-1]
         for grain in reversed(_grains(len(h), blocks)):
-            shares.append(losses.of_states(here.at(grain), h[grain], weight, bias))
+            shares[next(free)] = losses.of_states(here.at(grain), h[grain], weight, bias)
 
     h_n = _forward(x, h0, layers, how, blocks, None, keep=False, take=take).h_n
-    return torch.stack(shares).sum(), h_n
+    return shares.sum(), h_n
 
 
 class _How(NamedTuple):
@@ -284,7 +285,9 @@ class _Loss(torch.autograd.Function):
         gradients = _Gradients.asked_for(x, layers, needs_x, needs_h0, needed)
         dweight = torch.zeros_like(weight) if needs_weight else None
         dbias = torch.zeros_like(bias) if needs_bias and bias is not None else None
-        shares = []
+        # One array: small ones that stay, between large ones that go, would keep memory from returning.
+        shares = weight.new_empty(-(-len(x) // blocks.grain))
+        free = reversed(range(len(shares)))
 
         def cotangent(block: Block, states: _States) -> Tensor | None:
             h = states.outputs[-1]
@@ -292,7 +295,7 @@ class _Loss(torch.autograd.Function):
             here = target.at(block.rows)
             for grain in _grains(len(h), blocks):
                 dh_now = None if dh is None else dh[grain]
-                shares.append(losses.of_states(here.at(grain), h[grain], weight, bias, dh_now, dweight, dbias))
+                shares[next(free)] = losses.of_states(here.at(grain), h[grain], weight, bias, dh_now, dweight, dbias)
             return dh
 
         dh0 = _backward(x, layers, how, blocks, walked, cotangent, None, gradients)
@@ -300,7 +303,7 @@ class _Loss(torch.autograd.Function):
             gradients.dx, dh0 if needs_h0 else None, dweight, dbias, *gradients.as_returned(needed)
         )  # fmt: skip
         ctx.mark_non_differentiable(walked.h_n)
-        return torch.stack(shares[::-1]).sum(), walked.h_n
+        return shares.sum(), walked.h_n
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:

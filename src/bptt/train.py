@@ -297,7 +297,7 @@ class Training:
                         break
                     self.seconds = self._clock() - started
                     meter.restart()
-                reason = self.finished or ("interrupted" if should_stop() else None)
+                reason = self.finished
                 if reason:
                     break
                 for group in optimizer.param_groups:
@@ -305,7 +305,7 @@ class Training:
                 optimizer.zero_grad()
                 before = torch.get_rng_state()
                 try:
-                    loss, h, items = self._step_or_give_up()
+                    loss, h, items = self._step_or_give_up(should_stop)
                 except GivenUpError:
                     torch.set_rng_state(before)
                     reason = "interrupted"
@@ -353,10 +353,12 @@ class Training:
     def _clock(self) -> float:
         return time.monotonic()
 
-    def _step_or_give_up(self) -> tuple[float, Tensor | None, int]:
-        """`_gradient`, which `give_up` can interrupt between any two calls of the engine."""
+    def _step_or_give_up(self, should_stop: Callable[[], bool]) -> tuple[float, Tensor | None, int]:
+        """`_gradient`, unless it should stop; `give_up` can interrupt it between any two calls of the engine."""
         self._may_give_up = True
         try:
+            if should_stop():
+                raise GivenUpError
             return self._gradient()
         finally:
             self._may_give_up = False
