@@ -80,7 +80,7 @@ def train(case: Case) -> Speed:
             sys.exit(done.stderr)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         with safe_open(f"{run}/run/weights.safetensors", "pt") as file:
-            weights = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            weights = sum(math.prod(file.get_slice(name).get_shape()) for name in sorted(file.keys()))
     speeds = [line["items_per_second"] for line in lines if line["event"] == "steps"][WARM_UP:]
     return Speed(statistics.median(speeds), weights)
 

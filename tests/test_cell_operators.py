@@ -58,7 +58,9 @@ def test_opcheck(packed: bool, norm: bool, leak: float, reverse: bool) -> None:
     cotangents = torch.randn_like(made[0]), torch.randn_like(made[1])
     needed = [True, True, True, norm, norm]
     # A second derivative is made of operations of torch, and the steps of a packed batch are in a tensor's numbers.
-    which = ("test_schema", "test_faketensor") if packed else ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")  # fmt: skip # noqa: E501
+    which = ["test_schema", "test_faketensor"]
+    if not packed:
+        which += ["test_autograd_registration", "test_aot_dispatch_dynamic"]
     torch.library.opcheck(
         torch.ops.bptt.cell_sweep_backward.default, (*cotangents, made, *forward, needed), test_utils=which
     )

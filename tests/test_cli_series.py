@@ -3,28 +3,20 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from bptt import runs
 from bptt.cli import app
 from bptt.cli.series import BACKTEST, BACKTEST_PICTURE, FORECAST, FORECAST_PICTURE, kept
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = "--hidden 6 --epochs 3"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def air(months: int = 144, first: int = 0) -> pl.DataFrame:

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,10 @@ from bptt.cli import app
 from bptt.cli import text as text_words
 from bptt.tasks import Text
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = "the cat sat on the mat. " * 40
 SMALL = "--hidden 8 --streams 4 --bptt 10"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

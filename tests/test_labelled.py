@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,10 @@ from bptt.tasks import Labelled, labelled
 from bptt.tasks.labelled import Classifier, Columns, Recipe
 from bptt.train import Training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COLUMNS = Columns("kind", "id", "t", ("u", "v"))
 QUICK = "--label kind --sequence id --time t --inputs u,v --hidden 8 --batch 8"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write(path: Path, rows: Sequence[Sequence[Any]], header: Sequence[str] = ("id", "t", "kind", "u", "v")) -> Path:

@@ -29,19 +29,14 @@ from bptt.tasks import Text
 from bptt.tasks.text import Recipe
 from bptt.train import Evaluation, Training
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork, signals and limits are those of POSIX")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(sys.platform == "win32", reason="fork, signals and limits are those of POSIX"),
+]
 
 SMALL = Recipe(hidden=8, bptt=7, streams=3, steps=40, lr=0.01, held_out=0.1)
 CONTENT = "".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)).encode()
 FILES = (runs.CHECKPOINT, runs.PREVIOUS, runs.WEIGHTS, runs.SETTINGS, runs.LOG)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

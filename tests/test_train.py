@@ -27,6 +27,8 @@ from bptt.tasks import text as text_task
 from bptt.tasks.text import Recipe, nats_per_token
 from bptt.train import Evaluation, Event, Steps, Training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BPTT = 7
 SMALL = Recipe(hidden=12, bptt=BPTT, streams=3, epochs=3, lr=0.01, held_out=0.1)
 TEXT = data.Text("".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)).encode(), "squares")
@@ -40,15 +42,6 @@ def file_beside(run: Path, content: bytes = TEXT.content) -> Path:
     file = run.parent / "squares.txt"
     file.write_bytes(content)
     return file
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These networks are too small to share out, and threads that wait for each other crawl on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def training(recipe: Recipe = SMALL, *, layers: int = 1, dropout: float = 0.0) -> Training:

@@ -677,7 +677,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             facts = json.loads((file.metadata() or {})["bptt"])
             if not isinstance(facts, dict):
                 raise ValueError("its metadata must be a JSON object")
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
         if facts.get("schema") != SCHEMA:
             raise ValueError(
                 f"schema must be {SCHEMA}, the one this version of bptt knows; got {facts.get('schema')!r}"

@@ -68,7 +68,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
-            arrays = {} if text is None else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {} if text is None else {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise _unusable(path, f"it cannot be read as safetensors ({error})") from None
     if text is None:
