@@ -31,7 +31,7 @@ public:
           panels_(panels_of<Real>(sweep.H)),
           shares_(share_out(sweep.steps.B, sweep.H, panels_, kernel_.lanes * sizeof(Real), threads)),
           blocks_(blocks_of(rows_, sweep.steps.T, rows_of_a_block(sweep.H), !sweep.steps.reverse)),
-          W_hh_(sweep.H, sweep.H),
+          W_hh_(sweep.W_hh.at ? sweep.H : 0, sweep.H),
           leaving_(sweep.steps.B, sweep.H) {
         std::size_t widest = 0;
         for (const Block& block : blocks_) widest = std::max(widest, rows_in(block));
@@ -79,8 +79,9 @@ private:
     void begin(std::size_t share, std::size_t members) const {
         const Range panels = part(panels_, share, members);
         const Matrix<const Real>& W_hh = sweep_.W_hh;
-        kernel_.pack({W_hh.at, W_hh.column_stride, W_hh.row_stride}, sweep_.H, sweep_.H, panels.first, panels.last,
-                     W_hh_.from_row(0));
+        if (W_hh.at)
+            kernel_.pack({W_hh.at, W_hh.column_stride, W_hh.row_stride}, sweep_.H, sweep_.H, panels.first, panels.last,
+                         W_hh_.from_row(0));
         if (gradients_.dx) {
             const Matrix<const Real>& W_xh = input_->W_xh;
             const Range columns = part(panels_of<Real>(input_->I), share, members);
@@ -141,7 +142,8 @@ private:
         };
         const Range going_on{rows.first, std::min({rows.last, active, now})};
         if (going_on.first < going_on.last)
-            take(going_on, da_[before_b % 2].read(place(before_b, before, going_on.first)));
+            take(going_on, sweep_.W_hh.at ? da_[before_b % 2].read(place(before_b, before, going_on.first))
+                                          : Panels<const Real>{});
         const Range at_their_last_step{std::max(rows.first, active), std::min(rows.last, now)};
         if (at_their_last_step.first < at_their_last_step.last) take(at_their_last_step, {nullptr, 0});
     }

@@ -42,7 +42,7 @@ struct ForwardSweep {
     Steps steps;
     std::size_t H;
     Activation activation;
-    Matrix<const Real> W_hh;  // [H, H]  h_{t-1} W_hh
+    Matrix<const Real> W_hh;  // [H, H]  h_{t-1} W_hh, or null: nothing goes from step to step
     const Real* a;            // [N, H]  x_t W_xh + b_h; may be h
     const Real* h0;           // [B, H] or null: zero
     Real* h;                  // [N, H]  h_t
@@ -56,7 +56,7 @@ struct BackwardSweep {
     Steps steps;
     std::size_t H;
     Activation activation;
-    Matrix<const Real> W_hh;  // [H, H]
+    Matrix<const Real> W_hh;  // [H, H] or null
     const Real* dh;           // [N, H] or null: zero; cotangent of h_t from above
     const Real* dh_n;         // [B, H] or null: zero; cotangent of the last state of each row, added at its last step
     const Real* h;            // [N, H]  as the forward sweep left it

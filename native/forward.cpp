@@ -30,7 +30,7 @@ public:
           rows_(sweep.steps),
           panels_(panels_of<Real>(sweep.H)),
           shares_(share_out(sweep.steps.B, sweep.H, panels_, kernel_.lanes * sizeof(Real), threads)),
-          W_hh_(sweep.H, sweep.H) {
+          W_hh_(sweep.W_hh.at ? sweep.H : 0, sweep.H) {
         const std::size_t B = sweep.steps.B, row_shares = shares_.of_columns ? 1 : shares_.count;
         ahead_ = input && input->x && (shares_.of_columns || B / row_shares < rows_worth_a_product);
         for (std::size_t share = 0; share < row_shares; ++share) {
@@ -110,7 +110,8 @@ private:
 
     void pack(Range panels) const {
         const auto H = static_cast<std::ptrdiff_t>(sweep_.H);
-        kernel_.pack(sweep_.W_hh, sweep_.H, sweep_.H, panels.first, panels.last, W_hh_.from_row(0));
+        if (sweep_.W_hh.at)
+            kernel_.pack(sweep_.W_hh, sweep_.H, sweep_.H, panels.first, panels.last, W_hh_.from_row(0));
         for (std::size_t share = 0; share < states_[0].size(); ++share) {
             const Range own = part(sweep_.steps.B, share, states_[0].size());
             // With `reverse`, rows start at different steps: until then their h0 waits in whichever buffer is next.
@@ -178,7 +179,7 @@ private:
             .activation = sweep_.activation,
             .start = {{next.at, next.stride}, L},
             .terms = {{H, previous, W_hh_.read()}},
-            .count = 1,
+            .count = sweep_.W_hh.at ? 1u : 0u,
             .next = next,
             .h = sweep_.h + row * H,
             .total = sweep_.total ? sweep_.total + row * H : nullptr,
@@ -196,7 +197,7 @@ private:
             step.start = {bias(), 0};
             step.terms[1] = step.terms[0];
             step.terms[0] = {input_->I, x_[share].read(), W_xh_.read()};
-            step.count = 2;
+            ++step.count;
         }
         kernel_.forward_step(step);
     }

@@ -28,14 +28,15 @@ FLOORS = [
     {"nn.precision"},
     {"long", "widget"},
     {"check", "player", "tapefile"},
-    {"cells"},
+    {"losses"},
+    {"cells", "readout"},
     {"onnx", "ops"},
     {"cell_operators", "operators"},
-    {"sweeps", "losses", "sweeps.native_cells"},
+    {"sweeps", "sweeps.native_cells"},
     {"sweeps.cells", "sweeps.reference", "sweeps.native"},
     {"blocks", "schedules", "timeline"},
     {"outputs", "table", "train"},
-    {"_native", "activations", "disk", "equations", "errors", "sweeps.packing"},
+    {"_native", "activations", "disk", "equations", "errors", "sweeps.packing", "threads"},
 ]
 
 

@@ -9,6 +9,7 @@ from bptt.errors import InputError
 from bptt.nn.arguments import TOKENS, checked_input
 from bptt.nn.precision import returned_dtype
 from bptt.nn.rnn import RNN
+from bptt.readout import Readout
 
 
 class Elman(torch.nn.Module):
@@ -39,7 +40,7 @@ class Elman(torch.nn.Module):
         losses.pair(loss)
         self.loss_name = loss
         self.rnn = RNN(input_size, hidden_size, num_layers, nonlinearity, dropout=dropout, dtype=dtype)
-        self.readout = torch.nn.Linear(hidden_size, output_size, dtype=dtype)
+        self.readout = Readout(hidden_size, output_size, dtype=dtype)
 
     def forward(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h, h_n = self.rnn(x, h0)

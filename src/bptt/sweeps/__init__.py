@@ -28,7 +28,8 @@ Around its sweeps, every engine offers the whole layer, so that it may do the pr
     backward_layer(dh, dh_n, h, h0, x, weight_ih, weight_hh, activation, dx=..., dweight_ih=..., dweight_hh=..., ...)
 
 x (T, B, I)      inputs, or integer tokens (T, B), each standing for a row of W_xh; packed (N, I) or (N,)
-weight_ih (H, I) W_xhᵀ, weight_hh (H, H) W_hhᵀ, biases whose sum is b_h: parameters as torch.nn.RNN holds them
+weight_ih (H, I) W_xhᵀ, weight_hh (H, H) W_hhᵀ, biases whose sum is b_h: parameters as torch.nn.RNN holds them. On
+                 `native`, weight_hh may be None: a layer without recurrence, as the output layer is (`bptt.readout`)
 h (T, B, H)      states of the steps alone; packed (N, H)
 h0 (1, B, H), dh, dh_n
                  may be None, which is zero; dh_n (1, B, H) is the cotangent of each row's last state

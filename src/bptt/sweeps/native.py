@@ -109,7 +109,7 @@ def forward_layer(
     x: Tensor,
     h0: Tensor | None,
     weight_ih: Tensor,
-    weight_hh: Tensor,
+    weight_hh: Tensor | None,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
     activation: str,
@@ -124,19 +124,21 @@ def forward_layer(
 
     x          (T, B, I), packed (N, I), or integer tokens (T, B), packed (N,)
     h0         (1, B, H); None is zero, and B then comes from x or, packed, from batch_sizes
-    weight_ih  (H, I), weight_hh (H, H), bias_ih and bias_hh (H) or None: parameters as torch.nn.RNN holds them
+    weight_ih  (H, I), weight_hh (H, H), bias_ih and bias_hh (H) or None: parameters as torch.nn.RNN holds them.
+               Without weight_hh nothing goes from step to step
     h_n        (1, B, H), receives the last state of every row
 
     Raises IndexError for tokens outside [0, I).
     """
-    dtype = weight_hh.dtype
-    precision = precision_of("weight_hh", dtype)
+    dtype = weight_ih.dtype
+    precision = precision_of("weight_ih", dtype)
     H, I = _width_and_inputs(weight_ih)
     B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[-2]
     T, sizes, rows = steps_of("x", x, batch_sizes, B)
     x, tokens = _input(x, dtype, rows, I)
     require("weight_ih", weight_ih, dtype, (H, I))
-    require("weight_hh", weight_hh, dtype, (H, H))
+    if weight_hh is not None:
+        require("weight_hh", weight_hh, dtype, (H, H))
     if h0 is not None:
         h0 = require("h0", h0, dtype, (1, B, H)).contiguous()
     if bias_ih is not None:
@@ -178,7 +180,7 @@ def backward_layer(
     h0: Tensor | None,
     x: Tensor,
     weight_ih: Tensor,
-    weight_hh: Tensor,
+    weight_hh: Tensor | None,
     activation: str,
     *,
     batch_sizes: Sequence[int] | None = None,
@@ -212,7 +214,8 @@ def backward_layer(
     if h0 is not None:
         h0 = require("h0", h0, dtype, (1, B, H)).contiguous()
     require("weight_ih", weight_ih, dtype, (H, I))
-    require("weight_hh", weight_hh, dtype, (H, H))
+    if weight_hh is not None:
+        require("weight_hh", weight_hh, dtype, (H, H))
     if dh is not None:
         dh = require("dh", dh, dtype, (*rows, H)).contiguous()
     if dh_n is not None:

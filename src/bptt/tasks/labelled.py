@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from bptt import activations, table, timeline, train
 from bptt.errors import InputError
 from bptt.nn import RNN
+from bptt.readout import Readout
 from bptt.table import Table
 from bptt.train import Measure, Order, shuffled
 
@@ -117,7 +118,7 @@ class Classifier(torch.nn.Module):
         super().__init__()
         self.rnn = RNN(inputs, hidden, layers, nonlinearity, bidirectional=bidirectional)
         self.directions = 2 if bidirectional else 1
-        self.readout = torch.nn.Linear(self.directions * hidden, classes)
+        self.readout = Readout(self.directions * hidden, classes)
 
     def forward(self, x: Tensor | PackedSequence) -> Tensor:
         _, h_n = self.rnn(x)
