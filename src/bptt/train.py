@@ -28,6 +28,7 @@ from torch.nn.utils import rnn as packing
 from torch.utils.data import DataLoader
 
 from bptt.errors import InputError
+from bptt.threads import Threads
 
 Optimizer = Literal["adam", "sgd"]
 Reason = Literal["finished", "time limit", "no improvement", "interrupted", "not finite", "held out not finite"]
@@ -276,19 +277,23 @@ class Training:
         watch: Callable[[Event], None] = lambda event: None,
         save: Callable[["Training"], None] = lambda training: None,
         should_stop: Callable[[], bool] = lambda: False,
+        threads: int | None = None,
     ) -> Stop:
         """Trains until done, or until `should_stop()` says so; returns the last event.
+
+        threads  to work on; None: those that torch has, and one while other programs need the cores (`bptt.threads`)
 
         `should_stop` is asked before each step and each call of the model in an evaluation, which is then given up and
         made anew when the training goes on. `save` is called about every 10 seconds and at the end, always between two
         steps.
         """
+        require_whole("threads", threads, optional=True)
         model, optimizer = self.model.train(), self.optimizer
         clip = math.inf if self.recipe.clip is None else self.recipe.clip
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         meter = _Meter(self)
         started, saved = self._clock() - self.seconds, self._clock()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), Threads(threads, steady=threads is not None) as pace:
             torch.set_rng_state(self.rng)
             while True:
                 if self._evaluation_is_due:
@@ -302,6 +307,7 @@ class Training:
                     break
                 for group in optimizer.param_groups:
                     group["lr"] = self.recipe.lr * (1 - self.done)
+                begun = time.perf_counter()
                 optimizer.zero_grad()
                 before = torch.get_rng_state()
                 try:
@@ -320,6 +326,7 @@ class Training:
                     for gradient in gradients:
                         gradient.mul_(clip / norm)
                 optimizer.step()
+                pace.learn(time.perf_counter() - begun, items)
                 self.h = h
                 self.step += 1
                 self.items += items
@@ -566,6 +573,7 @@ def fit(
     batch: int = 32,
     every_step: bool | None = None,
     watch: Callable[[Event], None] = lambda event: None,
+    threads: int | None = None,
     **recipe: Any,
 ) -> Stop:
     """Trains any model on any data with the loop behind `bptt train`; leaves the best weights in the model.
@@ -578,6 +586,7 @@ def fit(
     every_step      whether y has a target for each step of x, or one for the sequence; None: as the first pair looks,
                     y having as many steps as x or not
     watch           is called with each event (`Steps`, `Evaluation`, `Stop`)
+    threads         to work on; None: those that torch has, and one while other programs need the cores
     recipe          what `Recipe` takes: epochs, steps, optimizer, lr, clip, patience, time_limit, seed
 
     Batches of a Dataset are time first: sequences x (T, ...) of equal length are stacked to (T, B, ...), of different
@@ -606,7 +615,7 @@ def fit(
         )
     batch_first = any(getattr(layer, "batch_first", False) is True for layer in model.modules())
     training = Training(model, _Batches(data, held_out, loss, batch, every_step, batch_first, Recipe(**recipe)))
-    stop = training.run(watch=watch)
+    stop = training.run(watch=watch, threads=threads)
     model.load_state_dict(training.best_weights)
     return stop
 

@@ -1,0 +1,126 @@
+"""The number of threads of a training: found on a simulated machine, put back afterwards, no trace in the bits."""
+
+import math
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bptt import data, table
+from bptt.errors import InputError
+from bptt.tasks import KnownTask, Labelled, Series, Text
+from bptt.tasks.labelled import Columns
+from bptt.threads import Threads
+from bptt.train import Training, fit
+
+STEP = 0.01
+
+
+def idle(number: int) -> float:
+    return 1.3 / number
+
+
+def loaded(number: int) -> float:
+    return 1.0 + 2 * (number - 1)
+
+
+def numbers(pace: Threads, slowness: Callable[[int], float], seconds: float) -> list[int]:
+    """The number of threads of each step in so many seconds of a machine that is simulated."""
+    found, now = [], 0.0
+    for items in cycle((10, 20, 30)):
+        if now > seconds:
+            break
+        took = STEP * slowness(pace.number) * items / 20
+        found.append(pace.number)
+        now += took
+        pace.learn(took, items)
+    return found
+
+
+def threads_of(most: int = 2, **options: Any) -> Threads:
+    return Threads(most, apply=lambda number: None, **options)
+
+
+def test_all_threads_work_on_an_idle_machine() -> None:
+    found = numbers(threads_of(), idle, 60)
+    assert found.count(2) > 0.97 * len(found)
+
+
+def test_one_thread_works_while_others_need_the_cores_and_all_do_again_afterwards() -> None:
+    pace = threads_of(4)
+    numbers(pace, idle, 60)
+    began = numbers(pace, loaded, 2)
+    assert began.count(1) > 0.8 * len(began)
+    rest = numbers(pace, loaded, 60)
+    assert rest.count(1) > 0.97 * len(rest)
+    numbers(pace, idle, 12)
+    after = numbers(pace, idle, 60)
+    assert after.count(4) > 0.97 * len(after)
+
+
+@pytest.mark.parametrize("pace", [threads_of(1), threads_of(2, steady=True)], ids=["one", "steady"])
+def test_a_number_that_is_fixed_stays(pace: Threads) -> None:
+    assert set(numbers(pace, loaded, 10)) == {pace.number}
+
+
+def test_torch_gets_the_number_and_then_its_own_back() -> None:
+    outside = torch.get_num_threads()
+    with Threads(outside + 1) as pace:
+        assert torch.get_num_threads() == outside + 1
+        numbers(pace, loaded, 2)
+        assert torch.get_num_threads() == pace.number == 1
+    assert torch.get_num_threads() == outside
+
+
+def test_fit_works_on_the_threads_it_is_given_and_refuses_none() -> None:
+    seen, outside = [], torch.get_num_threads()
+    data = [(torch.zeros(1), torch.zeros(1))]
+
+    def loss(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return (output - y).square().mean()
+
+    fit(torch.nn.Linear(1, 1), data, loss=loss, epochs=1, threads=outside + 1)
+    assert seen == [outside + 1]
+    with pytest.raises(InputError, match="threads must be a whole number of at least 1"):
+        fit(torch.nn.Linear(1, 1), data, loss=loss, epochs=1, threads=0)
+
+
+def text(folder: Path) -> KnownTask:
+    return Text(data.Text(b"Every step of a long text is like the next. " * 400, "text"), Text.Recipe(steps=6))
+
+
+def series(folder: Path) -> KnownTask:
+    file = folder / "wave.csv"
+    file.write_text("y\n" + "".join(f"{math.sin(n / 5) + n % 7}\n" for n in range(2000)))
+    return Series(table.read(file), Series.Recipe(steps=6, hidden=64, batch=64, window=100), ["y"])
+
+
+def labelled(folder: Path) -> KnownTask:
+    file = folder / "waves.csv"
+    rows = (f"{n},{math.sin(n * t / 50)},{n % 3}\n" for n in range(60) for t in range(40 + n))
+    file.write_text("of,y,is\n" + "".join(rows))
+    return Labelled(table.read(file), Labelled.Recipe(steps=6, hidden=128), Columns("is", "of", None, ("y",)))
+
+
+@pytest.mark.parametrize("task", [text, series, labelled])
+def test_the_weights_of_a_training_do_not_depend_on_the_number_of_threads(
+    task: Callable[[Path], KnownTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(learn: Callable[..., None]) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(Threads, "learn", learn)
+        known = task(tmp_path)
+        torch.manual_seed(1)
+        model = known.network(known.about(), known.recipe)
+        known.prepare(model)
+        Training(model, known).run(threads=2)
+        return model.state_dict()
+
+    number = cycle((1, 2, 3))
+    alone = weights(lambda pace, seconds, items: torch.set_num_threads(1))
+    changing = weights(lambda pace, seconds, items: torch.set_num_threads(next(number)))
+    for name, weight in alone.items():
+        assert torch.equal(weight, changing[name]), name
