@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from bptt import runs
 from bptt.cli import app
 from bptt.cli.series import BACKTEST, BACKTEST_PICTURE, FORECAST, FORECAST_PICTURE, kept
+from bptt.tasks import Series
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,6 +107,41 @@ def test_json_is_all_there_is_on_stdout(here: Path) -> None:
     air(146).write_csv("air.csv")
     facts = json.loads(bptt("forecast run --json"))
     assert (facts["after"], facts["changed"], len(facts["steps"])) == ("1961-02", True, 1)
+
+
+def test_one_figure_says_how_good_a_training_was(here: Path) -> None:
+    """Squared error as a multiple of what the base leaves on the same part, wherever it is said."""
+    growing = air().with_columns(passengers=pl.col("passengers") * (1 + pl.int_range(144) / 20))
+    growing.with_columns(pl.col("passengers") + pl.col("fares").shift(1).abs() * 200).write_csv("growing.csv")
+    command = "train growing.csv --target passengers --inputs fares --base last --hidden 6 --epochs 30"
+    said = bptt(f"{command} -o run")
+    events = [json.loads(line) for line in bptt(f"{command} -o again --json").splitlines()]
+    best = [event for event in runs.read_log(here / "run") if event["event"] == "evaluation" and event["best"]][-1]
+    (stop,) = (event for event in events if event["event"] == "stop")
+    figure = best["relative_squared_error"]
+    assert 0.3 < figure < 0.95
+    assert {figure} == {best["loss"], stop["loss"], stop["relative_squared_error"]}
+    (summary,) = re.findall(r"^([\d.]+) times the base's squared error, held out", said, re.MULTILINE)
+    *_, shown = re.findall(r" held out ([\d.]+) ", said)
+    (gain,) = re.findall(r"the network takes ([\d.]+)% off the squared error that the base leaves", said)
+    assert summary == f"{figure:.3f}"
+    assert shown == f"{[event['loss'] for event in events if event['event'] == 'evaluation'][-1]:.3f}"
+    assert gain == f"{100 * (1 - figure):.1f}"
+    settings, model = runs.load(here / "run")
+    assert isinstance(settings.recipe, Series.Recipe)
+    task = Series.again(settings.about, settings.recipe, settings.source)
+    missed, at = [], task.judges
+    for base in (None, "last"):
+        forecast = model.forecasts(task.values, at, base)[:, 0, 0]
+        missed.append(float((forecast - task.values[at + 1, 0]).square().mean()))
+    assert figure == pytest.approx(missed[0] / missed[1], rel=1e-5)
+
+
+def test_a_base_that_leaves_nothing_is_said(here: Path) -> None:
+    pl.DataFrame({"y": [n % 4 for n in range(80)]}).write_csv("exact.csv")
+    said = bptt(f"train exact.csv -o run --target y --season 4 --base season {SMALL}")
+    assert "1.000 times the base's squared error, held out" in said
+    assert "The base leaves no error in the validation part: there is nothing for the network to take off." in said
 
 
 def test_forecast_from_another_file_to_another_place(here: Path) -> None:

@@ -157,8 +157,10 @@ def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> Non
     task = training.task
     assert isinstance(task, Series)
     out = shlex.quote(str(run.path))
-    gain = 1 - training.best_loss / task.base_loss if training.best_loss is not None and task.base_loss else 0
-    if gain < 0.0005:
+    gain = 1 - training.best_loss if training.best_loss is not None else 0
+    if task.base_leaves == 0:
+        say("The base leaves no error in the validation part: there is nothing for the network to take off.\n")
+    elif gain < 0.0005:
         say("In the validation part the network takes less than 0.05% off the squared error that the base leaves.\n")
     else:
         say(f"In the validation part the network takes {gain:.1%} off the squared error that the base leaves.\n")

@@ -175,14 +175,15 @@ class Series:
     season      steps of a season, or None; `season_reason` says why
     fitted      scaling, base and linear rule, the network untrained
     errors      of each rule in the validation part: root mean square, in standard deviations of the training part
+    base_leaves mean square of what the base leaves over in the validation part, in units of what it does in training
     """
 
     name: ClassVar[str] = "series"
     Recipe = Recipe
     items = "steps"
-    measure = Measure("relative squared error", "rel. sq. error", "relative_squared_error")
+    measure = Measure("times the base's squared error", "of the base", "relative_squared_error")
     state = None
-    evaluates_at_start = True  # the base, beside which the loss is measured: it leaves 1 in the training part
+    evaluates_at_start = True  # the base, which leaves a loss of 1 in each part
 
     def __init__(
         self,
@@ -264,11 +265,7 @@ class Series:
             drawn = torch.randperm(len(judges), generator=torch.Generator().manual_seed(0))[:JUDGES]
             judges = judges[drawn.sort().values]
         self.judges = judges
-
-    @property
-    def base_loss(self) -> float:
-        """The loss of the validation part without the network."""
-        return float(self.rest[self.judges].double().square().nanmean())
+        self.base_leaves = float(self.rest[judges].double().square().nanmean())
 
     @property
     def origins(self) -> Tensor:
@@ -347,7 +344,9 @@ class Series:
         return part
 
     def evaluate(self, model: Forecaster) -> float:
-        return model.judge(self.u, self.rest, self.judges)
+        """Squared error of the validation part as a multiple of what the base leaves there; 1 where that is nothing."""
+        left = model.judge(self.u, self.rest, self.judges)
+        return left / self.base_leaves if self.base_leaves else 1.0
 
 
 def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
