@@ -186,7 +186,10 @@ CODE = {
         "table.read('.')": r"\. is a directory",
         "table.read('good.csv').numbers('y')": r"line 2 of .*good\.csv has 'a'",
         "table.read('infinite.csv').numbers('x')": r"must hold finite numbers; line 3",
-        "table.read('comma.csv').numbers('x')": r"Write decimals with a point",
+        "table.read('comma.csv').numbers('x')": r"has '1,5'\. Write 1\.5, and the rest of the column",
+        "table.read('thousands.csv').numbers('sold')": r"'1,231' .* may stand for 1231 or 1\.231, and is not guessed",
+        "table.read('thousands.csv').numbers('share')": r"'12%' and 1 more\. It may stand for 12 or 0\.12",
+        "table.read('thousands.csv').numbers('price')": r"'1\.020,0 €' .*\. Write 1020\.0, and the rest",
     },
     "Tapes on disk": {
         "bptt.Tape.load('missing.tape')": r"found nothing at 'missing\.tape'",
@@ -296,6 +299,7 @@ def material(at: Path) -> None:
         "good.csv": "s,x,y\n1,2,a\n1,3,a\n2,4,b\n", "ragged.csv": "s,x,y\n1,2,a\n1,3\n", "empty.csv": "",
         "blank.csv": "\n\n", "header.csv": "s,x,y\n", "double.csv": "x,x\n1,2\n", "numbers.csv": "1,2\n3,4\n",
         "quote.csv": 'x,y\n"1,2\n', "zeros.csv": "x\n1\0\n", "infinite.csv": "x\n1\ninf\n", "comma.csv": "x;y\n1,5;2\n",
+        "thousands.csv": "sold;share;price\n1,231;12%;1.020,0 €\n1,190;11%;998,5 €\n",
     }  # fmt: skip
     for name, text in texts.items():
         (at / name).write_text(text, "utf-8")

@@ -27,6 +27,7 @@ MISSING = ("", "na", "n/a", "nan", "null", "none")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MOST_LISTED = 12
 LARGEST = 1e100  # squares of numbers, and sums of them, must be numbers too
+UNIT = r"[%$\u20ac\u00a3\u00a5\u20b9]"  # beside a number: percent and signs of currencies
 BLOCK = 1 << 16  # rows whose cells are held as Python's strings at a time
 
 
@@ -117,13 +118,17 @@ class Table:
     def _not_a_number(self, name: str, cells: pl.Series, rows: list[int]) -> InputError:
         cell = cells[rows[0]]
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-        fix = "Correct the cell, or leave it empty where the value is not known."
-        if re.fullmatch(r"[+-]?\d+,\d+", cell):
-            fix = "Write decimals with a point."
-        elif re.fullmatch(r"[+-]?\d{1,3}([, '\u00a0\u202f]\d{3})+(\.\d+)?", cell):
-            fix = "Write numbers without separators of thousands."
+        rule, fix = "numbers", "Correct the cell, or leave it empty where the value is not known."
+        if readings := _readings(cell):
+            rule = "bare numbers, decimals with a point, thousands with nothing between them"
+            fix = f"Write {readings[0]}, and the rest of the column in the same way."
+        if len(readings) > 1:
+            fix = (
+                f"It may stand for {' or '.join(readings)}, and is not guessed: write what is meant, in the whole "
+                "column by the same rule."
+            )
         return InputError(
-            f"Column {name!r} must hold numbers; {self.place(rows[0])} of {self.source} has {_short(cell)}{more}. {fix}"
+            f"Column {name!r} must hold {rule}; {self.place(rows[0])} of {self.source} has {_short(cell)}{more}. {fix}"
         )
 
 
@@ -301,6 +306,23 @@ def _too_long(first: int, path: Path) -> InputError:
         f"A cell may have up to {csv.field_size_limit():,} characters; {path} has a longer one in the lines from "
         f"{first + 1} on. Shorten it, or, where text in double quotes never ends, end it there."
     )
+
+
+def _readings(cell: str) -> list[str]:
+    """The numbers that a cell such as "1,231", "1.020,0" or "$12" may stand for, as they are to be written."""
+    parts = re.fullmatch(rf"({UNIT}?)\s*([-+\u2212]?)\s*({UNIT}?)\s*(\d(?:[\d.,'\u2019\s]*\d)?)\s*({UNIT}?)", cell)
+    if parts is None:
+        return []
+    before, minus, after, digits, end = parts.groups()
+    sign = "-" if minus in ("-", "\u2212") else ""
+    first, found = "[1-9][0-9]{0,2}", {}
+    for thousands, point in ((",'\u2019\\s", r"\."), (".'\u2019\\s", ",")):
+        whole = re.fullmatch(rf"({first}(?:([{thousands}])\d{{3}})(?:\2\d{{3}})*|\d+)(?:{point}(\d+))?", digits)
+        if whole:
+            found[".".join(filter(None, (re.sub(r"\D", "", whole[1]), whole[3])))] = None
+    if "%" in (before, after, end):
+        found |= {f"{float(number) / 100:.12g}": None for number in found}
+    return [sign + number for number in found]
 
 
 def _names(header: list[str], path: Path) -> list[str]:
