@@ -150,6 +150,16 @@ COMMANDS = {
         "bptt train large.csv -o new --target x": r"from -1e\+100 to 1e\+100; line 3 of large\.csv has 1e\+300",
         "bptt train /dev/null -o new --target x": r"must be readable; /dev/null: it is a device, not a file",
     },
+    "Time of a series": {
+        "bptt train newest-first.csv -o new --target v": r"line 3 .* 'day', after .* line 2\. The newest row .* none",
+        "bptt train newest-first.csv -o new --target v --time day": r"Sort the rows by 'day', oldest first, or name",
+        "bptt train panel.csv -o new --target v": r"so has line 2\. Rows of one time differ in 'kind' \('A', 'B'\)",
+        "bptt train autumn.csv -o new --target v": r"so has line 28\. .* offset from UTC, as 2024-10-27 02:00\+02",
+        "bptt train split.csv -o new --target v": r"Where 'year', 'month' tell the time together, write",
+        "bptt train short-years.csv -o new --target v": r"'Jan-49' .* four digits: Jan 1949 or Jan 2049",
+        "bptt train typo.csv -o new --target v": r"line 31 of typo\.csv has '2026-02-30' in column 'day'",
+        "bptt train giant.csv -o new --target v": r"from -1e\+100 to 1e\+100, .*; line 2 of giant\.csv has 1e300",
+    },
     "Forecasting": {
         "bptt forecast new": r"new holds no settings\.json",
         "bptt forecast run": r"needs a run that was trained on a series; run was trained for the task 'text'",
@@ -309,6 +319,19 @@ def material(at: Path) -> None:
     steps = "".join(f"{n // 3},{n * 5 % 7},{'ab'[n // 3 % 2]}\n" for n in range(36))
     (at / "sequences.csv").write_text("id,u,kind\n" + steps)
     (at / "large.csv").write_text("x\n1\n1e300\n")
+    times = {
+        "newest-first": [row.split(",")[0] for row in reversed(days)],
+        "panel": [f"{1990 + n // 8} Q{n // 2 % 4 + 1}" for n in range(60)],
+        "autumn": [f"2024-10-{26 + (n - (n > 26)) // 24} {(n - (n > 26)) % 24:02}:00" for n in range(60)],
+        "short-years": [f"{('Jan', 'Feb', 'Mar')[n % 3]}-{49 + n // 3}" for n in range(48)],
+        "typo": [*(row.split(",")[0] for row in days[:29]), "2026-02-30"],
+        "giant": [f"{n}e300" for n in range(1, 60)],
+    }
+    for name, cells in times.items():
+        rows = "".join(f"{cell},{'AB'[n % 2]},{n * 7 % 11}\n" for n, cell in enumerate(cells))
+        (at / f"{name}.csv").write_text("day,kind,v\n" + rows)
+    split = "".join(f"{2020 + n // 12},{n % 12 + 1},{n * 7 % 11}\n" for n in range(60))
+    (at / "split.csv").write_text("year,month,v\n" + split)
     for command in ("series.csv -o series --target v", "sequences.csv -o labelled --label kind --sequence id"):
         kind, message = answer(f"bptt train {command} --hidden 4 --epochs 1", {})
         assert kind == "exit code 0", message

@@ -187,6 +187,19 @@ def test_a_series_without_time_season_or_test_part(here: Path) -> None:
     assert pl.read_csv((bptt("forecast run --steps 2"), here / "run" / FORECAST)[1])["step"].to_list() == [121, 122]
 
 
+def test_rows_may_be_said_to_be_even_steps(here: Path) -> None:
+    air().reverse().write_csv("newest-first.csv")
+    command = f"train newest-first.csv -o run --target passengers {SMALL}"
+    message = bptt(command, code=2)
+    assert re.search(
+        r"line 3 of .* has '1960-11' in column 'month', after '1960-12' in line 2\. The newest row", message
+    )
+    assert not (here / "run").exists()
+    assert "Time     rows are even steps, as given\n" in bptt(f"{command} --time none")
+    assert pl.read_csv((bptt("forecast run --steps 2"), here / "run" / FORECAST)[1])["step"].to_list() == [145, 146]
+    assert "Resumed  at step" in bptt("train -o run --resume --time none --epochs 4")
+
+
 def test_dates_that_can_be_read_in_two_ways_are_said(here: Path) -> None:
     frame = pl.DataFrame({"date": [f"{m % 12 + 1:02}/01/2020" for m in range(12)], "y": [float(m) for m in range(12)]})
     frame.write_csv("us.csv")

@@ -377,6 +377,19 @@ class TestForecast:
             series.read_again(table.read(short), about)
 
 
+def test_rows_that_were_said_to_be_even_steps_stay_so(file: Path) -> None:
+    frame = write(file, date=months(60)[::-1], y=airline(60))
+    with pytest.raises(InputError, match=r"The newest row stands first\. Sort .*: --time none$"):
+        task(frame)
+    found = task(frame, time="none")
+    assert found.columns.timeline.column is None
+    assert found.about()["time"] == "none"
+    again = series.read_again(table.read(frame), found.about())
+    assert (again.time, again.known) == ("none", 60)
+    assert task(write(file, y=airline(60))).about()["time"] is None
+    assert task(write(file, none=airline(60)), "none", time="none").about()["targets"] == ["none"]
+
+
 def test_a_run_is_saved_resumed_to_the_bit_and_loaded(file: Path, tmp_path: Path) -> None:
     y, x = driven(200)
     y[20:23] = math.nan
@@ -407,7 +420,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "both": ({"y": N}, {"time": "y"}, r"neither target nor input; got 'y' as both"),
     "text": ({"y": [*N, "high"]}, {}, r"'y' must hold numbers; line 62 of .* has 'high'"),
     "unsorted": ({"t": [*N[1:], 0], "y": N}, {}, r"must increase .*; line 61 of .* has '0' in column 't'"),
-    "duplicate": ({"t": [*N[:-1], 58], "y": N}, {}, r"may occur once; line 61 of .* and so has line 60"),
+    "duplicate": ({"t": [*N[:-1], 58], "y": N}, {}, r"may occur once, .*; line 61 of .* and so has line 60"),
     "empty": ({"y": N, "x": [None] * 60}, {"inputs": "x"}, r"'x' must hold numbers; all 60 cells of .* are empty"),
     "nothing known": ({"y": [math.nan] * 60}, {}, r"'y' must hold numbers; all 60 cells"),
     "nothing known in training": ({"y": [math.nan] * 45 + N[:15]}, {}, r"at least 8 known values .* 'y' has 0 in"),

@@ -432,12 +432,116 @@ class TestTime:
         times = "1|2|3" if name in ("t", "year", "month") else "2020-01-01|2020-01-02"
         assert line(file, times, "" if name == "column 1" else name).column == name
 
-    def test_numbers_that_only_may_be_times_are_left_alone(self, file: Path) -> None:
-        assert line(file, "11|12|1|2", "month").column is None
-        assert line(file, "1|2|3", "price").column is None
-        assert line(file, "1.5|2.5|3.5", "price").column is None
-        found = line(file, "3|1|2", "year")
-        assert [found.label(time) for time in found.following(2)] == ["4", "5"]
+    @pytest.mark.parametrize("name", ["price", "index", "period", "second", "build_year", "timer", "lead time"])
+    @pytest.mark.parametrize("times", ["11|12|1|2", "1.5|2.5|0.5"])
+    def test_numbers_that_are_not_called_time_are_left_alone(self, file: Path, name: str, times: str) -> None:
+        assert line(file, times, name).column is None
+
+    @pytest.mark.parametrize("cell", ["red", "A4", "W123", "10-20", "1.2.3", "Marathon 42", "555-1234", "3:2", "4711"])
+    def test_text_that_only_resembles_dates_is_left_alone(self, file: Path, cell: str) -> None:
+        found = line(file, "|".join([cell] * 4), "kind")
+        assert [found.label(time) for time in found.following(2)] == ["5", "6"]
+
+    @pytest.mark.parametrize(
+        ("name", "times", "message"),
+        [
+            (name, "3|1|2", rf"increase from row to row; line 3 .* has '1' in column '{re.escape(name)}'")
+            for name in ("time", "DATE", "Datum", "Zeit", "time_stamp", "ds", "Date (UTC)", "Year", "month", "t")
+        ]
+        + [
+            ("when", "2020-01-03|2020-01-02", r"after '2020-01-03' in line 2\. The newest row stands first"),
+            ("when", "30/01/2020|01/03/2020|02/02/2020", r"line 4 of .* after '01/03/2020' in line 3\. Sort"),
+            ("when", "1998 Q1|1998 Q2|1998 Q2", r"occur once, .*; line 4 of .* and so has line 3\. Keep one"),
+            ("when", "Jan-49|Feb-49", r"line 2 of .* 'Jan-49' .*with four digits: Jan 1949 or Jan 2049, or name"),
+            ("when", "1-Mar-49|2-Mar-49", r"line 2 of .* has '1-Mar-49' .*: Mar 1949 or Mar 2049"),
+            ("when", "2020-W05|2020-W06", r"Times must be numbers or dates, .* has '2020-W05'"),
+            ("when", "Q1 1998|Q2 1998", r"has 'Q1 1998' in column 'when'"),
+            ("when", "Januar 1998|Februar 1998", r"has 'Januar 1998' in column 'when'"),
+            ("when", "08:00|08:15", r"has '08:00' in column 'when'"),
+            ("when", "2020-01-01|2020-01-02|later", r"line 4 of .* has 'later' in column 'when'"),
+            ("month", "Jan|Feb", r"has 'Jan' in column 'month'"),
+            ("when", "2020-01-01||2020-01-03", r"Every row needs a time; line 3 of .* has none in column 'when'"),
+        ],
+    )  # fmt: skip
+    def test_what_looks_like_times_and_cannot_be_used_is_an_error(
+        self, file: Path, name: str, times: str, message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message) as refusal:
+            line(file, times, name)
+        assert str(refusal.value).endswith(
+            f" If {name!r} is not the time and rows are even steps in the order they stand in, say so: --time none"
+        )
+        assert line(file, times, name, "none").column is None
+
+    def test_dates_out_of_order_are_not_passed_over_for_a_count(self, file: Path) -> None:
+        with pytest.raises(InputError, match="The newest row stands first"):
+            timeline.of(table.read(written(file, "t,when,y\n1,2020-01-02,1\n2,2020-01-01,2\n")), taken=["y"])
+
+    def test_a_time_that_can_be_used_is_enough(self, file: Path) -> None:
+        read = table.read(written(file, "date,when,year,y\n2020,2020-01-01,5,1\n2020,2020-01-02,5,2\n"))
+        assert timeline.of(read, taken=["y"]).column == "when"
+
+    def test_a_time_in_several_columns_is_to_be_written_in_one(self, file: Path) -> None:
+        read = table.read(written(file, "year,month,no,y\n2020,11,1,1\n2020,12,2,2\n2021,1,3,3\n"))
+        with pytest.raises(InputError, match=r"Where 'year', 'month' tell the time together, write it in one column"):
+            timeline.of(read, taken=["y"])
+
+    @pytest.mark.parametrize("by_series", [False, True])
+    def test_several_series_in_one_table_are_told_apart(self, file: Path, by_series: bool) -> None:
+        rows = [f"1998 Q{quarter},{kind},{n}" for quarter in range(1, 5) for n, kind in enumerate("AB")]
+        rows = sorted(rows, key=lambda row: row[8]) if by_series else rows
+        read = table.read(written(file, "\n".join(["Quarter,kind,y", *rows]) + "\n"))
+        where = "line 6 .* and so has line 2" if by_series else "line 3 .* and so has line 2"
+        with pytest.raises(InputError, match=rf"{where}\. Rows of one time differ in 'kind' \('A', 'B'\): give each"):
+            timeline.of(read, taken=["y"])
+
+    @pytest.mark.parametrize("every", [60, 15])
+    def test_an_hour_that_came_twice_is_to_have_its_offset(self, file: Path, every: int) -> None:
+        start = datetime.datetime(2024, 10, 26)
+        minutes = [*range(0, 27 * 60, every), *range(26 * 60, 40 * 60, every)]
+        times = [f"{start + datetime.timedelta(minutes=minute):%Y-%m-%d %H:%M}" for minute in minutes]
+        at = 27 * 60 // every + 2
+        with pytest.raises(
+            InputError,
+            match=rf"line {at} of .* has '2024-10-27 02:00' in column 'zeit', and so has line .*offset from UTC, "
+            r"as 2024-10-27 02:00\+02:00 and 2024-10-27 02:00\+01:00 an hour later\.",
+        ):
+            line(file, "|".join(times), "zeit")
+        with_offset = [f"{time}{'+02:00' if n < 27 * 60 // every else '+01:00'}" for n, time in enumerate(times)]
+        found = line(file, "|".join(with_offset), "zeit")
+        assert (found.inserted, found.spacing.even) == (0, True)
+
+    @pytest.mark.parametrize(
+        "times", ["0|1|2|18446744073709551615", "0.5|1.5|2.5|1e25", "0|1e-300|2e-300|1e10", "0|1|2|1e19"]
+    )
+    def test_a_span_of_more_steps_than_can_be_counted_is_not_even(self, file: Path, times: str) -> None:
+        found = line(file, times)
+        assert (found.spacing.even, len(found)) == (False, 4)
+        assert all(map(found.label, found.following(2)))
+
+    @pytest.mark.parametrize("times", ["1|1e101", "-1.7e308|1.7e308", "1714352400000000001|1714352400000000002"])
+    def test_numbers_too_large_to_be_told_apart_are_refused(self, file: Path, times: str) -> None:
+        with pytest.raises(
+            InputError, match=r"from -1e\+100 to 1e\+100, and be multiples .*; line \d of .*larger unit"
+        ):
+            line(file, times)
+        assert line(file, "1714352400000000000|1714352401000000000").spacing.every == 1e9
+
+    def test_times_within_a_microsecond_are_refused(self, tmp_path: Path) -> None:
+        times = pl.Series("time", [0, 1, 2], pl.Int64).cast(pl.Datetime("ns"))
+        pl.DataFrame([times]).write_parquet(tmp_path / "t.parquet")
+        with pytest.raises(InputError, match=r"must be whole microseconds; row 2 of .* has 1970.*1 in column 'time'"):
+            timeline.of(table.read(tmp_path / "t.parquet"))
+
+    @pytest.mark.parametrize(
+        ("times", "last"),
+        [("1000-01-01|5500-01-01|9999-01-01", "99988"), ("1000-01-01|1500-01-01|2000-01-01", "12000")],
+    )
+    def test_dates_after_the_last_that_can_be_counted_are_refused(self, file: Path, times: str, last: str) -> None:
+        found = line(file, times)
+        assert found.label(found.following(20)[-1]).startswith(last)
+        with pytest.raises(InputError, match=r"before the year 290,000; 10,000 steps of .* after .*\. Ask for fewer"):
+            found.following(10_000)
 
     def test_targets_and_inputs_are_no_time(self, file: Path) -> None:
         read = table.read(written(file, "t,y\n1,2\n2,3\n"))
@@ -460,7 +564,7 @@ class TestTime:
         ("times", "message"),
         [
             ("2020-01-02|2020-01-01", r"increase from row to row; line 3 of .* '2020-01-01' in .*, after .* line 2\."),
-            ("2020-01-01|2020-01-02|2020-01-02", r"occur once; line 4 of .* has '2020-01-02' .*, and so has line 3"),
+            ("2020-01-01|2020-01-02|2020-01-02", r"occur once, .*; line 4 of .* has '2020-01-02' .* so has line 3"),
             ("2020-01-01|2020-01-02|2020-01-01", r"Every time may occur once, .*; line 4 of .* and so has line 2"),
             ("2020-01-01|", r"Every row needs a time; line 3 of .* has none in column 'date'"),
             ("2020-01-01|soon", r"Times must be numbers or dates, .*; line 3 of .* has 'soon' in column 'date'"),

@@ -2,12 +2,14 @@
 
 `of` finds the column, reads numbers and dates in the forms people write them, and recognises the spacing: seconds to
 weeks, weekdays, calendar months to years, whole or decimal numbers. Rows missing from an even grid are counted, so that
-`Timeline.on_grid` can leave their places empty. Spacing that is not even is said; the rows then count as even steps.
+`Timeline.on_grid` can leave their places empty. Spacing that is not even is said; the rows then count as even steps. A
+column that looks like times and cannot be used is an error, unless `ROWS` stands for it.
 """
 
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -16,24 +18,44 @@ import numpy as np
 import polars as pl
 
 from bptt.errors import InputError
-from bptt.table import Table, without_missing
+from bptt.table import LARGEST, Table, without_missing
 
 Unit = Literal["row", "number", "microsecond", "weekday", "month"]
 
-SURELY = ("time", "date", "datetime", "timestamp", "date_time", "ds", "t")
-PERHAPS = ("year", "yr", "quarter", "month", "week", "day", "hour", "minute", "second", "period", "index", "step")
+ROWS = "none"  # instead of a time column: rows are even steps as they stand
+SURELY = (
+    "time", "date", "datetime", "timestamp", "ds", "datum", "zeit", "datumzeit", "zeitpunkt", "zeitstempel", "uhrzeit",
+    "fecha", "dato", "tijd",
+)  # fmt: skip
+CALENDAR = (
+    "t", "year", "yr", "quarter", "month", "yearmonth", "week", "day", "hour",
+    "jahr", "quartal", "monat", "woche", "tag", "stunde",
+)  # fmt: skip
+COUNTERS = ("minute", "second", "period", "index", "step")  # as often something else
 DATES = (
     "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%y", "%d.%m.%Y", "%d/%m/%y", "%m/%d/%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%b-%Y",
     "%d %b %Y", "%b %d, %Y", "%Y%m%d",
 )  # fmt: skip
 TIMES = ("%H:%M", "%H:%M:%S", "%H:%M:%S%.f", "%H:%M:%SZ", "%H:%M:%S%.fZ", "%H:%M%z", "%H:%M:%S%z", "%H:%M:%S%.f%z")
 MONTHS = ("%Y-%m", "%Y/%m", "%m/%Y", "%b %Y", "%b-%Y", "%Y %b", "%Y-%b", "%Y%m")  # a day is put before them
-LIKE_DATES = r"\d[-/:]\d|\d\.\d+\.\d|\d[qQ]\d|[A-Za-z]{3}[- ]\d{4}"
+MONTH = (
+    "(?:jan(?:uary?)?|feb(?:ruary?)?|m[aä]r(?:ch|z)?|apr(?:il)?|ma[iy]|june?|juni|july?|juli|aug(?:ust)?|"
+    "sept?(?:ember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?)[.]?"
+)
+YEAR, CLOCK = r"'?(?:\d{4}|\d\d)", r"\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?"
+DATE = "|".join((
+    r"\d{4}[-/]\d\d?", r"\d\d?[-/]\d{4}", r"\d{4}[-/.]\d\d?[-/.]\d\d?", rf"\d\d?[-/.]\d\d?[-/.]{YEAR}",
+    r"\d{4}[-/ ]?(?:q|w|kw|m|h)-?\d\d?(?:-\d)?", rf"(?:q|w|kw)\d\d?(?:[-/ ]{YEAR}|\d{{4}})",
+    rf"(?:\d\d?[-./ ]*)?{MONTH}[-./, ]*(?:\d\d?[-., ]+)?{YEAR}", rf"\d{{4}}[-/. ]?{MONTH}(?:[-/. ]\d\d?)?",
+))  # fmt: skip
+LIKE_TIMES = rf"(?i)^(?:(?:{DATE})(?:[t ,]+{CLOCK}.*)?|{CLOCK}(?: ?[ap]m)?)$"
+SHORT_YEAR = rf"(?i)(?:\d\d?[-./ ]*)?({MONTH})[-./, ]*'?(\d\d)"
 QUARTERS = {"1": "-01-01", "2": "-04-01", "3": "-07-01", "4": "-10-01"}
 SECOND = 1_000_000
 UNITS = {"week": 604_800 * SECOND, "day": 86_400 * SECOND, "hour": 3_600 * SECOND, "minute": 60 * SECOND,
          "second": SECOND, "millisecond": 1_000, "microsecond": 1}  # fmt: skip
 YEARS = 1000, 9999
+LATEST = 288_000 * 365.25 * UNITS["day"]  # since 1970, of dates that int64 counts in microseconds
 TOLERANCE = 0.1  # share of a step by which decimal times may miss the grid
 
 
@@ -88,7 +110,16 @@ class Spacing:
         return tuple(round(p / self.every) for p in periods if self.every < p and p % self.every == 0)
 
     def after(self, last: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """The times so many steps (n) after `last`, an array of one time."""
+        """The times so many steps (n) after `last`, an array of one time.
+
+        Raises InputError for dates beyond what 64 bits count in microseconds.
+        """
+        long = {"month": 31 * UNITS["day"], "weekday": 3 * UNITS["day"], "microsecond": 1}.get(self.unit)
+        if long and float(last.astype(np.float64)[0]) + float(steps[-1]) * self.every * long > LATEST:
+            raise InputError(
+                f"Dates must lie before the year 290,000; {steps[-1]:,} steps of {self} after {last[0]} do not. Ask "
+                "for fewer steps."
+            )
         match self.unit:
             case "month":
                 month = last.astype("datetime64[M]")
@@ -165,20 +196,39 @@ class Timeline:
 def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> Timeline:
     """The times of a table's rows.
 
-    column   the time column; None: found among the columns not `taken`, by type, by name, or because it holds dates
+    column   the time column; `ROWS`: rows are even steps; None: found among the columns not `taken`, by type, by name,
+             or because it holds dates
 
-    Raises InputError, with the place, for empty or unreadable times and times that do not increase.
+    Raises InputError, with the place, for empty or unreadable times and times that do not increase, and where columns
+    look like times and none can be used.
     """
+    if column is not None and column != ROWS:
+        return _timeline(table, column, taken)
     if column is None:
-        for name, sure in _candidates(table, taken):
-            try:
-                return _timeline(table, name)
-            except InputError:
-                if sure:
-                    raise
-        count = np.arange(len(table))
-        return Timeline(None, ".0f", Spacing("row", 1), count + 1, count)
-    return _timeline(table, column)
+        for candidates in _candidates(table, taken):
+            flaws = []
+            for name in candidates:
+                try:
+                    return _timeline(table, name, taken)
+                except InputError as flaw:
+                    flaws.append(flaw)
+            if flaws:
+                raise _not_used(flaws[0], candidates)
+        for name in table.columns:
+            if _called(name) in COUNTERS and name not in taken:
+                with suppress(InputError):
+                    return _timeline(table, name, taken)
+    count = np.arange(len(table))
+    return Timeline(None, ".0f", Spacing("row", 1), count + 1, count)
+
+
+def _not_used(flaw: InputError, candidates: Sequence[str]) -> InputError:
+    first, *others = map(repr, candidates)
+    several = f" Where {', '.join((first, *others))} tell the time together, write it in one column." if others else ""
+    return InputError(
+        f"{flaw}{several} If {first} is not the time and rows are even steps in the order they stand in, say so: "
+        f"--time {ROWS}"
+    )
 
 
 def moments(table: Table, column: str, groups: Iterable[Sequence[int]]) -> np.ndarray:
@@ -193,27 +243,31 @@ def moments(table: Table, column: str, groups: Iterable[Sequence[int]]) -> np.nd
     return max(readings, key=lambda times: int((times[pairs[0]] < times[pairs[1]]).sum()))
 
 
-def _candidates(table: Table, taken: Collection[str]) -> Iterator[tuple[str, bool]]:
-    """Columns that may hold the time, and whether they must."""
+def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[str]]:
+    """Columns that look like times, the likelier first, and those that are called like parts of a date."""
     free = [name for name in table.columns if name not in taken]
-    for name in free:
-        if table.frame[name].dtype in (pl.Date, pl.Datetime):
-            yield name, True
-    for known, sure in ((SURELY, True), (PERHAPS, False)):
-        for name in free:
-            if name.lower() in known:
-                yield name, sure
-    for name in free:
-        cells = table.frame[name]
-        if cells.dtype == pl.String and re.search(LIKE_DATES, str(cells.drop_nulls()[:1].to_list())):
-            yield name, False
+    typed = [name for name in free if table.frame[name].dtype in (pl.Date, pl.Datetime, pl.Time)]
+    named = [name for name in free if _called(name) in SURELY]
+    dated = [name for name in free if table.frame[name].dtype == pl.String and _like_times(table.frame[name])]
+    return list(dict.fromkeys((*typed, *named, *dated))), [name for name in free if _called(name) in CALENDAR]
 
 
-def _timeline(table: Table, column: str) -> Timeline:
+def _called(name: str) -> str:
+    """A column's name without capitals, separators and what stands in brackets at its end."""
+    return re.sub(r"[\s_.-]|[(\[].*[)\]]$", "", name.lower())
+
+
+def _like_times(cells: pl.Series) -> bool:
+    """Whether most of the cells look like dates or hours."""
+    known = without_missing(cells).drop_nulls()
+    return 2 * int(known.str.contains(LIKE_TIMES).sum()) > len(known)
+
+
+def _timeline(table: Table, column: str, taken: Collection[str]) -> Timeline:
     readings = _readings(table, column)
-    increasing = [(form, times) for form, times in readings if (np.diff(times) > np.zeros(1, _gap(times))).all()]
+    increasing = [(form, times) for form, times in readings if not _backwards(times).any()]
     if not increasing:
-        raise _not_increasing(table, column, *readings[0])
+        raise _not_increasing(table, column, min((times for _, times in readings), key=_disorder), taken)
     spaced = [(form, times, *_spacing(times)) for form, times in increasing]
     spaced.sort(key=lambda found: not found[2].even)
     form, times, spacing, places = spaced[0]
@@ -225,29 +279,59 @@ def _timeline(table: Table, column: str) -> Timeline:
     return Timeline(column, form, spacing, times, places, rivals[0] if rivals else None)
 
 
-def _gap(times: np.ndarray) -> str:
-    return "timedelta64[us]" if times.dtype.kind == "M" else "float64"
+def _backwards(times: np.ndarray) -> np.ndarray:
+    """For each time but the last, whether the next one is not later."""
+    return times[1:] <= times[:-1]
 
 
-def _not_increasing(table: Table, column: str, form: str, times: np.ndarray) -> InputError:
-    row = int(np.flatnonzero(np.diff(times) <= np.zeros(1, _gap(times)))[0])
-    cell = table.column(column)[row + 1]
-    first = f"{table.place(row + 1)} of {table.source} has {str(cell)!r} in column {column!r}"
-    if times[row] == times[row + 1]:
-        return InputError(
-            f"Every time may occur once; {first}, and so has {table.place(row)}. Keep one row, or, where several "
-            "series are in one file, give each a file of its own."
-        )
+def _disorder(times: np.ndarray) -> int:
+    """How many rows are out of order, the newest first or last."""
+    return int(min(_backwards(times).sum(), _backwards(times[::-1]).sum()))
+
+
+def _not_increasing(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> InputError:
+    row = int(np.flatnonzero(_backwards(times))[0])
+    cells = table.column(column)
+    first = f"{table.place(row + 1)} of {table.source} has {str(cells[row + 1])!r} in column {column!r}"
     earlier = np.flatnonzero(times[: row + 1] == times[row + 1])
-    if len(earlier):
+    if not len(earlier):
+        newest_first = "" if _backwards(times[::-1]).any() else " The newest row stands first."
         return InputError(
-            f"Every time may occur once, in increasing order; {first}, and so has {table.place(int(earlier[0]))}. "
-            "Keep one row, or, where several series are in one file, give each a file of its own."
+            f"Times must increase from row to row; {first}, after {str(cells[row])!r} in {table.place(row)}."
+            f"{newest_first} Sort the rows by {column!r}, oldest first, or name another column with --time."
+        )
+    fix = "Keep one row, or, where several series are in one file, give each a file of its own."
+    if (other := _telling_apart(table, column, times, taken)) is not None:
+        values = table.column(other).unique(maintain_order=True)
+        shown = ", ".join(repr(str(value)) for value in values[:3]) + (", ..." if len(values) > 3 else "")
+        fix = f"Rows of one time differ in {other!r} ({shown}): give each of these series a file of its own."
+    elif times.dtype.kind == "M" and times[row] - times[row + 1] < np.timedelta64(1, "h") and _with_hours(times):
+        fix = (
+            "Keep one row, or, where clocks were set back and an hour came twice, write the times with their offset "
+            f"from UTC, as {cells[row + 1]}+02:00 and {cells[row + 1]}+01:00 an hour later."
         )
     return InputError(
-        f"Times must increase from row to row; {first}, after {str(table.column(column)[row])!r} in "
-        f"{table.place(row)}. Sort the rows by {column!r}, or name another column with --time."
+        f"Every time may occur once, in increasing order; {first}, and so has {table.place(int(earlier[-1]))}. {fix}"
     )
+
+
+def _with_hours(times: np.ndarray) -> bool:
+    return bool((times != times.astype("datetime64[D]")).any())
+
+
+def _telling_apart(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> str | None:
+    """The column that says which series a row belongs to, if there are several in one table."""
+    if 3 * len(np.unique(times)) > 2 * len(times):
+        return None
+    found = {}
+    for name in table.columns:
+        cells = table.frame[name]
+        parts_of_time = name == column or _called(name) in (*SURELY, *CALENDAR, *COUNTERS)
+        if parts_of_time or name in taken or cells.dtype.is_nested() or 2 * cells.n_unique() > len(cells):
+            continue
+        if not pl.DataFrame({"time": times, "other": cells}).is_duplicated().any():
+            found[name] = cells.n_unique()
+    return min(found, key=found.__getitem__, default=None)
 
 
 def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
@@ -262,7 +346,13 @@ def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
                 f"Times must lie in the years {YEARS[0]} to {YEARS[1]}; {table.place(row)} of {table.source} lies "
                 f"outside in column {column!r}. Correct it, or name another column with --time."
             )
-        times = cells.to_numpy().astype("datetime64[us]")
+        exact = cells.to_numpy()
+        times = exact.astype("datetime64[us]")
+        if (between := np.flatnonzero(exact != times)).size:
+            raise InputError(
+                f"Times must be whole microseconds; {table.place(int(between[0]))} of {table.source} has "
+                f"{exact[between[0]]} in column {column!r}. Round them, or write them as numbers from a beginning on."
+            )
         return [(_usual_form(times), times)]
     if cells.dtype == pl.String:
         cells = without_missing(cells)
@@ -270,6 +360,15 @@ def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
     numbers = cells.cast(pl.Float64, strict=False) if cells.dtype == pl.String or cells.dtype.is_numeric() else None
     if numbers is not None and not numbers.is_null().any() and numbers.is_finite().all():
         values = numbers.to_numpy()
+        whole = cells.cast(pl.Int64, strict=False)
+        rounded = (numbers.abs() > LARGEST) | (whole != numbers.cast(pl.Int64, strict=False)).fill_null(False)
+        if rounded.any():
+            row = int(rounded.arg_true()[0])
+            raise InputError(
+                f"Numbers that are times must lie from {-LARGEST:g} to {LARGEST:g}, and be multiples that float64 "
+                f"holds where they are beyond 2**53; {table.place(row)} of {table.source} has {cells[row]} in column "
+                f"{column!r}. Write them in a larger unit, count from a later beginning, or write dates."
+            )
         if ((values >= 19000101) & (values <= 21001231) & (values == values.round())).all():
             dated = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
             if not dated.is_null().any():
@@ -285,10 +384,14 @@ def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
         unread = _unread(cells)
     else:
         unread = 0
+    fix = "Correct it"
+    if short := re.fullmatch(SHORT_YEAR, str(cells[unread])):
+        month, year = short.groups()
+        fix = f"Write the year of a month with four digits: {month} 19{year} or {month} 20{year}"
     raise InputError(
         f"Times must be numbers or dates, all written alike, as in 2026-01-31, 2026-01-31 18:30, 31.01.2026, 2026-01 "
         f"or 2026Q1; {table.place(unread)} of {table.source} has {str(cells[unread])!r} in column {column!r}. "
-        "Correct it, or name another column with --time."
+        f"{fix}, or name another column with --time."
     )
 
 
@@ -369,11 +472,13 @@ def _spacing(times: np.ndarray) -> tuple[Spacing, np.ndarray]:
         gaps = np.diff(times)
         whole = (times == times.round()).all()
         every = float(_commonest(gaps) if whole else np.median(gaps))
-        steps = np.maximum(1, (gaps / every).round())
-        places = np.concatenate(([0], steps.cumsum())).astype(np.int64)
-        misses = np.abs(gaps / every - steps).max()
-        if misses > (0 if whole else TOLERANCE) or _too_many(places):
+        with np.errstate(over="ignore", invalid="ignore"):  # next to the smallest gap, the largest may be infinite
+            steps = np.maximum(1, (gaps / every).round())
+            misses = np.abs(gaps / every - steps).max()
+            places = np.concatenate(([0], steps.cumsum()))
+        if not misses <= (0 if whole else TOLERANCE) or _too_many(places):
             return Spacing("number", float(np.median(gaps)), even=False), count
+        places = places.astype(np.int64)
         return Spacing("number", every if whole else float((times[-1] - times[0]) / places[-1])), places
     day, within = times.astype("datetime64[D]"), times - times.astype("datetime64[D]").astype(times.dtype)
     same_time = bool((within == within[0]).all())

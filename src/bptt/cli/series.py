@@ -62,7 +62,7 @@ def introduction(task: Series) -> list[str]:
     lines = [
         f"Series   {task.source}: {len(line.places):,} rows; to forecast: {', '.join(names[:targets])}"
         + (f"; read as well: {', '.join(names[targets:])}" if targets < len(names) else ""),
-        _time(line),
+        _time(found),
     ]
     missing = {
         name: int(column[: task.size].isnan().sum()) for name, column in zip(names, found.values.mT, strict=True)
@@ -98,8 +98,11 @@ def _steps(number: int) -> str:
     return "1 step" if number == 1 else f"{number:,} steps"
 
 
-def _time(line: Any) -> str:
+def _time(found: series.Columns) -> str:
+    line = found.timeline
     if line.column is None:
+        if found.time is not None:
+            return "Time     rows are even steps, as given"
         return "Time     no column found: rows are taken for even steps (name one with --time)"
     first, last = line.label(line.times[0]), line.label(line.times[-1])
     if not line.spacing.even:

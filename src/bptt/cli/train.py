@@ -95,7 +95,7 @@ def train(
     time: Annotated[
         str | None,
         typer.Option(
-            help="Column that orders the steps.",
+            help="Column that orders the steps; of a series, none: rows are even steps.",
             rich_help_panel=TABLE,
             show_default="series: found, labelled: as they stand",
         ),

@@ -103,6 +103,7 @@ class Columns:
     names       targets first, then inputs; `targets` says how many of them are the former
     values      (N + future, C) float64, NaN where nobody knows
     timeline    of all steps
+    time        its column; `timeline.ROWS` where rows were said to be even steps, None where no column was found
     known       N, the steps up to the last that has a target; inputs of later steps are given in advance
     """
 
@@ -110,11 +111,12 @@ class Columns:
     targets: int
     values: Tensor
     timeline: timeline.Timeline
+    time: str | None
     known: int
 
 
 def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), time: str | None = None) -> Columns:
-    """Reads columns of a table.
+    """Reads columns of a table; time as for `timeline.of`.
 
     Raises InputError for columns that do not exist, are named twice, hold no numbers or nothing at all, and for times
     that do not increase.
@@ -128,7 +130,7 @@ def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), tim
                 f"A column is a target or an input, once; {name!r} was named {names.count(name)} times. Targets are "
                 "read by the network too: leave it out of the inputs."
             )
-        if name == time:
+        if name == time != timeline.ROWS:
             raise InputError(f"The time column can be neither target nor input; got {name!r} as both.")
         data.column(name)
     line = timeline.of(data, time, taken=names)
@@ -141,7 +143,8 @@ def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), tim
             )
     values = torch.from_numpy(np.stack([line.on_grid(column) for column in read], 1))
     some = (~values[:, : len(targets)].isnan()).any(1)
-    return Columns(names, len(targets), values, line, int(some.nonzero()[-1]) + 1)
+    found = time if time == timeline.ROWS else line.column
+    return Columns(names, len(targets), values, line, found, int(some.nonzero()[-1]) + 1)
 
 
 def part(steps: int, recipe: Recipe) -> Parts:
@@ -282,7 +285,7 @@ class Series:
         return {
             "targets": names[:targets],
             "inputs": names[targets:],
-            "time": self.columns.timeline.column,
+            "time": self.columns.time,
             "spacing": str(self.columns.timeline.spacing),
             "season": self.season,
             "window": self.window,
