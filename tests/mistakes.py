@@ -159,6 +159,8 @@ COMMANDS = {
         "bptt train short-years.csv -o new --target v": r"'Jan-49' .* four digits: Jan 1949 or Jan 2049",
         "bptt train typo.csv -o new --target v": r"line 31 of typo\.csv has '2026-02-30' in column 'day'",
         "bptt train giant.csv -o new --target v": r"from -1e\+100 to 1e\+100, .*; line 2 of giant\.csv has 1e300",
+        "bptt train gap.csv -o new --target v": r"validation part, .* \(line 44 to line 52 of gap\.csv\)\. Nothing is",
+        "bptt train end.csv -o new --target v,w": r"the test part, .*; 'v' is missing in all of its 9 steps",
     },
     "Forecasting": {
         "bptt forecast new": r"new holds no settings\.json",
@@ -332,6 +334,9 @@ def material(at: Path) -> None:
         (at / f"{name}.csv").write_text("day,kind,v\n" + rows)
     split = "".join(f"{2020 + n // 12},{n % 12 + 1},{n * 7 % 11}\n" for n in range(60))
     (at / "split.csv").write_text("year,month,v\n" + split)
+    for name, gap in {"gap": range(40, 54), "end": range(50, 60)}.items():
+        rows = "".join(f"{n},{'' if n in gap else n * 7 % 11},{n}\n" for n in range(60))
+        (at / f"{name}.csv").write_text("step,v,w\n" + rows)
     for command in ("series.csv -o series --target v", "sequences.csv -o labelled --label kind --sequence id"):
         kind, message = answer(f"bptt train {command} --hidden 4 --epochs 1", {})
         assert kind == "exit code 0", message

@@ -424,6 +424,22 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "empty": ({"y": N, "x": [None] * 60}, {"inputs": "x"}, r"'x' must hold numbers; all 60 cells of .* are empty"),
     "nothing known": ({"y": [math.nan] * 60}, {}, r"'y' must hold numbers; all 60 cells"),
     "nothing known in training": ({"y": [math.nan] * 45 + N[:15]}, {}, r"at least 8 known values .* 'y' has 0 in"),
+    "nothing known in validation": (
+        {"t": N, "y": N[:40] + [math.nan] * 14 + N[:6]}, {},
+        r"known somewhere in the validation part, which .*; 'y' is missing in all of its 9 steps, 42 to 50 "
+        r"\(line 44 to line 52 of .*\)\. Nothing is left to judge by: .* --validation\.",
+    ),
+    "one of two in validation": (
+        {"y": N, "z": N[:40] + [math.nan] * 14 + N[:6]}, {"targets": "y,z"}, r"validation part, .*; 'z' is missing in",
+    ),
+    "no rows in validation": (
+        {"t": [*N[:40], *range(54, 60)], "y": N[:46]}, {}, r"steps, 42 to 50 \(no row of .*\)\. Nothing is left",
+    ),
+    "nothing known in test": (
+        {"y": N, "z": N[:50] + [math.nan] * 10}, {"targets": "y,z"},
+        r"in the test part, which says how good .*; 'z' is missing in all of its 9 steps, 52 to 60 "
+        r"\(line 53 to line 61 of .* --test \(0: no test part\)",
+    ),
     "constant": ({"y": [5] * 60}, {}, r"must vary in the training part; 'y' is 5 in all of its first 42 steps"),
     "constant in training": ({"y": [5] * 50 + N[:10]}, {}, r"must vary in the training part; 'y' is 5"),
     "one row": ({"y": [1]}, {}, r"each hold a horizon, the first 8 steps more; the series has 1 steps .* Give"),

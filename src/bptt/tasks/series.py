@@ -206,6 +206,7 @@ class Series:
         if recipe.hidden is None:
             self.recipe = recipe = replace(recipe, hidden=UNITS[self.parts.train >= SHORT])
         self.values = self.columns.values[: self.size]
+        self._require_something_to_judge_by(data)
         training = self.values[: self.parts.train]
         self._require_something_to_learn(training)
         self.season, self.season_reason = _season(
@@ -242,6 +243,23 @@ class Series:
                     f"A target must vary in the training part; {name!r} is {float(known[0]):g} in all of its first "
                     f"{len(training):,} steps. There is nothing to learn; name another."
                 )
+
+    def _require_something_to_judge_by(self, data: Table) -> None:
+        line, parts = self.columns.timeline, self.parts
+        for part, purpose, first, end, share in (
+            ("validation", "chooses base and weights", parts.train, parts.known, "--validation"),
+            ("test", "says how good forecasts are", parts.known, self.size, "--test (0: no test part)"),
+        ):
+            rows = np.flatnonzero((first <= line.places) & (line.places < end))
+            where = f"{data.place(rows[0])} to {data.place(rows[-1])}" if len(rows) else "no row"
+            for name, column in zip(self.columns.names[: self.columns.targets], self.values.mT, strict=False):
+                if end > first and column[first:end].isnan().all():
+                    raise InputError(
+                        f"A target must be known somewhere in the {part} part, which {purpose}; {name!r} is missing in "
+                        f"all of its {end - first:,} steps, {line.label(line.times[first])} to "
+                        f"{line.label(line.times[end - 1])} ({where} of {self.source}). Nothing is left to judge by: "
+                        f"fill in what is known, end the table before the gap, or make the part larger with {share}."
+                    )
 
     def _lay_out(self) -> None:
         """What the network reads, what it is to say, and where its windows begin."""
