@@ -9,7 +9,7 @@ export interface Glyph {
   base: string;
   sub: string;
   sup: string;
-  /** Written after the symbol: (t) or [t]. */
+  /** Written after the symbol, before what stands above it: (t) or [t]. */
   tail: string;
 }
 
@@ -99,17 +99,15 @@ export class Notation {
     return this.glyph(d ? name.slice(1) : name, time, d);
   }
 
-  /** A formula of the sheet as tokens. `step` and `total` put numbers where it has t; without them t stays. */
+  /** A formula of the sheet as tokens: with the number of the step where it has t; t stays without one. */
   formula(text: string, step?: number, reverse = false): Token[] {
-    const tokens: Token[] = [];
-    const pattern = /(∂?)(Σ|[A-Za-zŷφδ]+(?:_\{[^}]*\}|_[A-Za-z]+)?)(ᵀ?)('?)|([=+−·×⊙()/,:])|(\d+)/gu;
-    for (const [, d, symbol, transposed, prime, sign, digits] of text.matchAll(pattern)) {
-      if (sign) tokens.push({ sign });
-      else if (digits) tokens.push({ sign: digits });
-      else if (symbol === "Σ") tokens.push({ over: "" });
-      else tokens.push(this.token(symbol, d === "∂", transposed !== "", prime !== "", step, reverse));
-    }
-    return withSums(tokens, text);
+    const pattern = /Σ(?:_([a-z]+))?|(∂?)([A-Za-zŷφδ]+(?:_\{[^}]*\}|_[A-Za-z]+)?)(ᵀ?)('?)|([=+−·×⊙()/,:])|(\d+)/gu;
+    return [...text.matchAll(pattern)].map(([, over = "", d, symbol, transposed, prime, sign, digits]) => {
+      if (sign) return { sign };
+      if (digits) return { value: Number(digits) };
+      if (!symbol) return { over };
+      return this.token(symbol, d === "∂", transposed !== "", prime !== "", step, reverse);
+    });
   }
 
   private token(
@@ -140,15 +138,9 @@ function styleOf(name: string): Style {
   return name.length === 1 ? "sup" : "bracket";
 }
 
-/** Gives each sum what it runs over: Σ_t, Σ_batch. */
-function withSums(tokens: Token[], text: string): Token[] {
-  const over = [...text.matchAll(/Σ(?:_([a-z]+))?/gu)].map((match) => match[1] ?? "");
-  return tokens.map((token) => ("over" in token ? { over: over.shift() ?? "" } : token));
-}
-
 export function plainText(glyph: Glyph): string {
   const sup = glyph.sup ? `^${glyph.sup}` : "";
-  return `${glyph.d ? "∂" : ""}${glyph.base}${glyph.sub ? `_${glyph.sub}` : ""}${sup}${glyph.tail}`;
+  return `${glyph.d ? "∂" : ""}${glyph.base}${glyph.sub ? `_${glyph.sub}` : ""}${glyph.tail}${sup}`;
 }
 
 const GREEK: Record<string, string> = { φ: "\\varphi", "φ′": "\\varphi'", δ: "\\delta", ŷ: "\\hat{y}" };
@@ -158,7 +150,7 @@ export function tex(glyph: Glyph): string {
   const letter = GREEK[base] ?? (base.length > 1 ? `\\mathrm{${base.replace(/_/g, "\\_")}}` : base);
   const below = sub ? `_{${texScript(sub)}}` : "";
   const above = sup ? `^{${texScript(sup.replace("⊤", "\\top "))}}` : "";
-  return `${d ? "\\partial " : ""}${letter}${below}${above}${tail.replace("−", "-")}`;
+  return `${d ? "\\partial " : ""}${letter}${below}${tail.replace("−", "-")}${above}`;
 }
 
 function texScript(script: string): string {

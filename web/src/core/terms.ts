@@ -114,7 +114,7 @@ class Explainer {
       case "do":
         return this.outputGradient(t, i, s);
       case "own":
-        return this.sum("B6", this.fromAbove(t, i), this.countAbove());
+        return layer.above === "outside" ? this.given("own") : this.sum("B6", this.fromAbove(t, i), this.countAbove());
       case "future":
         return this.sum("B6", this.fromFuture(t, i), H, false);
       case "dh":

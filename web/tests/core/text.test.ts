@@ -1,18 +1,8 @@
 import { describe, expect, it } from "vitest";
-import {
-  at,
-  GRADIENT_NAMES,
-  inPython,
-  isMatrix,
-  type Name,
-  read,
-  STEP_NAMES,
-  written,
-} from "../../src/core/address.ts";
+import { at, inPython, read, written } from "../../src/core/address.ts";
 import { contrast, css, diverging, scaled, textOn } from "../../src/core/colour.ts";
 import { asNumber, asNumPy, asTex, glyphOf, indexOf } from "../../src/core/copy.ts";
 import { exact, number, visible, visibleText } from "../../src/core/format.ts";
-import { formulaOf } from "../../src/core/formula.ts";
 import { Notation, plainText, tex } from "../../src/core/notation.ts";
 import { fromHash, initial, toHash } from "../../src/core/state.ts";
 import { type Explanation, explain } from "../../src/core/terms.ts";
@@ -100,45 +90,10 @@ describe("the hash", () => {
 });
 
 describe("notations", () => {
-  const formula = word.sheet.find((line) => line.tag === "B6")?.formula ?? "";
-  const written = (name: string, step?: number) =>
-    new Notation(word, name)
-      .formula(formula, step)
-      .map((token) => ("glyph" in token ? plainText(token.glyph) : "sign" in token ? token.sign : ""))
-      .join(" ");
-  it("write the sheet with letters of their own", () => {
-    expect(written("here")).toBe("∂h_t = ∂o_t W_ho^⊤ + ∂a_t+1 W_hh^⊤");
-    expect(written("here", 3)).toBe("∂h_3 = ∂o_3 W_ho^⊤ + ∂a_4 W_hh^⊤");
-    expect(written("side A/B posts", 3)).toBe("∂a(3) = ∂o(3) W_ao^⊤ + ∂h(4) W_ah^⊤");
-    expect(written("d2l", 3)).toBe("∂H_3 = ∂o_3 W_hq^⊤ + ∂a_4 W_hh^⊤");
-    expect(written("Goodfellow", 3)).toBe("∂h^(3) = ∂o^(3) V + ∂a^(4) W");
-    expect(written("PyTorch", 3)).toBe("∂output[3] = ∂o[3] Linear.weight + ∂a[4] weight_hh");
-  });
-  it("parse every line of the sheet in every notation", () => {
-    for (const name of Object.keys(word.notations))
-      for (const line of word.sheet)
-        expect(new Notation(word, name).formula(line.formula, 2).length).toBeGreaterThan(1);
-  });
   it("put out TeX", () => {
     const notation = new Notation(word, "here");
     expect(tex(notation.ofName("dh", "3"))).toBe("\\partial h_{3}");
     expect(tex(notation.ofName("y_hat", "3"))).toBe("\\hat{y}_{3}");
-  });
-});
-
-describe("formulas of parts of the sheet", () => {
-  it("name what the part is made of", () => {
-    expect(formulaOf(word, at("dh", 0, 1), "B6")).toBe("∂h_t = ∂o_t W_hoᵀ + ∂a_{t+1} W_hhᵀ");
-    expect(formulaOf(stacked, at("dh", 0, 1), "B6")).toBe("∂h_t = ∂x_t (layer 2) + ∂a_{t+1} W_hhᵀ");
-    expect(formulaOf(word, at("a", 0, 1), "A2")).toBe(word.sheet.find((line) => line.tag === "A2")?.formula);
-  });
-  it("parse for every number there is", () => {
-    for (const name of [...STEP_NAMES, ...GRADIENT_NAMES, "L", "dh0"] as Name[]) {
-      const explanation = explain(word, at(name, 0, 1, 0, isMatrix(name) ? 0 : -1));
-      if (!explanation || explanation.kind === "given") continue;
-      const text = formulaOf(word, explanation.address, explanation.tag);
-      expect(new Notation(word, "here").formula(text, 2).length, name).toBeGreaterThan(2);
-    }
   });
 });
 
