@@ -45,6 +45,21 @@ def long() -> str:
     return player.html(record(Elman(2, 8, 2), x, torch.zeros(30_000, 1, dtype=torch.int64)))
 
 
+def deep() -> str:
+    """Two layers whose gradient falls below 1e-12 within the page."""
+    x = torch.randint(5, (60, 1))
+    return player.html(record(Elman(5, 8, 5, num_layers=2), x, x.roll(-1, 0), vocabulary=list("abcde")))
+
+
+def exploding() -> str:
+    """Numbers for symbols, and a gradient that doubles with each step."""
+    model = Elman(2, 3, 2, nonlinearity="identity")
+    with torch.no_grad():
+        model.rnn.weight_hh_l0.copy_(2 * torch.eye(3))
+    x = torch.randn(60, 1, 2)
+    return player.html(record(model, x, x.roll(-1, 0), loss="squared_error"))
+
+
 def notebook() -> nbformat.NotebookNode:
     """As JupyterLab saves one without the state of its widgets."""
     data, metadata = Player(golden.word().tape)._repr_mimebundle_()
@@ -58,7 +73,7 @@ def main(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     pages = {name: player.html(made.tape, **made.shown) for name, made in golden.goldens()}
     torch.manual_seed(0)
-    pages |= {"hostile": hostile(), "large": large(), "long": long()}
+    pages |= {page.__name__: page() for page in (hostile, large, long, deep, exploding)}
     exported, _ = HTMLExporter().from_notebook_node(notebook())
     pages["exported_notebook"] = exported
     for name, page in pages.items():

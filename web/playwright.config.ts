@@ -4,15 +4,14 @@ import { defineConfig } from "@playwright/test";
 
 export default defineConfig({
   testDir: "tests/page",
+  globalSetup: "./tests/page/browser.ts",
+  fullyParallel: true,
   workers: 2,
   timeout: 60_000,
   expect: { timeout: 20_000 },
   reporter: "line",
   use: {
     viewport: { width: 1280, height: 860 },
-    launchOptions: {
-      executablePath: process.env.CHROMIUM,
-      args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
-    },
+    connectOptions: { wsEndpoint: process.env.CHROMIUM_SERVER ?? "" },
   },
 });

@@ -11,8 +11,9 @@ export interface Reach {
   sources: number[];
   /** Mean over the losses of ‖∂L_t/∂h_{t−lag}‖ / ‖∂L_t/∂h_t‖; NaN where nothing is that far apart. */
   curve: number[];
-  /** The factor per step of the straight line through log curve; NaN if there are fewer than two points. */
+  /** The straight line through log curve: start · rate^lag; NaN if there are fewer than two points. */
   rate: number;
+  start: number;
   /** The first lag whose share is below REACHED; −1 if all the steps shown are within reach. */
   steps: number;
 }
@@ -65,7 +66,7 @@ export function byLag(
   T: number,
   sources: number[],
   sign: 1 | -1,
-): Pick<Reach, "curve" | "rate" | "steps"> {
+): Pick<Reach, "curve" | "rate" | "start" | "steps"> {
   const curve = Array.from({ length: T }, (_, lag) => {
     let sum = 0;
     let beside = 0;
@@ -78,14 +79,34 @@ export function byLag(
     return beside > 0 ? sum / beside : Number.NaN;
   });
   while (curve.length > 1 && Number.isNaN(curve[curve.length - 1])) curve.pop();
-  return { curve, rate: rateOf(curve), steps: curve.findIndex((share) => share < REACHED) };
+  return { curve, ...lineThrough(curve), steps: curve.findIndex((share) => share < REACHED) };
 }
 
-function rateOf(curve: number[]): number {
+function lineThrough(curve: number[]): Pick<Reach, "rate" | "start"> {
   const points = curve.map((share, lag) => [lag, Math.log(share)]).filter(([, log]) => Number.isFinite(log));
-  if (points.length < 2) return Number.NaN;
+  if (points.length < 2) return { rate: Number.NaN, start: Number.NaN };
   const x = points.reduce((sum, [lag]) => sum + lag, 0) / points.length;
   const y = points.reduce((sum, [, log]) => sum + log, 0) / points.length;
   const over = points.reduce((sum, [lag, log]) => sum + (lag - x) * (log - y), 0);
-  return Math.exp(over / points.reduce((sum, [lag]) => sum + (lag - x) ** 2, 0));
+  const slope = over / points.reduce((sum, [lag]) => sum + (lag - x) ** 2, 0);
+  return { rate: Math.exp(slope), start: Math.exp(y - slope * x) };
+}
+
+/** What of a curve lies at or above the floor, as runs of (lag, share), cut where its logarithm crosses the floor. */
+export function above(curve: number[], floor: number): [number, number][][] {
+  const runs: [number, number][][] = [];
+  let isOpen = false;
+  for (const [lag, share] of curve.entries()) {
+    const before = curve[lag - 1];
+    const crossing =
+      before > share
+        ? lag - 1 + Math.log(before / floor) / Math.log(before / share)
+        : lag - Math.log(share / floor) / Math.log(share / before);
+    if (share >= floor) {
+      if (!isOpen) runs.push(before < floor ? [[crossing, floor]] : []);
+      runs[runs.length - 1].push([lag, share]);
+    } else if (isOpen && share < floor) runs[runs.length - 1].push([crossing, floor]);
+    isOpen = share >= floor;
+  }
+  return runs;
 }

@@ -60,7 +60,6 @@ export function drawCells(
   const digits = width >= ROOM_FOR_DIGITS && height >= 16;
   context.textAlign = "center";
   context.textBaseline = "middle";
-  context.font = `${width >= 46 ? 12 : 10.5}px system-ui, sans-serif`;
   for (let i = 0; i < count; i++) {
     const [x, y] = [(i % columns) * width, Math.floor(i / columns) * height];
     const own = value(i);
@@ -68,7 +67,7 @@ export function drawCells(
     fill(context, x, y, width - gap, height - gap, colour, look.theme);
     if (digits) {
       context.fillStyle = colour ? css(textOn(colour, look.theme)) : outline(look.theme);
-      context.fillText(fitting(context, own, width - 5), x + (width - gap) / 2, y + (height - gap) / 2 + 0.5);
+      write(context, own, x + (width - gap) / 2, y + (height - gap) / 2 + 0.5, width - 6, width >= 46 ? 12 : 10.5);
     }
   }
   if (look.chosen >= 0 && look.chosen < count) {
@@ -77,15 +76,28 @@ export function drawCells(
   }
 }
 
-/** The number with as many digits as there is room for; nothing where not even its size fits. */
-function fitting(context: CanvasRenderingContext2D, value: number, room: number): string {
-  const size = value.toExponential(0).replace(/-/g, "−").replace("+", "");
-  const choices = [3, 2, 1].flatMap((digits) => {
+const SMALLEST = 9;
+
+/** The number with as many digits as there is room for, in smaller and at last in narrower letters if it must be. */
+function write(
+  context: CanvasRenderingContext2D,
+  value: number,
+  x: number,
+  y: number,
+  room: number,
+  size: number,
+): void {
+  const forms = [3, 2, 1].flatMap((digits) => {
     const text = number(value, digits);
     return Math.abs(value) < 1 ? [text, text.replace("0.", ".")] : [text];
   });
-  choices.push(size);
-  return choices.find((text) => context.measureText(text).width <= room) ?? "";
+  const shortest = value.toExponential(0).replace(/-/g, "−").replace("+", "");
+  const text = [size, SMALLEST].flatMap((pixels) => [...forms, shortest].map((form) => [pixels, form] as const));
+  const fitting = text.find(([pixels, form]) => {
+    context.font = `${pixels}px system-ui, sans-serif`;
+    return context.measureText(form).width <= room;
+  });
+  context.fillText(fitting?.[1] ?? shortest, x, y, room);
 }
 
 function fill(

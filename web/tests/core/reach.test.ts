@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { byLag, reach } from "../../src/core/reach.ts";
+import { above, byLag, reach } from "../../src/core/reach.ts";
 import { cannotRunFree, fedBy, parting, runFree, truncated } from "../../src/core/sweep.ts";
 import { type Layer, Problem, type Tape } from "../../src/core/tape.ts";
 import { verify } from "../../src/core/verify.ts";
@@ -65,6 +65,82 @@ it("fits the rate of a gradient that halves with each step", () => {
   expect(rate).toBeCloseTo(0.5, 12);
   expect(steps).toBe(7);
   expect(curve[3]).toBeCloseTo(0.125, 12);
+});
+
+it("draws the fitted line where the curve lies, not from 100 %", () => {
+  const norms = Float64Array.of(1, 0, 0, 0.5, 1, 0, 0.05, 0.5, 1);
+  const { rate, start, curve } = byLag(norms, 3, [0, 1, 2], -1);
+  expect(curve).toEqual([1, 0.5, 0.05]);
+  expect(rate).toBeCloseTo(Math.sqrt(0.05), 12);
+  expect(start * rate).toBeCloseTo((1 * 0.5 * 0.05) ** (1 / 3), 12);
+});
+
+describe("a curve above a floor", () => {
+  it.each([
+    [
+      "lies above it",
+      [1, 0.1, 0.01],
+      [
+        [
+          [0, 1],
+          [1, 0.1],
+          [2, 0.01],
+        ],
+      ],
+    ],
+    [
+      "ends where it sinks below it",
+      [1, 0.01, 1e-6, 1e-9],
+      [
+        [
+          [0, 1],
+          [1, 0.01],
+          [1.25, 1e-3],
+        ],
+      ],
+    ],
+    [
+      "comes back",
+      [1, 1e-4, 1e-2],
+      [
+        [
+          [0, 1],
+          [0.75, 1e-3],
+        ],
+        [
+          [1.5, 1e-3],
+          [2, 1e-2],
+        ],
+      ],
+    ],
+    [
+      "falls to nothing",
+      [1, 0.1, 0, 0],
+      [
+        [
+          [0, 1],
+          [1, 0.1],
+          [1, 1e-3],
+        ],
+      ],
+    ],
+    [
+      "begins at nothing",
+      [0, 0.1],
+      [
+        [
+          [1, 1e-3],
+          [1, 0.1],
+        ],
+      ],
+    ],
+    ["has a gap", [1, Number.NaN, 0.1], [[[0, 1]], [[2, 0.1]]]],
+  ])("%s", (_, curve, runs) => {
+    const found = above(curve, 1e-3);
+    expect(found.map((run) => run.length)).toEqual(runs.map((run) => run.length));
+    for (const [index, point] of found.flat().entries())
+      for (const axis of [0, 1]) expect(point[axis]).toBeCloseTo(runs.flat()[index][axis], 12);
+  });
 });
 
 describe("a network on its own answers", () => {
