@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml constraints.txt $(wildcard native/*)
 NODE := $(shell command -v npm)
 BUNDLE := src/bptt/bundle
+GOLDEN := web/golden/.written
 CHROMIUM := $(or $(CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
 
 .PHONY: demo test test-web test-browser package bench hosts torture soak sanitize lint lint-web format web clean
@@ -28,17 +29,13 @@ ifdef NODE
 lint-web: web/node_modules/.installed
 	cd web && npm run --silent lint
 
-test-web: web/node_modules/.installed $(VENV)/installed-dev
-	$(BIN)/python tests/golden.py web/golden
+test-web: $(GOLDEN) build/bundle/.built
 	cd web && npm run --silent test
-	rm -rf build/bundle
-	cd web && BUNDLE=../build/bundle npm run --silent build
-	@diff -r build/bundle $(BUNDLE) >/dev/null || \
+	@diff -r -x .built build/bundle $(BUNDLE) >/dev/null || \
 		{ echo "$(BUNDLE) is not what web/ builds; run make web and commit what it writes"; exit 1; }
 
 ifdef CHROMIUM
-test-browser: web/node_modules/.installed $(VENV)/installed-dev
-	$(BIN)/python tests/golden_pages.py web/golden
+test-browser: $(GOLDEN)
 	cd web && CHROMIUM=$(CHROMIUM) npm run --silent browser
 else
 test-browser:
@@ -47,11 +44,20 @@ test-browser:
 	@test -z "$(REQUIRE_ALL)"
 endif
 
-web: web/node_modules/.installed
-	cd web && npm run --silent build
+web: build/bundle/.built
+	cp build/bundle/*.js $(BUNDLE)
 
-docs/player.png: web/node_modules/.installed $(VENV)/installed-dev $(BUNDLE)/page.js
+build/bundle/.built: web/node_modules/.installed $(wildcard web/*.ts web/*.js web/*.json web/src/*/*)
+	rm -rf build/bundle
+	cd web && BUNDLE=../build/bundle npm run --silent build
+	@touch $@
+
+$(GOLDEN): web/node_modules/.installed $(VENV)/installed-dev tests/golden.py tests/golden_pages.py \
+		$(wildcard src/bptt/*.py src/bptt/*/*.py $(BUNDLE)/*.js)
 	$(BIN)/python tests/golden_pages.py web/golden
+	@touch $@
+
+docs/player.png: $(GOLDEN)
 	cd web && CHROMIUM=$(CHROMIUM) npm run --silent picture
 
 web/node_modules/.installed: web/package-lock.json

@@ -1,16 +1,13 @@
 """Golden tapes: what the player's TypeScript must make of a tape, worked out here by plain torch and autograd.
 
-    python tests/golden.py DIRECTORY      writes one JSON file for each: the page's data and what is expected of it
-
-Each holds `tape`, as `bptt.player.as_json` puts it into a page, and `expected`: values and terms by address (counted
-from 1, as in the hash of a page), the norms ‖∂L_t/∂h_k‖ of single losses, and what windows of truncated BPTT lose.
+As JSON each holds `tape`, as `bptt.player.as_json` puts it into a page, and `expected`: values and terms by address
+(counted from 1, as in the hash of a page), the norms ‖∂L_t/∂h_k‖ of single losses, and what windows of truncated BPTT
+lose.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,6 +116,12 @@ def goldens() -> Iterator[tuple[str, Golden]]:
     for make in MAKERS:
         torch.manual_seed(0)
         yield make.__name__, make()
+
+
+def as_json(golden: Golden) -> str:
+    """The golden tape as the player's tests read it."""
+    tape = json.loads(player.as_json(player.data(golden.tape, **golden.shown)))
+    return json.dumps({"tape": tape, "expected": expected(golden)}, allow_nan=False)
 
 
 def expected(golden: Golden) -> dict[str, Any]:
@@ -271,15 +274,3 @@ def _truncated(tape: Tape, k: int) -> list[dict[str, Any]]:
             entry = {"layer": place, "name": name, "cosine": cosine, "error": float((one - two).norm() / one.norm())}
             found.append({key: None if value != value else value for key, value in entry.items()})
     return found
-
-
-def main(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, golden in goldens():
-        tape = json.loads(player.as_json(player.data(golden.tape, **golden.shown)))
-        text = json.dumps({"tape": tape, "expected": expected(golden)}, allow_nan=False)
-        (directory / f"{name}.json").write_text(text)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

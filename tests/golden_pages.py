@@ -1,4 +1,4 @@
-"""Pages and a notebook for the browser tests of the player.
+"""What the tests of the player read: the golden tapes, and pages and a notebook for a browser.
 
 python tests/golden_pages.py DIRECTORY
 """
@@ -55,7 +55,7 @@ def exploding() -> str:
     """Numbers for symbols, and a gradient that doubles with each step."""
     model = Elman(2, 3, 2, nonlinearity="identity")
     with torch.no_grad():
-        model.rnn.weight_hh_l0.copy_(2 * torch.eye(3))
+        model.get_parameter("rnn.weight_hh_l0").copy_(2 * torch.eye(3))
     x = torch.randn(60, 1, 2)
     return player.html(record(model, x, x.roll(-1, 0), loss="squared_error"))
 
@@ -71,7 +71,10 @@ def main(directory: Path) -> None:
     from nbconvert import HTMLExporter
 
     directory.mkdir(parents=True, exist_ok=True)
-    pages = {name: player.html(made.tape, **made.shown) for name, made in golden.goldens()}
+    goldens = dict(golden.goldens())
+    for name, made in goldens.items():
+        (directory / f"{name}.json").write_text(golden.as_json(made))
+    pages = {name: player.html(made.tape, **made.shown) for name, made in goldens.items()}
     torch.manual_seed(0)
     pages |= {page.__name__: page() for page in (hostile, large, long, deep, exploding)}
     exported, _ = HTMLExporter().from_notebook_node(notebook())
