@@ -23,7 +23,7 @@ demo: $(VENV)/installed
 	$(BIN)/bptt inspect runs/demo "The return value of a function"
 
 test: lint lint-web test-web test-browser
-	$(BIN)/pytest
+	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 ifdef NODE
 lint-web: web/node_modules/.installed

@@ -136,7 +136,7 @@ def test_graphs_follow_the_engine_that_is_asked_for(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(outcome(compiled, list(rnn.parameters()), x), expected, **near())
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 def test_recurrent_dropout_compiles() -> None:
     rnn, x = bptt.nn.RNN(3, 64, recurrent_dropout=0.5, dtype=F64), torch.randn(4, 2, 3, dtype=F64)
     compiled = torch.compile(rnn, fullgraph=True, backend="aot_eager", dynamic=True)

@@ -281,7 +281,7 @@ def test_tokens_are_compiled_transformed_and_without_data(kind: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("kind", [{}, {"leak": 0.5}], ids=["plain", "options"])
-@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 def test_forward_mode_over_samples_of_tokens(kind: dict[str, Any]) -> None:
     rnn, tokens = bptt.nn.RNN(4, 3, dtype=F64, **kind), torch.randint(4, (3, 2, 2))
     weight = rnn.get_parameter("weight_ih_l0").detach()

@@ -102,7 +102,7 @@ def test_compiled_models_are_one_graph_and_compute_the_same(backend: str) -> Non
     assert (found.graph_count, found.graph_break_count) == (1, 0)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 def test_inductor_calls_the_operators() -> None:
     rnn, x = bptt.nn.RNN(5, 6, dtype=F64), torch.randn(7, 2, 5, dtype=F64)
     leaves = list(rnn.parameters())
@@ -311,7 +311,7 @@ def test_vmap_over_the_initial_state_and_over_cells() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 def test_jacobians_and_hessians(training: bool) -> None:
     rnn = bptt.nn.RNN(2, 3, 2, dropout=0.0, dtype=F64).train(training)
     x = torch.randn(4, 2, 2, dtype=F64)

@@ -18,6 +18,7 @@ import bptt
 I, H = 3, 4
 pytestmark = [  # of torch itself: that its tracer is old, and what its own forward does that a trace cannot know
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore:Exporting a model to ONNX with a batch_size:UserWarning"),
 ]
