@@ -51,6 +51,7 @@ COMMANDS = {
     },
     "Where a run goes": {
         "bptt train words.txt": r"Missing option '-o'",
+        "bptt train words.txt -o ''": r"A path must not be empty; got ''",
         "bptt train words.txt -o run": r"run holds one\. Go on with it: --resume\. Replace it: --overwrite",
         "bptt train words.txt -o words.txt": r"output must be a directory, new or old; words\.txt is a file",
         "bptt train words.txt -o words.txt/run": r"is a file or lies below one",

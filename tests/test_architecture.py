@@ -11,6 +11,7 @@ ROOT = Path(bptt.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"cli.commands"},
     {"cli.train"},
     {"cli.labelled", "cli.series", "cli.text", "cli.trace"},
     {"cli.shell"},
@@ -37,6 +38,7 @@ FLOORS = [
     {"blocks", "schedules", "timeline"},
     {"outputs", "table", "train"},
     {"_native", "activations", "disk", "equations", "errors", "sweeps.packing", "threads"},
+    {"arrival", "startup"},
 ]
 
 

@@ -1,16 +1,48 @@
-"""Recurrent networks and backpropagation through time: exact, fast, with every number open to look at."""
+"""Recurrent networks and backpropagation through time: exact, fast, with every number open to look at.
 
-from bptt import equations, forcing, long, losses, nn, onnx, ops, schedules, sweeps, truncated
-from bptt.errors import InputError, SlowEngineWarning
-from bptt.nn import convert
-from bptt.tape import Tape, record, recording
+Names are imported when they are asked for: `import bptt` alone does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bptt import arrival
+
+if TYPE_CHECKING:
+    from bptt import (
+        data,
+        equations,
+        errors,
+        forcing,
+        long,
+        losses,
+        nn,
+        onnx,
+        ops,
+        runs,
+        schedules,
+        sweeps,
+        table,
+        tape,
+        tasks,
+        train,
+        truncated,
+    )
+    from bptt.errors import InputError, SlowEngineWarning
+    from bptt.nn import convert
+    from bptt.tape import Tape, record, recording
+
+    __version__: str
 
 __all__ = [
     "InputError",
     "SlowEngineWarning",
     "Tape",
+    "__version__",
     "convert",
+    "data",
     "equations",
+    "errors",
     "forcing",
     "long",
     "losses",
@@ -19,7 +51,49 @@ __all__ = [
     "ops",
     "record",
     "recording",
+    "runs",
     "schedules",
     "sweeps",
+    "table",
+    "tape",
+    "tasks",
+    "train",
     "truncated",
 ]
+
+_HOMES = {
+    "InputError": "errors",
+    "SlowEngineWarning": "errors",
+    "Tape": "tape",
+    "convert": "nn",
+    "record": "tape",
+    "recording": "tape",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        found: Any = import_module("importlib.metadata").version("bptt")
+    elif name in _HOMES:
+        found = getattr(import_module(f"bptt.{_HOMES[name]}"), name)
+    else:
+        return _submodule(name)
+    globals()[name] = found
+    return found
+
+
+def _submodule(name: str) -> Any:
+    try:
+        if not name.startswith("__"):
+            return import_module(f"bptt.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"bptt.{name}":
+            raise
+    raise AttributeError(f"module 'bptt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+arrival.offer_operators()

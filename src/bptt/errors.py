@@ -3,9 +3,10 @@
 InputError(ValueError)   a file, text, shape or setting that cannot be used: rule, what was received, what to do.
 SlowEngineWarning        the exact result comes from the slow engine; says why and what would avoid it.
 DamagedFileWarning       a file is damaged or missing, and an older one that is whole was used; says which.
+WorkerLostError          one of several workers of a training is gone; Silent: another worker tells what went wrong.
 
-The command line turns InputError into a message and exit code 2, and warnings into lines on stderr; any other exception
-is a defect of this package.
+The command line turns InputError into a message and exit code 2, WorkerLostError into one and exit code 1, and warnings
+into lines on stderr; any other exception is a defect of this package.
 """
 
 
@@ -19,3 +20,14 @@ class SlowEngineWarning(UserWarning):
 
 class DamagedFileWarning(UserWarning):
     """A file is damaged or missing; the one saved before it is used. The text says what was lost."""
+
+
+class WorkerLostError(Exception):
+    """Another worker ended before its time."""
+
+
+class Silent(Exception):  # noqa: N818
+    """Something went wrong of which another worker tells; this one ends with the same exit code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code

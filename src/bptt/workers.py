@@ -24,23 +24,12 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from bptt.errors import InputError
+from bptt.errors import InputError, Silent, WorkerLostError
 from bptt.tasks import KnownTask
 from bptt.train import Event, GivenUpError, Stop, Task, Training
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SECONDS_TO_LEAVE = 10.0
-
-
-class WorkerLostError(Exception):
-    """Another worker ended before its time."""
-
-
-class Silent(Exception):  # noqa: N818
-    """Something went wrong of which another worker tells; this one ends with the same exit code."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
 
 
 class Team:

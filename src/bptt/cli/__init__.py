@@ -4,26 +4,47 @@ Exit codes: 0 done, or stopped by SIGTERM with everything saved; 1 the training 
 stdout refused what was printed; 2 something that was given cannot be used; 130 stopped by Ctrl-C with everything saved.
 """
 
+import sys
+from typing import Annotated
+
 import typer
 
-from bptt.cli import labelled, series, text, trace, train
+import bptt as package
+from bptt.cli import commands
 from bptt.cli.shell import Commands, as_called
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"bptt {package.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def bptt() -> None:
+def bptt(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Recurrent networks and backpropagation through time: exact, fast, every number open to look at."""
 
 
-app.command(short_help="Train a network on a text or a table.")(train.train)
-app.command(short_help="Let a trained network write.")(text.generate)
-app.command(short_help="Forecast the steps after the end of a series.")(series.forecast)
-app.command(short_help="Say what sequences are, with a network trained on labelled ones.")(labelled.classify)
-app.command(short_help="Write a page that plays a trained network on a text, every number open.")(text.inspect)
-app.command(short_help="Show forward and backward propagation, every number.")(trace.trace)
+app.command(short_help="Train a network on a text or a table.")(commands.train)
+app.command(short_help="Let a trained network write.")(commands.generate)
+app.command(short_help="Forecast the steps after the end of a series.")(commands.forecast)
+app.command(short_help="Say what sequences are, with a network trained on labelled ones.")(commands.classify)
+app.command(short_help="Write a page that plays a trained network on a text, every number open.")(commands.inspect)
+app.command(short_help="Show forward and backward propagation, every number.")(commands.trace)
 
 
 def main() -> None:
-    app(prog_name=as_called())
+    """A shell completes what it is told for `bptt` also where that is called by a path."""
+    completing = {"--install-completion", "--show-completion"} & {*sys.argv[1:]}
+    app(prog_name="bptt" if completing else as_called(), complete_var="_BPTT_COMPLETE")

@@ -6,11 +6,10 @@ import json as json_format
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from rich.table import Table as Printed
 
 from bptt import outputs, progress, runs, table
@@ -118,24 +117,7 @@ def _facts(counted: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     return {"accuracy": right, "classes": list(classes), "confusion": counted.tolist()}
 
 
-def classify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
-    file: Annotated[Path, typer.Argument(help="Sequences as CSV or Parquet, with the columns trained on.")],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write label and probability of each as CSV.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-) -> None:
-    """Say what each sequence of a table is, with a network trained on labelled ones.
-
-    Where the table has labels, they are compared: accuracy and confusion matrix.
-
-    [bold]Examples[/bold]
-
-    [cyan]bptt classify runs/vowels new.csv[/cyan]
-
-    [cyan]bptt classify runs/vowels new.csv -o said.csv[/cyan]
-    """
+def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
     settings, model = runs.load(run)
     if settings.task != Labelled.name:
         raise InputError(

@@ -8,10 +8,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
 from bptt import backtest, chart, outputs, progress, runs, table
 from bptt.backtest import Backtest
@@ -277,33 +276,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def forecast(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
-    steps: Annotated[
-        int | None, typer.Option(help="Steps after the last known one.", show_default="the horizon trained for")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The series to go on from.", show_default="the one trained on"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="FILE.csv", help="Where to write it.", show_default="RUN/forecast.csv"),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-) -> None:
-    """Forecast the steps after the end of a series, with a network trained on it.
-
-    80 % of the forecasts in the validation part were no farther from the truth than low and high are from these.
-
-    A picture is written beside the CSV.
-
-    [bold]Examples[/bold]
-
-    [cyan]bptt forecast runs/air --steps 12[/cyan]
-
-    [cyan]bptt forecast runs/air --data newer.csv -o next.csv[/cyan]
-    """
+def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, *, json: bool) -> None:
     settings, model = runs.load(run)
     if settings.task != Series.name:
         raise InputError(

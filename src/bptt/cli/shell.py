@@ -16,8 +16,7 @@ from typing import Any, Protocol
 import typer
 from typer.core import TyperGroup
 
-from bptt.errors import InputError
-from bptt.workers import Silent, WorkerLostError
+from bptt.errors import InputError, Silent, WorkerLostError
 
 
 class Commands(TyperGroup):
@@ -150,6 +149,13 @@ def as_called() -> str:
 def shortest(path: Path) -> str:
     inside = path.absolute()
     return str(inside.relative_to(Path.cwd())) if inside.is_relative_to(Path.cwd()) else str(path)
+
+
+def path(text: str) -> Path:
+    """A path that a user gives; an empty one, as an unset variable makes it, is the current directory to `Path`."""
+    if not text:
+        raise typer.BadParameter("A path must not be empty; got ''. The current directory is '.'")
+    return Path(text)
 
 
 class Say(Protocol):

@@ -7,9 +7,7 @@ import sys
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from bptt import data, forcing, runs
 from bptt.cli.shell import Say
@@ -62,27 +60,7 @@ def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> Non
     say(f"  {program} train -o {out} --resume --epochs {2 * training.recipe.epochs}", "cyan")
 
 
-def generate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
-    prime: Annotated[
-        str | None,
-        typer.Option(help="What the network reads before it writes.", show_default='"The ", or a line break'),
-    ] = None,
-    length: Annotated[int, typer.Option(help="Symbols to write: characters, bytes or words, as trained.")] = 400,
-    temperature: Annotated[
-        float, typer.Option(help="Below 1 bolder, above 1 more varied; 0: always the likeliest symbol.")
-    ] = 0.8,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-) -> None:
-    """Let a trained network continue a prime, symbol by symbol.
-
-    [bold]Examples[/bold]
-
-    [cyan]bptt generate runs/demo[/cyan]
-
-    [cyan]bptt generate runs/demo --prime "The return value" --length 1000 --temperature 0.6 --seed 7[/cyan]
-    """
+def generate(run: Path, prime: str | None, length: int, temperature: float, seed: int, *, json: bool) -> None:
     _, vocabulary, model = _load(run)
     prime = _opening(vocabulary) if prime is None else prime
     tokens = forcing.continuation(model, vocabulary.encode(prime), length, temperature=temperature, seed=seed)
@@ -97,24 +75,7 @@ def generate(
     print()
 
 
-def inspect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that bptt train has written.")],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the network reads, at least two symbols.")],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="The page.", show_default="RUN/inspect.html")
-    ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-) -> None:
-    """Play a trained network on a text: forward, then backward through time, where each number comes from.
-
-    The page is one file that needs no network and no Python.
-
-    [bold]Examples[/bold]
-
-    [cyan]bptt inspect runs/demo "The return value" --open[/cyan]
-
-    [cyan]bptt inspect runs/demo "for x in range(" -o loop.html[/cyan]
-    """
+def inspect(run: Path, text: str, out: Path | None, *, show: bool) -> None:
     settings, vocabulary, model = _load(run)
     tokens = vocabulary.encode(text).long()[:, None]
     if len(tokens) < 2:

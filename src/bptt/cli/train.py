@@ -1,7 +1,6 @@
 """`bptt train`: from a file and options to a task, a run directory and a training that is watched."""
 
 import json as json_format
-import math
 import shlex
 import signal
 import sys
@@ -10,21 +9,19 @@ from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
 
 from bptt import progress, runs, sweeps, table, workers
 from bptt.cli import labelled, series, text
-from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_on_sigterm, was_given
+from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_on_sigterm
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Reason, Stop, Training
 
 COMMANDS: dict[str, ModuleType] = {"text": text, "series": series, "labelled": labelled}
-TEXT, TABLE, SERIES, LABELLED = "Text", "Tables", "Series", "Labelled sequences"
-NETWORK, LENGTH = "Network", "Training"
 OF_COLUMNS = {
     "series": ("target", "inputs", "time"),
     "labelled": ("label", "sequence", "test_file", "inputs", "time"),
@@ -33,215 +30,15 @@ OF_COLUMNS = {
 
 def train(
     context: typer.Context,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="RUN", help="Directory for everything the training leaves behind.")
-    ],
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Any text in UTF-8, or a table (CSV, Parquet). Without it: the English text that ships with CPython."
-        ),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Column to forecast; several with commas, or the option again.", rich_help_panel=SERIES, metavar="NAME"
-        ),
-    ] = None,
-    horizon: Annotated[
-        int | None, typer.Option(help="Steps to forecast at once.", rich_help_panel=SERIES, show_default="1")
-    ] = None,
-    season: Annotated[
-        int | None, typer.Option(help="Steps of a season.", rich_help_panel=SERIES, show_default="found")
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps the network reads to forecast.", rich_help_panel=SERIES, show_default="2 seasons, at least 32"
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="What the network corrects: linear, last, season, none or auto, the best in validation.",
-            rich_help_panel=SERIES,
-            show_default="auto",
-        ),
-    ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(help="Column with what a sequence is, which is to be learnt.", rich_help_panel=LABELLED),
-    ] = None,
-    sequence: Annotated[
-        str | None, typer.Option(help="Column that says which sequence a row belongs to.", rich_help_panel=LABELLED)
-    ] = None,
-    test_file: Annotated[
-        Path | None, typer.Option(help="A table of its own for the test part.", rich_help_panel=LABELLED)
-    ] = None,
-    bidirectional: Annotated[
-        bool, typer.Option("--bidirectional", help="Read from both ends.", rich_help_panel=LABELLED)
-    ] = False,
-    balanced: Annotated[
-        bool, typer.Option("--balanced", help="Rare labels count as much as frequent ones.", rich_help_panel=LABELLED)
-    ] = False,
-    inputs: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns to read, with commas.",
-            rich_help_panel=TABLE,
-            show_default="series: none, labelled: all others",
-        ),
-    ] = None,
-    time: Annotated[
-        str | None,
-        typer.Option(
-            help="Column that orders the steps; of a series, none: rows are even steps.",
-            rich_help_panel=TABLE,
-            show_default="series: found, labelled: as they stand",
-        ),
-    ] = None,
-    validation: Annotated[
-        float | None,
-        typer.Option(help="Share that judges the weights.", rich_help_panel=TABLE, show_default="0.15"),
-    ] = None,
-    test: Annotated[
-        float | None,
-        typer.Option(
-            help="Share that is read once, at the end.",
-            rich_help_panel=TABLE,
-            show_default="series: 0.15, labelled: 0.2",
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            help="Windows or sequences in a batch.", rich_help_panel=TABLE, show_default="series: 32, labelled: 16"
-        ),
-    ] = None,
-    unit: Annotated[
-        str | None,
-        typer.Option(help="character, byte or word.", rich_help_panel=TEXT, show_default="character"),
-    ] = None,
-    words: Annotated[
-        int | None,
-        typer.Option(help="Words told apart; rarer ones become <unk>.", rich_help_panel=TEXT, show_default="10000"),
-    ] = None,
-    bptt: Annotated[
-        str | None,
-        typer.Option(
-            help="Window k2: steps through which the gradient goes back, or full.",
-            rich_help_panel=TEXT,
-            show_default="64",
-        ),
-    ] = None,
-    k1: Annotated[
-        int | None,
-        typer.Option(help="Steps between two updates.", rich_help_panel=TEXT, show_default="the window"),
-    ] = None,
-    streams: Annotated[
-        int | None,
-        typer.Option(help="Parts of the text read side by side.", rich_help_panel=TEXT, show_default="32"),
-    ] = None,
-    held_out: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the text, at its end, to judge by; 0: none.", rich_help_panel=TEXT, show_default="0.05"
-        ),
-    ] = None,
-    hidden: Annotated[
-        int | None,
-        typer.Option(
-            help="Hidden units.", rich_help_panel=NETWORK, show_default="text: 256, series: 16 or 32, labelled: 64"
-        ),
-    ] = None,
-    layers: Annotated[
-        int | None, typer.Option(help="Layers, one above the other.", rich_help_panel=NETWORK, show_default="1")
-    ] = None,
-    nonlinearity: Annotated[
-        str | None,
-        typer.Option(help="tanh, relu, sigmoid or identity.", rich_help_panel=NETWORK, show_default="tanh"),
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="adam or sgd.", rich_help_panel=LENGTH, show_default="adam")
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            help="Learning rate at the start; it falls linearly to zero.", rich_help_panel=LENGTH, show_default="0.003"
-        ),
-    ] = None,
-    clip: Annotated[
-        float | None,
-        typer.Option(
-            help="Gradients with a larger norm are scaled down to it; inf: never.",
-            rich_help_panel=LENGTH,
-            show_default="1",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            help="Passes over the data; of a series, at most 100 batches each.",
-            rich_help_panel=LENGTH,
-            show_default="text: 28, series: 30, labelled: 60",
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates, instead of --epochs.", rich_help_panel=LENGTH)] = None,
-    time_limit: Annotated[
-        float | None,
-        typer.Option(help="Seconds after which to end; the learning rate is zero by then.", rich_help_panel=LENGTH),
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="End after so many epochs without improvement on what is held out.", rich_help_panel=LENGTH),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Same seed, same weights.", rich_help_panel=LENGTH, show_default="0")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
+    out: Path,
+    file: Path | None,
+    given: dict[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+    json: bool,
 ) -> None:
-    """Train a network: on a text, to write like it; a series, to forecast it; labelled sequences, to tell them apart.
-
-    Ctrl-C ends a training with everything saved (exit code 130; SIGTERM the same, exit code 0).
-
-    --resume goes on from there as if nothing had happened, to the bit.
-
-    Several processes, on one machine or many, share a training when torchrun starts them; a killed one comes back.
-
-    [bold]Examples[/bold]
-
-    [cyan]bptt train -o runs/demo[/cyan]   # a minute on the English text that ships with CPython
-
-    [cyan]bptt train -o runs/demo --resume --epochs 40[/cyan]   # the same, longer
-
-    [cyan]bptt train README.md -o runs/readme --streams 4 --epochs 50[/cyan]   # any text
-
-    [cyan]bptt train README.md -o runs/words --unit word --streams 4 --epochs 50[/cyan]   # word by word
-
-    [cyan]bptt train -o runs/big --hidden 512 --layers 2 --time-limit 600[/cyan]   # ten minutes
-
-    [cyan]torchrun --standalone --nproc-per-node 2 --max-restarts 3 -m bptt train -o runs/two[/cyan]   # two workers
-
-    [cyan]bptt train air.csv -o runs/air --target passengers --horizon 12[/cyan]   # a year of months ahead
-
-    [cyan]bptt train vowels.csv -o runs/vowels --label speaker --sequence utterance[/cyan]   # whose voice it is
-    """
-    options = {
-        "target": target, "horizon": horizon, "season": season, "window": window, "base": base,
-        "label": label, "sequence": sequence, "test_file": test_file, "bidirectional": bidirectional,
-        "balanced": balanced, "inputs": inputs, "time": time, "validation": validation, "test": test, "batch": batch,
-        "unit": unit, "words": words, "bptt": _steps_or_full(bptt), "k1": k1, "streams": streams, "held_out": held_out,
-        "hidden": hidden, "layers": layers, "nonlinearity": nonlinearity,
-        "optimizer": optimizer, "lr": lr, "clip": None if clip == math.inf else clip, "epochs": epochs, "steps": steps,
-        "time_limit": time_limit, "patience": patience, "seed": seed,
-    }  # fmt: skip
-    given = {name: value for name, value in options.items() if was_given(context, name)}
-    if "epochs" in given and "steps" in given:
-        raise InputError("The length of a training is --epochs or --steps; got both. Leave one out.")
-    if resume and overwrite:
-        raise InputError("A run is either gone on with or replaced; got both --resume and --overwrite. Leave one out.")
+    """given: the options of the recipe and the columns that the user has given, by name."""
     go_on_if_stdout_refuses()
     command = shlex.join(["bptt", *sys.argv[1:]])
     with warnings.catch_warnings():
@@ -352,15 +149,6 @@ def _changes(settings: runs.Settings, given: dict[str, Any]) -> dict[str, Any]:
                 "start a new run in another directory with -o."
             )
     return changes
-
-
-def _steps_or_full(text: str | None) -> int | str | None:
-    if text in (None, "full"):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"--bptt is a number of steps, or full for whole streams; got {text!r}.") from None
 
 
 def _introduction(task: KnownTask, training: Training, engine: sweeps.Choice) -> list[str]:

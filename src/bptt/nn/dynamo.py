@@ -5,14 +5,10 @@ of them, torch.nn.LSTM included. Here it is on while dynamo looks at one of ours
 by torch.compile, seconds after torch, so this waits until then.
 """
 
-import importlib.util
-import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from bptt.arrival import when_imported
 from bptt.nn.rnn import RNN
 
 BUILDER = "torch._dynamo.variables.builder"
@@ -20,10 +16,7 @@ BUILDER = "torch._dynamo.variables.builder"
 
 def admit() -> None:
     """Make dynamo take instances of `RNN`, at once or as soon as it is imported."""
-    if BUILDER in sys.modules:
-        _admit_to(sys.modules[BUILDER])
-    else:
-        sys.meta_path.insert(0, _AfterImport())
+    when_imported(BUILDER, _admit_to)
 
 
 def _admit_to(builder: ModuleType) -> None:
@@ -36,27 +29,3 @@ def _admit_to(builder: ModuleType) -> None:
             return refuse(self, value)
 
     builder.VariableBuilder.wrap_module = wrap_module
-
-
-class _AfterImport(MetaPathFinder, Loader):
-    """Imports the builder as it is, then opens it."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != BUILDER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            return None
-        self.loader, spec.loader = spec.loader, self
-        return spec
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        module.__loader__ = self.loader
-        _admit_to(module)

@@ -1,0 +1,408 @@
+"""The commands: what each takes and says of itself. What does the work is imported when a command is called.
+
+`bptt --help`, mistakes in what was typed and the completion of a shell need this file alone, and no torch.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bptt import startup
+from bptt.cli.shell import path, was_given
+from bptt.errors import InputError
+
+TEXT, TABLE, SERIES, LABELLED = "Text", "Tables", "Series", "Labelled sequences"
+NETWORK, LENGTH = "Network", "Training"
+
+
+def train(
+    context: typer.Context,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", parser=path, metavar="RUN", help="Directory for everything the training leaves behind."
+        ),
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            parser=path,
+            metavar="FILE",
+            help="Any text in UTF-8, or a table (CSV, Parquet). Without it: the English text that ships with CPython.",
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column to forecast; several with commas, or the option again.", rich_help_panel=SERIES, metavar="NAME"
+        ),
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option(help="Steps to forecast at once.", rich_help_panel=SERIES, show_default="1")
+    ] = None,
+    season: Annotated[
+        int | None, typer.Option(help="Steps of a season.", rich_help_panel=SERIES, show_default="found")
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps the network reads to forecast.", rich_help_panel=SERIES, show_default="2 seasons, at least 32"
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="What the network corrects: linear, last, season, none or auto, the best in validation.",
+            rich_help_panel=SERIES,
+            show_default="auto",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Column with what a sequence is, which is to be learnt.", rich_help_panel=LABELLED),
+    ] = None,
+    sequence: Annotated[
+        str | None, typer.Option(help="Column that says which sequence a row belongs to.", rich_help_panel=LABELLED)
+    ] = None,
+    test_file: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, metavar="FILE", help="A table of its own for the test part.", rich_help_panel=LABELLED
+        ),
+    ] = None,
+    bidirectional: Annotated[
+        bool, typer.Option("--bidirectional", help="Read from both ends.", rich_help_panel=LABELLED)
+    ] = False,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Rare labels count as much as frequent ones.", rich_help_panel=LABELLED)
+    ] = False,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns to read, with commas.",
+            rich_help_panel=TABLE,
+            show_default="series: none, labelled: all others",
+        ),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="Column that orders the steps; of a series, none: rows are even steps.",
+            rich_help_panel=TABLE,
+            show_default="series: found, labelled: as they stand",
+        ),
+    ] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(help="Share that judges the weights.", rich_help_panel=TABLE, show_default="0.15"),
+    ] = None,
+    test: Annotated[
+        float | None,
+        typer.Option(
+            help="Share that is read once, at the end.",
+            rich_help_panel=TABLE,
+            show_default="series: 0.15, labelled: 0.2",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Windows or sequences in a batch.", rich_help_panel=TABLE, show_default="series: 32, labelled: 16"
+        ),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(help="character, byte or word.", rich_help_panel=TEXT, show_default="character"),
+    ] = None,
+    words: Annotated[
+        int | None,
+        typer.Option(help="Words told apart; rarer ones become <unk>.", rich_help_panel=TEXT, show_default="10000"),
+    ] = None,
+    bptt: Annotated[
+        str | None,
+        typer.Option(
+            help="Window k2: steps through which the gradient goes back, or full.",
+            rich_help_panel=TEXT,
+            show_default="64",
+        ),
+    ] = None,
+    k1: Annotated[
+        int | None,
+        typer.Option(help="Steps between two updates.", rich_help_panel=TEXT, show_default="the window"),
+    ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(help="Parts of the text read side by side.", rich_help_panel=TEXT, show_default="32"),
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the text, at its end, to judge by; 0: none.", rich_help_panel=TEXT, show_default="0.05"
+        ),
+    ] = None,
+    hidden: Annotated[
+        int | None,
+        typer.Option(
+            help="Hidden units.", rich_help_panel=NETWORK, show_default="text: 256, series: 16 or 32, labelled: 64"
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Layers, one above the other.", rich_help_panel=NETWORK, show_default="1")
+    ] = None,
+    nonlinearity: Annotated[
+        str | None,
+        typer.Option(help="tanh, relu, sigmoid or identity.", rich_help_panel=NETWORK, show_default="tanh"),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adam or sgd.", rich_help_panel=LENGTH, show_default="adam")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate at the start; it falls linearly to zero.", rich_help_panel=LENGTH, show_default="0.003"
+        ),
+    ] = None,
+    clip: Annotated[
+        float | None,
+        typer.Option(
+            help="Gradients with a larger norm are scaled down to it; inf: never.",
+            rich_help_panel=LENGTH,
+            show_default="1",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the data; of a series, at most 100 batches each.",
+            rich_help_panel=LENGTH,
+            show_default="text: 28, series: 30, labelled: 60",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of --epochs.", rich_help_panel=LENGTH)] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which to end; the learning rate is zero by then.", rich_help_panel=LENGTH),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="End after so many epochs without improvement on what is held out.", rich_help_panel=LENGTH),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same weights.", rich_help_panel=LENGTH, show_default="0")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
+) -> None:
+    """Train a network: on a text, to write like it; a series, to forecast it; labelled sequences, to tell them apart.
+
+    Ctrl-C ends a training with everything saved (exit code 130; SIGTERM the same, exit code 0).
+
+    --resume goes on from there as if nothing had happened, to the bit.
+
+    Several processes, on one machine or many, share a training when torchrun starts them; a killed one comes back.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt train -o runs/demo[/cyan]   # a minute on the English text that ships with CPython
+
+    [cyan]bptt train -o runs/demo --resume --epochs 40[/cyan]   # the same, longer
+
+    [cyan]bptt train README.md -o runs/readme --streams 4 --epochs 50[/cyan]   # any text
+
+    [cyan]bptt train README.md -o runs/words --unit word --streams 4 --epochs 50[/cyan]   # word by word
+
+    [cyan]bptt train -o runs/big --hidden 512 --layers 2 --time-limit 600[/cyan]   # ten minutes
+
+    [cyan]torchrun --standalone --nproc-per-node 2 --max-restarts 3 -m bptt train -o runs/two[/cyan]   # two workers
+
+    [cyan]bptt train air.csv -o runs/air --target passengers --horizon 12[/cyan]   # a year of months ahead
+
+    [cyan]bptt train vowels.csv -o runs/vowels --label speaker --sequence utterance[/cyan]   # whose voice it is
+    """
+    options = {
+        "target": target, "horizon": horizon, "season": season, "window": window, "base": base,
+        "label": label, "sequence": sequence, "test_file": test_file, "bidirectional": bidirectional,
+        "balanced": balanced, "inputs": inputs, "time": time, "validation": validation, "test": test, "batch": batch,
+        "unit": unit, "words": words, "bptt": _steps_or_full(bptt), "k1": k1, "streams": streams, "held_out": held_out,
+        "hidden": hidden, "layers": layers, "nonlinearity": nonlinearity,
+        "optimizer": optimizer, "lr": lr, "clip": None if clip == math.inf else clip, "epochs": epochs, "steps": steps,
+        "time_limit": time_limit, "patience": patience, "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if was_given(context, name)}
+    if "epochs" in given and "steps" in given:
+        raise InputError("The length of a training is --epochs or --steps; got both. Leave one out.")
+    if resume and overwrite:
+        raise InputError("A run is either gone on with or replaced; got both --resume and --overwrite. Leave one out.")
+    from bptt.cli import train as work
+
+    startup.over()
+    work.train(context, out, file, given, resume=resume, overwrite=overwrite, json=json)
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="Directory that bptt train has written.")],
+    prime: Annotated[
+        str | None,
+        typer.Option(help="What the network reads before it writes.", show_default='"The ", or a line break'),
+    ] = None,
+    length: Annotated[int, typer.Option(help="Symbols to write: characters, bytes or words, as trained.")] = 400,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 bolder, above 1 more varied; 0: always the likeliest symbol.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Let a trained network continue a prime, symbol by symbol.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt generate runs/demo[/cyan]
+
+    [cyan]bptt generate runs/demo --prime "The return value" --length 1000 --temperature 0.6 --seed 7[/cyan]
+    """
+    from bptt.cli import text as work
+
+    startup.over()
+    work.generate(run, prime, length, temperature, seed, json=json)
+
+
+def forecast(
+    run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="Directory that bptt train has written.")],
+    steps: Annotated[
+        int | None, typer.Option(help="Steps after the last known one.", show_default="the horizon trained for")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="FILE", help="The series to go on from.", show_default="the one trained on"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", parser=path, metavar="FILE.csv", help="Where to write it.", show_default="RUN/forecast.csv"
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Forecast the steps after the end of a series, with a network trained on it.
+
+    80 % of the forecasts in the validation part were no farther from the truth than low and high are from these.
+
+    A picture is written beside the CSV.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt forecast runs/air --steps 12[/cyan]
+
+    [cyan]bptt forecast runs/air --data newer.csv -o next.csv[/cyan]
+    """
+    from bptt.cli import series as work
+
+    startup.over()
+    work.forecast(run, steps, data, out, json=json)
+
+
+def classify(
+    run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="Directory that bptt train has written.")],
+    file: Annotated[
+        Path,
+        typer.Argument(parser=path, metavar="FILE", help="Sequences as CSV or Parquet, with the columns trained on."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", parser=path, metavar="FILE", help="Write label and probability of each as CSV."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Say what each sequence of a table is, with a network trained on labelled ones.
+
+    Where the table has labels, they are compared: accuracy and confusion matrix.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt classify runs/vowels new.csv[/cyan]
+
+    [cyan]bptt classify runs/vowels new.csv -o said.csv[/cyan]
+    """
+    from bptt.cli import labelled as work
+
+    startup.over()
+    work.classify(run, file, out, json=json)
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="Directory that bptt train has written.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the network reads, at least two symbols.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", parser=path, metavar="FILE", help="The page.", show_default="RUN/inspect.html"),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Play a trained network on a text: forward, then backward through time, where each number comes from.
+
+    The page is one file that needs no network and no Python.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt inspect runs/demo "The return value" --open[/cyan]
+
+    [cyan]bptt inspect runs/demo "for x in range(" -o loop.html[/cyan]
+    """
+    from bptt.cli import text as work
+
+    startup.over()
+    work.inspect(run, text, out, show=show)
+
+
+def trace(
+    example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="cell, a word, numbers with commas, or bits.")],
+    hidden: Annotated[int | None, typer.Option(help="Hidden units.", show_default="2 to 8, by example")] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate of W ← W − lr ∂W.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    nonlinearity: Annotated[
+        str | None, typer.Option(help="tanh, relu, sigmoid or identity.", show_default="tanh; bits: relu")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="What numbers should lead to.", show_default="straight on")
+    ] = None,
+    train: Annotated[
+        int | None, typer.Option(help="Updates in all.", show_default="until right, at most 10,000")
+    ] = None,
+    digits: Annotated[int, typer.Option(help="Significant digits to print.")] = 4,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Work an example through: side A forward, side B backward through time, every number with its equation.
+
+    Then one update of every weight, training until the answer is right, and how far side B is from autograd.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt trace cell[/cyan]   # one cell, one step, all seventeen equations
+
+    [cyan]bptt trace hello[/cyan]   # a word, one character at a time
+
+    [cyan]bptt trace 1,3,5,7,9[/cyan]   # numbers, one at a time; the last output is to be 11
+
+    [cyan]bptt trace 01101001[/cyan]   # eight bits, relu and sigmoid
+
+    [cyan]bptt trace --lr 0.05 -- -1,0,1[/cyan]   # a first number below zero comes after --
+    """
+    if not 2 <= digits <= 17:
+        raise InputError(f"--digits must lie in 2 to 17; got {digits}. 4 fits a terminal of 80 columns.")
+    from bptt.cli import trace as work
+
+    startup.over()
+    settings = {"hidden": hidden, "lr": lr, "seed": seed, "nonlinearity": nonlinearity, "target": target}
+    work.trace(example, train, digits, json=json, **settings)
+
+
+def _steps_or_full(text: str | None) -> int | str | None:
+    if text in (None, "full"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--bptt is a number of steps, or full for whole streams; got {text!r}.") from None
