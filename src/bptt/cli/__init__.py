@@ -1,7 +1,8 @@
 """The command line: `bptt train`, `bptt generate`, `bptt forecast`, `bptt classify`, `bptt inspect`, `bptt trace`.
 
-Exit codes: 0 done, or stopped by SIGTERM with everything saved; 1 the training ran into NaN or infinity, or
+Exit codes: 0 done, or stopped by SIGTERM or SIGHUP with everything saved; 1 the training ran into NaN or infinity, or
 stdout refused what was printed; 2 something that was given cannot be used; 130 stopped by Ctrl-C with everything saved.
+Before anything has begun, while Python still imports, a signal ends a command with 128 + its number.
 """
 
 import sys

@@ -198,7 +198,7 @@ def train(
 ) -> None:
     """Train a network: on a text, to write like it; a series, to forecast it; labelled sequences, to tell them apart.
 
-    Ctrl-C ends a training with everything saved (exit code 130; SIGTERM the same, exit code 0).
+    Ctrl-C ends a training with everything saved (exit code 130; SIGTERM and SIGHUP the same, exit code 0).
 
     --resume goes on from there as if nothing had happened, to the bit.
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,8 @@ class Commands(TyperGroup):
     """A mistake in what was given ends a command with its message and exit code 2, a lost worker with 1.
 
     A warning is a line on stderr. A stdout that refuses what is printed, as a full disk does, ends a command with a
-    message and exit code 1, or lets it go on, see `go_on_if_stdout_refuses`.
+    message and exit code 1, or lets it go on, see `go_on_if_stdout_refuses`. A reader of stdout that leaves, as `head`
+    does, has all it wants: no error and no message.
     """
 
     def main(self, *args: Any, **settings: Any) -> Any:
@@ -45,7 +46,7 @@ class Commands(TyperGroup):
             sys.stdout = before
         with suppress(_RefusedError):
             stdout.flush()
-        if stdout.refusal is not None:
+        if stdout.refusal is not None and stdout.refusal.errno != errno.EPIPE:
             stdout.tell()
             code = code or 1
         sys.exit(code)
@@ -109,12 +110,7 @@ class _Stdout:
 
     def tell(self) -> None:
         assert self.refusal is not None
-        if self.goes_on:
-            end = "The command went on to its end and printed no more."
-        elif self.refusal.errno == errno.EPIPE:
-            return
-        else:
-            end = "The command ended there."
+        end = "The command went on to its end and printed no more." if self.goes_on else "The command ended there."
         _tell(
             f"Error: What a command prints must find room; stdout refused it: {self.refusal.strerror}. {end} Make "
             "room, or send it elsewhere."
@@ -169,41 +165,54 @@ def was_given(context: typer.Context, option: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+HANGUP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
+
+
+def _requests() -> list[int]:
+    """SIGTERM, and SIGHUP of a terminal that closes, unless this process was started to ignore it, as nohup does."""
+    return [number for number in (signal.SIGTERM, HANGUP) if number and signal.getsignal(number) != signal.SIG_IGN]
+
+
 @contextmanager
-def leave_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the command at once with exit code 0: for where there is nothing to save, or nothing left to."""
+def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[dict[int, Any]]:
+    """Signals call the handler; gives their handlers from before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield before
+    finally:
+        for number in before:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def leave_when_asked() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command at once with exit code 0: for where there is nothing, or no more, to save."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
+    with _handled(_requests(), leave):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def collect_signals(
     received: list[int], then: Callable[[], None] = lambda: None, *, only_once: bool = True
 ) -> Iterator[None]:
-    """Collects SIGINT and SIGTERM, and calls `then`; the second one acts as if it were not here.
+    """Collects SIGINT, SIGTERM and SIGHUP, and calls `then`; the second one acts as if it were not here.
 
-    only_once=False: neither do later ones, for those whom torchrun sends its own beside that of a terminal.
+    A SIGHUP after another signal says nothing new: the kernel and the shell both send one when a terminal closes.
+    only_once=False: later ones never act, for those whom torchrun sends its own beside that of a terminal.
     """
 
     def receive(number: int, frame: FrameType | None) -> None:
+        if number == HANGUP and received:
+            return
         received.append(number)
         if only_once:
-            restore()
+            for other in before.keys() - {HANGUP}:
+                signal.signal(other, before[other])
         then()
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled([signal.SIGINT, *_requests()], receive) as before:
         yield
-    finally:
-        restore()

@@ -16,7 +16,7 @@ import typer
 
 from bptt import progress, runs, sweeps, table, workers
 from bptt.cli import labelled, series, text
-from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_on_sigterm
+from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_when_asked
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Reason, Stop, Training
@@ -49,7 +49,7 @@ def train(
     def say(line: str, style: str | None = None) -> None:
         console.print(line, style=style, markup=False, soft_wrap=True)
 
-    context.with_resource(leave_on_sigterm())
+    context.with_resource(leave_when_asked())
     stopped_by: list[int] = []
     with workers.team() as team, collect_signals(stopped_by, only_once=False) if team else nullcontext():
         if team and not team.leads:
@@ -88,7 +88,7 @@ def train(
                     show(event)
 
                 stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by))
-        if run.saved and signal.SIGTERM not in stopped_by:
+        if run.saved and not {*stopped_by} - {signal.SIGINT}:
             run.draw()
     complete = run.saved and stop.reason not in (*BROKEN, "interrupted")
     if complete:
