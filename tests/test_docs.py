@@ -33,6 +33,17 @@ def test_tests_named_in_the_docs_exist() -> None:
     assert named > 20
 
 
+def test_nobody_is_told_to_install_what_is_on_no_index() -> None:
+    """`pip install bptt` and its extras: whoever took the name there would be installed."""
+    written = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "src").rglob("*.py"), *(ROOT / "web" / "src").rglob("*.*")]
+    told = re.compile(r"""(pip|uv|add|install)[ \w"'-]*\sbptt\b|['"`\s]bptt\[""")
+    assert told.search("pip install 'bptt[onnx]'")
+    assert told.search("pip install -U bptt")
+    for file in written:
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            assert not told.search(line), f"{file.relative_to(ROOT)}, line {number}: {line.strip()}"
+
+
 def test_each_of_our_cells_in_the_table_of_features_names_a_test() -> None:
     table = [line for line in (ROOT / "docs" / "drop-in.md").read_text().splitlines() if line.startswith("|")]
     assert table[0] == "| | ours | torch | Keras | Flax |"

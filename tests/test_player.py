@@ -243,5 +243,5 @@ def test_the_widget_carries_the_same_tape_and_a_page_for_exports() -> None:
 
 def test_showing_without_anywidget_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bptt.widget", None)
-    with pytest.raises(InputError, match=r"pip install 'bptt\[notebook\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[notebook\]'"):
         GOLDENS["word"].tape.show()

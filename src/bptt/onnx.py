@@ -64,8 +64,8 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         import onnxscript
     except ImportError:
         raise InputError(
-            "the export to ONNX needs the packages onnx and onnxscript, which are not installed. Install them: "
-            "pip install 'bptt[onnx]'"
+            "the export to ONNX needs the packages onnx and onnxscript, which are not installed. Install them, in a "
+            "checkout of bptt: pip install '.[onnx]'"
         ) from None
     op: Any = onnxscript.opset18
 

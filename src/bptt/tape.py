@@ -310,8 +310,8 @@ class Tape:
             from bptt.widget import Player
         except ImportError:
             raise InputError(
-                "tape.show() needs anywidget, which is not installed. Install it: pip install 'bptt[notebook]'; or "
-                "write a page: tape.page('run.html')."
+                "tape.show() needs anywidget, which is not installed. Install it, in a checkout of bptt: pip install "
+                "'.[notebook]'; or write a page: tape.page('run.html')."
             ) from None
         return Player(self, row=row, first=first, steps=steps)
 
