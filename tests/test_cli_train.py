@@ -1,5 +1,6 @@
 """`bptt train` and `bptt generate` as they are typed: what they print, leave behind and exit with."""
 
+import inspect
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -266,6 +267,27 @@ def test_usage_errors_exit_2_as_well() -> None:
     assert "Missing option" in bptt("train words.txt", code=2)
     assert "--hidden" in bptt("train -o new --hidden many", code=2)
     assert "No such option" in bptt("generate new --wrong", code=2)
+
+
+PATHS = [
+    (command.__name__, parameter)
+    for command in [registered.callback for registered in app.registered_commands if registered.callback]
+    for parameter in inspect.signature(command).parameters.values()
+    if re.search(r"\bPath\b", str(get_args(parameter.annotation)[:1]))
+]
+
+
+@pytest.mark.parametrize(("name", "parameter"), PATHS, ids=[f"{name} {one.name}" for name, one in PATHS])
+def test_an_empty_path_is_refused(here: Path, name: str, parameter: inspect.Parameter) -> None:
+    before = {file: file.stat().st_mtime_ns for file in here.iterdir()}
+    if parameter.name in ("run", "file"):
+        given = {"generate run": "''", "inspect run": "'' text", "forecast run": "''", "classify run": "'' words.txt"}
+        typed = given.get(f"{name} {parameter.name}", "'' -o new" if name == "train" else "run ''")
+    else:
+        rest = {"train": "-o new words.txt", "classify": "run words.txt", "inspect": "run text"}.get(name, "run")
+        typed = f"{rest} --{parameter.name.replace('_', '-')} ''"
+    assert "A path must not be empty; got ''" in bptt(f"{name} {typed}", code=2)
+    assert {file: file.stat().st_mtime_ns for file in here.iterdir()} == before
 
 
 def test_overwrite_with_a_mistake_keeps_the_old_run(here: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 import bptt
 
-HEAVY = {"torch", "numpy", "polars", "matplotlib"}
+HEAVY = "{'torch', 'numpy', 'polars', 'matplotlib'}"
 ROOT = Path(bptt.__file__).parent
 
 
@@ -21,14 +21,14 @@ def python(script: str, *arguments: str, **environment: str) -> subprocess.Compl
     return subprocess.run(command, env={"PATH": "", **environment}, capture_output=True, text=True, check=False)
 
 
-TYPED = """
+TYPED = f"""
 import sys
 from bptt.__main__ import main
 sys.argv[0] = "bptt"
 try:
     main()
 except SystemExit as end:
-    print(end.code or 0, *sorted({'torch', 'numpy', 'polars', 'matplotlib'} & sys.modules.keys()), file=sys.stderr)
+    print(end.code or 0, *sorted({HEAVY} & sys.modules.keys()), file=sys.stderr)
 """
 
 
@@ -46,12 +46,31 @@ except SystemExit as end:
         ("train -o new --hidden many", 2),
         ("train -o new --epochs 1 --steps 2", 2),
         ("trace hello --digits 99", 2),
-        ("--show-completion", 0),
     ],
 )
 def test_what_needs_no_torch_does_not_import_it(typed: str, code: int) -> None:
-    done = python(TYPED, *typed.split(), SHELL="/bin/bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="")
+    done = python(TYPED, *typed.split())
     assert done.stderr.splitlines()[-1] == str(code), done.stderr
+
+
+def test_the_script_for_a_shell_is_for_bptt_by_whatever_path_it_was_called() -> None:
+    script = python(
+        TYPED.replace('"bptt"', '"/somewhere/bptt"'),
+        "--show-completion",
+        "bash",
+        _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1",
+    ).stdout
+    assert "_BPTT_COMPLETE=complete_bash" in script
+    assert script.rstrip().endswith(" bptt")
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("tr", "train trace"), ("train --hid", "--hidden")])
+def test_a_shell_completes(typed: str, offered: str) -> None:
+    """As the script of --show-completion asks for it."""
+    words = f"/somewhere/bptt {typed}"
+    asked = {"_BPTT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = python(TYPED.replace('"bptt"', '"/somewhere/bptt"'), **asked)
+    assert (done.stdout.split(), done.stderr.split()) == (offered.split(), ["0"])
 
 
 def test_a_command_that_works_imports_it() -> None:
@@ -61,7 +80,7 @@ def test_a_command_that_works_imports_it() -> None:
 
 
 def test_import_alone_imports_nothing_heavy() -> None:
-    done = python("import bptt, sys; print(sys.modules.keys() & {'torch', 'numpy', 'polars', 'matplotlib'})")
+    done = python(f"import bptt, sys; print(sys.modules.keys() & {HEAVY})")
     assert done.stdout == "set()\n", done.stderr
 
 
