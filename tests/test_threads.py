@@ -1,6 +1,9 @@
 """The number of threads of a training: found on a simulated machine, put back afterwards, no trace in the bits."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
@@ -8,8 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
-from bptt import data, table
+from bptt import data, startup, table
+from bptt.cli import app
 from bptt.errors import InputError
 from bptt.tasks import KnownTask, Labelled, Series, Text
 from bptt.tasks.labelled import Columns
@@ -124,3 +130,37 @@ def test_the_weights_of_a_training_do_not_depend_on_the_number_of_threads(
     changing = weights(lambda pace, seconds, items: torch.set_num_threads(next(number)))
     for name, weight in alone.items():
         assert torch.equal(weight, changing[name]), name
+
+
+def test_every_command_takes_a_number_of_threads() -> None:
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        assert "--threads" in [option for parameter in command.params for option in parameter.opts], name
+
+
+@pytest.mark.parametrize(("given", "said"), [(["--threads", "1"], "1 thread\n"), ([], "2 threads, 1 while other")])
+def test_a_training_says_how_many_threads_it_takes(given: list[str], said: str, tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("A line of text.\n" * 400)
+    command = [sys.executable, "-m", "bptt", "train", str(file), "-o", str(tmp_path / "run"), "--steps", "1", *given]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True)
+    assert f"native, {said}" in done.stdout, done.stderr
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    result = CliRunner().invoke(app, ["trace", "cell", "--threads", "100000"])
+    assert result.exit_code == 2
+    assert "less than or equal to" in result.output
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
+def test_threads_of_a_command_sleep_while_they_wait_unless_the_environment_says_otherwise(
+    given: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_before", {})
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    startup.begin()
+    startup.over()
+    assert os.environ["OMP_WAIT_POLICY"] == found

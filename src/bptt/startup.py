@@ -13,10 +13,14 @@ _before: dict[int, Any] = {}
 
 
 def begin() -> None:
-    """SIGINT, SIGTERM and SIGHUP end the process in silence, as if they had no handler: exit code 128 + their number.
+    """Threads that wait sleep (OMP_WAIT_POLICY=passive, unless the environment says otherwise) and leave their cores to
+    other programs: torch's OpenMP looks this up once, when it is loaded.
+
+    SIGINT, SIGTERM and SIGHUP end the process in silence, as if they had no handler: exit code 128 + their number.
 
     One that this process was started to ignore, as nohup does, stays ignored.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):

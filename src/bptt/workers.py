@@ -184,8 +184,10 @@ class Share(Training):
         watch: Callable[[Event], None] = lambda event: None,
         save: Callable[[Training], None] = lambda training: None,
         should_stop: Callable[[], bool] = lambda: False,
+        threads: int | None = None,
     ) -> Stop:
-        """As in one process; `watch` and `save` are called on the leader, `should_stop` of any worker stops all."""
+        """As in one process, on a fixed number of threads; `watch` and `save` are called on the leader, `should_stop`
+        of any worker stops all."""
 
         def collect(training: Training) -> None:
             self._whole_h = None if self.h is None else self.team.gathered(self.h)
@@ -195,7 +197,12 @@ class Share(Training):
         self._should_stop = should_stop
         self._exchange()()
         heard = watch if self.team.leads else lambda event: None
-        return super().run(watch=heard, save=collect, should_stop=lambda: self._stopping)
+        return super().run(
+            watch=heard,
+            save=collect,
+            should_stop=lambda: self._stopping,
+            threads=threads or torch.get_num_threads(),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = super().tensors()

@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,17 @@ from bptt.errors import InputError
 
 TEXT, TABLE, SERIES, LABELLED = "Text", "Tables", "Series", "Labelled sequences"
 NETWORK, LENGTH = "Network", "Training"
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=os.cpu_count(),
+        help="Threads to work on.",
+        show_default="OMP_NUM_THREADS, or one for each core",
+    ),
+]
 
 
 def train(
@@ -192,6 +204,7 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Same seed, same weights.", rich_help_panel=LENGTH, show_default="0")
     ] = None,
+    threads: Threads = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
@@ -238,8 +251,8 @@ def train(
         raise InputError("A run is either gone on with or replaced; got both --resume and --overwrite. Leave one out.")
     from bptt.cli import train as work
 
-    startup.over()
-    work.train(context, out, file, given, resume=resume, overwrite=overwrite, json=json)
+    _begin(threads)
+    work.train(context, out, file, given, threads=threads, resume=resume, overwrite=overwrite, json=json)
 
 
 def generate(
@@ -254,6 +267,7 @@ def generate(
     ] = 0.8,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    threads: Threads = None,
 ) -> None:
     """Let a trained network continue a prime, symbol by symbol.
 
@@ -265,7 +279,7 @@ def generate(
     """
     from bptt.cli import text as work
 
-    startup.over()
+    _begin(threads)
     work.generate(run, prime, length, temperature, seed, json=json)
 
 
@@ -285,6 +299,7 @@ def forecast(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    threads: Threads = None,
 ) -> None:
     """Forecast the steps after the end of a series, with a network trained on it.
 
@@ -300,7 +315,7 @@ def forecast(
     """
     from bptt.cli import series as work
 
-    startup.over()
+    _begin(threads)
     work.forecast(run, steps, data, out, json=json)
 
 
@@ -315,6 +330,7 @@ def classify(
         typer.Option("-o", "--out", parser=path, metavar="FILE", help="Write label and probability of each as CSV."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    threads: Threads = None,
 ) -> None:
     """Say what each sequence of a table is, with a network trained on labelled ones.
 
@@ -328,7 +344,7 @@ def classify(
     """
     from bptt.cli import labelled as work
 
-    startup.over()
+    _begin(threads)
     work.classify(run, file, out, json=json)
 
 
@@ -340,6 +356,7 @@ def inspect(
         typer.Option("-o", "--out", parser=path, metavar="FILE", help="The page.", show_default="RUN/inspect.html"),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    threads: Threads = None,
 ) -> None:
     """Play a trained network on a text: forward, then backward through time, where each number comes from.
 
@@ -353,7 +370,7 @@ def inspect(
     """
     from bptt.cli import text as work
 
-    startup.over()
+    _begin(threads)
     work.inspect(run, text, out, show=show)
 
 
@@ -373,6 +390,7 @@ def trace(
     ] = None,
     digits: Annotated[int, typer.Option(help="Significant digits to print.")] = 4,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    threads: Threads = None,
 ) -> None:
     """Work an example through: side A forward, side B backward through time, every number with its equation.
 
@@ -394,9 +412,18 @@ def trace(
         raise InputError(f"--digits must lie in 2 to 17; got {digits}. 4 fits a terminal of 80 columns.")
     from bptt.cli import trace as work
 
-    startup.over()
+    _begin(threads)
     settings = {"hidden": hidden, "lr": lr, "seed": seed, "nonlinearity": nonlinearity, "target": target}
     work.trace(example, train, digits, json=json, **settings)
+
+
+def _begin(threads: int | None) -> None:
+    """When everything has been imported."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    startup.over()
 
 
 def _steps_or_full(text: str | None) -> int | str | None:

@@ -34,6 +34,7 @@ def train(
     file: Path | None,
     given: dict[str, Any],
     *,
+    threads: int | None,
     resume: bool,
     overwrite: bool,
     json: bool,
@@ -78,7 +79,8 @@ def train(
             if json:
                 print(json_format.dumps({"event": "settings", **run.settings.as_json()}), flush=True)
             else:
-                for line in (*words_of.introduction(run.task), *_introduction(run.task, training, engine)):
+                adapts = threads is None and team is None
+                for line in (*words_of.introduction(run.task), *_introduction(run.task, training, engine, adapts)):
                     say(line)
                 say("")
             with progress.display(console, training.task, write, as_lines_of_json=json) as show:
@@ -87,7 +89,7 @@ def train(
                     run.watch(event)
                     show(event)
 
-                stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by))
+                stop = training.run(watch=watch, save=run.save, should_stop=lambda: bool(stopped_by), threads=threads)
         if run.saved and not {*stopped_by} - {signal.SIGINT}:
             run.draw()
     complete = run.saved and stop.reason not in (*BROKEN, "interrupted")
@@ -151,16 +153,18 @@ def _changes(settings: runs.Settings, given: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _introduction(task: KnownTask, training: Training, engine: sweeps.Choice) -> list[str]:
+def _introduction(task: KnownTask, training: Training, engine: sweeps.Choice, adapts: bool) -> list[str]:
     recipe: Any = task.recipe
     weights = sum(parameter.numel() for parameter in training.model.parameters())
     stack = f"{recipe.layers} x " if recipe.layers > 1 else ""
     length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs} epochs"
     limit = f", at most {progress.clock(recipe.time_limit)}" if recipe.time_limit else ""
+    threads = torch.get_num_threads()
     lines = [
         f"Network  {stack}{recipe.hidden} {recipe.nonlinearity} units, {weights:,} weights",
         f"Recipe   {recipe.optimizer} {recipe.lr:g}, clip {recipe.clip or 'off'}, {length}{limit}, seed {recipe.seed}",
-        f"Engine   {engine.name}, {torch.get_num_threads()} threads"
+        f"Engine   {engine.name}, {'1 thread' if threads == 1 else f'{threads} threads'}"
+        + (", 1 while other programs need the cores" if adapts and threads > 1 else "")
         + (f"; slow: {engine.reason}" if engine.slow else ""),
     ]
     if training.step:
