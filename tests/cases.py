@@ -1,5 +1,6 @@
-"""Shapes and tolerances that the tests share."""
+"""Shapes, tolerances and a way to read weights that the tests share."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ LENGTHS = [[4], [3, 3, 3], [5, 2, 2, 1], [7, 6, 4, 4, 1]]
 def batch_sizes(lengths: list[int]) -> list[int]:
     """How many rows each step of a packed batch has, for row lengths in falling order."""
     return [sum(length > t for length in lengths) for t in range(max(lengths))]
+
+
+def weights_in(run: Path) -> bytes:
+    """The bytes of the weights, without the header of their file, which depends on when the run began."""
+    content = (run / "weights.safetensors").read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def tolerance(dtype: torch.dtype) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     python tests/fuzz.py [--cases 10000] [--seed 0] [--only TARGET]
 
 Descriptions: that of a tape, one value of it replaced, taken out or put elsewhere, in a file that is right otherwise.
+Runs: settings and checkpoints with one value of what they say replaced likewise, and the checksum that belongs to it.
 Files: tapes, weights, checkpoints, settings, tables and texts, each begun from a real one and changed: bits turned,
 parts cut out, doubled or moved, numbers replaced. A change that reached lines of bptt not reached before joins those
 that are changed further, which is what makes it coverage-guided. Native: sweeps and layers of the C++ engine with
@@ -47,6 +48,7 @@ SCRAPS = [
     b"true",
     b"\xff",
     b"\0",
+    b"\\ud800",
     b'"',
     b",",
     b"\n",
@@ -224,6 +226,37 @@ def fuzz_descriptions(path: Path, cases: int, draw: random.Random) -> str:
     return f"{cases} cases, {refused} refused"
 
 
+def fuzz_runs(run: Path, cases: int, draw: random.Random) -> str:
+    settings = json.loads((run / runs.SETTINGS).read_text())
+    del settings["sha256"]
+    tensors, facts = runs._read_safetensors(run / runs.CHECKPOINT)
+    files = {name: (run / name).read_bytes() for name in (runs.SETTINGS, runs.CHECKPOINT, runs.LOG)}
+    (run / runs.PREVIOUS).unlink(missing_ok=True)
+    refused = 0
+    for _ in range(cases):
+        for name, content in files.items():
+            (run / name).write_bytes(content)
+        try:
+            if draw.random() < 0.5:
+                said = described(settings, draw)
+                if isinstance(said, dict):
+                    said = {**said, "sha256": runs._digest({}, said)}
+                (run / runs.SETTINGS).write_text(json.dumps(said))
+                runs.load(run)
+            else:
+                said = described(facts, draw)
+                (run / runs.CHECKPOINT).write_bytes(
+                    runs._as_safetensors(tensors, said if isinstance(said, dict) else {})
+                )
+                resume(run)
+        except InputError as error:
+            str(error).encode()
+            refused += 1
+    for name, content in files.items():
+        (run / name).write_bytes(content)
+    return f"{cases} cases, {refused} refused"
+
+
 def fuzz_native(cases: int, draw: random.Random) -> str:
     refused = 0
     for _ in range(cases):
@@ -285,7 +318,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as at:
         targets = files(Path(at))
-        names = [*targets, "description", "native"] if options.only is None else [options.only]
+        names = [*targets, "description", "runs", "native"] if options.only is None else [options.only]
         for name in names:
             began = time.monotonic()
             draw = random.Random(f"{options.seed} {name}")
@@ -294,6 +327,8 @@ def main() -> None:
                     said = fuzz_native(options.cases, draw)
                 elif name == "description":
                     said = fuzz_descriptions(targets["tape"][0], options.cases, draw)
+                elif name == "runs":
+                    said = fuzz_runs(Path(at) / "run", options.cases, draw)
                 else:
                     said = fuzz_file(name, *targets[name], options.cases, draw)
             except BaseException:

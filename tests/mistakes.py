@@ -53,6 +53,8 @@ COMMANDS = {
         "bptt train words.txt": r"Missing option '-o'",
         "bptt train words.txt -o ''": r"A path must not be empty; got ''",
         "bptt train words.txt -o run": r"run holds one\. Go on with it: --resume\. Replace it: --overwrite",
+        f"bptt train words.txt -o taken {SMALL}": r"has not written taken/log\.jsonl, taken/forecast\.csv, or",
+        f"bptt train words.txt -o locked {SMALL} --overwrite": r"has not written locked/\.lock",
         "bptt train words.txt -o words.txt": r"output must be a directory, new or old; words\.txt is a file",
         "bptt train words.txt -o words.txt/run": r"is a file or lies below one",
         f"bptt train words.txt -o {'x' * 300} {SMALL}": r"File name too long",
@@ -112,7 +114,8 @@ COMMANDS = {
         "bptt generate not-json": r"not-json/settings\.json must be a file as bptt train wrote it",
         "bptt generate not-utf-8": r"not-utf-8/settings\.json must be a file as bptt train wrote it",
         "bptt generate deep": r"deep/settings\.json must be a file as bptt train wrote it",
-        "bptt generate schema": r"schema must be 3.*got 99",
+        "bptt generate schema": r"schema must be 4.*got 99",
+        "bptt generate surrogate": r"surrogate/settings\.json .* surrogates not allowed",
         "bptt generate task": r"task must be one of .*got 'chess'",
         "bptt generate huge": r"huge/settings\.json must be a file|huge",
         "bptt generate settings-directory": r"settings\.json must be readable: Is a directory",
@@ -173,6 +176,8 @@ COMMANDS = {
         "bptt forecast series --data brief.csv": r"reads the last \d+ steps; brief\.csv has 3",
         "bptt forecast series -o next.png": r"as CSV and a picture beside it; got next\.png",
         "bptt forecast series -o nowhere/next.csv": r"nowhere",
+        "bptt forecast series -o drawn.csv": r"drawn\.png is there, and bptt has not drawn it\. Move it away",
+        "bptt forecast series -o series.csv": r"must not replace the file it was made from; got 'series\.csv'",
     },
     "Saying what sequences are": {
         "bptt classify new sequences.csv": r"new holds no settings\.json",
@@ -354,16 +359,20 @@ def material(at: Path) -> None:
         trained(at / name, at / f"{name.replace('run', 'words')}.txt", seed=0)
     trained(at / "elsewhere", at / "words.txt", seed=1)
     (at / "gone.txt").unlink()
+    for name in ("taken/forecast.csv", "taken/log.jsonl", "locked/.lock", "drawn.png"):
+        (at / name).parent.mkdir(exist_ok=True)
+        (at / name).write_text("mine")
     damaged: dict[str, Callable[[Path], object]] = {
         "truncated": lambda run: cut(run / runs.WEIGHTS),
         "changed": lambda run: turn(run / runs.WEIGHTS),
         "foreign": lambda run: (run / runs.WEIGHTS).write_bytes(save({"w": torch.zeros(3)})),
         "mixed": lambda run: (run / runs.WEIGHTS).write_bytes((at / "elsewhere" / runs.WEIGHTS).read_bytes()),
         "no-weights": lambda run: (run / runs.WEIGHTS).unlink(),
-        "not-json": lambda run: (run / runs.SETTINGS).write_text('{"schema": 3,'),
+        "not-json": lambda run: (run / runs.SETTINGS).write_text('{"schema": 4,'),
         "not-utf-8": lambda run: (run / runs.SETTINGS).write_bytes(b'{"schema": "\xff"}'),
         "deep": lambda run: (run / runs.SETTINGS).write_text("[" * 100_000),
         "schema": lambda run: set_in(run, schema=99),
+        "surrogate": lambda run: set_in(run, about="\ud800"),
         "task": lambda run: set_in(run, task="chess"),
         "huge": lambda run: set_in(run, recipe={**vars(Recipe()), "hidden": 2**31 - 1}),
         "settings-directory": lambda run: ((run / runs.SETTINGS).unlink(), (run / runs.SETTINGS).mkdir()),

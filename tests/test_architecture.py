@@ -36,7 +36,7 @@ FLOORS = [
     {"sweeps", "sweeps.native_cells"},
     {"sweeps.cells", "sweeps.reference", "sweeps.native"},
     {"blocks", "schedules", "timeline"},
-    {"outputs", "table", "train"},
+    {"outputs", "owned", "table", "train"},
     {"_native", "activations", "disk", "equations", "errors", "sweeps.packing", "threads"},
     {"arrival", "startup"},
 ]

@@ -155,6 +155,27 @@ def test_forecast_from_another_file_to_another_place(here: Path) -> None:
     assert {file.name: file.read_bytes() for file in (here / "run").iterdir()} == before
 
 
+def test_a_forecast_replaces_its_own_files_and_no_others(here: Path) -> None:
+    bptt(f"train air.csv -o run --target passengers --horizon 4 {SMALL}")
+    for command in ("forecast run", "forecast run -o next.csv") * 2:
+        bptt(command)
+    for there in ("run/forecast.csv", "run/forecast.png", "next.png"):
+        before = (here / there).read_bytes()
+        (here / there).write_text("mine")
+        refused = bptt("forecast run" if there.startswith("run") else "forecast run -o next.csv", code=2)
+        assert there in refused
+        assert "Move it away" in refused
+        assert (here / there).read_text() == "mine"
+        (here / there).write_bytes(before)
+    (here / "next.csv").write_text("a name that was asked for")
+    bptt("forecast run -o next.csv")
+    assert "must not replace the file it was made from" in bptt("forecast run -o air.csv", code=2)
+    assert not (here / "air.png").exists()
+    (here / "run" / BACKTEST).write_text("mine")
+    assert f"run/{BACKTEST}" in bptt("train -o run --resume --epochs 5", code=2)
+    assert (here / "run" / BACKTEST).read_text() == "mine"
+
+
 def test_a_narrow_band_around_large_numbers_is_told_apart(here: Path) -> None:
     frame = air().with_columns(passengers=1e9 + pl.Series(np.sin(np.arange(144)).round(3)))
     frame.write_csv("far.csv")

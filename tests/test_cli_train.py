@@ -15,9 +15,10 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from cases import weights_in
 from typer.testing import CliRunner
 
-from bptt import data, progress, runs
+from bptt import data, owned, progress, runs
 from bptt.cli import app
 from bptt.cli import text as text_words
 from bptt.tasks import Text
@@ -71,7 +72,7 @@ def test_train_then_generate(here: Path) -> None:
         "bptt train -o runs/cat --resume --epochs 8",
     ]
     assert {file.name for file in (here / "runs/cat").iterdir()} == {
-        runs.SETTINGS, runs.WEIGHTS, runs.LOG, runs.CHECKPOINT, runs.PREVIOUS, runs.CURVE,
+        runs.SETTINGS, runs.WEIGHTS, runs.LOG, runs.CHECKPOINT, runs.PREVIOUS, runs.CURVE, owned.RECORD,
     }  # fmt: skip
     text = bptt("generate runs/cat --prime 'the ' --length 50")
     assert text.startswith("the ")
@@ -182,7 +183,7 @@ def test_names_that_are_not_utf_8(here: Path) -> None:
 def test_same_command_same_weights(here: Path) -> None:
     for name in ("one", "two"):
         bptt(f"train words.txt -o {name} {SMALL} --steps 20")
-    assert (here / "one" / runs.WEIGHTS).read_bytes() == (here / "two" / runs.WEIGHTS).read_bytes()
+    assert weights_in(here / "one") == weights_in(here / "two")
 
 
 TRAIN_MISTAKES = {

@@ -168,6 +168,7 @@ def test_train_then_classify(here: Path) -> None:
     wanted = [[row["name"], row["said"], f"{row['probability']:.3f}"] for row in said]
     assert [line.split() for line in lines[1:]] == wanted
     assert "accuracy" not in json.loads(bptt("classify run plain.csv --json"))
+    assert "must not replace the file it was made from" in bptt("classify run plain.csv -o plain.csv", code=2)
 
 
 def test_a_test_file_is_the_test_part(here: Path) -> None:

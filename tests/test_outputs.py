@@ -1,5 +1,6 @@
 """Files where a user wants them, judged by what lies there afterwards."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -37,3 +38,29 @@ def test_what_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:
 def test_what_the_disk_refuses_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a page must be saved, and .* cannot be written: File name too long"):
         outputs.write("a page", {tmp_path / ("x" * 300): b""})
+
+
+def test_what_lies_beside_stays(tmp_path: Path) -> None:
+    for name in (".next.csv.new", ".next.png.new", "other"):
+        (tmp_path / name).write_text("mine")
+    outputs.write("a forecast", {tmp_path / "next.csv": b"new", tmp_path / "next.png": b"picture"})
+    left = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert left == {
+        ".next.csv.new": "mine", ".next.png.new": "mine", "other": "mine", "next.csv": "new", "next.png": "picture",
+    }  # fmt: skip
+
+
+def test_where_one_finds_no_room_none_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, calls = os.fsync, []
+
+    def refuse(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    (tmp_path / "next.csv").write_text("old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(InputError, match=r"next\.png' cannot be written: No space left"):
+        outputs.write("a forecast", {tmp_path / "next.csv": b"new", tmp_path / "next.png": b"picture"})
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"next.csv": "old"}

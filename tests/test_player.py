@@ -197,6 +197,13 @@ def test_inspect_writes_the_page_of_a_run_and_a_text(run: Path, tmp_path: Path) 
     settings, model = runs.load(run)
     o, _ = model(Vocabulary.from_json(settings.about["vocabulary"]).encode("the ca").long()[:, None])
     np.testing.assert_array_equal(array(data["arrays"]["o"]), o[:, 0].detach().numpy())
+    assert CliRunner().invoke(app, ["inspect", str(run), "the ca"]).exit_code == 0
+    (run / "inspect.html").write_text("mine")
+    result = CliRunner().invoke(app, ["inspect", str(run), "the cat"])
+    assert result.exit_code == 2
+    assert "inspect.html, or somebody has changed it since. Move it away" in result.stderr
+    assert (run / "inspect.html").read_text() == "mine"
+    (run / "inspect.html").unlink()
     assert CliRunner().invoke(app, ["inspect", str(run), "the", "-o", str(tmp_path / "x.html")]).exit_code == 0
     assert (tmp_path / "x.html").exists()
 

@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -22,8 +23,9 @@ from typing import Any
 
 import pytest
 import torch
+from cases import weights_in
 
-from bptt import cli, data, disk, runs
+from bptt import cli, data, disk, owned, runs
 from bptt.errors import DamagedFileWarning, InputError
 from bptt.tasks import Text
 from bptt.tasks.text import Recipe
@@ -36,7 +38,7 @@ pytestmark = [
 
 SMALL = Recipe(hidden=8, bptt=7, streams=3, steps=40, lr=0.01, held_out=0.1)
 CONTENT = "".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)).encode()
-FILES = (runs.CHECKPOINT, runs.PREVIOUS, runs.WEIGHTS, runs.SETTINGS, runs.LOG)
+FILES = (runs.CHECKPOINT, runs.PREVIOUS, runs.WEIGHTS, runs.SETTINGS, runs.LOG, owned.RECORD)
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def undisturbed(tmp_path: Path, text: data.Text) -> bytes:
     """The weights of a training that nothing happened to."""
     run, training = runs.start(tmp_path / "undisturbed", Text(text, SMALL))
     training.run(watch=run.watch, save=run.save)
-    return (run.path / runs.WEIGHTS).read_bytes()
+    return weights_in(run.path)
 
 
 def until(training: Training, step: int) -> Callable[[], bool]:
@@ -65,7 +67,7 @@ def finish(path: Path) -> bytes:
     log = runs.read_log(path)
     assert sum(line.get("steps", 0) for line in log) == training.total_steps
     assert log[0]["event"] == "start"
-    return (path / runs.WEIGHTS).read_bytes()
+    return weights_in(path)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -253,7 +255,7 @@ class TestDamage:
                     "a bit": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :],
                     "a number": content.replace(b'\\"step\\": 20', b'\\"step\\": 21'),
                     "empty": b"",
-                    "an older schema": content.replace(b'{\\"schema\\": 3', b'{\\"schema\\": 2'),
+                    "an older schema": content.replace(b'{\\"schema\\": 4', b'{\\"schema\\": 3'),
                 }[damage]
             )
             assert file.read_bytes() != content
@@ -416,6 +418,40 @@ class TestDamage:
         run.close()
         assert runs.resume(run.path)[1].step == 20
 
+    def test_the_weights_of_another_run_are_not_taken(self, run: Path, tmp_path: Path, text: data.Text) -> None:
+        """With the same recipe and symbols, but other data, or begun at another time."""
+        turned = data.Text(text.content[::-1], text.source)
+        at_another_time = runs.start(tmp_path / "later", Text(text, SMALL), started="2026-01-01T00:00:00Z")
+        for other, _ in (at_another_time, runs.start(tmp_path / "turned", Text(turned, SMALL))):
+            shutil.copy(other.path / runs.WEIGHTS, run / runs.WEIGHTS)
+            with pytest.raises(InputError, match=r"belongs to another training than settings\.json"):
+                runs.load(run)
+
+    @pytest.mark.parametrize("name", [runs.SETTINGS, runs.WEIGHTS, runs.CHECKPOINT])
+    @pytest.mark.parametrize("half", [0xD800, 0xDCFF])
+    def test_half_a_surrogate_pair_is_damage_though_the_checksum_is_right(
+        self, run: Path, name: str, half: int
+    ) -> None:
+        (run / runs.PREVIOUS).unlink()
+        if name == runs.SETTINGS:
+            facts = json.loads((run / name).read_text())
+            del facts["sha256"]
+            facts["about"]["vocabulary"]["symbols"] = chr(half) + facts["about"]["vocabulary"]["symbols"][1:]
+            (run / name).write_text(json.dumps({**facts, "sha256": runs._digest({}, facts)}))
+        else:
+            tensors, facts = runs._read_safetensors(run / name)
+            if name == runs.CHECKPOINT:
+                facts["settings"]["about"][chr(half)] = 1
+            else:
+                facts["\ud800"] = 1
+            (run / name).write_bytes(runs._as_safetensors(tensors, facts))
+        with pytest.raises(InputError, match=rf"{name} must be a file as bptt.*surrogates not allowed"):
+            runs.resume(run) if name == runs.CHECKPOINT else runs.load(run)
+
+    def test_what_follows_half_a_surrogate_pair_in_the_log_is_left_out(self, run: Path) -> None:
+        (run / runs.LOG).write_text('{"event": "one"}\n{"event": "\\ud800"}\n{"event": "three"}\n')
+        assert runs.read_log(run) == [{"event": "one"}]
+
     def test_weights_that_were_made_up_are_refused_though_their_checksum_is_right(self, run: Path) -> None:
         tensors, facts = runs._read_safetensors(run / runs.WEIGHTS)
         for made_up in (tensors["rnn.weight_hh_l0"].to(torch.complex64), tensors["rnn.weight_hh_l0"].half()):
@@ -435,7 +471,7 @@ class TestDamage:
         resumed, training = runs.resume(run)
         assert training.step == 30
         training.run(watch=resumed.watch, save=resumed.save)
-        assert (run / runs.WEIGHTS).read_bytes() == undisturbed
+        assert weights_in(run) == undisturbed
 
     @pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
     def test_a_log_that_is_no_file_is_refused_and_not_written_through(
@@ -465,8 +501,8 @@ class TestDamage:
         assert runs.resume(run)[1].step == 20
 
     def test_half_a_curve_never_takes_its_place(self, run: Path) -> None:
+        runs.add(run, {runs.CURVE: b"whole"})
         disk.beside(run / runs.CURVE).write_bytes(b"half")
-        (run / runs.CURVE).write_bytes(b"whole")
         runs.load(run)
         runs.resume(run)[0].close()
         assert (run / runs.CURVE).read_bytes() == b"whole"
@@ -537,10 +573,9 @@ class TestDamage:
 
     def test_a_directory_where_an_outcome_was_stays(self, run: Path, text: data.Text) -> None:
         (run / "inspect.html").mkdir()
-        new, training = runs.start(run, Text(text, SMALL), overwrite=True)
-        training.run(save=new.save, should_stop=until(training, 3))
+        with pytest.raises(InputError, match=r"has not written .*run/inspect\.html, or"):
+            runs.start(run, Text(text, SMALL), overwrite=True)
         assert (run / "inspect.html").is_dir()
-        assert not (run / runs.PREVIOUS).exists()
 
     def test_a_link_put_in_the_way_is_not_followed(self, run: Path, tmp_path: Path) -> None:
         victim = tmp_path / "victim"
@@ -553,7 +588,123 @@ class TestDamage:
         runs.load(run)
 
 
+NAMES = (*FILES, disk.LOCK, *runs.OUTCOMES)
+
+
+class TestFilesOfTheUser:
+    """Files that happen to have the name of one that a run writes."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path, text: data.Text) -> Path:
+        run, training = runs.start(tmp_path / "run", Text(text, SMALL))
+        training.run(watch=run.watch, save=run.save, should_stop=until(training, 10))
+        run.close()
+        return run.path
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    @pytest.mark.parametrize("name", [*NAMES, f".{runs.LOG}.new", f".{runs.CHECKPOINT}.new", ".forecast.csv.new"])
+    def test_are_refused_by_name_and_stay(self, tmp_path: Path, text: data.Text, name: str, overwrite: bool) -> None:
+        for content in ("mine", ""):
+            file = tmp_path / "run" / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(content)
+            if name == owned.RECORD and not content:
+                continue
+            with pytest.raises(InputError, match=rf"has not written .*run/{re.escape(name)}, or"):
+                runs.start(tmp_path / "run", Text(text, SMALL), overwrite=overwrite)
+            assert [entry.name for entry in file.parent.iterdir()] == [name]
+            assert file.read_text() == content
+
+    @pytest.mark.parametrize("name", [*runs.OUTCOMES, f".{runs.CURVE}.new"])
+    def test_are_not_replaced_in_a_run(self, run: Path, text: data.Text, name: str) -> None:
+        (run / name).write_text("mine")
+        refused = pytest.raises(InputError, match=rf"has not written .*run/{re.escape(name)}, or")
+        with refused:
+            runs.start(run, Text(text, SMALL), overwrite=True)
+        with refused:
+            runs.add(run, {name.removeprefix(".").removesuffix(".new"): b"ours"})
+        if name.removeprefix(".").removesuffix(".new") in runs.AT_THE_END:
+            with refused:
+                runs.resume(run)
+        else:
+            runs.resume(run)[0].close()
+        assert (run / name).read_text() == "mine"
+
+    def test_written_while_another_run_takes_the_directory_stay(self, run: Path, text: data.Text) -> None:
+        new, training = runs.start(run, Text(text, SMALL), overwrite=True)
+        runs.add(run, {"forecast.csv": b"ours"})
+        (run / "inspect.html").write_text("mine")
+        training.run(save=new.save, should_stop=until(training, 3))
+        assert (run / "inspect.html").read_text() == "mine"
+        assert not (run / "forecast.csv").exists()
+
+    def test_what_a_run_wrote_and_somebody_changed_is_theirs(self, run: Path, text: data.Text) -> None:
+        for content in (b"first", b"second"):
+            runs.add(run, {"forecast.csv": content, "forecast.png": content})
+        assert (run / "forecast.csv").read_bytes() == b"second"
+        (run / "forecast.csv").write_bytes(b"first, and what I think of it")
+        with pytest.raises(InputError, match=r"run/forecast\.csv, or somebody has changed it since\. Move it away"):
+            runs.add(run, {"forecast.csv": b"third", "forecast.png": b"third"})
+        assert (run / "forecast.png").read_bytes() == b"second"
+        (run / "forecast.csv").unlink()
+        runs.start(run, Text(text, SMALL), overwrite=True)[0].close()
+
+    def test_a_crash_at_any_point_leaves_what_a_run_may_replace(self, run: Path) -> None:
+        runs.add(run, {"forecast.csv": b"old", "forecast.png": b"old"})
+        for _ in TestCrash().crashes(lambda: runs.add(run, {"forecast.csv": b"new", "forecast.png": b"new"})):
+            runs.add(run, {"forecast.csv": b"old", "forecast.png": b"old"})
+            assert not list(run.glob(".*.new"))
+            assert (run / "forecast.csv").read_bytes() == (run / "forecast.png").read_bytes() == b"old"
+
+    def test_a_run_without_its_record_is_gone_on_with_and_has_one_again(self, run: Path, text: data.Text) -> None:
+        (run / owned.RECORD).unlink()
+        with pytest.raises(InputError, match="holds one"):
+            runs.start(run, Text(text, SMALL))
+        resumed, training = runs.resume(run)
+        (run / owned.RECORD).unlink()
+        training.run(save=resumed.save, should_stop=until(training, 15))
+        resumed.close()
+        (run / runs.SETTINGS).write_text("{")
+        runs.start(run, Text(text, SMALL), overwrite=True)[0].close()
+
+    def test_a_line_of_the_record_that_was_cut_off_harms_no_other(self, run: Path) -> None:
+        record = run / owned.RECORD
+        runs.add(run, {"forecast.csv": b"old"})
+        record.write_bytes(record.read_bytes()[:-5])
+        runs.add(run, {"inspect.html": b"old"})
+        runs.add(run, {"inspect.html": b"new"})
+        with pytest.raises(InputError, match=r"run/forecast\.csv, or"):
+            runs.add(run, {"forecast.csv": b"new"})
+
+    def test_another_name_of_the_log_is_not_cut(self, run: Path, tmp_path: Path) -> None:
+        with (run / runs.LOG).open("a") as log:
+            log.write('{"event": "after the last save"}\n')
+        before = (run / runs.LOG).read_bytes()
+        os.link(run / runs.LOG, tmp_path / "copy")
+        with pytest.raises(InputError, match=r"log\.jsonl cannot be written: it has another name as well"):
+            runs.resume(run)
+        assert (tmp_path / "copy").read_bytes() == before
+
+
 class TestLock:
+    @pytest.mark.parametrize("kind", ["a file", "another name of a file", "another name of a lock", "a link", "a pipe"])
+    def test_what_is_not_ours_is_refused_and_stays(self, tmp_path: Path, text: data.Text, kind: str) -> None:
+        run, _ = runs.start(tmp_path / "run", Text(text, SMALL))
+        ours = (run.path / disk.LOCK).read_bytes()
+        run.close()
+        lock, victim = run.path / disk.LOCK, tmp_path / "victim"
+        victim.write_bytes(ours if kind == "another name of a lock" else b"mine")
+        {
+            "a file": lambda: shutil.copy(victim, lock), "a link": lambda: lock.symlink_to(victim),
+            "a pipe": lambda: os.mkfifo(lock),
+        }.get(kind, lambda: os.link(victim, lock))()  # fmt: skip
+        for use in (lambda: runs.resume(run.path), lambda: runs.start(run.path, Text(text, SMALL), overwrite=True)):
+            with pytest.raises(InputError, match=r"has not written .*run/\.lock, or"):
+                use()
+        assert os.path.lexists(lock)
+        assert victim.read_bytes() == (ours if kind == "another name of a lock" else b"mine")
+        assert kind == "a pipe" or lock.read_bytes() == victim.read_bytes()
+
     def test_a_second_process_is_refused_until_the_first_is_dead(self, tmp_path: Path, text: data.Text) -> None:
         path = tmp_path / "run"
         ready, told = os.pipe()
@@ -666,6 +817,26 @@ class TestDiskThatRefuses:
         del run
         assert finish(started) == undisturbed
 
+    @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF])
+    def test_a_file_system_that_cannot_sync_directories_is_taken_as_it_is(
+        self, started: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        """Of files it must: what it answers there ends the save."""
+        sync, of = os.fsync, stat.S_ISDIR
+
+        def refuse(descriptor: int) -> None:
+            if of(os.fstat(descriptor).st_mode):
+                raise OSError(number, os.strerror(number))
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", refuse)
+        run, training = runs.resume(started)
+        training.run(watch=run.watch, save=run.save)
+        assert weights_in(started) == undisturbed
+        of = stat.S_ISREG
+        with pytest.raises(InputError, match=rf"cannot be written: {os.strerror(number)}"):
+            run.save(training)
+
     def test_a_limit_on_the_size_of_files(self, started: Path) -> None:
         before = contents(started)
         limit = len(before[runs.CHECKPOINT]) - 1
@@ -721,7 +892,7 @@ class TestDiskThatRefuses:
         run, training = runs.resume(started)
         assert training.step == 20
         training.run(watch=run.watch, save=run.save)
-        assert (started / runs.WEIGHTS).read_bytes() == undisturbed
+        assert weights_in(started) == undisturbed
 
     def test_a_directory_that_another_run_has_taken_is_left_to_it(
         self, started: Path, tmp_path: Path, text: data.Text
@@ -796,7 +967,7 @@ class TestStopping:
         run, training = runs.resume(tmp_path / "run")
         training.run(watch=run.watch, save=run.save)
         assert [line["event"] for line in runs.read_log(run.path)][:3] == ["start", "resume", "evaluation"]
-        assert (run.path / runs.WEIGHTS).read_bytes() == undisturbed
+        assert weights_in(run.path) == undisturbed
 
     def test_sigterm_is_heard_in_a_long_step(self, tmp_path: Path) -> None:
         """One that would take minutes, full BPTT through five million characters."""

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from cases import weights_in
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader
 
-from bptt import data, runs, train, truncated
+from bptt import data, owned, runs, train, truncated
 from bptt.data import Vocabulary
 from bptt.errors import InputError
 from bptt.nn import RNN, Elman
@@ -464,7 +465,7 @@ class TestSameBits:
         assert parts.step == 20
         parts.run(watch=other.watch, save=other.save)
         assert_same_bits(load_file(tmp_path / "whole" / runs.WEIGHTS), load_file(tmp_path / "parts" / runs.WEIGHTS))
-        assert (tmp_path / "whole" / runs.WEIGHTS).read_bytes() == (tmp_path / "parts" / runs.WEIGHTS).read_bytes()
+        assert weights_in(tmp_path / "whole") == weights_in(tmp_path / "parts")
         log = without_time(runs.read_log(tmp_path / "parts"))
         breaks = ("start", "stop", "resume")
         assert [line["event"] for line in log if line["event"] in breaks] == ["start", "resume", "stop"]
@@ -493,10 +494,10 @@ def finished(tmp_path: Path) -> Path:
 class TestRunDirectory:
     def test_holds_what_it_says(self, finished: Path) -> None:
         assert sorted(file.name for file in finished.iterdir()) == sorted(
-            [runs.SETTINGS, runs.WEIGHTS, runs.LOG, runs.CHECKPOINT, runs.PREVIOUS, runs.CURVE]
+            [runs.SETTINGS, runs.WEIGHTS, runs.LOG, runs.CHECKPOINT, runs.PREVIOUS, runs.CURVE, owned.RECORD]
         )
         settings = json.loads((finished / runs.SETTINGS).read_text())
-        assert (settings["schema"], settings["task"]) == (3, "text")
+        assert (settings["schema"], settings["task"]) == (4, "text")
         assert settings["data"] == {"source": "squares", "size": len(TOKENS), "sha256": TEXT.sha256}
         assert settings["about"]["vocabulary"]["symbols"] == "".join(sorted(set(TEXT.characters)))
         assert set(settings["versions"]) == {"bptt", "python", "torch"}
@@ -571,7 +572,7 @@ class TestRunDirectory:
             file.unlink()
             file.mkdir()
         else:
-            facts = {"schema": 3, "fingerprint": runs.read_settings(finished).fingerprint}
+            facts = {"schema": 4, "fingerprint": runs.read_settings(finished).fingerprint}
             save_file({"w": torch.zeros(3)}, file, {"bptt": json.dumps(facts)})
         expected = {"missing": "does not exist", "a directory": "must be readable"}.get(
             damage, "as bptt train wrote it"
@@ -585,7 +586,7 @@ class TestRunDirectory:
         [
             ((), "{", "must be a file as bptt train wrote it"),
             ((), "[]", "must be a file as bptt train wrote it"),
-            (("schema",), 99, "schema must be 3"),
+            (("schema",), 99, "schema must be 4"),
             (("task",), "chess", "task must be one of"),
             (("recipe", "hidden"), -4, "hidden must be a whole number"),
             (("recipe", "unheard_of"), 1, "unheard_of"),

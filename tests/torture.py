@@ -22,8 +22,9 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from cases import weights_in
 
-from bptt import data, disk, runs, train
+from bptt import data, disk, owned, runs, train
 from bptt.errors import DamagedFileWarning
 from bptt.tasks import Text
 from bptt.tasks.text import Recipe
@@ -128,12 +129,10 @@ def torture(at: Path, kills: int, seed: int) -> bool:
     log = runs.read_log(disturbed)
     resumed = sum(line["event"] == "resume" for line in log)
     logged = sum(line.get("steps", 0) for line in log)
-    same = {
-        name: (at / "undisturbed" / name).read_bytes() == (disturbed / name).read_bytes() for name in (runs.WEIGHTS,)
-    }
+    same = {runs.WEIGHTS: weights_in(at / "undisturbed") == weights_in(disturbed)}
     same["steps in the log"] = logged == recipe.steps
     same["nothing left behind"] = sorted(file.name for file in disturbed.iterdir() if file.name != disk.LOCK) == sorted(
-        [runs.CHECKPOINT, runs.PREVIOUS, runs.WEIGHTS, runs.SETTINGS, runs.LOG]
+        [runs.CHECKPOINT, runs.PREVIOUS, runs.WEIGHTS, runs.SETTINGS, runs.LOG, owned.RECORD]
     )
     facts = {
         "kills": kills, "seed": seed, "steps": recipe.steps, **done, "resumed (as logged)": resumed,

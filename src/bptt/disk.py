@@ -1,5 +1,8 @@
 """Files on the disk: whole or not at all, several as one, a directory written by one process at a time.
 
+Nothing here knows whose a file is: `write_together` replaces what it is told to, `.NAME.new` of it included
+(`bptt.owned` says which are a run's own); `write_apart` leaves every other file alone.
+
 A file is written beside the old one as `.NAME.new`, synced, and moved over it. Of files that belong together the first
 is the judge: it is written first and moved first, and with its move all of them are the new ones. Whoever opens the
 directory after a crash settles what was left: while the judge still waits beside the old file the others are thrown
@@ -10,6 +13,7 @@ import errno
 import json
 import os
 import platform
+import secrets
 import stat
 import sys
 import time
@@ -17,7 +21,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 LOCK = ".lock"
 
@@ -33,6 +37,14 @@ class NotWrittenError(Exception):
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(str(error))
         self.path, self.error = path, error
+
+
+class NotOursError(Exception):
+    """What is at `path` was not written by bptt."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
 
 
 def beside(path: Path) -> Path:
@@ -51,6 +63,7 @@ def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[s
     try:
         for name, content in files.items():
             at = directory / name
+            beside(at).unlink(missing_ok=True)
             _write_synced(beside(at), content)
         sync_directory(directory)
         if keep is not None:
@@ -69,6 +82,32 @@ def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[s
                 with suppress(OSError):
                     (directory / keep[1]).replace(directory / keep[0])
             _throw_away(directory, list(files))
+        if isinstance(error, OSError):
+            raise NotWrittenError(at, error) from None
+        raise
+
+
+def write_apart(files: Mapping[Path, bytes]) -> None:
+    """Writes every file whole or not at all, and none where one of them finds no room, by way of names nobody has.
+
+    Raises NotWrittenError where the disk refuses.
+    """
+    waiting: list[tuple[Path, Path]] = []
+    at = Path()
+    try:
+        for at, content in files.items():
+            waiting.append((at.with_name(f".{secrets.token_hex(8)}.new"), at))
+            _write_synced(waiting[-1][0], content)
+        while waiting:
+            new, at = waiting[0]
+            new.replace(at)
+            del waiting[0]
+        for directory in {at.parent for at in files}:
+            sync_directory(directory)
+    except BaseException as error:
+        for new, _ in waiting:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise NotWrittenError(at, error) from None
         raise
@@ -98,7 +137,6 @@ def _throw_away(directory: Path, names: list[str]) -> None:
 
 def _write_synced(path: Path, content: bytes) -> None:
     """Into a file made anew, so that a link somebody put in its place is not followed."""
-    path.unlink(missing_ok=True)
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -116,12 +154,53 @@ def read_whole(path: Path) -> bytes:
             raise OSError(errno.ENOMEM, "it does not fit in memory", str(path)) from None
 
 
+def open_to_append(path: Path) -> BinaryIO:
+    """Makes the file where there is none. Raises OSError where a link, a pipe or a device was put in its place."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(_opened(path, flags), "ab")
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Raises OSError where a directory, a pipe or a device was put in its place."""
+    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Its descriptor; does not wait at a pipe. Raises OSError where it is no file."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if stat.S_ISDIR(mode) else OSError("it is no file")
+    return handle
+
+
+def from_json(text: str | bytes, *, file_names: bool = False) -> Any:
+    """The value. Raises ValueError for text that is not JSON, or says a character that UTF-8 does not have.
+
+    file_names   names of files are in it, which may have bytes that are not UTF-8, as `os.fsdecode` gives them
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape" if file_names else "strict")
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+# What file systems answer that cannot sync a directory, as some on networks; such a one keeps its own order.
+CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
+
+
 def sync_directory(directory: Path) -> None:
     if os.name != "posix":
         return
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
     finally:
         os.close(handle)
 
@@ -141,13 +220,14 @@ class Lock:
     directory holds it, and `held` of those before turns False. Where the system has no such locks, as on Windows and
     some network drives, nobody is refused.
 
-    Raises LockedError where another process holds it, OSError where the directory cannot be written.
+    Raises LockedError where another process holds it, NotOursError where the file holds anything else than a lock, is a
+    link or has a second name, OSError where the directory cannot be written.
     """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / LOCK
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+            descriptor = _opened_lock(self.path)
             key = _identity(os.fstat(descriptor))
             if (before := _HELD.get(key)) is not None:
                 before.release()
@@ -179,6 +259,39 @@ class Lock:
         self._release()
 
 
+def _opened_lock(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    except OSError:
+        if path.is_symlink() or path.is_dir():
+            raise NotOursError(path) from None
+        raise
+    status, content = os.fstat(descriptor), b""
+    if stat.S_ISREG(status.st_mode):
+        content = os.read(descriptor, 4096)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or (content and not _is_of_lock(content)):
+        os.close(descriptor)
+        raise NotOursError(path)
+    return descriptor
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a Lock has written the file."""
+    try:
+        with open_to_read(path) as file:
+            return _is_of_lock(file.read(4096))
+    except OSError:
+        return False
+
+
+def _is_of_lock(content: bytes) -> bool:
+    try:
+        return from_json(content).keys() == _self().keys()
+    except (ValueError, AttributeError):
+        return False
+
+
 _HELD: weakref.WeakValueDictionary[tuple[int, int], Lock] = weakref.WeakValueDictionary()
 
 
@@ -208,7 +321,7 @@ def _self() -> dict[str, Any]:
 
 def _owner(text: str) -> str:
     try:
-        facts = json.loads(text)
+        facts = from_json(text)
         return f"process {int(facts['process'])} on {facts['host']}, since {facts['since']}"
     except (ValueError, KeyError, TypeError):
         return "another process"

@@ -8,20 +8,22 @@ from bptt import disk
 from bptt.errors import InputError
 
 
-def write(what: str, files: Mapping[Path, bytes]) -> None:
-    """Writes all files, which lie in one directory, or none.
+def write(what: str, files: Mapping[Path, bytes], *, made_from: str | None = None) -> None:
+    """Writes all files, each whole, or none; what else lies beside them stays as it is.
 
-    what    for the message: "a tape", "a forecast"
+    what        for the message: "a tape", "a forecast"
+    made_from   a file that none of them may replace
 
     A link is followed, and what it points to replaced. Raises InputError where a file cannot be.
     """
     try:
         for path in files:
             _check_place(what, path)
-        places = {Path(os.path.realpath(path)): content for path, content in files.items()}
-        for directory in {place.parent for place in places}:
-            there = {place.name: content for place, content in places.items() if place.parent == directory}
-            disk.write_together(directory, there)
+            if made_from is not None and path.exists() and path.samefile(made_from):
+                raise InputError(
+                    f"{what} must not replace the file it was made from; got {str(path)!r}. Choose another name."
+                )
+        disk.write_apart({Path(os.path.realpath(path)): content for path, content in files.items()})
     except disk.NotWrittenError as refusal:
         raise _cannot_write(what, refusal.path, refusal.error) from None
     except (OSError, ValueError) as error:

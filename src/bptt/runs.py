@@ -6,6 +6,7 @@
     settings.json            schema version, task, what it needs to know about its data, recipe, versions, command
     log.jsonl                one JSON object per line: the events of `bptt.train`
     curve.png                loss and gradient norm over the steps
+    files.jsonl              which files the run has written here, so that no others are touched, see `bptt.owned`
     .lock                    who writes here now
 
 A checkpoint is enough to go on from: nothing beside it has to fit. Weights, settings and checkpoints carry a checksum
@@ -15,49 +16,42 @@ where its checkpoint was made. Nothing here executes code from a file: safetenso
 inside the former's one metadata string, "bptt".
 """
 
-import errno
 import hashlib
 import json
 import os
 import platform
 import re
-import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from bptt import disk, sweeps
-from bptt.disk import Lock, LockedError, NotWrittenError, beside, settle
+from bptt import disk, owned, sweeps
+from bptt.disk import Lock, LockedError, NotOursError, NotWrittenError, beside, settle
 from bptt.errors import DamagedFileWarning, InputError
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Event, Recipe, Training, as_json, require_like
 
-SCHEMA = 3
+SCHEMA = 4
 SETTINGS = "settings.json"
 WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 CURVE = "curve.png"
-OUTCOMES = (
-    "confusion.csv",
-    "backtest.json",
-    "backtest.png",
-    "forecast.csv",
-    "forecast.png",
-    "inspect.html",
-)  # fmt: skip  what commands add, gone when another run takes the directory
 TOGETHER = (CHECKPOINT, LOG, WEIGHTS, SETTINGS)
+KEPT = (*TOGETHER, PREVIOUS)  # what a run has open or replaces as long as it goes on
+AT_THE_END = (CURVE, "confusion.csv", "backtest.json", "backtest.png")
+OUTCOMES = (*AT_THE_END, "forecast.csv", "forecast.png", "inspect.html")  # gone when another run takes the directory
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,8 @@ class Settings:
     def fingerprint(self) -> str:
         """Of all that cannot change: weights and settings with different ones do not belong together."""
         recipe = {name: value for name, value in asdict(self.recipe).items() if name not in CHANGEABLE}
-        return hashlib.sha256(json.dumps([self.task, self.about, recipe], sort_keys=True).encode()).hexdigest()
+        facts = [self.task, self.about, recipe, self.sha256, self.started]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -103,11 +98,11 @@ class Settings:
     @classmethod
     def from_json(cls, value: Any) -> "Settings":
         """Raises InputError, KeyError or TypeError for anything `as_json` would not have written."""
-        if value["schema"] != SCHEMA:
-            raise InputError(f"schema must be {SCHEMA}, the one this version of bptt knows; got {value['schema']!r}")
         if value["task"] not in TASKS:
             raise InputError(f"task must be one of {', '.join(TASKS)}; got {value['task']!r}")
         facts = value["data"]
+        for key, held in value["about"].items():
+            disk.from_json(json.dumps({key: held}), file_names=key in FILE_NAMES)
         return cls(
             task=value["task"],
             about=dict(value["about"]),
@@ -129,6 +124,7 @@ def _whole(name: str, value: Any) -> int:
 
 # What something made up may raise where it is believed, once its checksum was right.
 MADE_UP = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+FILE_NAMES = ("test_source",)  # in `Settings.about`; there alone, in `source` and `command` may be what is not UTF-8
 CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip")
 
 
@@ -155,7 +151,7 @@ class Run:
             self._waiting += line
             return
         try:
-            with _open_log(self.path / LOG) as log:
+            with disk.open_to_append(self.path / LOG) as log:
                 log.write(line)
         except OSError as error:
             raise _cannot_write(self.path / LOG, error) from None
@@ -175,6 +171,7 @@ class Run:
         removed = not self._is_there()
         if removed:
             self._begin_again()
+        _claim(self.path)
         log_bytes = _synced_size(self.path / LOG) if self.saved else len(self._waiting)
         files = {CHECKPOINT: self._checkpoint(training, log_bytes)}
         if not self.saved:
@@ -182,11 +179,10 @@ class Run:
         facts = self.settings.as_json()
         settings = json.dumps({**facts, "sha256": _digest({}, facts)}, indent=2, allow_nan=False)
         files |= {WEIGHTS: self._weights(training), SETTINGS: f"{settings}\n".encode()}
-        write_together(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
+        _write_together(self.path, files, keep=(CHECKPOINT, PREVIOUS) if self._newest_is_whole else None)
         if not self.saved:
             self.saved, self._waiting = True, b""
-            for name in (PREVIOUS, CURVE, *OUTCOMES):
-                _remove(self.path / name)
+            _remove_own(self.path, (PREVIOUS, *OUTCOMES))
         self._newest_is_whole = True
         if removed:
             raise InputError(
@@ -201,12 +197,14 @@ class Run:
     def _begin_again(self) -> None:
         """In place of the directory that was removed."""
         _require_directory(self.path)
-        self._lock = _lock(self.path)
         if _holds_run(self.path):
             raise InputError(
                 f"The run directory must stay while a training writes in it; {self.path} was removed, and another run "
                 "is there now, which was left as it is. What was not saved before is lost."
             )
+        _require_free(self.path, KEPT)
+        _claim(self.path)
+        self._lock = _lock(self.path)
         self._directory = _identity(self.path)
         self.saved = self._newest_is_whole = False
 
@@ -227,7 +225,7 @@ class Run:
             )
             warnings.warn(f"{path} could not be drawn. {reason}", DamagedFileWarning, stacklevel=2)
             return path
-        write_together(self.path, {CURVE: picture})
+        add(self.path, {CURVE: picture})
         return path
 
     def _weights(self, training: Training) -> bytes:
@@ -268,6 +266,7 @@ def start(
     )
     training = _training(settings, task)
     _require_directory(path)
+    _claim(path)
     lock = _lock(path)
     try:
         check_place(path, overwrite=overwrite)
@@ -307,6 +306,9 @@ def resume(
         training, task, settings, log_bytes, newest_is_whole = _restored(
             path, source, changes if callable(changes) else lambda _: changes or {}
         )
+        _require_free(path, AT_THE_END)
+        _claim(path)
+        _settle_all(path)
         _cut(path / LOG, log_bytes)
         run = Run(path, settings, task, lock, saved=True, newest_is_whole=newest_is_whole)
         run.log(_opening_line("resume", training, command))
@@ -396,8 +398,9 @@ def read_settings(path: Path) -> Settings:
     """Raises InputError where the directory holds no run or its settings are damaged."""
     file = path / SETTINGS
     try:
-        with _open_to_read(file) as opened:
-            facts = json.loads(opened.read().decode("utf-8"))
+        with disk.open_to_read(file) as opened:
+            facts = disk.from_json(opened.read().decode("utf-8"), file_names=True)
+        _require_schema(file, facts)
         settings = Settings.from_json(facts)
         if facts.pop("sha256", None) != _digest({}, facts):
             raise ValueError(_WRONG_SUM)
@@ -406,6 +409,8 @@ def read_settings(path: Path) -> Settings:
         raise _no_run(path) from None
     except OSError as error:
         raise _cannot_read(file, error) from None
+    except _DamagedError:
+        raise
     except KeyError as error:
         raise _damaged(file, f"{error} is missing") from None
     except MADE_UP as error:
@@ -418,50 +423,101 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises InputError where the log cannot be read.
     """
     try:
-        with _open_to_read(path / LOG) as log:
+        with disk.open_to_read(path / LOG) as log:
             lines = log.read().decode("utf-8", "replace").split("\n")
     except OSError as error:
         raise _cannot_read(path / LOG, error) from None
     events = []
     for line in lines:
         try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
+            event = disk.from_json(line, file_names=True)
+        except ValueError:
             break
         if isinstance(event, dict) and isinstance(event.get("event"), str):
             events.append(event)
     return events
 
 
-def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
-    """As `bptt.disk.write_together`; raises InputError where the disk refuses."""
+def add(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files into a run beside those of its training, all or none.
+
+    Raises InputError where the disk refuses, and where something has one of these names that the run has not written.
+    """
+    _require_free(path, files)
+    _claim(path, files)
+    _write_together(path, files)
+
+
+def _write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
     try:
         disk.write_together(directory, files, keep=keep)
     except NotWrittenError as refusal:
         raise _cannot_write(refusal.path, refusal.error) from None
 
 
+def _require_free(path: Path, names: Iterable[str]) -> None:
+    """Raises InputError where something has one of these names that the run in the directory has not written."""
+    if in_the_way := _in_the_way(path, names):
+        raise _not_ours(in_the_way)
+
+
+def _in_the_way(path: Path, names: Iterable[str]) -> list[Path]:
+    try:
+        return [at for at in owned.others(path, names) if at.name != disk.LOCK or not disk.is_lock(at)]
+    except OSError as error:
+        raise _cannot_read(path, error) from None
+
+
+def _claim(path: Path, files: Mapping[str, bytes | None] = dict.fromkeys((*KEPT, disk.LOCK))) -> None:
+    """Has these be the run's, see `owned.add`."""
+    try:
+        owned.add(path, files)
+    except NotOursError as error:
+        raise _not_ours([error.path]) from None
+    except OSError as error:
+        raise _cannot_write(path / owned.RECORD, error) from None
+
+
+def _remove_own(path: Path, names: Iterable[str]) -> None:
+    try:
+        for file in owned.own(path, names):
+            file.unlink(missing_ok=True)
+    except NotOursError as error:
+        raise _not_ours([error.path]) from None
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
 def _lock(path: Path) -> Lock:
     """The right to write in the directory, in which nothing is left half done."""
     try:
         lock = Lock(path)
-        settle(path, TOGETHER)
-        settle(path, (CURVE,))
     except LockedError as error:
         raise InputError(
             f"A run directory is written by one training at a time; {path} is being written by {error.owner}. Wait for "
             "it, or stop it, or name another directory with -o."
         ) from None
+    except NotOursError as error:
+        raise _not_ours([error.path]) from None
     except OSError as error:
         raise _cannot_write(path, error) from None
-    except NotWrittenError as refusal:
-        raise _cannot_write(refusal.path, refusal.error) from None
+    _settle_all(path)
     return lock
 
 
+def _settle_all(path: Path) -> None:
+    """Ends a save that a crash cut off, where the record says that what it left is the run's."""
+    try:
+        for names in (TOGETHER, (CURVE,)):
+            if owned.holds(path, names[0]):
+                settle(path, names)
+    except NotWrittenError as refusal:
+        raise _cannot_write(refusal.path, refusal.error) from None
+
+
 def _settle(path: Path) -> None:
-    """Ends a save that a crash cut off, unless somebody writes here."""
-    if any(beside(path / name).exists() for name in TOGETHER):
+    """The same, unless somebody writes here."""
+    if owned.holds(path, CHECKPOINT) and any(beside(path / name).exists() for name in TOGETHER):
         _lock(path).release()
 
 
@@ -473,40 +529,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _open_log(path: Path) -> BinaryIO:
-    """To append to. Raises OSError where a link, a pipe or a device was put in its place."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    return os.fdopen(_opened(path, flags), "ab")
-
-
-def _open_to_read(path: Path) -> BinaryIO:
-    """Raises OSError where a directory, a pipe or a device was put in its place."""
-    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
-
-
-def _opened(path: Path, flags: int) -> int:
-    """Its descriptor; does not wait at a pipe. Raises OSError where it is no file."""
-    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if stat.S_ISDIR(mode) else OSError("it is no file")
-    return handle
-
-
-def _remove(path: Path) -> None:
-    """A directory stays: no command of ours has made it."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        if not path.is_dir():
-            raise _cannot_write(path, error) from None
-
-
 def _synced_size(path: Path) -> int:
     """Bytes of the log, all of them on the disk."""
     try:
-        with _open_log(path) as log:
+        with disk.open_to_append(path) as log:
             os.fsync(log.fileno())
             return log.tell()
     except OSError as error:
@@ -516,7 +542,9 @@ def _synced_size(path: Path) -> int:
 def _cut(path: Path, size: int) -> None:
     """Takes off what was logged after the last checkpoint."""
     try:
-        with _open_log(path) as log:
+        with disk.open_to_append(path) as log:
+            if os.fstat(log.fileno()).st_nlink > 1:
+                raise OSError("it has another name as well, a hard link, and would be cut there too")
             log.truncate(min(size, log.tell()))
     except OSError as error:
         raise _cannot_write(path, error) from None
@@ -609,11 +637,23 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise _cannot_write(path, error) from None
     if not is_free:
         raise _not_a_directory(path)
-    if not overwrite and _holds_run(path):
+    is_run = _is_run(path)
+    in_the_way = _in_the_way(path, OUTCOMES if is_run else (*KEPT, disk.LOCK, *OUTCOMES))
+    if not overwrite and _holds_run(path) and (is_run or not in_the_way):
         raise InputError(
             f"A new training needs a directory without a run; {path} holds one. Go on with it: --resume. "
             "Replace it: --overwrite. Or name another directory with -o."
         )
+    if in_the_way:
+        raise _not_ours(in_the_way)
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        read_settings(path)
+    except InputError:
+        return False
+    return True
 
 
 def _is_utf_8(path: Path) -> bool:
@@ -672,16 +712,13 @@ def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file and the JSON in its metadata, once its checksum was right."""
     try:
-        _open_to_read(path).close()  # safetensors says of a file that may not be read that there is none
+        disk.open_to_read(path).close()  # safetensors says of a file that may not be read that there is none
         with safetensors.safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["bptt"])
+            facts = disk.from_json((file.metadata() or {})["bptt"], file_names=True)
             if not isinstance(facts, dict):
                 raise ValueError("its metadata must be a JSON object")
             tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
-        if facts.get("schema") != SCHEMA:
-            raise ValueError(
-                f"schema must be {SCHEMA}, the one this version of bptt knows; got {facts.get('schema')!r}"
-            )
+        _require_schema(path, facts)
         if facts.pop("sha256", None) != _digest(tensors, facts):
             raise ValueError(_WRONG_SUM)
         return tensors, facts
@@ -695,7 +732,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise _DamagedError(str(_cannot_read(path, error))) from None
     except KeyError:
         raise _damaged(path, "it was not written by bptt") from None
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+    except (safetensors.SafetensorError, ValueError) as error:
         raise _damaged(path, str(error)) from None
 
 
@@ -710,9 +747,18 @@ def _read_checkpoint(path: Path, name: str) -> tuple[Settings, dict[str, Tensor]
         known = read_settings(path)
     except InputError:
         return settings, tensors, facts
-    if (known.fingerprint, known.started) != (settings.fingerprint, settings.started):
+    if known.fingerprint != settings.fingerprint:
         raise _damaged(path / name, f"it belongs to another training than {SETTINGS} beside it")
     return settings, tensors, facts
+
+
+def _require_schema(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raises KeyError where there is none."""
+    if facts["schema"] != SCHEMA:
+        raise _DamagedError(
+            f"The schema must be {SCHEMA}, the one that this version of bptt knows; got {facts['schema']!r} in {path}. "
+            "Train again in another directory, or use the version of bptt that wrote it."
+        )
 
 
 def _require_fingerprint(path: Path, facts: Mapping[str, Any], settings: Settings) -> None:
@@ -737,6 +783,14 @@ def _no_run(path: Path) -> InputError:
     return InputError(
         f"A run is a directory that bptt train has written; {path} holds no {SETTINGS}. "
         f"Train one first: bptt train -o {path}"
+    )
+
+
+def _not_ours(paths: list[Path]) -> InputError:
+    named = ", ".join(map(str, paths))
+    return InputError(
+        f"A run replaces and removes only files as it has written them; it has not written {named}, or somebody has "
+        "changed it since. Move it away, or name another place with -o."
     )
 
 

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bptt import outputs
+from bptt import disk, outputs
 from bptt.activations import ACTIVATIONS
 from bptt.errors import InputError
 from bptt.losses import PAIRS
@@ -74,9 +74,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if text is None:
         raise _unusable(path, f"it is a safetensors file of something else (no {KEY} in its metadata)")
     try:
-        about = json.loads(text)
-        json.dumps(about, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        about = disk.from_json(text)
+    except ValueError as error:
         raise _unusable(path, f"its description is not JSON ({error})") from None
     schema = about.get("schema") if isinstance(about, dict) else None
     if type(schema) is not int or schema != SCHEMA:

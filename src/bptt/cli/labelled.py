@@ -108,7 +108,7 @@ def outcome(run: runs.Run, training: Training) -> np.ndarray:
     task = training.task
     assert isinstance(task, Labelled)
     counted = labelled.confusion(*labelled.outputs(training.model, task.testing))
-    runs.write_together(run.path, {CONFUSION: _as_csv(counted, task.classes).encode()})
+    runs.add(run.path, {CONFUSION: _as_csv(counted, task.classes).encode()})
     return counted
 
 
@@ -138,7 +138,7 @@ def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
     known = [n for n, label in enumerate(found.labels) if label in classes]
     counted = labelled.confusion(o[known], torch.tensor([classes.index(str(found.labels[n])) for n in known]).long())
     if out is not None:
-        outputs.write("a classification", {out: _rows_as_csv(columns, rows).encode()})
+        outputs.write("a classification", {out: _rows_as_csv(columns, rows).encode()}, made_from=source.source)
     if json:
         facts: dict[str, Any] = {
             "run": str(run),

@@ -4,6 +4,7 @@ import csv
 import io
 import json as json_format
 import math
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -196,7 +197,7 @@ def outcome(run: runs.Run, training: Training) -> Backtest:
         (_row_of(task), model.forecasts(task.values, task.origins, task.fitted.base).numpy()),
     )
     as_json = json_format.dumps(_facts(task, result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    runs.write_together(run.path, {BACKTEST: as_json.encode(), BACKTEST_PICTURE: picture})
+    runs.add(run.path, {BACKTEST: as_json.encode(), BACKTEST_PICTURE: picture})
     return result
 
 
@@ -296,6 +297,11 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
     picture = target.with_suffix(".png") if target.name else target
     if picture == target:
         raise InputError(f"The forecast is written as CSV and a picture beside it; got {out}. Name a file.csv.")
+    if out is not None and os.path.isfile(picture) and not chart.drew(picture):
+        raise InputError(
+            f"A picture is written beside the CSV; {picture} is there, and bptt has not drawn it. Move it away, or "
+            "name another file.csv."
+        )
     shown = max(3 * steps, 2 * (model.season or 0), 40)
     files = {
         target: _as_csv(line.column or "step", labels, said).encode(),
@@ -306,7 +312,10 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
             said,
         ),
     }
-    outputs.write("a forecast", files)
+    if out is None:
+        runs.add(run, {path.name: content for path, content in files.items()})
+    else:
+        outputs.write("a forecast", files, made_from=source.source)
     if json:
         facts = {
             "run": str(run),

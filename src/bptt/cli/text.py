@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bptt import data, forcing, runs
+from bptt import data, forcing, player, runs
 from bptt.cli.shell import Say
 from bptt.data import Vocabulary
 from bptt.errors import InputError
@@ -91,7 +91,10 @@ def inspect(run: Path, text: str, out: Path | None, *, show: bool) -> None:
         seed=settings.recipe.seed,
     )
     page = run / "inspect.html" if out is None else out
-    tape.page(page)
+    if out is None:
+        runs.add(run, {page.name: player.html(tape).encode()})
+    else:
+        tape.page(out)
     assert tape.L is not None
     print(
         f"{page}: {tape.steps:,} steps of {model.rnn.hidden_size} units, {float(tape.L) / math.log(2):.3f} bits per "
