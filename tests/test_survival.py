@@ -422,7 +422,8 @@ class TestDamage:
         """With the same recipe and symbols, but other data, or begun at another time."""
         turned = data.Text(text.content[::-1], text.source)
         at_another_time = runs.start(tmp_path / "later", Text(text, SMALL), started="2026-01-01T00:00:00Z")
-        for other, _ in (at_another_time, runs.start(tmp_path / "turned", Text(turned, SMALL))):
+        of_other_data = runs.start(tmp_path / "turned", Text(turned, SMALL), started=runs.read_settings(run).started)
+        for other, _ in (at_another_time, of_other_data):
             shutil.copy(other.path / runs.WEIGHTS, run / runs.WEIGHTS)
             with pytest.raises(InputError, match=r"belongs to another training than settings\.json"):
                 runs.load(run)
@@ -675,6 +676,29 @@ class TestFilesOfTheUser:
         runs.add(run, {"inspect.html": b"new"})
         with pytest.raises(InputError, match=r"run/forecast\.csv, or"):
             runs.add(run, {"forecast.csv": b"new"})
+
+    def test_in_place_of_a_directory_that_was_removed_stay(self, run: Path) -> None:
+        resumed, training = runs.resume(run)
+        shutil.rmtree(run)
+        run.mkdir()
+        (run / runs.LOG).write_text("mine")
+        with pytest.raises(InputError, match=r"has not written .*run/log\.jsonl, or"):
+            training.run(save=resumed.save, should_stop=until(training, 15))
+        assert {file.name: file.read_text() for file in run.iterdir()} == {runs.LOG: "mine"}
+
+    def test_what_looks_like_half_a_save_is_not_settled_without_a_record(self, run: Path, text: data.Text) -> None:
+        (run / owned.RECORD).unlink()
+        (run / f".{runs.CURVE}.new").write_text("mine")
+        (run / f".{runs.LOG}.new").write_text("mine")
+        before = contents(run)
+        runs.load(run)
+        assert runs.began(run) is not None
+        for use in (lambda: runs.resume(run), lambda: runs.start(run, Text(text, SMALL), overwrite=True)):
+            with pytest.raises(
+                InputError, match=r"has not written .*run/\.log\.jsonl\.new, .*run/\.curve\.png\.new, or"
+            ):
+                use()
+        assert contents(run) == before
 
     def test_another_name_of_the_log_is_not_cut(self, run: Path, tmp_path: Path) -> None:
         with (run / runs.LOG).open("a") as log:

@@ -306,9 +306,8 @@ def resume(
         training, task, settings, log_bytes, newest_is_whole = _restored(
             path, source, changes if callable(changes) else lambda _: changes or {}
         )
-        _require_free(path, AT_THE_END)
+        _require_free(path, (*KEPT, *AT_THE_END), trusted=KEPT)
         _claim(path)
-        _settle_all(path)
         _cut(path / LOG, log_bytes)
         run = Run(path, settings, task, lock, saved=True, newest_is_whole=newest_is_whole)
         run.log(_opening_line("resume", training, command))
@@ -455,15 +454,17 @@ def _write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[
         raise _cannot_write(refusal.path, refusal.error) from None
 
 
-def _require_free(path: Path, names: Iterable[str]) -> None:
+def _require_free(path: Path, names: Iterable[str], *, trusted: Iterable[str] = ()) -> None:
     """Raises InputError where something has one of these names that the run in the directory has not written."""
-    if in_the_way := _in_the_way(path, names):
+    if in_the_way := _in_the_way(path, names, trusted):
         raise _not_ours(in_the_way)
 
 
-def _in_the_way(path: Path, names: Iterable[str]) -> list[Path]:
+def _in_the_way(path: Path, names: Iterable[str], trusted: Iterable[str]) -> list[Path]:
+    """trusted: files that are the run's without a record too, being whole, but not their next versions."""
     try:
-        return [at for at in owned.others(path, names) if at.name != disk.LOCK or not disk.is_lock(at)]
+        found = [at for at in owned.others(path, names) if at.name not in trusted]
+        return [at for at in found if at.name != disk.LOCK or not disk.is_lock(at)]
     except OSError as error:
         raise _cannot_read(path, error) from None
 
@@ -638,7 +639,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
     if not is_free:
         raise _not_a_directory(path)
     is_run = _is_run(path)
-    in_the_way = _in_the_way(path, OUTCOMES if is_run else (*KEPT, disk.LOCK, *OUTCOMES))
+    in_the_way = _in_the_way(path, (*KEPT, disk.LOCK, *OUTCOMES), trusted=KEPT if is_run else ())
     if not overwrite and _holds_run(path) and (is_run or not in_the_way):
         raise InputError(
             f"A new training needs a directory without a run; {path} holds one. Go on with it: --resume. "
