@@ -7,6 +7,7 @@
 #include "kernels.hpp"
 #include "schedule.hpp"
 #include "team.hpp"
+#include "tokens.hpp"
 
 namespace bptt {
 
@@ -314,6 +315,7 @@ void backward_sweep(const BackwardSweep<Real>& sweep, std::size_t threads) {
 template <class Real>
 void backward_layer(const BackwardSweep<Real>& sweep, const Input<Real>& input, const Gradients<Real>& gradients,
                     std::size_t threads) {
+    check_tokens(sweep.steps, input);
     run(sweep, &input, gradients, threads);
 }
 

@@ -1,8 +1,6 @@
 // Side A of one layer: the order of the steps and who takes them; the arithmetic is the kernels' business.
 #include <algorithm>
 #include <numeric>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "buffer.hpp"
@@ -10,6 +8,7 @@
 #include "kernels.hpp"
 #include "schedule.hpp"
 #include "team.hpp"
+#include "tokens.hpp"
 
 namespace bptt {
 
@@ -257,13 +256,7 @@ void forward_sweep(const ForwardSweep<Real>& sweep, std::size_t threads) {
 
 template <class Real>
 void forward_layer(const ForwardSweep<Real>& sweep, const Input<Real>& input, std::size_t threads) {
-    if (input.tokens) {
-        const std::size_t N = Rows(sweep.steps).all();
-        const auto [least, most] = std::minmax_element(input.tokens, input.tokens + N);
-        if (N != 0 && (*least < 0 || static_cast<std::size_t>(*most) >= input.I))
-            throw std::out_of_range("tokens must lie in [0, " + std::to_string(input.I) + "), the input size; got " +
-                                    std::to_string(*least) + " to " + std::to_string(*most));
-    }
+    check_tokens(sweep.steps, input);
     run(sweep, &input, threads);
 }
 

@@ -7,7 +7,8 @@ Runs: settings and checkpoints with one value of what they say replaced likewise
 Files: tapes, weights, checkpoints, settings, tables and texts, each begun from a real one and changed: bits turned,
 parts cut out, doubled or moved, numbers replaced. A change that reached lines of bptt not reached before joins those
 that are changed further, which is what makes it coverage-guided. Native: sweeps and layers of the C++ engine with
-arrays whose shapes, types, tokens and batch sizes are sometimes wrong; `make fuzz` runs these under AddressSanitizer.
+arrays whose shapes, types, memory, tokens and batch sizes are sometimes wrong; `make fuzz` runs these under
+AddressSanitizer.
 What is not an InputError (for arrays ValueError, TypeError, IndexError, RuntimeError) is a finding: exit code 1.
 """
 
@@ -44,6 +45,8 @@ SCRAPS = [
     b"{}",
     b'""',
     b"NaN",
+    b'"\\ud800"',
+    b"\\ud800",
     b"1e999",
     b"true",
     b"\xff",
@@ -257,6 +260,27 @@ def fuzz_runs(run: Path, cases: int, draw: random.Random) -> str:
     return f"{cases} cases, {refused} refused"
 
 
+def odd(array: Any, draw: random.Random) -> Any:
+    """Sometimes an array of the same shape that is not what its address and shape say."""
+    match draw.randrange(200):
+        case 0:
+            return torch.ops.aten._neg_view(array)
+        case 1:
+            return torch.complex(torch.zeros_like(array), array).conj().imag if array.is_floating_point() else array
+        case 2:
+            array.untyped_storage().resize_(0)
+        case 3:
+            array.untyped_storage().resize_(draw.randrange(array.untyped_storage().nbytes() + 1))
+        case 4 if len(array):
+            array = torch.cat([array, array])[len(array) :]
+            array.untyped_storage().resize_(array.untyped_storage().nbytes() - array.element_size())
+        case 5:
+            return torch.ops.aten._efficientzerotensor(array.shape, dtype=array.dtype)
+        case 6 if array.dim():
+            return array[:1].expand(array.shape)
+    return array
+
+
 def fuzz_native(cases: int, draw: random.Random) -> str:
     refused = 0
     for _ in range(cases):
@@ -271,7 +295,7 @@ def fuzz_native(cases: int, draw: random.Random) -> str:
             if draw.random() < 0.03:
                 dtype = draw.choice([torch.float32, torch.float64, torch.float16, torch.int64])
             made = torch.zeros(shape, dtype=dtype) if not dtype.is_floating_point else torch.randn(shape).to(dtype)
-            return made.mT.contiguous().mT if made.dim() > 1 and draw.random() < 0.1 else made
+            return odd(made.mT.contiguous().mT if made.dim() > 1 and draw.random() < 0.1 else made, draw)
 
         sizes = None
         if draw.random() < 0.4:
@@ -292,7 +316,7 @@ def fuzz_native(cases: int, draw: random.Random) -> str:
             else:
                 tokens = draw.random() < 0.3
                 x = (
-                    torch.randint(-1 if draw.random() < 0.1 else 0, I + draw.choice([0, 0, 0, 1]), N)
+                    odd(torch.randint(-1 if draw.random() < 0.1 else 0, I + draw.choice([0, 0, 0, 1]), N), draw)
                     if tokens and I
                     else array(*N, I)
                 )
@@ -302,6 +326,8 @@ def fuzz_native(cases: int, draw: random.Random) -> str:
                 h = native.forward_layer(x, h0, w_xh, w_hh, bias, bias, activation, **options)
                 wanted = {"dx": (*N, I), "dweight_ih": (H, I), "dweight_hh": (H, H), "dbias": (H,), "dh0": (1, B, H)}
                 given = {name: array(*shape) for name, shape in wanted.items() if draw.random() < 0.7}
+                if not x.is_floating_point() and x.is_contiguous() and not x.is_neg() and draw.random() < 0.1:
+                    x.numpy()[:] = draw.choice([-1, I, 2**40, -(2**62)])
                 native.backward_layer(array(*N, H), None, h, h0, x, w_xh, w_hh, activation, **options, **given)
         except REFUSALS:
             refused += 1

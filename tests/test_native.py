@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from bptt import _native
+from bptt import _native, long, ops
+from bptt.nn import RNN
 from bptt.sweeps import native, reference
 
 ACTIVATIONS = ["tanh", "relu", "sigmoid", "identity"]
@@ -362,6 +363,118 @@ def test_tokens_out_of_range_are_refused(tokens):
         native.forward_layer(
             torch.tensor([tokens]), torch.zeros(1, 2, 3), torch.zeros(3, 5), torch.zeros(3, 3), None, None, "tanh"
         )
+
+
+@pytest.mark.parametrize("tokens", [[0, 5], [-(2**40), 0]])
+def test_tokens_changed_before_the_way_back_are_refused(tokens):
+    rnn = RNN(5, 3)
+    x = torch.zeros(1, 2, dtype=torch.int64)
+    output, _ = rnn(x)
+    x.numpy()[:] = tokens  # which torch does not see
+    with pytest.raises(IndexError, match=r"tokens must lie in \[0, 5\)"):
+        output.sum().backward()
+
+
+def negated(array):
+    """The same numbers, kept by torch as others that it is to negate."""
+    return torch.ops.aten._neg_view(-array)
+
+
+def negated_and_strided(array):
+    return torch.complex(torch.zeros_like(array), -array).conj().imag
+
+
+def freed(array):
+    array = array.clone()
+    array.untyped_storage().resize_(0)
+    return array
+
+
+def cut_short(array):
+    """A view that begins within its storage and ends beyond."""
+    array = torch.cat([array, array])[len(array) :]
+    array.untyped_storage().resize_(array.untyped_storage().nbytes() - array.element_size())
+    return array
+
+
+LAYER_INPUTS = ["x", "h0", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "dy", "dh_n"]
+
+
+def gradients_of_a_layer(given):
+    x, h0, weight_ih, weight_hh, bias_ih, bias_hh, dy, dh_n = (given[name] for name in LAYER_INPUTS)
+    inputs = [array.detach().requires_grad_() for array in (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)]
+    x, h0, weight_ih, weight_hh, bias_ih, bias_hh = inputs
+    y, h_n = ops.layer(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, "tanh")
+    return y, h_n, *torch.autograd.grad([y, h_n], inputs, [dy, dh_n])
+
+
+def given_to_a_layer(T=3, B=2, I=4, H=5):
+    shapes = [(T, B, I), (1, B, H), (H, I), (H, H), (H,), (H,), (T, B, H), (1, B, H)]
+    return {name: random(k, *shape) for k, (name, shape) in enumerate(zip(LAYER_INPUTS, shapes, strict=True))}
+
+
+@pytest.mark.parametrize("kind", [negated, negated_and_strided])
+@pytest.mark.parametrize("name", LAYER_INPUTS)
+def test_numbers_that_torch_keeps_negated_are_those_it_shows(name, kind):
+    given = given_to_a_layer()
+    odd = {**given, name: kind(given[name])}
+    assert odd[name].is_neg()
+    for found, expected in zip(gradients_of_a_layer(odd), gradients_of_a_layer(given), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", [freed, cut_short])
+@pytest.mark.parametrize("name", LAYER_INPUTS)
+def test_arrays_beyond_their_storage_are_refused(name, kind):
+    given = given_to_a_layer()
+    with pytest.raises(ValueError, match=r"reaches to byte .* of its storage"):
+        gradients_of_a_layer({**given, name: kind(given[name])})
+
+
+@pytest.mark.parametrize("name", LAYER_INPUTS)
+def test_arrays_without_memory_are_refused(name):
+    given = given_to_a_layer()
+    with pytest.raises(ValueError, match="has none"):
+        gradients_of_a_layer(
+            {**given, name: torch.ops.aten._efficientzerotensor(given[name].shape, dtype=torch.float64)}
+        )
+
+
+@pytest.mark.parametrize(
+    ("layer", "spoilt"),
+    [
+        (lambda x, h0, layers: long.stack(x, h0, layers, "tanh", checkpoint=2), "h0"),
+        (lambda x, h0, layers: long.stack(x, h0, layers, "tanh", checkpoint=2), "x"),
+        (lambda x, h0, layers: RNN(4, 5, leak=0.5, dtype=torch.float64)(x, h0), "h0"),
+        (lambda x, h0, layers: RNN(4, 5, leak=0.5, dtype=torch.float64)(x, h0), "x"),
+    ],
+)
+def test_what_torch_computes_before_the_engine_is_refused_too(layer, spoilt):
+    given = given_to_a_layer()
+    given[spoilt] = freed(given[spoilt])
+    x, h0, *parameters = (given[name] for name in LAYER_INPUTS[:6])
+    with pytest.raises((ValueError, RuntimeError), match="storage"):
+        layer(x, h0, [parameters])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda array: array[:1].expand(array.shape),
+        lambda array: array.new_zeros(2 * array.numel()).as_strided(array.shape, (2, 1)),
+        lambda array: torch.ops.aten._neg_view(array),
+        freed,
+    ],
+    ids=["expanded", "overlapping", "negated", "freed"],
+)
+@pytest.mark.parametrize("name", ["dweight_hh", "dx"])
+def test_outputs_that_cannot_hold_what_is_written_are_refused(name, spoil):
+    x, _, weights, dh = layer_inputs((5,), 5, 5, 5, torch.float64)
+    weight_ih, weight_hh, *_ = weights
+    h = native.forward_layer(x, None, weight_ih, weight_hh, None, None, "tanh", batch_sizes=[5])
+    output = {name: spoil(torch.zeros(5, 5, dtype=torch.float64))}
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        native.backward_layer(dh, None, h, None, x, weight_ih, weight_hh, "tanh", batch_sizes=[5], **output)
 
 
 def test_several_python_threads_may_call_at_once():

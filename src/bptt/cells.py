@@ -18,6 +18,7 @@ from bptt.cell_operators import cell_sweep, gradients_of_sweep
 from bptt.sweeps import cells as reference
 from bptt.sweeps import choose, native_cells, packing
 from bptt.sweeps.cells import Cell
+from bptt.sweeps.native import check_storage
 from bptt.sweeps.reference import check_tokens
 
 
@@ -45,6 +46,9 @@ def layer(
 
     Raises IndexError for tokens outside [0, I).
     """
+    seen_by_others = ops.seen_by_others(x, weight_hh)
+    if not seen_by_others:
+        check_storage(x=x, h0=h0, bias_ih=bias_ih, bias_hh=bias_hh)
     bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
     if x.is_floating_point():
         a = F.linear(x, weight_ih, bias)
@@ -61,9 +65,7 @@ def layer(
     if isinstance(batch_sizes, Tensor):
         batch_sizes = batch_sizes.tolist()
     by_the_book = (
-        callable(cell.activation)
-        or ops.seen_by_others(x, weight_hh)
-        or choose(x.device.type, weight_hh.dtype).name == "reference"
+        callable(cell.activation) or seen_by_others or choose(x.device.type, weight_hh.dtype).name == "reference"
     )
     sweep = _by_the_book if by_the_book else _Sweep.apply
     h = sweep(a, start, weight_hh, mask, norm_weight, norm_bias, _How(cell, batch_sizes, reverse))
@@ -122,6 +124,7 @@ class _Sweep(torch.autograd.Function):
         if torch.is_grad_enabled():
             return *_differentiable_gradients(ctx, dh), None
         _, h0, weight_hh, mask, norm_weight, _, h, *kept = ops.saved(ctx)
+        check_storage(h0=h0, h=h)
         cell, batch_sizes, reverse = ctx.how
         states = packing.with_h0(h, h0[None], len(h0), batch_sizes, reverse)
         needs = ctx.needs_input_grad

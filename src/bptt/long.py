@@ -31,6 +31,7 @@ from torch import Tensor
 from bptt import losses, ops
 from bptt.blocks import Block, Checkpoint, Plan, Walk, plan
 from bptt.sweeps import choose, packing
+from bptt.sweeps.native import check_storage
 
 Layer = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -356,6 +357,7 @@ def _forward(
 ) -> _Walked:
     """Walks all blocks forward; y, unless None, receives the states of the top layer, `take` every block's states."""
     B, H = packing.rows_of_batch(x, how.batch_sizes), len(layers[0][1])
+    check_storage(h0=h0)
     h = (
         layers[0][1].new_zeros(len(layers), B, H)
         if h0 is None
@@ -420,6 +422,7 @@ def _backward(
     dh_n       (L, B, H) the cotangent of the last states, None being zero
     """
     B, H = packing.rows_of_batch(x, how.batch_sizes), len(layers[0][1])
+    check_storage(dh_n=dh_n)
     dh = (
         layers[0][1].new_zeros(len(layers), B, H) if dh_n is None else dh_n.clone(memory_format=torch.contiguous_format)
     )

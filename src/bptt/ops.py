@@ -158,7 +158,8 @@ def layer(
             x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, batch_sizes=batch_sizes, reverse=reverse
         )
     assert not isinstance(batch_sizes, Tensor), "sizes are numbers except where they are traced"
-    how = _How(choose(x.device.type, weight_hh.dtype).engine, activation, batch_sizes, reverse, index)
+    device = "cpu" if x.is_cpu else x.device.type  # the first is quick to ask
+    how = _How(choose(device, weight_hh.dtype).engine, activation, batch_sizes, reverse, index)
     if torch.is_grad_enabled():
         return _Layer.apply(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
     return _side_a(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)[:2]
@@ -261,13 +262,14 @@ def _side_a(
     """The states of all steps, the last of every row; and a record if anybody is watching."""
     engine, activation, batch_sizes, reverse, place = how
     B, H = packing.rows_of_batch(x, batch_sizes), weight_hh.shape[0]
-    y = weight_hh.new_empty((x.shape[0], B, H) if batch_sizes is None else (x.shape[0], H))
-    h_n = weight_hh.new_empty((1, B, H))
+    h_n = weight_hh.new_empty(1, B, H)
     watching = recorder.get()
-    total = None if watching is None else torch.empty_like(y)
-    engine.forward_layer(
+    total = None
+    if watching is not None:
+        total = weight_hh.new_empty((x.shape[0], B, H) if batch_sizes is None else (x.shape[0], H))
+    y = engine.forward_layer(
         x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation,
-        batch_sizes=batch_sizes, reverse=reverse, out=y, h_n=h_n, total=total,
+        batch_sizes=batch_sizes, reverse=reverse, h_n=h_n, total=total,
     )  # fmt: skip
     if watching is None:
         return y, h_n, None
@@ -288,12 +290,12 @@ def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor
     recorded = record is not None
     B, H, I = packing.rows_of_batch(y, batch_sizes), weight_hh.shape[0], ctx.I
     if x is None:
-        x = y.new_empty((*y.shape[:-1], I))
-    dx = x.new_empty(x.shape) if needs_x or (recorded and x.is_floating_point()) else None
-    dh0 = y.new_empty((1, B, H)) if needs_h0 or recorded else None
-    dweight_ih = None if not needs_ih else y.new_empty((H, I)) if weight_ih is None else torch.empty_like(weight_ih)
+        x = y.new_empty(*y.shape[:-1], I)
+    dx = x.new_empty(*x.shape) if needs_x or (recorded and x.is_floating_point()) else None
+    dh0 = y.new_empty(1, B, H) if needs_h0 or recorded else None
+    dweight_ih = None if not needs_ih else y.new_empty(H, I) if weight_ih is None else torch.empty_like(weight_ih)
     if weight_ih is None:
-        weight_ih = y.new_empty((H, I)) if dweight_ih is None else dweight_ih
+        weight_ih = y.new_empty(H, I) if dweight_ih is None else dweight_ih
     dweight_hh = torch.empty_like(weight_hh) if needs_hh else None
     dbias = y.new_empty(H) if needs_bias_ih or needs_bias_hh else None
     da, total = (torch.empty_like(y), torch.empty_like(y)) if recorded else (None, None)

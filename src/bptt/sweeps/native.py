@@ -6,8 +6,9 @@ while its numbers are in the cache. The engine is in native/, its contract in na
 
 This file is the only caller of `bptt._native`. It checks every array once, then hands over bare addresses, because
 an exchange by DLPack for each array costs more than a short sweep. What is checked here keeps the C++ side from reading
-beyond an array. Inputs that are not contiguous are copied; weights and their gradients may have any strides, so torch's
-transposed weights are read and written where they lie.
+beyond an array: shapes, and that the storage reaches as far (resizing a storage, as FSDP does, leaves the shape).
+Inputs that are not contiguous are copied, and those that torch keeps negated are resolved; weights and their gradients
+may have any strides, so torch's transposed weights are read and written where they lie.
 
 The number of threads is `torch.get_num_threads()`; results do not depend on it. The instruction set is the best this
 processor has, or the one named by the environment variable BPTT_ISA (avx512, avx2, baseline), read at import.
@@ -41,12 +42,12 @@ def forward_sweep(
     precision = precision_of("h0", h0.dtype)
     B, H = _batch_and_width("h0", h0)
     T, sizes, rows = steps_of("a", a, batch_sizes, B)
-    require("a", a, h0.dtype, (*rows, H))
-    require("W_hh", W_hh, h0.dtype, (H, H))
-    h = _output("out", out, h0.dtype, _with_h0(rows, B, H))
+    a = require("a", a, h0.dtype, (*rows, H))
+    h0 = require("h0", h0, h0.dtype, (B, H))
+    W_hh = require("W_hh", W_hh, h0.dtype, (H, H), strided=True)
+    h = _output("out", out, h0, _with_h0(rows, B, H))
     if total is not None:
         require_output("total", total, h0.dtype, (*rows, H))
-    a, h0 = a.contiguous(), h0.contiguous()
     packing.of_h0(h, B, batch_sizes, reverse).copy_(h0)
     precision.forward_sweep(
         T,
@@ -56,9 +57,9 @@ def forward_sweep(
         reverse,
         activation_of(activation),
         *matrix(W_hh),
-        a.data_ptr(),
-        h0.data_ptr(),
-        packing.of_steps(h, B, batch_sizes, reverse).data_ptr(),
+        address(a),
+        address(h0),
+        address(packing.of_steps(h, B, batch_sizes, reverse)),
         address(total),
         torch.get_num_threads(),
     )
@@ -79,13 +80,12 @@ def backward_sweep(
     precision = precision_of("h", h.dtype)
     B, H = _batch_and_width_of_states(h, dh, packed=batch_sizes is not None)
     T, sizes, rows = steps_of("dh", dh, batch_sizes, B)
-    require("dh", dh, h.dtype, (*rows, H))
-    require("h", h, h.dtype, _with_h0(rows, B, H))
-    require("W_hh", W_hh, h.dtype, (H, H))
-    da = _output("out", out, h.dtype, (*rows, H))
+    dh = require("dh", dh, h.dtype, (*rows, H))
+    h = require("h", h, h.dtype, _with_h0(rows, B, H))
+    W_hh = require("W_hh", W_hh, h.dtype, (H, H), strided=True)
+    da = _output("out", out, h, (*rows, H))
     if total is not None:
         require_output("total", total, h.dtype, (*rows, H))
-    dh, h = dh.contiguous(), h.contiguous()
     dh0 = h.new_empty(B, H)
     precision.backward_sweep(
         T,
@@ -95,10 +95,10 @@ def backward_sweep(
         reverse,
         activation_of(activation),
         *matrix(W_hh),
-        dh.data_ptr(),
-        packing.of_steps(h, B, batch_sizes, reverse).data_ptr(),
-        da.data_ptr(),
-        dh0.data_ptr(),
+        address(dh),
+        address(packing.of_steps(h, B, batch_sizes, reverse)),
+        address(da),
+        address(dh0),
         address(total),
         torch.get_num_threads(),
     )
@@ -136,16 +136,16 @@ def forward_layer(
     B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[-2]
     T, sizes, rows = steps_of("x", x, batch_sizes, B)
     x, tokens = _input(x, dtype, rows, I)
-    require("weight_ih", weight_ih, dtype, (H, I))
+    weight_ih = require("weight_ih", weight_ih, dtype, (H, I), strided=True)
     if weight_hh is not None:
-        require("weight_hh", weight_hh, dtype, (H, H))
+        weight_hh = require("weight_hh", weight_hh, dtype, (H, H), strided=True)
     if h0 is not None:
-        h0 = require("h0", h0, dtype, (1, B, H)).contiguous()
+        h0 = require("h0", h0, dtype, (1, B, H))
     if bias_ih is not None:
-        bias_ih = require("bias_ih", bias_ih, dtype, (H,)).contiguous()
+        bias_ih = require("bias_ih", bias_ih, dtype, (H,))
     if bias_hh is not None:
-        bias_hh = require("bias_hh", bias_hh, dtype, (H,)).contiguous()
-    h = _output("out", out, dtype, (*rows, H))
+        bias_hh = require("bias_hh", bias_hh, dtype, (H,))
+    h = _output("out", out, weight_ih, (*rows, H))
     if h_n is not None:
         require_output("h_n", h_n, dtype, (1, B, H))
     if total is not None:
@@ -158,14 +158,14 @@ def forward_layer(
         address(sizes),
         reverse,
         activation_of(activation),
-        0 if tokens else x.data_ptr(),
-        x.data_ptr() if tokens else 0,
+        0 if tokens else address(x),
+        address(x) if tokens else 0,
         *_transposed(weight_ih),
         *_transposed(weight_hh),
         address(bias_ih),
         address(bias_hh),
         address(h0),
-        h.data_ptr(),
+        address(h),
         address(h_n),
         address(total),
         torch.get_num_threads(),
@@ -198,11 +198,13 @@ def backward_layer(
 
     dh          cotangent of the states of the steps, like the a of `forward_sweep`; None is zero
     dh_n        (1, B, H) cotangent of the last state of each row; None is zero
-    h           what `forward_layer` returned; h0 and x as it took them, tokens in the bounds it checked
+    h           what `forward_layer` returned; h0 and x as it took them
     dweight_ih  (H, I), dweight_hh (H, H); any strides
     dbias       (H), the gradient of either bias; dh0 (1, B, H)
     da          the ∂a_t of B7, total the whole ∂h_t of B6; both may be `dh` itself
     accumulate  the gradients of weights and bias go on from what their arrays hold (`rows_of_a_block`)
+
+    Raises IndexError for tokens that are outside [0, I) by now.
     """
     dtype = h.dtype
     precision = precision_of("h", dtype)
@@ -210,24 +212,24 @@ def backward_layer(
     B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[-2]
     T, sizes, rows = steps_of("x", x, batch_sizes, B)
     x, tokens = _input(x, dtype, rows, I)
-    h = require("h", h, dtype, (*rows, H)).contiguous()
+    h = require("h", h, dtype, (*rows, H))
     if h0 is not None:
-        h0 = require("h0", h0, dtype, (1, B, H)).contiguous()
-    require("weight_ih", weight_ih, dtype, (H, I))
+        h0 = require("h0", h0, dtype, (1, B, H))
+    weight_ih = require("weight_ih", weight_ih, dtype, (H, I), strided=True)
     if weight_hh is not None:
-        require("weight_hh", weight_hh, dtype, (H, H))
+        weight_hh = require("weight_hh", weight_hh, dtype, (H, H), strided=True)
     if dh is not None:
-        dh = require("dh", dh, dtype, (*rows, H)).contiguous()
+        dh = require("dh", dh, dtype, (*rows, H))
     if dh_n is not None:
-        dh_n = require("dh_n", dh_n, dtype, (1, B, H)).contiguous()
+        dh_n = require("dh_n", dh_n, dtype, (1, B, H))
     if dx is not None:
         if tokens:
             raise ValueError("`dx` cannot be had: tokens have no gradient")
         require_output("dx", dx, dtype, (*rows, I))
     if dweight_ih is not None:
-        require("dweight_ih", dweight_ih, dtype, (H, I))
+        require_output("dweight_ih", dweight_ih, dtype, (H, I), strided=True)
     if dweight_hh is not None:
-        require("dweight_hh", dweight_hh, dtype, (H, H))
+        require_output("dweight_hh", dweight_hh, dtype, (H, H), strided=True)
     if dbias is not None:
         require_output("dbias", dbias, dtype, (H,))
     if dh0 is not None:
@@ -244,13 +246,13 @@ def backward_layer(
         address(sizes),
         reverse,
         activation_of(activation),
-        0 if tokens else x.data_ptr(),
-        x.data_ptr() if tokens else 0,
+        0 if tokens else address(x),
+        address(x) if tokens else 0,
         *_transposed(weight_ih),
         *_transposed(weight_hh),
         address(dh),
         address(dh_n),
-        h.data_ptr(),
+        address(h),
         address(h0),
         address(da),
         address(dh0),
@@ -270,13 +272,22 @@ def rows_of_a_block(H: int) -> int:
 
 
 def address(array: Tensor | None) -> int:
-    return 0 if array is None else array.data_ptr()
+    """Where the numbers lie; 0 for no array, and only then or where it is empty."""
+    if array is None:
+        return 0
+    at = array.data_ptr()
+    if not at and array.numel():
+        raise ValueError(
+            f"the compiled sweeps read memory; got {array.dtype} of shape {tuple(array.shape)} that has none, as "
+            "torch's zeros of forward-mode derivatives. Hand in a .clone() of it."
+        )
+    return at
 
 
 def matrix(array: Tensor) -> tuple[int, int, int]:
     """Address and strides."""
     row, column = array.stride()
-    return array.data_ptr(), row, column
+    return address(array), row, column
 
 
 def _transposed(array: Tensor | None) -> tuple[int, int, int]:
@@ -284,11 +295,12 @@ def _transposed(array: Tensor | None) -> tuple[int, int, int]:
     if array is None:
         return 0, 0, 0
     row, column = array.stride()
-    return array.data_ptr(), column, row
+    return address(array), column, row
 
 
 def activation_of(name: str) -> _native.Activation:
-    activations.activation(name)
+    if name not in _ACTIVATIONS:
+        activations.activation(name)  # says which there are
     return _ACTIVATIONS[name]
 
 
@@ -315,12 +327,10 @@ def _batch_and_width_of_states(h: Tensor, dh: Tensor, *, packed: bool) -> tuple[
 
 
 def _width_and_inputs(weight_ih: Tensor) -> tuple[int, int]:
-    if weight_ih.dim() != 2:
-        raise ValueError(f"`weight_ih` must have shape (H, I); got {tuple(weight_ih.shape)}")
-    H, I = weight_ih.shape
-    if I < 1:
-        raise ValueError(f"weight_ih must have shape (H, I) with I of at least 1; got {tuple(weight_ih.shape)}")
-    return H, I
+    shape = weight_ih.shape
+    if len(shape) != 2 or shape[1] < 1:
+        raise ValueError(f"`weight_ih` must have shape (H, I) with I of at least 1; got {tuple(shape)}")
+    return shape[0], shape[1]
 
 
 def steps_of(
@@ -328,9 +338,10 @@ def steps_of(
 ) -> tuple[int, Tensor | None, tuple[int, ...]]:
     """How many steps there are; if packed, how many rows each has, as the C++ side reads them; the shape before H."""
     if batch_sizes is None:
-        T = array.shape[0] if array.dim() else 0
+        shape = array.shape
+        T = shape[0] if shape else 0
         return T, None, (T, B)
-    sizes = torch.as_tensor(batch_sizes, dtype=torch.int64, device="cpu").contiguous()
+    sizes = torch.as_tensor(batch_sizes, dtype=torch.int64, device="cpu").resolve_neg().contiguous()
     if len(sizes) and (int(sizes[0]) > B or int(sizes[-1]) < 0 or bool((sizes[1:] > sizes[:-1]).any())):
         raise ValueError(
             f"batch_sizes must not increase and lie in [0, {B}], the rows of h0; got {list(batch_sizes)[:10]}"
@@ -349,25 +360,66 @@ def _with_h0(rows: tuple[int, ...], B: int, H: int) -> tuple[int, ...]:
 def _input(x: Tensor, dtype: torch.dtype, rows: tuple[int, ...], I: int) -> tuple[Tensor, bool]:
     """x as the C++ side reads it, and whether it holds tokens."""
     if x.is_floating_point():
-        return require("x", x, dtype, (*rows, I)).contiguous(), False
-    return require("x", x.to(torch.int64), torch.int64, rows).contiguous(), True
+        return require("x", x, dtype, (*rows, I)), False
+    check_storage(x=x)
+    return require("x", x.to(torch.int64), torch.int64, rows), True
 
 
-def require(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def require(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...], *, strided: bool = False) -> Tensor:
+    """The array with its numbers as they lie in memory, all within its storage; contiguous unless `strided`."""
     if array.dtype is not dtype:
         raise TypeError(f"`{name}` must be {dtype} like the other arrays; got {array.dtype}")
     if not array.is_cpu:
         raise ValueError(f"`{name}` must be on the CPU; got {array.device}")
     if array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}; got {tuple(array.shape)}")
-    return array
+    if not array.is_contiguous():
+        check_storage(**{name: array})
+        return array.resolve_neg() if strided else array.contiguous().resolve_neg()
+    offset = array.storage_offset()  # what is usual is quick to ask
+    if array.nbytes + (offset and offset * dtype.itemsize) > len(array.untyped_storage()):
+        check_storage(**{name: array})
+    return array.resolve_neg() if array.is_neg() else array
 
 
-def require_output(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    if not require(name, array, dtype, shape).is_contiguous():
+def check_storage(**arrays: Tensor | None) -> None:
+    """Raises ValueError where an array reaches beyond its storage, which may have been freed or cut short since.
+
+    Most operations of torch read on: this is for arrays that go through one before they come here.
+    """
+    for name, array in arrays.items():
+        if array is None or not array.numel():
+            continue
+        steps = zip(array.shape, array.stride(), strict=True)
+        last = array.storage_offset() + sum((size - 1) * stride for size, stride in steps)
+        end, held = array.element_size() * (1 + last), len(array.untyped_storage())
+        if end > held:
+            raise ValueError(
+                f"`{name}` of shape {tuple(array.shape)} reaches to byte {end} of its storage, which has {held}: that "
+                "was freed or cut short, as FSDP does with parameters outside their module's forward and backward. Use "
+                "the array while its storage is whole."
+            )
+
+
+def require_output(
+    name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...], *, strided: bool = False
+) -> Tensor:
+    """For an array that is written in place; a `strided` one may have any strides that keep its elements apart."""
+    if not strided and not array.is_contiguous():
         raise ValueError(f"`{name}` must be contiguous, it is written in place; got strides {array.stride()}")
+    if require(name, array, dtype, shape, strided=strided) is not array:
+        raise ValueError(f"`{name}` is written in place, and torch keeps it negated. Hand in .resolve_neg() of it.")
+    if strided and not array.is_contiguous():
+        reached = 0
+        for stride, size in sorted(zip(array.stride(), shape, strict=True)):
+            if size > 1 and stride <= reached:
+                raise ValueError(
+                    f"`{name}` must have a place of its own for each element, it is written in place; got strides "
+                    f"{array.stride()} for shape {shape}. Hand in .contiguous() of it."
+                )
+            reached += (size - 1) * stride
     return array
 
 
-def _output(name: str, array: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="cpu") if array is None else require_output(name, array, dtype, shape)
+def _output(name: str, array: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return like.new_empty(*shape) if array is None else require_output(name, array, like.dtype, shape)

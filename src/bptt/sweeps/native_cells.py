@@ -38,17 +38,17 @@ def forward_sweep(
     precision = native.precision_of("h0", h0.dtype)
     (B, H), dtype = h0.shape, h0.dtype
     T, sizes, rows = native.steps_of("a", a, batch_sizes, B)
-    a = native.require("a", a, dtype, (*rows, H)).contiguous()
-    h0 = native.require("h0", h0, dtype, (B, H)).contiguous()
+    a = native.require("a", a, dtype, (*rows, H))
+    h0 = native.require("h0", h0, dtype, (B, H))
     options = _Options.of(cell, mask, norm_weight, norm_bias, dtype, B, H)
-    native.require("W_hh", W_hh, dtype, (H, H))
+    W_hh = native.require("W_hh", W_hh, dtype, (H, H), strided=True)
     h = torch.empty_like(a)
     f = h if cell.leak == 1 else torch.empty_like(a)
     normalised, scale = (None, None) if norm_weight is None else (torch.empty_like(a), a.new_empty(rows))
     precision.forward_cells(
         T, B, H, native.address(sizes), reverse, *options.words(), *native.matrix(W_hh),
-        a.data_ptr(), h0.data_ptr(), h.data_ptr(), f.data_ptr(), native.address(normalised), native.address(scale),
-        torch.get_num_threads(),
+        native.address(a), native.address(h0), native.address(h), native.address(f), native.address(normalised),
+        native.address(scale), torch.get_num_threads(),
     )  # fmt: skip
     return h, Kept(f, normalised, scale)
 
@@ -69,20 +69,20 @@ def backward_sweep(
     precision = native.precision_of("dh", dh.dtype)
     H, dtype = dh.shape[-1], dh.dtype
     T, sizes, rows = native.steps_of("dh", dh, batch_sizes, B)
-    dh = native.require("dh", dh, dtype, (*rows, H)).contiguous()
+    dh = native.require("dh", dh, dtype, (*rows, H))
     native.require_output("f", kept.f, dtype, (*rows, H))
     if norm_weight is not None and kept.normalised is not None and kept.scale is not None:
         native.require_output("normalised", kept.normalised, dtype, (*rows, H))
         native.require_output("scale", kept.scale, dtype, rows)
     options = _Options.of(cell, mask, norm_weight, None, dtype, B, H)
-    native.require("W_hh", W_hh, dtype, (H, H))
+    W_hh = native.require("W_hh", W_hh, dtype, (H, H), strided=True)
     dz = torch.empty_like(dh)
     da = dz if norm_weight is None else torch.empty_like(dh)
     dh0 = dh.new_empty(B, H)
     precision.backward_cells(
         T, B, H, native.address(sizes), reverse, *options.words(), *native.matrix(W_hh),
-        dh.data_ptr(), kept.f.data_ptr(), native.address(kept.normalised), native.address(kept.scale),
-        da.data_ptr(), dz.data_ptr(), dh0.data_ptr(), torch.get_num_threads(),
+        native.address(dh), native.address(kept.f), native.address(kept.normalised), native.address(kept.scale),
+        native.address(da), native.address(dz), native.address(dh0), torch.get_num_threads(),
     )  # fmt: skip
     return da, dz, dh0
 
@@ -106,10 +106,7 @@ class _Options(NamedTuple):
         H: int,
     ) -> "_Options":
         shapes = (("mask", mask, (B, H)), ("norm_weight", norm_weight, (H,)), ("norm_bias", norm_bias, (H,)))
-        held = [
-            None if array is None else native.require(name, array, dtype, shape).contiguous()
-            for name, array, shape in shapes
-        ]
+        held = [None if array is None else native.require(name, array, dtype, shape) for name, array, shape in shapes]
         return _Options(cell, *held)
 
     def words(self) -> tuple[_native.Activation, float, bool, int, int, int, float]:

@@ -15,7 +15,8 @@ Sizes = Sequence[int] | None
 def rows_of_batch(x: Tensor, batch_sizes: Sizes | Tensor) -> int:
     """B, from an array of all steps: dense the second axis, packed the rows of the first step."""
     if batch_sizes is None:
-        return x.shape[1] if x.dim() > 1 else 0
+        shape = x.shape
+        return shape[1] if len(shape) > 1 else 0
     return int(batch_sizes[0]) if len(batch_sizes) else 0
 
 

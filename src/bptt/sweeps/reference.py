@@ -109,7 +109,7 @@ def forward_layer(
     if h_n is not None:
         h_n[0] = packing.last_states(states, len(h0), batch_sizes, reverse)
     h = packing.of_steps(states, len(h0), batch_sizes, reverse)
-    return h if out is None else out.copy_(h)
+    return h.clone() if out is None else out.copy_(h)
 
 
 def backward_layer(
