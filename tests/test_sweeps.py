@@ -47,4 +47,4 @@ def test_the_environment_may_ask_for_an_engine() -> None:
     assert choice_under("reference", "float32").stdout == "reference | BPTT_ENGINE=reference asks for it\n"
     assert choice_under("native", "float32").stdout.startswith("native |")
     assert "cannot be followed: the compiled sweeps take" in choice_under("native", "float16").stderr
-    assert "must be native or reference; got 'fastest'" in choice_under("fastest", "float32").stderr
+    assert "must be native, reference or torch; got 'fastest'" in choice_under("fastest", "float32").stderr

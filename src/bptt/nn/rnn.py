@@ -5,6 +5,7 @@ where the other stood. What `RNN` takes beyond torch's arguments is in its own d
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, overload
 
 import torch
@@ -32,7 +33,7 @@ from bptt.nn.arguments import (
 from bptt.nn.options import Nonlinearity
 from bptt.nn.precision import computed_wide, returned_dtype, widened
 from bptt.nn.segments import Segments, segments
-from bptt.sweeps import packing
+from bptt.sweeps import packing, torch_serves
 from bptt.sweeps.cells import Cell
 
 State = Tensor | tuple[Tensor, ...]
@@ -265,11 +266,11 @@ class RNN(torch.nn.RNN):
             return self._by_torch(input, hx, tracers.PER_SAMPLE, lengths, reset, return_all_layers)
         checkpoint = None if return_all_layers else self.checkpoint
         if not is_tensor and isinstance(input, PackedSequence):
-            layers, h_n = self._packed(input, hx, lengths, reset, weights, checkpoint)
+            layers, h_n = self._packed(input, hx, lengths, reset, weights, checkpoint, return_all_layers)
         elif input.is_nested:
-            layers, h_n = self._jagged(input, hx, lengths, reset, weights, checkpoint)
+            layers, h_n = self._jagged(input, hx, lengths, reset, weights, checkpoint, return_all_layers)
         else:
-            layers, h_n = self._padded(input, hx, lengths, reset, weights, checkpoint)
+            layers, h_n = self._padded(input, hx, lengths, reset, weights, checkpoint, return_all_layers)
         return (layers[-1], h_n, tuple(layers)) if return_all_layers else (layers[-1], h_n)
 
     def _slow_forward(
@@ -299,6 +300,7 @@ class RNN(torch.nn.RNN):
         reset: Tensor | None,
         weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
+        every_layer: bool,
     ) -> tuple[list[Any], State]:
         axes = 2 if input.dtype in TOKENS else 3
         check_axes(input, axes)
@@ -307,7 +309,9 @@ class RNN(torch.nn.RNN):
         B = x.size(batch_axis)
         states = self._given(hx, B, weights[0][1], unbatched=unbatched)
         if lengths is None and reset is None:
-            layers, last = self._stack(x.transpose(0, 1) if self.batch_first else x, states, weights, checkpoint)
+            layers, last = self._stack(
+                x.transpose(0, 1) if self.batch_first else x, states, weights, checkpoint, every_layer
+            )
             layers = [layer.transpose(0, 1) for layer in layers] if self.batch_first else layers
         else:
             T = x.shape[1 - batch_axis]
@@ -316,7 +320,7 @@ class RNN(torch.nn.RNN):
                 reset = checked_reset(reset, B, T, batch_first=self.batch_first, unbatched=unbatched)
             time_stride, row_stride = (1, T) if self.batch_first else (B, 1)
             runs = segments(torch.arange(B, device="cpu") * row_stride, time_stride, lengths, reset, x.device)
-            layers, last = self._segmented(x.flatten(0, 1), runs, states, weights, checkpoint)
+            layers, last = self._segmented(x.flatten(0, 1), runs, states, weights, checkpoint, every_layer)
             layers = [layer.unflatten(0, x.shape[:2]) for layer in layers]
         if unbatched:
             layers, last = [layer.squeeze(batch_axis) for layer in layers], [h.squeeze(1) for h in last]
@@ -330,6 +334,7 @@ class RNN(torch.nn.RNN):
         reset: Tensor | None,
         weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
+        every_layer: bool,
     ) -> tuple[list[Any], State]:
         jagged: Any = input
         if input.layout == torch.jagged and jagged._ragged_idx != 1:
@@ -347,7 +352,8 @@ class RNN(torch.nn.RNN):
         values, offsets, holes = jagged.values(), jagged.offsets(), jagged.lengths()
         x = checked_input(values, self.input_size, weights[0][1])
         runs = segments(offsets[:-1], 1, offsets.diff() if holes is None else holes, None, x.device)
-        layers, last = self._segmented(x, runs, self._given(hx, len(offsets) - 1, weights[0][1]), weights, checkpoint)
+        states = self._given(hx, len(offsets) - 1, weights[0][1])
+        layers, last = self._segmented(x, runs, states, weights, checkpoint, every_layer)
         outputs = [torch.nested.nested_tensor_from_jagged(layer, offsets, holes) for layer in layers]
         return outputs, self._h_n(last)
 
@@ -359,6 +365,7 @@ class RNN(torch.nn.RNN):
         reset: Tensor | None,
         weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
+        every_layer: bool,
     ) -> tuple[list[Any], State]:
         if lengths is not None or reset is not None:
             raise InputError(
@@ -374,7 +381,8 @@ class RNN(torch.nn.RNN):
         states = self._given(hx, B, weights[0][1])
         if sorted_indices is not None:
             states = [h if h is None else h.index_select(1, sorted_indices) for h in states]
-        layers, last = self._stack(x, states, weights, checkpoint, batch_sizes if traced else batch_sizes.tolist())
+        sizes = batch_sizes if traced else batch_sizes.tolist()
+        layers, last = self._stack(x, states, weights, checkpoint, every_layer, sizes)
         if unsorted_indices is not None:
             last = [h.index_select(1, unsorted_indices) for h in last]
         return [PackedSequence(layer, batch_sizes, sorted_indices, unsorted_indices) for layer in layers], self._h_n(
@@ -388,6 +396,7 @@ class RNN(torch.nn.RNN):
         states: list[Tensor | None],
         weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
+        every_layer: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """`_stack` on the real steps of flattened input: all states in their places, the last states of all rows."""
         if not ops.is_traced() and ops.recorder.get() is not None:
@@ -401,7 +410,7 @@ class RNN(torch.nn.RNN):
         if x.is_meta:  # where packed rows cannot be counted, states say how many there are
             S = len(runs.rows)
             begin = [w[1].new_zeros(1, S, len(w[1])) if h is None else h for h, w in zip(begin, weights, strict=True)]
-        layers, last = self._stack(runs.pack(x), begin, weights, checkpoint, runs.batch_sizes)
+        layers, last = self._stack(runs.pack(x), begin, weights, checkpoint, every_layer, runs.batch_sizes)
         last = [runs.end(h, g, r) for h, g, r in zip(last, states, reverse, strict=True)]
         return [runs.unpack(layer, len(x)) for layer in layers], last
 
@@ -411,11 +420,12 @@ class RNN(torch.nn.RNN):
         states: Sequence[Tensor | None],
         weights: list[long.Layer],
         checkpoint: blocks.Checkpoint,
+        every_layer: bool,
         batch_sizes: list[int] | Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The states of all steps of each layer, and the last states of each layer and direction (1, B, H).
 
-        With a checkpoint it may be that of the states of all steps only the top layer's exist.
+        Unless `every_layer`, it may be that of the states of all steps only the top layer's exist.
         """
         like = weights[0][1]
         returned = returned_dtype(x, like)
@@ -424,10 +434,11 @@ class RNN(torch.nn.RNN):
             def wide(
                 x: Tensor, states: Sequence[Tensor | None], weights: list[long.Layer]
             ) -> tuple[list[Tensor], list[Tensor]]:
-                return self._stack(x, states, weights, checkpoint, batch_sizes)
+                return self._stack(x, states, weights, checkpoint, every_layer, batch_sizes)
 
             return computed_wide(wide, x, states, weights, returned)
-        if ops.begin(self):
+        is_recorded = ops.begin(self)
+        if is_recorded:
             checkpoint = None  # a record holds everything anyway
         if checkpoint is not None and ops.seen_by_others(x, like):
             checkpoint = None  # who traces or transforms keeps what it wants to
@@ -442,6 +453,11 @@ class RNN(torch.nn.RNN):
                 dropout=dropout,
             )  # fmt: skip
             return [output], list(h_n.split(1))
+        if not ops.is_traced() and torch_serves("cpu" if x.is_cpu else x.device.type):
+            is_plain = cell is None and checkpoint is None and isinstance(self.hidden_size, int)
+            is_known = is_plain and self.nonlinearity in ("tanh", "relu") and x.is_floating_point() and x.numel() > 0
+            if is_known and not (every_layer or is_recorded or ops.seen_by_others(x, like)):
+                return self._by_kernels_of_torch(x, states, weights, batch_sizes)
         layers, last = [], []
         bidirectional, nonlinearity, top = self.bidirectional, self.nonlinearity, self.num_layers - 1
         directions = (False, True) if bidirectional else (False,)
@@ -468,6 +484,29 @@ class RNN(torch.nn.RNN):
             if layer < top and self.dropout:
                 x = F.dropout(x, self.dropout, self.training)
         return layers, last
+
+    def _by_kernels_of_torch(
+        self,
+        x: Tensor,
+        states: Sequence[Tensor | None],
+        weights: list[long.Layer],
+        batch_sizes: list[int] | Tensor | None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """`_stack` as torch.nn.RNN computes it; the weights lie as `flatten_parameters` laid them."""
+        B = packing.rows_of_batch(x, batch_sizes)
+        h0 = long.joined(states)
+        h0 = x.new_zeros(len(weights), B, len(weights[0][1])) if h0 is None else h0.contiguous()
+        flat = [parameter for layer in weights for parameter in layer if parameter is not None]
+        how = (flat, self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
+        compute = torch._VF.rnn_tanh if self.nonlinearity == "tanh" else torch._VF.rnn_relu
+        # In eval mode cuDNN has no way back; torch's other kernels for the same device have one.
+        without_cudnn = x.is_cuda and not self.training and torch.is_grad_enabled()
+        with torch.backends.cudnn.flags(enabled=False) if without_cudnn else nullcontext():
+            if batch_sizes is None:
+                output, h_n = compute(x, h0, *how, False)
+            else:
+                output, h_n = compute(x, torch.as_tensor(batch_sizes, device="cpu"), h0, *how)
+        return [output], list(h_n.split(1))
 
     def _with_options(
         self,

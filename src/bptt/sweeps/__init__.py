@@ -75,7 +75,8 @@ class Choice:
 def choose(device: str, dtype: torch.dtype) -> Choice:
     """The engine for tensors of this device type ("cpu", "cuda") and dtype, and why.
 
-    The environment variable BPTT_ENGINE ("native" or "reference"), read once per device and dtype, decides by itself.
+    The environment variable BPTT_ENGINE, read once per device and dtype, decides by itself: "native", "reference", or
+    "torch" for the kernels that torch has for plain layers (`torch_serves`) and the reference for all that they lack.
     When the slow engine is the only one that can serve, a SlowEngineWarning says so once.
 
     >>> choose("cpu", torch.float64).name
@@ -85,14 +86,29 @@ def choose(device: str, dtype: torch.dtype) -> Choice:
     obstacle = _obstacle_to_native(device, dtype)
     if asked == "reference":
         return Choice(reference, "BPTT_ENGINE=reference asks for it")
+    if asked == "torch":
+        return Choice(reference, "BPTT_ENGINE=torch asks for torch's kernels, which do not serve everything")
     if asked not in (None, "native"):
-        raise ValueError(f"BPTT_ENGINE must be native or reference; got {asked!r}. Unset it to let the tensors decide.")
+        raise ValueError(
+            f"BPTT_ENGINE must be native, reference or torch; got {asked!r}. Unset it to let the tensors decide."
+        )
     if obstacle is None:
         return Choice(native, f"{dtype} on the CPU is what the compiled sweeps are made for")
     if asked == "native":
         raise ValueError(f"BPTT_ENGINE=native cannot be followed: {obstacle}. Unset it, or remove the obstacle.")
     warnings.warn(f"bptt runs on the slow reference engine: {obstacle}.", SlowEngineWarning, stacklevel=3)
     return Choice(reference, obstacle, slow=True)
+
+
+@cache
+def torch_serves(device: str) -> bool:
+    """Whether torch's own kernels compute what they can on this device: where no sweeps of ours run but the reference.
+
+    They know tanh and relu, numbers as inputs, and layers of one size without options; what they give cannot be
+    recorded on a tape.
+    """
+    asked = os.environ.get("BPTT_ENGINE")
+    return asked == "torch" or (asked is None and device != "cpu")
 
 
 def _obstacle_to_native(device: str, dtype: torch.dtype) -> str | None:

@@ -1,0 +1,131 @@
+"""Where none of our sweeps run, plain layers are torch's own kernels: BPTT_ENGINE=torch has it so on the CPU."""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import bptt
+from bptt import sweeps
+from bptt.errors import SlowEngineWarning
+from bptt.sweeps import native, reference
+
+F64 = torch.float64
+OURS = [native, reference]
+
+
+@pytest.fixture
+def _torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("BPTT_ENGINE", "torch")
+    for function in (sweeps.choose, sweeps.torch_serves):
+        function.cache_clear()
+    yield
+    for function in (sweeps.choose, sweeps.torch_serves):
+        function.cache_clear()
+
+
+@pytest.fixture
+def _no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("an engine of ours was called")
+
+    for engine, name in itertools.product(OURS, ("forward_layer", "backward_layer")):
+        monkeypatch.setattr(engine, name, refuse)
+
+
+def everything(rnn: torch.nn.Module, x: Any, hx: Tensor | None) -> list[Tensor]:
+    """Output, states and every gradient."""
+    output, h_n = rnn(x, hx)
+    output = output.data if isinstance(output, PackedSequence) else output
+    of = [*rnn.parameters(), x.data if isinstance(x, PackedSequence) else x, *([] if hx is None else [hx])]
+    torch.manual_seed(3)
+    seeds = [torch.randn_like(output), torch.randn_like(h_n)]
+    return [output, h_n, *torch.autograd.grad([output, h_n], of, seeds)]
+
+
+@pytest.mark.usefixtures("_torch", "_no_loop")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("kind", ["batched", "unbatched", "packed", "unsorted"])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_plain_layers_equal_torch(
+    nonlinearity: str, kind: str, num_layers: int, bidirectional: bool, batch_first: bool, given: bool, bias: bool
+) -> None:
+    torch.manual_seed(1)
+    theirs = torch.nn.RNN(3, 4, num_layers, nonlinearity, bias, batch_first, 0.0, bidirectional, dtype=F64)
+    ours = bptt.nn.RNN(3, 4, num_layers, nonlinearity, bias, batch_first, 0.0, bidirectional, dtype=F64)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn((5, 3) if kind == "unbatched" else (2, 5, 3) if batch_first else (5, 2, 3), dtype=F64)
+    x.requires_grad_()
+    rows = () if kind == "unbatched" else (2,)
+    hx = torch.randn(len(theirs.all_weights), *rows, 4, dtype=F64, requires_grad=True) if given else None
+    fed: Any = x
+    if kind in ("packed", "unsorted"):
+        lengths = [5, 2] if kind == "packed" else [2, 5]
+        packed = pack_padded_sequence(x, torch.tensor(lengths), batch_first, enforce_sorted=kind == "packed")
+        fed = packed._replace(data=packed.data.detach().requires_grad_())
+    for found, expected in zip(everything(ours, fed, hx), everything(theirs, fed, hx), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.usefixtures("_torch", "_no_loop")
+def test_lengths_and_learnt_states_are_torch_kernels_too() -> None:
+    torch.manual_seed(1)
+    rnn = bptt.nn.RNN(3, 4, 2, batch_first=True, bidirectional=True, learn_h0=True, dtype=F64)
+    x = torch.randn(3, 6, 3, dtype=F64)
+    output, h_n = rnn(x, lengths=[6, 0, 2], reset=torch.rand(3, 6) < 0.3)
+    assert output[1].eq(0).all()
+    assert h_n[:, 1].eq(0).all()
+    narrow, _ = bptt.nn.RNN(3, 4)(torch.randn(6, 2, 3, dtype=torch.bfloat16))
+    assert narrow.dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("_torch")
+def test_what_torch_has_not_is_computed_all_the_same() -> None:
+    torch.manual_seed(1)
+    tokens, x = torch.randint(3, (5, 2)), torch.randn(5, 2, 3)
+    calls = [
+        (bptt.nn.RNN(3, 4), tokens, {}),
+        (bptt.nn.RNN(3, 4, nonlinearity="sigmoid"), x, {}),
+        (bptt.nn.RNN(3, [4, 5]), x, {}),
+        (bptt.nn.RNN(3, 4, leak=0.5), x, {}),
+        (bptt.nn.RNN(3, 4, checkpoint=2), x, {}),
+        (bptt.nn.RNN(3, 4, num_layers=2), x, {"return_all_layers": True}),
+        (bptt.nn.RNN(3, 4), x[:0], {}),
+    ]
+    found = [rnn(given, **options) for rnn, given, options in calls]
+    assert len(found[-2][2]) == 2
+    model = bptt.nn.Elman(3, 4, 3, dtype=F64)
+    bptt.record(model, tokens, tokens).check()
+
+
+@pytest.mark.usefixtures("_torch", "_no_loop")
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("shape", [(2, 3), (3,)])
+def test_cells_equal_torch(shape: tuple[int, ...], nonlinearity: str) -> None:
+    theirs = torch.nn.RNNCell(3, 4, nonlinearity=nonlinearity)
+    ours = bptt.nn.RNNCell(3, 4, nonlinearity=nonlinearity)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(shape)
+    assert torch.equal(ours(x, ours(x)), theirs(x, theirs(x)))
+
+
+@pytest.mark.usefixtures("_torch", "_no_loop")
+def test_nobody_is_warned_where_torch_serves() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SlowEngineWarning)
+        bptt.convert(torch.nn.RNN(3, 4, 2))(torch.randn(5, 2, 3))[0].sum().backward()
+
+
+def test_devices_without_sweeps_of_ours_have_torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BPTT_ENGINE", raising=False)
+    sweeps.torch_serves.cache_clear()
+    assert [sweeps.torch_serves(device) for device in ("cpu", "cuda", "mps", "xpu")] == [False, True, True, True]
