@@ -17,6 +17,8 @@ from cases import weights_in
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from bptt import data, owned, runs, train, truncated
@@ -36,6 +38,19 @@ TEXT = data.Text("".join(f"{n * n % 97} is the square of {n}.\n" for n in range(
 TOKENS = Vocabulary.of(TEXT).encode(TEXT)
 SYMBOLS = int(TOKENS.max()) + 1
 _, HELD_OUT = data.split(TOKENS, SMALL.held_out)
+
+
+class Largest(TorchDispatchMode):
+    """How many elements the largest tensor has that an operation makes, views of parameters and the like included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(each.numel() for each in tree_leaves(made) if isinstance(each, Tensor))])
+        return made
 
 
 def file_beside(run: Path, content: bytes = TEXT.content) -> Path:
@@ -142,6 +157,31 @@ class TestLoop:
         long = TOKENS.repeat(20)
         one, other = (nats_per_token(model, long) for _ in range(2))
         assert one == other
+
+    def test_where_one_block_serves_the_held_out_loss_is_that_of_whole_windows_to_the_bit(self) -> None:
+        model, tokens = Elman(SYMBOLS, 8, SYMBOLS), TOKENS.repeat(20)
+        nats, h = 0.0, None
+        whole = data.windows(tokens, 32, min(256, (len(tokens) - 1) // 32))
+        with torch.no_grad():
+            for x, y in whole:
+                o, h = model(x, h)
+                nats += float(model.loss(o, y)) * y.numel()
+            rest = tokens[(len(whole.tokens) - 1) * 32 :].to(torch.int64)[:, None]
+            assert len(rest) > 1
+            assert h is not None
+            o, _ = model(rest[:-1], h[:, -1:].contiguous())
+            nats += float(model.loss(o, rest[1:])) * (len(rest) - 1)
+        assert nats_per_token(model, tokens) == nats / (len(tokens) - 1)
+
+    def test_the_outputs_of_an_evaluation_never_exist_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        symbols, limit = 3000, 12_500
+        model, tokens = Elman(symbols, 2, symbols), torch.arange(2000) * 7 % symbols
+        expected = nats_per_token(model, tokens)
+        monkeypatch.setattr(text_task, "EVALUATION_OUTPUTS", limit)
+        with Largest() as made:
+            found = nats_per_token(model, tokens)
+        assert found == pytest.approx(expected, rel=1e-6)
+        assert limit / 2 < made.elements <= limit
 
     def test_stops_when_the_held_out_text_stops_improving(self) -> None:
         recipe = replace(SMALL, epochs=100, patience=3, lr=0.05)

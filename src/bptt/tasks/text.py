@@ -24,6 +24,7 @@ from bptt.train import Measure
 
 EVALUATION_STREAMS = 32
 EVALUATION_STEPS = 256
+EVALUATION_OUTPUTS = 1 << 23  # elements of o that are made at a time, 32 MB, at least those of one prediction
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,27 @@ def nats_per_token(model: Elman, tokens: Tensor) -> float:
     nats, h = 0.0, None
     windows = data.windows(tokens, streams, min(EVALUATION_STEPS, (len(tokens) - 1) // streams))
     for x, y in windows:
-        o, h = model(x, h)
-        nats += float(model.loss(o, y)) * y.numel()
+        more, h = _nats(model, x, y, h)
+        nats += more
     rest = tokens[(len(windows.tokens) - 1) * streams :].to(torch.int64)[:, None]
     if len(rest) > 1:
         assert h is not None
-        o, _ = model(rest[:-1], h[:, -1:].contiguous())
-        nats += float(model.loss(o, rest[1:])) * (len(rest) - 1)
+        nats += _nats(model, rest[:-1], rest[1:], h[:, -1:].contiguous())[0]
     model.train(was_training)
     return nats / (len(tokens) - 1)
+
+
+def _nats(model: Elman, x: Tensor, y: Tensor, h: Tensor | None) -> tuple[float, Tensor]:
+    """Sum of −ln ŷ over every step and row of a window (T, B), by calls for some rows and steps, and h_n."""
+    O = model.readout.out_features
+    rows = min(max(1, EVALUATION_OUTPUTS // O), x.shape[1])
+    steps = max(1, EVALUATION_OUTPUTS // (O * rows))
+    nats, ends = 0.0, []
+    for row in range(0, x.shape[1], rows):
+        columns = slice(row, row + rows)
+        h_t = None if h is None else h[:, columns].contiguous()
+        for x_now, y_now in zip(x[:, columns].split(steps), y[:, columns].split(steps), strict=True):
+            o, h_t = model(x_now, h_t)
+            nats += float(model.loss(o, y_now)) * y_now.numel()
+        ends.append(h_t)
+    return nats, torch.cat(ends, 1)
