@@ -199,7 +199,21 @@ def described(value: Any, draw: random.Random) -> Any:
             changed[key] = described(value[key], draw)
         return changed
     return draw.choice(
-        [*NUMBERS, None, True, "", "tanh", "cross_entropy", "\ud800", [], {}, [[]], [value], {"": value}]
+        [
+            *NUMBERS,
+            None,
+            True,
+            "",
+            "tanh",
+            "cross_entropy",
+            "\ud800",
+            [],
+            {},
+            [[]],
+            [value],
+            {"": value},
+            {"\ud800": value},
+        ]
     )
 
 

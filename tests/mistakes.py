@@ -252,6 +252,7 @@ CODE = {
         "bptt.record(model, x, y, loss='hinge')": r"loss must be one of .*got 'hinge'",
         "bptt.record(model, x, y, weights=torch.ones(99))": r"weights must be one for each step",
         "bptt.record(torch.nn.Linear(2, 2), torch.ones(3, 2), torch.ones(3, 2), loss='squared_error')": r"made 0 calls",
+        r"bptt.record(model, x, y, text='\ud800').save('half.tape')": r"must be Unicode.*lone surrogate '\\ud800'",
         "tape.grad('W_xx')": r"gradients are those of .*got 'W_xx'",
         "tape.grad('W_hh', step=99)": r"step must lie in \[-6, 6\); got 99",
         "tape.layer(3)": r"layer must lie in \[-1, 1\); got 3",
@@ -304,6 +305,8 @@ CODE = {
         "forcing.scheduled(jordan, torch.ones(3, 1, 4), y[:3, :1], truth=2.0)": r"probability in \[0, 1\]; got 2\.0",
         "forcing.scheduled(jordan, torch.ones(3, 1, 4), y[:2, :1], truth=1.0)": r"every step and row of the inputs",
         "list(truncated.updates(model, model.loss, x, y, k1=0, k2=3))": r"k1",
+        "truncated.bias(model, lambda o, y: 1.0, x, y, k1=2, k2=3)": r"one number that depends on the outputs o.*got 1",
+        "rnn(freed)": r"`x` .* reaches to byte 192 of its storage, which has 0",
         "worked.example('')": r"got",
     },
 }
@@ -468,11 +471,14 @@ def names() -> dict[str, Any]:
     x, y = torch.arange(12).view(6, 2) % 5, (torch.arange(12).view(6, 2) + 1) % 5
     with bptt.recording() as tapes:
         rnn(torch.ones(6, 2, 4))
+    freed = torch.ones(6, 2, 4)
+    freed.untyped_storage().resize_(0)
     return {
         "bptt": bptt, "torch": torch, "data": data, "forcing": forcing, "losses": losses, "runs": runs, "table": table,
         "schedules": schedules, "train": train, "truncated": truncated, "worked": worked, "Recipe": Recipe,
         "model": model, "rnn": rnn, "jordan": bptt.nn.Jordan(4, 8, 5), "x": x, "y": y, "o": torch.zeros(6, 2, 5),
         "tape": bptt.record(model, x, y), "unfinished": tapes[0],
+        "freed": freed,
     }  # fmt: skip
 
 

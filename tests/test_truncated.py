@@ -1,11 +1,15 @@
 """Truncated BPTT against the closed form of a linear scalar network, and against full BPTT."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from cases import tolerance
 from torch import Tensor
+from torch.nn import functional as F
 
-from bptt import truncated
+from bptt import losses, truncated
 from bptt.errors import InputError
 from bptt.nn import RNN, Elman
 
@@ -47,12 +51,66 @@ def summed(model: Elman):
     return lambda o, y: model.loss(o, y, torch.ones((), dtype=F64))
 
 
+def masked(model: Elman):
+    def loss(o: Tensor, y: Tensor) -> Tensor:
+        mask = torch.zeros(y.shape, dtype=torch.bool)
+        mask[1:4] = True  # whole windows have no step that counts
+        mask[6, 0] = True
+        return losses.loss("cross_entropy", o, y, mask=mask)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[Elman], Any]] = {
+    "sum": summed,
+    "mean": lambda model: model.loss,
+    "torch's mean": lambda model: lambda o, y: F.cross_entropy(o.flatten(0, 1), y.flatten()),
+    "mean with a mask": masked,
+    "root": lambda model: lambda o, y: model.loss(o, y).sqrt(),
+    "penalty on weights": lambda model: (
+        lambda o, y: model.loss(o, y) + sum(p.square().sum() for p in model.parameters())
+    ),
+}
+
+
 @pytest.mark.parametrize("k1", [1, 5, 12])
-def test_reaching_back_to_the_start_is_full_bptt(k1: int) -> None:
+@pytest.mark.parametrize("loss", LOSSES)
+def test_reaching_back_to_the_start_is_full_bptt(loss: str, k1: int) -> None:
     model, x, y = network()
-    bias = truncated.bias(model, summed(model), x, y, k1=k1, k2=12)
+    bias = truncated.bias(model, LOSSES[loss](model), x, y, k1=k1, k2=12)
     assert bias.relative_error < 1e-12
     assert bias.cosine == pytest.approx(1, abs=1e-12)
+
+
+def test_targets_that_are_nan_weigh_nothing() -> None:
+    model, x, _ = network()
+    y = torch.randn(12, 2, 4, dtype=F64)
+    y[2:7] = torch.nan
+    bias = truncated.bias(model, lambda o, y: losses.loss("squared_error", o, y, skip_nan=True), x, y, k1=2, k2=12)
+    assert bias.relative_error < 1e-12
+
+
+def test_the_bias_of_a_sum_is_that_of_the_gradients_of_its_windows() -> None:
+    model, x, y = network()
+    parameters = list(model.parameters())
+
+    def flat(L: Tensor) -> Tensor:
+        return torch.cat([g.flatten() for g in torch.autograd.grad(L, parameters)])
+
+    found = sum(flat(L) for L, _ in truncated.updates(model, summed(model), x, y, k1=2, k2=3))
+    full = flat(summed(model)(model(x)[0], y))
+    expected = float((found - full).norm() / full.norm())
+    for loss in (summed(model), model.loss):
+        bias = truncated.bias(model, loss, x, y, k1=2, k2=3)
+        assert bias.relative_error == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [lambda o, y: o, lambda o, y: 1.0, lambda o, y: o.detach().sum()])
+def test_a_loss_that_is_not_one_number_of_the_outputs_is_refused(loss: Any) -> None:
+    model, x, y = network()
+    with pytest.raises(InputError, match="one number that depends on the outputs"):
+        truncated.bias(model, loss, x, y, k1=2, k2=3)
+    assert model.training
 
 
 def test_truncation_errs_less_the_further_it_reaches() -> None:

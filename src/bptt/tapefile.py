@@ -48,10 +48,21 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def write(path: Path, about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
-    """Write the file whole or not at all. Raises InputError when its directory is missing or `path` is a directory."""
+    """Write the file whole or not at all.
+
+    Raises InputError when its directory is missing or `path` is a directory, and for text that is no Unicode.
+    """
     arrays = {name: array.detach().cpu().clone(memory_format=torch.contiguous_format) for name, array in arrays.items()}
     about = {"schema": SCHEMA, "arrays": sorted(arrays)} | about
-    outputs.write("a tape", {path: safetensors.torch.save(arrays, {KEY: json.dumps(about, ensure_ascii=False)})})
+    text = json.dumps(about, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "the text and vocabulary of a tape must be Unicode, to be written as UTF-8; got the lone surrogate "
+            f"{text[error.start]!a}, half of a character. Replace it, e.g. text.encode(errors='replace').decode()."
+        ) from None
+    outputs.write("a tape", {path: safetensors.torch.save(arrays, {KEY: text})})
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

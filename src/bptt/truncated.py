@@ -54,7 +54,8 @@ def updates(
     """The loss of each window, to be sent back and followed by an update, with the state after it.
 
     model  (x, h0 or None) -> (o, h_n), such as `bptt.nn.Elman`; time first
-    loss   (o, y) -> scalar, for the k1 new steps of a window
+    loss   (o, y) -> scalar, for the k1 new steps of a window. A mean is one over these alone: it weighs every window
+           alike, whatever a shorter last one or a mask leaves of it. A sum over steps weighs every step alike
     x, y   (T, B, ...) inputs and targets
     h0     state before the first step, say the last h_n of the same stream; None is zero
 
@@ -63,13 +64,23 @@ def updates(
         for L, h in truncated.updates(model, model.loss, x, y, k1=20, k2=60):
             optimizer.zero_grad(); L.backward(); optimizer.step()
     """
+    _check_targets(x, y)
+    for new, o, h in _outputs(model, x, h0, k1, k2):
+        yield loss(o, y[new]), h
+
+
+def _check_targets(x: Tensor, y: Tensor) -> None:
     if len(y) != len(x):
         raise InputError(f"targets must have a step for each of the {len(x)} steps of the inputs; got {len(y)}.")
+
+
+def _outputs(model: Model, x: Tensor, h0: Tensor | None, k1: int, k2: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Of each window which steps are new, their outputs, and the state after them."""
     plan = list(windows(len(x), k1, k2))
     for number, (start, fresh, end) in enumerate(plan):
         next_start = plan[number + 1].start if number + 1 < len(plan) else end
         o, h0, h = through(model, x[start:end], h0, next_start - start)
-        yield loss(o[fresh - start :], y[fresh:end]), h
+        yield slice(fresh, end), o[fresh - start :], h
 
 
 def through(model: Model, x: Tensor, h: Tensor | None, at: int) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -106,30 +117,46 @@ class Bias:
 def bias(
     model: torch.nn.Module, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Tensor | None = None
 ) -> Bias:
-    """What truncation does to the gradient of Σ over the windows of their losses, at the weights as they are.
+    """What truncation does to the gradient of the loss of the whole sequence, at the weights as they are.
 
-    `loss` must be a sum over steps (not a mean), so that the losses of the windows add up to that of the sequence.
+    loss  (o, y) -> scalar, for all steps together: a sum, a mean, with a mask or without, or anything else
+
+    ∂L/∂o of the whole sequence is sent back twice: through all steps, and through the windows of `updates`. So for a
+    sum over steps the truncated gradient is the sum of those of the windows, for a mean their mean weighed by steps.
     Arguments otherwise as for `updates`. Parameters and their gradients are left alone; dropout is off meanwhile, so
     that truncation is all that differs.
+
+    Raises InputError where the loss is not one number that depends on o.
     """
+    _check_targets(x, y)
     was_training = model.training
     model.eval()
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    truncated = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    for L, _ in updates(model, loss, x, y, k1=k1, k2=k2, h0=h0):
-        for name, gradient in _gradients(L, parameters).items():
-            truncated[name] += gradient
-    o, _ = model(x, h0)
-    full = _gradients(loss(o, y), parameters)
-    model.train(was_training)
+    try:
+        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        o, _ = model(x, h0)
+        at = o.detach().requires_grad_()
+        L = loss(at, y)
+        if not isinstance(L, Tensor) or L.numel() != 1 or not L.requires_grad:
+            raise InputError(
+                f"the loss must be one number that depends on the outputs o, a tensor of one element; got {L}. "
+                "Sum or average over what is left, and compute with tensors."
+            )
+        do, *beside = torch.autograd.grad(L, [at, *parameters.values()], allow_unused=True, materialize_grads=True)
+        full = dict(zip(parameters, beside, strict=True))  # what goes past o, such as a penalty on weights
+        truncated = {name: gradient.clone() for name, gradient in full.items()}
+        _add_gradients(full, o, do, parameters)
+        for new, o_new, _ in _outputs(model, x, h0, k1, k2):
+            _add_gradients(truncated, o_new, do[new], parameters)
+    finally:
+        model.train(was_training)
     by_parameter = {name: _compare([truncated[name]], [full[name]], {}) for name in parameters}
     return _compare(list(truncated.values()), list(full.values()), by_parameter)
 
 
-def _gradients(L: Tensor, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
-    found = torch.autograd.grad(L, list(parameters.values()), allow_unused=True)
-    pairs = zip(parameters.items(), found, strict=True)
-    return {name: torch.zeros_like(parameter) if g is None else g for (name, parameter), g in pairs}
+def _add_gradients(sums: dict[str, Tensor], o: Tensor, do: Tensor, parameters: dict[str, torch.nn.Parameter]) -> None:
+    found = torch.autograd.grad(o, list(parameters.values()), do, allow_unused=True, materialize_grads=True)
+    for name, gradient in zip(parameters, found, strict=True):
+        sums[name] += gradient
 
 
 def _compare(truncated: list[Tensor], full: list[Tensor], by_parameter: dict[str, Bias]) -> Bias:
