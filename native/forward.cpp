@@ -109,8 +109,7 @@ private:
 
     void pack(Range panels) const {
         const auto H = static_cast<std::ptrdiff_t>(sweep_.H);
-        if (sweep_.W_hh.at)
-            kernel_.pack(sweep_.W_hh, sweep_.H, sweep_.H, panels.first, panels.last, W_hh_.from_row(0));
+        if (sweep_.W_hh.at) kernel_.pack(sweep_.W_hh, sweep_.H, sweep_.H, panels.first, panels.last, W_hh_.from_row(0));
         for (std::size_t share = 0; share < states_[0].size(); ++share) {
             const Range own = part(sweep_.steps.B, share, states_[0].size());
             // With `reverse`, rows start at different steps: until then their h0 waits in whichever buffer is next.
