@@ -366,6 +366,7 @@ def test_third_derivatives() -> None:
     assert torch.autograd.gradgradcheck(first, x)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 def test_forward_mode_outside_torch_func() -> None:
     from torch.autograd import forward_ad
 

@@ -513,7 +513,7 @@ class TestDamage:
     def test_a_file_that_may_not_be_read_is_neither_missing_nor_passed_over(
         self, run: Path, tmp_path: Path, name: str
     ) -> None:
-        for directory in [tmp_path, *tmp_path.parents][:3]:
+        for directory in [tmp_path, *tmp_path.parents][:-2]:
             directory.chmod(0o755)
         if os.getuid() == 0:
             os.chown(run, 65534, 65534)
@@ -879,7 +879,7 @@ class TestDiskThatRefuses:
     def test_a_directory_that_cannot_be_written(self, started: Path, tmp_path: Path) -> None:
         """Tried by a user who is not root, to whom no permission is missing."""
         before = contents(started)
-        for directory in [tmp_path, *tmp_path.parents][:3]:
+        for directory in [tmp_path, *tmp_path.parents][:-2]:
             directory.chmod(0o755)
         started.chmod(0o555)
 

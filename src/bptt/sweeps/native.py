@@ -405,9 +405,9 @@ def require_output(
     name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...], *, strided: bool = False
 ) -> Tensor:
     """For an array that is written in place; a `strided` one may have any strides that keep its elements apart."""
-    if not strided and not array.is_contiguous():
-        raise ValueError(f"`{name}` must be contiguous, it is written in place; got strides {array.stride()}")
     if require(name, array, dtype, shape, strided=strided) is not array:
+        if not strided and not array.is_contiguous():
+            raise ValueError(f"`{name}` must be contiguous, it is written in place; got strides {array.stride()}")
         raise ValueError(f"`{name}` is written in place, and torch keeps it negated. Hand in .resolve_neg() of it.")
     if strided and not array.is_contiguous():
         reached = 0
