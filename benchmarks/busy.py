@@ -79,7 +79,8 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=4)
     arguments.add_argument("--seconds", type=float, default=12, help="of one training")
     given = arguments.parse_args()
-    print(", ".join(map(str, machine().values())))
+    where = machine()
+    print(f"{where['processor']}, {where['cores']} cores, {where['system']}, Python {where['python']}")
     print("busy  " + "".join(way.rjust(10) for way in WAYS) + "     share   range of default")
     for processes in given.busy:
         found = measure(processes, given.rounds, given.seconds)
