@@ -1,5 +1,6 @@
 """The output layer on the engine, judged by torch.nn.Linear."""
 
+import io
 from itertools import pairwise
 
 import pytest
@@ -20,7 +21,7 @@ def both(H: int, O: int, dtype: torch.dtype = torch.float32, *, bias: bool = Tru
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(5, 3, 4), (300, 1), (1, 1), (2, 200, 33), (9,)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 3, 4), (300, 1), (1, 1), (2, 200, 33), (9,), (0, 4)], ids=str)
 def test_output_and_gradients_are_those_of_linear(shape: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
     *rows, H = shape
     ours, judge = both(H, 11, dtype, bias=bias)
@@ -49,6 +50,21 @@ def test_rows_weights_and_gradients_may_lie_anyhow() -> None:
         one.weight.data = one.weight.data.T.contiguous().T
         one(h).backward(d)
     torch.testing.assert_close(layer.weight.grad, judge.weight.grad, **tolerance(torch.float32))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("rows", [(), (5,), (0,)])
+def test_no_outputs_are_those_of_linear(rows: tuple[int, ...]) -> None:
+    assert Readout(4, 0)(torch.randn(*rows, 4)).shape == (*rows, 0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit.*is deprecated")
+def test_traces_are_those_of_linear() -> None:
+    layer, judge = both(4, 3)
+    file, h = io.BytesIO(), torch.randn(2, 5, 4)
+    torch.jit.save(torch.jit.trace(layer, (torch.randn(7, 4),)), file)
+    file.seek(0)
+    assert torch.equal(torch.jit.load(file)(h), judge(h))
 
 
 @pytest.mark.parametrize("what", ["half", "autocast", "meta"])

@@ -23,15 +23,21 @@ class Readout(torch.nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         h, weight, bias = input, self.weight, self.bias
-        if ops.seen_by_others(h, weight) or not serves(h, weight) or torch.is_autocast_enabled("cpu"):
+        if not serves(h, weight) or torch.is_autocast_enabled("cpu"):
             return F.linear(h, weight, bias)
         return _Product.apply(h, weight, bias)
 
+    def _slow_forward(self, input: Tensor) -> Tensor:
+        """What torch calls in the place of `forward` while torch.jit.trace looks on."""
+        return super().forward(input)
+
 
 def serves(h: Tensor, weight: Tensor) -> bool:
-    """Whether the engine has this product."""
+    """Whether the engine has this product, of arrays of numbers that nobody traces or transforms."""
+    if ops.seen_by_others(h, weight):
+        return False
     floats = h.dtype is weight.dtype and h.dtype in (torch.float32, torch.float64)
-    return floats and h.is_cpu and weight.is_cpu and h.shape[-1:] == weight.shape[1:] and weight.shape[1] > 0
+    return floats and h.is_cpu and weight.is_cpu and h.shape[-1:] == weight.shape[1:] and weight.numel() > 0
 
 
 def product(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
