@@ -56,7 +56,7 @@ struct BackwardSweep {
     Steps steps;
     std::size_t H;
     Activation activation;
-    Matrix<const Real> W_hh;  // [H, H] or null
+    Matrix<const Real> W_hh;  // [H, H] or null: nothing goes from step to step; dh_n and dh0 are then null too
     const Real* dh;           // [N, H] or null: zero; cotangent of h_t from above
     const Real* dh_n;         // [B, H] or null: zero; cotangent of the last state of each row, added at its last step
     const Real* h;            // [N, H]  as the forward sweep left it

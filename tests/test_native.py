@@ -477,6 +477,16 @@ def test_outputs_that_cannot_hold_what_is_written_are_refused(name, spoil):
         native.backward_layer(dh, None, h, None, x, weight_ih, weight_hh, "tanh", batch_sizes=[5], **output)
 
 
+@pytest.mark.parametrize("name", ["dh_n", "dh0"])
+def test_a_layer_without_recurrence_has_no_states_that_go_on(name):
+    x, _, (weight, *_), dh = layer_inputs((5, 2), 2, 3, 4, torch.float64)
+    h = native.forward_layer(x, None, weight, None, None, None, "identity")
+    state = torch.zeros(1, 2, 4, dtype=torch.float64)
+    given, asked = (state, {}) if name == "dh_n" else (None, {"dh0": state})
+    with pytest.raises(ValueError, match="need `weight_hh`"):
+        native.backward_layer(dh, given, h, None, x, weight, None, "identity", **asked)
+
+
 def test_several_python_threads_may_call_at_once():
     x, h0, weights, _ = layer_inputs((40, 8), 8, 20, 96, torch.float32)
     torch.set_num_threads(2)

@@ -218,6 +218,8 @@ def backward_layer(
     weight_ih = require("weight_ih", weight_ih, dtype, (H, I), strided=True)
     if weight_hh is not None:
         weight_hh = require("weight_hh", weight_hh, dtype, (H, H), strided=True)
+    elif dh_n is not None or dh0 is not None:
+        raise ValueError("`dh_n` and `dh0` need `weight_hh`: without it nothing goes from step to step")
     if dh is not None:
         dh = require("dh", dh, dtype, (*rows, H))
     if dh_n is not None:
