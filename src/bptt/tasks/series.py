@@ -286,7 +286,7 @@ class Series:
             drawn = torch.randperm(len(judges), generator=torch.Generator().manual_seed(0))[:JUDGES]
             judges = judges[drawn.sort().values]
         self.judges = judges
-        self.base_leaves = float(self.rest[judges].double().square().nanmean())
+        self.base_leaves = forecaster.mean_square(self.rest[judges].double())
 
     @property
     def origins(self) -> Tensor:
