@@ -14,7 +14,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bptt import data, startup, table
+from bptt import data, forecaster, startup, table
 from bptt.cli import app
 from bptt.errors import InputError
 from bptt.tasks import KnownTask, Labelled, Series, Text
@@ -53,6 +53,15 @@ def threads_of(most: int = 2, **options: Any) -> Threads:
 def test_all_threads_work_on_an_idle_machine() -> None:
     found = numbers(threads_of(), idle, 60)
     assert found.count(2) > 0.97 * len(found)
+
+
+def test_trials_take_a_small_share_of_the_time_where_steps_on_one_thread_take_long() -> None:
+    def many_cores(number: int) -> float:
+        return 100 / number
+
+    found = numbers(threads_of(64), many_cores, 300)
+    alone, together = (found.count(number) * many_cores(number) for number in (1, 64))
+    assert 0 < alone < 0.1 * (alone + together)
 
 
 def test_one_thread_works_while_others_need_the_cores_and_all_do_again_afterwards() -> None:
@@ -130,6 +139,20 @@ def test_the_weights_of_a_training_do_not_depend_on_the_number_of_threads(
     changing = weights(lambda pace, seconds, items: torch.set_num_threads(next(number)))
     for name, weight in alone.items():
         assert torch.equal(weight, changing[name]), name
+
+
+def test_the_judgement_of_a_series_does_not_depend_on_the_number_of_threads() -> None:
+    outside, errors = torch.get_num_threads(), torch.rand(20, 4000, 24, dtype=torch.float64)
+    errors[:, ::7] = math.nan
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append([forecaster.mean_square(each) for each in errors])
+    finally:
+        torch.set_num_threads(outside)
+    assert found == [found[0]] * 3
+    assert found[0] == pytest.approx(errors.square().nanmean((1, 2)).tolist(), rel=1e-12)
 
 
 def test_every_command_takes_a_number_of_threads() -> None:

@@ -14,7 +14,7 @@ import torch
 TRIAL_SECONDS = 0.15  # of steps, and at least two of them
 GAIN = 1.05  # how much faster the other way must be
 DROP = 0.7  # a rate below this share of what it was calls for a trial at once
-SHORTEST_PATIENCE, LONGEST_PATIENCE = 4, 64  # between two trials, in trials
+SHORTEST_PATIENCE, LONGEST_PATIENCE = 4, 64  # between two trials, as a multiple of what the last one took
 
 
 class Threads:
@@ -24,7 +24,8 @@ class Threads:
     steady   it stays at `number`
     apply    what sets the number of threads
 
-    Each trial that confirms the present way doubles the time until the next one.
+    The next trial comes after 4 times what the last one took, so that trials stay a small share of the time where one
+    thread is many times slower; each that confirms the present way doubles this, up to 64 times.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Threads:
         self._on_trial = False
         self._before = 0.0  # items per second when the last trial ended
         self._rate = 0.0  # items per second of late
-        self._windows = 0  # since the last trial
+        self._cost, self._since = TRIAL_SECONDS, 0.0  # seconds of the last trial, and since
         self._begin_window()
 
     def __enter__(self) -> "Threads":
@@ -52,6 +53,7 @@ class Threads:
         """What the last step took on `number` threads; sets the number for the next one."""
         if not self._tries:
             return
+        self._since += seconds
         self._steps += 1
         if self._steps == 0:  # the first one after a change wakes threads up
             return
@@ -64,15 +66,14 @@ class Threads:
             self._decide(rate)
         else:
             self._rate = rate
-            self._windows += 1
-            dropped = rate < DROP * self._before and self._windows >= SHORTEST_PATIENCE
+            patience = SHORTEST_PATIENCE if rate < DROP * self._before else self._patience
             self._begin_window()
-            if dropped or self._windows >= self._patience:
+            if self._since >= patience * self._cost:
                 self._take_the_other()
-                self._on_trial = True
+                self._on_trial, self._since = True, 0.0
 
     def _decide(self, rate: float) -> None:
-        self._on_trial, self._windows = False, 0
+        self._on_trial, self._cost, self._since = False, self._since, 0.0
         if rate > GAIN * self._rate:
             self._patience, self._before = SHORTEST_PATIENCE, rate
             self._begin_window()
