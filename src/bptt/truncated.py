@@ -135,7 +135,7 @@ def bias(
         parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         o, _ = model(x, h0)
         at = o.detach().requires_grad_()
-        L = loss(at, y)
+        L = loss(at.clone(), y)  # which may change its outputs in place
         if not isinstance(L, Tensor) or L.numel() != 1 or not L.requires_grad:
             raise InputError(
                 f"the loss must be one number that depends on the outputs o, a tensor of one element; got {L}. "
