@@ -15,6 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from bptt import data, forecaster, startup, table
+from bptt import threads as thread_counts
 from bptt.cli import app
 from bptt.errors import InputError
 from bptt.tasks import KnownTask, Labelled, Series, Text
@@ -98,10 +99,26 @@ def test_fit_works_on_the_threads_it_is_given_and_refuses_none() -> None:
         seen.append(torch.get_num_threads())
         return (output - y).square().mean()
 
-    fit(torch.nn.Linear(1, 1), data, loss=loss, epochs=1, threads=outside + 1)
-    assert seen == [outside + 1]
+    fit(torch.nn.Linear(1, 1), data * 2, data, loss=loss, batch=1, steps=1, threads=outside + 1)
+    assert seen == [outside + 1, outside + 1], "the step and the evaluation"
     with pytest.raises(InputError, match="threads must be a whole number of at least 1"):
         fit(torch.nn.Linear(1, 1), data, loss=loss, epochs=1, threads=0)
+
+
+def test_fit_stays_at_one_number_for_the_sake_of_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_counts, "TRIAL_SECONDS", 0.0)
+    seen, outside = set(), torch.get_num_threads()
+
+    def loss(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return (output - y).square().mean()
+
+    torch.set_num_threads(2)
+    try:
+        fit(torch.nn.Linear(1, 1), [(torch.zeros(1), torch.zeros(1))], loss=loss, steps=30)
+    finally:
+        torch.set_num_threads(outside)
+    assert seen == {2}
 
 
 def text(folder: Path) -> KnownTask:

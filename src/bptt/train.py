@@ -340,10 +340,10 @@ class Training:
                     save(self)
                     saved = self._clock()
             self.rng = torch.get_rng_state()
-        meter.report(watch)
-        if reason in ("finished", "time limit") and self.evaluated_at < self.step:
-            reason = self._evaluate(watch, should_stop) or reason
-            self.seconds = self._clock() - started
+            meter.report(watch)
+            if reason in ("finished", "time limit") and self.evaluated_at < self.step:
+                reason = self._evaluate(watch, should_stop) or reason
+                self.seconds = self._clock() - started
         if self._weights_are_finite():
             save(self)
         stop = Stop(reason, self.step, self.epoch, self.best_loss, self.best_step, self.items, self.seconds)
@@ -586,7 +586,8 @@ def fit(
     every_step      whether y has a target for each step of x, or one for the sequence; None: as the first pair looks,
                     y having as many steps as x or not
     watch           is called with each event (`Steps`, `Evaluation`, `Stop`)
-    threads         to work on; None: those that torch has, and one while other programs need the cores
+    threads         to work on; None: as many as torch has. Not fewer while other programs need the cores, as `bptt
+                    train` takes: torch's own layers have other last bits then
     recipe          what `Recipe` takes: epochs, steps, optimizer, lr, clip, patience, time_limit, seed
 
     Batches of a Dataset are time first: sequences x (T, ...) of equal length are stacked to (T, B, ...), of different
@@ -615,7 +616,8 @@ def fit(
         )
     batch_first = any(getattr(layer, "batch_first", False) is True for layer in model.modules())
     training = Training(model, _Batches(data, held_out, loss, batch, every_step, batch_first, Recipe(**recipe)))
-    stop = training.run(watch=watch, threads=threads)
+    require_whole("threads", threads, optional=True)
+    stop = training.run(watch=watch, threads=threads or torch.get_num_threads())
     model.load_state_dict(training.best_weights)
     return stop
 
