@@ -76,7 +76,7 @@ export function byLag(
       sum += norms[t * T + k];
       beside += norms[t * T + t];
     }
-    return beside > 0 ? sum / beside : Number.NaN;
+    return beside > 0 && sum < Number.POSITIVE_INFINITY ? sum / beside : Number.NaN;
   });
   while (curve.length > 1 && Number.isNaN(curve[curve.length - 1])) curve.pop();
   return { curve, ...lineThrough(curve), steps: curve.findIndex((share) => share < REACHED) };

@@ -67,6 +67,11 @@ it("fits the rate of a gradient that halves with each step", () => {
   expect(curve[3]).toBeCloseTo(0.125, 12);
 });
 
+it("knows no share of a norm that overflows", () => {
+  const norms = Float64Array.of(1, 0, 0, Number.POSITIVE_INFINITY, 1, 0, 0.25, 0.5, 1);
+  expect(byLag(norms, 3, [0, 1, 2], -1).curve).toEqual([1, Number.NaN, 0.25]);
+});
+
 it("draws the fitted line where the curve lies, not from 100 %", () => {
   const norms = Float64Array.of(1, 0, 0, 0.5, 1, 0, 0.05, 0.5, 1);
   const { rate, start, curve } = byLag(norms, 3, [0, 1, 2], -1);
