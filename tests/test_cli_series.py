@@ -240,6 +240,14 @@ def test_an_epoch_that_is_a_sample_is_said(here: Path) -> None:
     assert "an epoch draws" not in bptt(f"train air.csv -o other --target passengers {SMALL}")
 
 
+def test_a_target_of_which_nothing_was_known_lately_is_drawn_too(here: Path) -> None:
+    bptt(f"train air.csv -o run --target passengers,fares --horizon 2 {SMALL}")
+    lately = pl.int_range(pl.len()) >= 90
+    air().with_columns(fares=pl.when(~lately).then(pl.col("fares"))).write_csv("newer.csv")
+    bptt("forecast run --data newer.csv")
+    assert is_picture(here / "run" / FORECAST_PICTURE)
+
+
 def test_the_end_of_the_calendar_and_a_column_like_a_formula(here: Path) -> None:
     last, name = np.datetime64("9999-12-31"), r"$\frac{$"
     days = [str(last - np.timedelta64(back, "D")) for back in reversed(range(60))]

@@ -78,8 +78,8 @@ def forecast(
     times, ahead = np.split(_drawable(np.concatenate((times, ahead))), [len(times)])
     for axes, name in zip(panels, names, strict=True):
         said, past = forecasts[name], known[name]
-        there = np.flatnonzero(~np.isnan(past))[-1]
-        join = (times[there : there + 1], past[there : there + 1])
+        there = np.flatnonzero(~np.isnan(past))[-1:]
+        join = times[there], past[there]
         at = np.concatenate((join[0], ahead))
         axes.fill_between(
             at, *(np.concatenate((join[1], said[edge])) for edge in ("low", "high")), color=ORANGE, alpha=0.2, lw=0,
