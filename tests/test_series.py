@@ -179,6 +179,15 @@ def test_the_judges_of_a_long_series_are_of_all_seasons_phases(file: Path, monke
     assert torch.equal(task(file, season=7, seed=3).judges, found.judges)
 
 
+def test_the_judges_of_a_long_series_are_where_something_is_known(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "JUDGES", 4)
+    y = airline(200)
+    y[141:168] = math.nan
+    found = task(write(file, y=y))
+    assert found.judges.tolist() == [139, 167, 168]
+    assert 0 < found.base_leaves < math.inf
+
+
 def test_an_epoch_is_shuffled_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, epochs = task(write(file, y=airline(100)), batch=8, window=8), []
 

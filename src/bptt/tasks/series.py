@@ -282,6 +282,7 @@ class Series:
                 f"{self.fitted.base!r}. Give a longer series, or a shorter --window or --season."
             )
         judges = torch.arange(train - 1, known - self.recipe.horizon)
+        judges = judges[(~self.rest[judges].isnan()).any(1)]
         if len(judges) > JUDGES:  # not every so many: that could be the season, and all of one phase
             drawn = torch.randperm(len(judges), generator=torch.Generator().manual_seed(0))[:JUDGES]
             judges = judges[drawn.sort().values]
