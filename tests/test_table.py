@@ -160,7 +160,7 @@ def test_a_number_written_otherwise_is_told_every_reading(file: Path, cell: str)
     assert fix in message
 
 
-@pytest.mark.parametrize("cell", ["two", "1,2,3", "1.2.3", "5 kg", "1-2", "$", "%", "1,2345,678"])
+@pytest.mark.parametrize("cell", ["two", "1,2,3", "1.2.3", "5 kg", "1-2", "$", "%", "1,2345,678", "\u0661\u0662"])
 def test_what_is_no_number_is_not_read_as_one(file: Path, cell: str) -> None:
     with pytest.raises(InputError, match=r"must hold numbers; .* Correct the cell, or leave it empty"):
         table.read(written(file, f"x;y\n1;2\n1;{cell}\n")).numbers("y")

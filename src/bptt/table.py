@@ -310,7 +310,8 @@ def _too_long(first: int, path: Path) -> InputError:
 
 def _readings(cell: str) -> list[str]:
     """The numbers that a cell such as "1,231", "1.020,0" or "$12" may stand for, as they are to be written."""
-    parts = re.fullmatch(rf"({UNIT}?)\s*([-+\u2212]?)\s*({UNIT}?)\s*(\d(?:[\d.,'\u2019\s]*\d)?)\s*({UNIT}?)", cell)
+    body = r"([0-9](?:[0-9.,'\u2019\s]*[0-9])?)"
+    parts = re.fullmatch(rf"({UNIT}?)\s*([-+\u2212]?)\s*({UNIT}?)\s*{body}\s*({UNIT}?)", cell)
     if parts is None:
         return []
     before, minus, after, digits, end = parts.groups()
