@@ -469,7 +469,8 @@ class TestTime:
         with pytest.raises(InputError, match=message) as refusal:
             line(file, times, name)
         assert str(refusal.value).endswith(
-            f" If {name!r} is not the time and rows are even steps in the order they stand in, say so: --time none"
+            f" If {name!r} is not the time, name the column that is, or say that rows are even steps in the order they "
+            "stand in: --time none"
         )
         assert line(file, times, name, "none").column is None
 
@@ -542,6 +543,12 @@ class TestTime:
         assert found.label(found.following(20)[-1]).startswith(last)
         with pytest.raises(InputError, match=r"before the year 290,000; 10,000 steps of .* after .*\. Ask for fewer"):
             found.following(10_000)
+
+    @pytest.mark.parametrize("end", ["Z", "+01:00", "+0100"])
+    def test_times_with_an_offset_are_not_told_to_have_one(self, file: Path, end: str) -> None:
+        with pytest.raises(InputError, match=r"so has line 3\. Keep one row, or, where several series") as refusal:
+            line(file, f"2024-10-27 01:00:00{end}|2024-10-27 02:00:00{end}|2024-10-27 02:00:00{end}")
+        assert "offset from UTC" not in str(refusal.value)
 
     def test_targets_and_inputs_are_no_time(self, file: Path) -> None:
         read = table.read(written(file, "t,y\n1,2\n2,3\n"))

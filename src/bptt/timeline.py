@@ -226,8 +226,8 @@ def _not_used(flaw: InputError, candidates: Sequence[str]) -> InputError:
     first, *others = map(repr, candidates)
     several = f" Where {', '.join((first, *others))} tell the time together, write it in one column." if others else ""
     return InputError(
-        f"{flaw}{several} If {first} is not the time and rows are even steps in the order they stand in, say so: "
-        f"--time {ROWS}"
+        f"{flaw}{several} If {first} is not the time, name the column that is, or say that rows are even steps in the "
+        f"order they stand in: --time {ROWS}"
     )
 
 
@@ -305,7 +305,7 @@ def _not_increasing(table: Table, column: str, times: np.ndarray, taken: Collect
         values = table.column(other).unique(maintain_order=True)
         shown = ", ".join(repr(str(value)) for value in values[:3]) + (", ..." if len(values) > 3 else "")
         fix = f"Rows of one time differ in {other!r} ({shown}): give each of these series a file of its own."
-    elif times.dtype.kind == "M" and times[row] - times[row + 1] < np.timedelta64(1, "h") and _with_hours(times):
+    elif _of_local_clock(cells, times) and times[row] - times[row + 1] < np.timedelta64(1, "h"):
         fix = (
             "Keep one row, or, where clocks were set back and an hour came twice, write the times with their offset "
             f"from UTC, as {cells[row + 1]}+02:00 and {cells[row + 1]}+01:00 an hour later."
@@ -315,8 +315,10 @@ def _not_increasing(table: Table, column: str, times: np.ndarray, taken: Collect
     )
 
 
-def _with_hours(times: np.ndarray) -> bool:
-    return bool((times != times.astype("datetime64[D]")).any())
+def _of_local_clock(cells: pl.Series, times: np.ndarray) -> bool:
+    """Whether the times have hours, and no offset from UTC."""
+    with_hours = times.dtype.kind == "M" and (times != times.astype("datetime64[D]")).any()
+    return bool(with_hours) and not re.search(r"(Z|[+-]\d\d:?\d\d)$", str(cells[0]))
 
 
 def _telling_apart(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> str | None:
