@@ -432,12 +432,15 @@ class TestTime:
         times = "1|2|3" if name in ("t", "year", "month") else "2020-01-01|2020-01-02"
         assert line(file, times, "" if name == "column 1" else name).column == name
 
-    @pytest.mark.parametrize("name", ["price", "index", "period", "second", "build_year", "timer", "lead time"])
+    @pytest.mark.parametrize("name", ["price", "index", "second", "T (degC)", "build_year", "timer", "lead time"])
     @pytest.mark.parametrize("times", ["11|12|1|2", "1.5|2.5|0.5"])
     def test_numbers_that_are_not_called_time_are_left_alone(self, file: Path, name: str, times: str) -> None:
         assert line(file, times, name).column is None
 
-    @pytest.mark.parametrize("cell", ["red", "A4", "W123", "10-20", "1.2.3", "Marathon 42", "555-1234", "3:2", "4711"])
+    @pytest.mark.parametrize(
+        "cell",
+        ["red", "A4", "W123", "10-20", "1.2.3", "Marathon 42", "555-1234", "3:2", "4711", "4711-12", "Q12345"],
+    )
     def test_text_that_only_resembles_dates_is_left_alone(self, file: Path, cell: str) -> None:
         found = line(file, "|".join([cell] * 4), "kind")
         assert [found.label(time) for time in found.following(2)] == ["5", "6"]
@@ -481,6 +484,14 @@ class TestTime:
     def test_a_time_that_can_be_used_is_enough(self, file: Path) -> None:
         read = table.read(written(file, "date,when,year,y\n2020,2020-01-01,5,1\n2020,2020-01-02,5,2\n"))
         assert timeline.of(read, taken=["y"]).column == "when"
+
+    @pytest.mark.parametrize("parquet", [False, True])
+    def test_dates_beside_a_year_need_not_be_the_time(self, tmp_path: Path, parquet: bool) -> None:
+        changed = [datetime.date(2020, 5, 1), datetime.date(2019, 5, 1), datetime.date(2020, 5, 1)]
+        frame = pl.DataFrame({"changed": changed, "year": [2001, 2002, 2003], "y": [1, 2, 3]})
+        frame.write_parquet(tmp_path / "t.parquet") if parquet else frame.write_csv(tmp_path / "t.csv")
+        found = timeline.of(table.read(tmp_path / ("t.parquet" if parquet else "t.csv")), taken=["y"])
+        assert (found.column, found.label(found.following(1)[0])) == ("year", "2004")
 
     def test_a_time_in_several_columns_is_to_be_written_in_one(self, file: Path) -> None:
         read = table.read(written(file, "year,month,no,y\n2020,11,1,1\n2020,12,2,2\n2021,1,3,3\n"))

@@ -31,7 +31,7 @@ CALENDAR = (
     "t", "year", "yr", "quarter", "month", "yearmonth", "week", "day", "hour",
     "jahr", "quartal", "monat", "woche", "tag", "stunde",
 )  # fmt: skip
-COUNTERS = ("minute", "second", "period", "index", "step")  # as often something else
+COUNTERS = ("minute", "second", "period", "index", "step", "T")  # as often something else
 DATES = (
     "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%y", "%d.%m.%Y", "%d/%m/%y", "%m/%d/%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%b-%Y",
     "%d %b %Y", "%b %d, %Y", "%Y%m%d",
@@ -42,11 +42,12 @@ MONTH = (
     "(?:jan(?:uary?)?|feb(?:ruary?)?|m[aä]r(?:ch|z)?|apr(?:il)?|ma[iy]|june?|juni|july?|juli|aug(?:ust)?|"
     "sept?(?:ember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?)[.]?"
 )
-YEAR, CLOCK = r"'?(?:\d{4}|\d\d)", r"\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?"
+FULL = r"(?:1[5-9]\d|20\d|210)\d"
+YEAR, CLOCK = rf"'?(?:{FULL}|\d\d)", r"\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?"
 DATE = "|".join((
-    r"\d{4}[-/]\d\d?", r"\d\d?[-/]\d{4}", r"\d{4}[-/.]\d\d?[-/.]\d\d?", rf"\d\d?[-/.]\d\d?[-/.]{YEAR}",
-    r"\d{4}[-/ ]?(?:q|w|kw|m|h)-?\d\d?(?:-\d)?", rf"(?:q|w|kw)\d\d?(?:[-/ ]{YEAR}|\d{{4}})",
-    rf"(?:\d\d?[-./ ]*)?{MONTH}[-./, ]*(?:\d\d?[-., ]+)?{YEAR}", rf"\d{{4}}[-/. ]?{MONTH}(?:[-/. ]\d\d?)?",
+    rf"{FULL}[-/]\d\d?", rf"\d\d?[-/]{FULL}", rf"{FULL}[-/.]\d\d?[-/.]\d\d?", rf"\d\d?[-/.]\d\d?[-/.]{YEAR}",
+    rf"{FULL}[-/ ]?(?:q|w|kw|m|h)-?\d\d?(?:-\d)?", rf"(?:q|w|kw)\d\d?(?:[-/ ]{YEAR}|{FULL})",
+    rf"(?:\d\d?[-./ ]*)?{MONTH}[-./, ]*(?:\d\d?[-., ]+)?{YEAR}", rf"{FULL}[-/. ]?{MONTH}(?:[-/. ]\d\d?)?",
 ))  # fmt: skip
 LIKE_TIMES = rf"(?i)^(?:(?:{DATE})(?:[t ,]+{CLOCK}.*)?|{CLOCK}(?: ?[ap]m)?)$"
 SHORT_YEAR = rf"(?i)(?:\d\d?[-./ ]*)?({MONTH})[-./, ]*'?(\d\d)"
@@ -249,12 +250,17 @@ def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[s
     typed = [name for name in free if table.frame[name].dtype in (pl.Date, pl.Datetime, pl.Time)]
     named = [name for name in free if _called(name) in SURELY]
     dated = [name for name in free if table.frame[name].dtype == pl.String and _like_times(table.frame[name])]
-    return list(dict.fromkeys((*typed, *named, *dated))), [name for name in free if _called(name) in CALENDAR]
+    calendar = [name for name in free if _called(name) in CALENDAR]
+    likely = [*typed, *named, *dated]
+    if likely and not named:  # dates beside a year may be anything; beside a mere count they are the time
+        likely += [name for name in calendar if _called(name) != "t"]
+    return list(dict.fromkeys(likely)), calendar
 
 
 def _called(name: str) -> str:
-    """A column's name without capitals, separators and what stands in brackets at its end."""
-    return re.sub(r"[\s_.-]|[(\[].*[)\]]$", "", name.lower())
+    """A column's name without capitals, separators and what stands in brackets at its end; T stays a temperature."""
+    called = re.sub(r"[\s_.-]|[(\[].*[)\]]$", "", name)
+    return called if called == "T" else called.lower()
 
 
 def _like_times(cells: pl.Series) -> bool:
