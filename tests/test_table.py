@@ -578,6 +578,17 @@ class TestTime:
         assert (found.column, str(found.spacing)) == ("when", "month")
         assert [found.label(time) for time in found.following(1)] == ["2020-04-01"]
 
+    def test_hours_of_a_time_zone_are_said_to_be_in_utc(self, tmp_path: Path) -> None:
+        start = datetime.datetime(2024, 10, 26, 22)
+        hours = pl.Series([start + datetime.timedelta(hours=n) for n in range(8)])
+        zoned = hours.dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin")
+        pl.DataFrame({"when": zoned}).write_parquet(tmp_path / "t.parquet")
+        found = timeline.of(table.read(tmp_path / "t.parquet"))
+        assert (str(found.spacing), found.inserted) == ("hour", 0)
+        assert [found.label(time) for time in (found.times[0], *found.following(1))] == [
+            "2024-10-26 22:00Z", "2024-10-27 06:00Z",
+        ]  # fmt: skip
+
     @pytest.mark.parametrize(
         ("times", "message"),
         [

@@ -361,7 +361,10 @@ def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
                 f"Times must be whole microseconds; {table.place(int(between[0]))} of {table.source} has "
                 f"{exact[between[0]]} in column {column!r}. Round them, or write them as numbers from a beginning on."
             )
-        return [(_usual_form(times), times)]
+        form = _usual_form(times)
+        if "%H" in form and getattr(cells.dtype, "time_zone", None):
+            form += "%z"
+        return [(form, times)]
     if cells.dtype == pl.String:
         cells = without_missing(cells)
     _require_all(table, column, cells)
