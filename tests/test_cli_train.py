@@ -374,6 +374,21 @@ def test_the_second_hangup_of_a_closing_terminal_loses_nothing(here: Path, monke
     assert "Saved in run" in bptt(f"train words.txt -o run {SMALL}")
 
 
+def test_a_hangup_beside_sigterm_loses_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As systemd ends a session. Python hears them by number when they wait together, SIGHUP first."""
+    events, both = itertools.count(), {signal.SIGTERM, signal.SIGHUP}
+
+    def end_the_session(*_: object) -> None:
+        if next(events) == 0:
+            signal.pthread_sigmask(signal.SIG_BLOCK, both)
+            for number in both:
+                os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+
+    monkeypatch.setattr(progress.PlainLines, "__call__", end_the_session)
+    assert "Saved in run" in bptt(f"train words.txt -o run {SMALL}")
+
+
 def test_a_hangup_that_was_ignored_stays_ignored(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress.PlainLines, "__call__", lambda *_: signal.raise_signal(signal.SIGHUP))
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

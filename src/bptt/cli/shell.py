@@ -199,9 +199,10 @@ def leave_when_asked() -> Iterator[None]:
 def collect_signals(
     received: list[int], then: Callable[[], None] = lambda: None, *, only_once: bool = True
 ) -> Iterator[None]:
-    """Collects SIGINT, SIGTERM and SIGHUP, and calls `then`; the second one acts as if it were not here.
+    """Collects SIGINT, SIGTERM and SIGHUP, and calls `then`; the second SIGINT or SIGTERM acts as if it were not here.
 
-    A SIGHUP after another signal says nothing new: the kernel and the shell both send one when a terminal closes.
+    A SIGHUP beside another signal says nothing new: the kernel and the shell both send one when a terminal closes, and
+    systemd sends one after its SIGTERM, of which Python, when busy, hears the SIGHUP first.
     only_once=False: later ones never act, for those whom torchrun sends its own beside that of a terminal.
     """
 
@@ -209,7 +210,7 @@ def collect_signals(
         if number == HANGUP and received:
             return
         received.append(number)
-        if only_once:
+        if only_once and number != HANGUP:
             for other in before.keys() - {HANGUP}:
                 signal.signal(other, before[other])
         then()
