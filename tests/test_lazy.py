@@ -116,7 +116,15 @@ def test_every_module_is_there_when_asked_for() -> None:
     assert "cannot import name 'nothing'" in python("from bptt import nothing").stderr
 
 
-@pytest.mark.parametrize("imports", ["import bptt, torch", "import torch, bptt", "import bptt.losses, torch"])
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import bptt, torch",
+        "import torch, bptt",
+        "import bptt.losses, torch",
+        "import bptt, importlib; importlib.reload(bptt); import torch",
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
 def test_a_saved_program_finds_our_operators(tmp_path: Path, imports: str) -> None:
     rnn, leaky = bptt.nn.RNN(2, 3), bptt.nn.RNN(2, 3, leak=0.5)

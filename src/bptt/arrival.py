@@ -17,7 +17,7 @@ def when_imported(name: str, then: Callable[[Any], None]) -> None:
 
 
 class _Arrival:
-    """Finds the module as it would be found without it; what follows its execution is `then`, once."""
+    """Finds the module as those after it in `sys.meta_path` do; what follows its execution is `then`, once."""
 
     def __init__(self, name: str, then: Callable[[Any], None]) -> None:
         self.name, self.then = name, then
@@ -27,7 +27,8 @@ class _Arrival:
     ) -> ModuleSpec | None:
         if fullname != self.name:
             return None
-        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        later = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        others = (finder.find_spec(fullname, path, target) for finder in later)
         spec = next((spec for spec in others if spec is not None), None)
         if spec is not None and spec.loader is not None:
             vars(spec.loader)["exec_module"] = self._then_too(spec.loader.exec_module)
