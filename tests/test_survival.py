@@ -668,6 +668,17 @@ class TestFilesOfTheUser:
         (run / runs.SETTINGS).write_text("{")
         runs.start(run, Text(text, SMALL), overwrite=True)[0].close()
 
+    def test_a_run_of_an_earlier_version_is_named_as_what_it_is(self, run: Path, text: data.Text) -> None:
+        """It has no record, and which files are its own is not known any more."""
+        (run / owned.RECORD).unlink()
+        settings = (run / runs.SETTINGS).read_text()
+        (run / runs.SETTINGS).write_text(settings.replace('"schema": 4', '"schema": 3'))
+        before = contents(run)
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match=r"schema must be 4, .*; got 3 in .*another directory"):
+                runs.start(run, Text(text, SMALL), overwrite=overwrite)
+        assert contents(run) == before
+
     def test_a_line_of_the_record_that_was_cut_off_harms_no_other(self, run: Path) -> None:
         record = run / owned.RECORD
         runs.add(run, {"forecast.csv": b"old"})

@@ -646,6 +646,12 @@ def check_place(path: Path, *, overwrite: bool) -> None:
             "Replace it: --overwrite. Or name another directory with -o."
         )
     if in_the_way:
+        try:
+            read_settings(path)
+        except _SchemaError:
+            raise
+        except InputError:
+            pass
         raise _not_ours(in_the_way)
 
 
@@ -756,7 +762,7 @@ def _read_checkpoint(path: Path, name: str) -> tuple[Settings, dict[str, Tensor]
 def _require_schema(path: Path, facts: Mapping[str, Any]) -> None:
     """Raises KeyError where there is none."""
     if facts["schema"] != SCHEMA:
-        raise _DamagedError(
+        raise _SchemaError(
             f"The schema must be {SCHEMA}, the one that this version of bptt knows; got {facts['schema']!r} in {path}. "
             "Train again in another directory, or use the version of bptt that wrote it."
         )
@@ -769,6 +775,10 @@ def _require_fingerprint(path: Path, facts: Mapping[str, Any], settings: Setting
 
 class _DamagedError(InputError):
     """A file of a run is not as it was saved, or is missing."""
+
+
+class _SchemaError(_DamagedError):
+    """A file is of another version of bptt."""
 
 
 def _damaged(path: Path, reason: str) -> _DamagedError:
