@@ -157,7 +157,7 @@ def test_forecast_from_another_file_to_another_place(here: Path) -> None:
 
 def test_a_forecast_replaces_its_own_files_and_no_others(here: Path) -> None:
     bptt(f"train air.csv -o run --target passengers --horizon 4 {SMALL}")
-    for command in ("forecast run", "forecast run -o next.csv") * 2:
+    for command in ("forecast run", "forecast run -o next.csv", "forecast run --steps 2 -o run/forecast.csv") * 2:
         bptt(command)
     for there in ("run/forecast.csv", "run/forecast.png", "next.png"):
         before = (here / there).read_bytes()

@@ -197,7 +197,8 @@ def test_inspect_writes_the_page_of_a_run_and_a_text(run: Path, tmp_path: Path) 
     settings, model = runs.load(run)
     o, _ = model(Vocabulary.from_json(settings.about["vocabulary"]).encode("the ca").long()[:, None])
     np.testing.assert_array_equal(array(data["arrays"]["o"]), o[:, 0].detach().numpy())
-    assert CliRunner().invoke(app, ["inspect", str(run), "the ca"]).exit_code == 0
+    for given in (["the c", "-o", str(run / "inspect.html")], ["the ca"]):
+        assert CliRunner().invoke(app, ["inspect", str(run), *given]).exit_code == 0
     (run / "inspect.html").write_text("mine")
     result = CliRunner().invoke(app, ["inspect", str(run), "the cat"])
     assert result.exit_code == 2

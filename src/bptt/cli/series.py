@@ -294,10 +294,11 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
     times = line.following(steps, found.known - 1)
     labels = [line.label(time) for time in times]
     target = run / FORECAST if out is None else out
+    of_run = target == run / FORECAST
     picture = target.with_suffix(".png") if target.name else target
     if picture == target:
         raise InputError(f"The forecast is written as CSV and a picture beside it; got {out}. Name a file.csv.")
-    if out is not None and os.path.isfile(picture) and not chart.drew(picture):
+    if not of_run and os.path.isfile(picture) and not chart.drew(picture):
         raise InputError(
             f"A picture is written beside the CSV; {picture} is there, and bptt has not drawn it. Move it away, or "
             "name another file.csv."
@@ -312,7 +313,7 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
             said,
         ),
     }
-    if out is None:
+    if of_run:
         runs.add(run, {path.name: content for path, content in files.items()})
     else:
         outputs.write("a forecast", files, made_from=source.source)

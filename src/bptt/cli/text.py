@@ -91,10 +91,10 @@ def inspect(run: Path, text: str, out: Path | None, *, show: bool) -> None:
         seed=settings.recipe.seed,
     )
     page = run / "inspect.html" if out is None else out
-    if out is None:
+    if page == run / "inspect.html":
         runs.add(run, {page.name: player.html(tape).encode()})
     else:
-        tape.page(out)
+        tape.page(page)
     assert tape.L is not None
     print(
         f"{page}: {tape.steps:,} steps of {model.rnn.hidden_size} units, {float(tape.L) / math.log(2):.3f} bits per "
