@@ -51,6 +51,7 @@ def arguments(*, packed: bool, norm: bool, leak: float, reverse: bool) -> tuple[
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
 @pytest.mark.parametrize(("norm", "leak", "reverse"), [(True, 0.5, False), (False, 1.0, True)])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")  # opcheck's
 def test_opcheck(packed: bool, norm: bool, leak: float, reverse: bool) -> None:
     forward = arguments(packed=packed, norm=norm, leak=leak, reverse=reverse)
     torch.library.opcheck(torch.ops.bptt.cell_sweep.default, forward)

@@ -69,6 +69,7 @@ def arguments_of_forward(kind: str, activation: str, reverse: bool, *, bias: boo
         ("packed", "identity", False, True),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")  # opcheck's
 def test_opcheck(kind: str, activation: str, reverse: bool, given: bool) -> None:
     forward = arguments_of_forward(kind, activation, reverse, bias=given, with_h0=given)
     torch.library.opcheck(torch.ops.bptt.rnn_layer.default, forward)
