@@ -132,6 +132,8 @@ COMMANDS = {
         "bptt inspect run Dog -o page.html": r"unknown: 'D', 'g'",
         "bptt inspect run 'the cat' -o nowhere/page.html": r"Make the directory 'nowhere' first",
         "bptt inspect run 'the cat' -o run": r"Add a file name",
+        "bptt inspect run 'the cat' -o run/weights.safetensors": r"a run keeps; got .*, weights\.safetensors of",
+        "bptt inspect run 'the cat' -o elsewhere/.lock": r"a run keeps; got 'elsewhere/\.lock', \.lock of the run",
     },
     "Examples worked through": {
         "bptt trace": r"Missing argument 'EXAMPLE'",
@@ -177,6 +179,8 @@ COMMANDS = {
         "bptt forecast series -o next.png": r"as CSV and a picture beside it; got next\.png",
         "bptt forecast series -o nowhere/next.csv": r"nowhere",
         "bptt forecast series -o drawn.csv": r"drawn\.png is there, and bptt has not drawn it\. Move it away",
+        "bptt forecast series -o series/settings.json": r"a run keeps; got .*, settings\.json of the run in 'series'",
+        "bptt forecast series -o series/backtest.csv": r"a run keeps; got .series/backtest\.png., backtest\.png of",
         "bptt forecast series -o series.csv": r"must not replace the file it was made from; got 'series\.csv'",
     },
     "Saying what sequences are": {
@@ -185,6 +189,7 @@ COMMANDS = {
         "bptt classify labelled missing.csv": r"there is none at missing\.csv",
         "bptt classify labelled good.csv": r"must be one of the table's: s, x, y; got",
         "bptt classify labelled sequences.csv -o nowhere/said.csv": r"nowhere",
+        "bptt classify labelled sequences.csv -o labelled/settings.json": r"a run keeps; got .*, settings\.json of",
     },
 }
 
@@ -238,6 +243,7 @@ CODE = {
         "bptt.Tape.load('tapes/token-outside')": r"holds numbers from",
         "tape.save('nowhere/a.tape')": r"Make the directory 'nowhere' first",
         "tape.save('run')": r"Add a file name",
+        "tape.save('run/weights.safetensors')": r"a tape must not take the place of a file that a run keeps",
         "tape.save('a\\0.tape')": r"NUL|null",
         "tape.save('x' * 300)": r"too long",
         "tape.page('page.html', row=5)": r"row",

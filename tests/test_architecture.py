@@ -36,7 +36,8 @@ FLOORS = [
     {"sweeps", "sweeps.native_cells"},
     {"sweeps.cells", "sweeps.reference", "sweeps.native"},
     {"blocks", "schedules", "timeline"},
-    {"outputs", "owned", "table", "train"},
+    {"outputs", "table", "train"},
+    {"owned"},
     {"_native", "activations", "disk", "equations", "errors", "sweeps.packing", "threads"},
     {"arrival", "startup"},
 ]

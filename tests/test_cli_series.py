@@ -171,6 +171,14 @@ def test_a_forecast_replaces_its_own_files_and_no_others(here: Path) -> None:
     bptt("forecast run -o next.csv")
     assert "must not replace the file it was made from" in bptt("forecast run -o air.csv", code=2)
     assert not (here / "air.png").exists()
+    before = {file.name: file.read_bytes() for file in (here / "run").iterdir()}
+    for out, stays in (("run/settings.json", "settings.json"), (here / "run" / "backtest.csv", "backtest.png")):
+        assert f"{stays} of the run in" in bptt(f"forecast run -o {out}", code=2)
+    bptt(f"forecast run -o {here / 'run' / 'forecast.csv'}")
+    assert {file.name: file.read_bytes() for file in (here / "run").iterdir()} == before | {
+        name: (here / "run" / name).read_bytes() for name in ("forecast.csv", "forecast.png", "files.jsonl")
+    }
+    bptt("forecast run")
     (here / "run" / BACKTEST).write_text("mine")
     assert f"run/{BACKTEST}" in bptt("train -o run --resume --epochs 5", code=2)
     assert (here / "run" / BACKTEST).read_text() == "mine"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bptt import outputs
+from bptt import disk, outputs, owned
 from bptt.errors import InputError
 
 
@@ -64,3 +64,37 @@ def test_where_one_finds_no_room_none_is_written(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match=r"next\.png' cannot be written: No space left"):
         outputs.write("a forecast", {tmp_path / "next.csv": b"new", tmp_path / "next.png": b"picture"})
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"next.csv": "old"}
+
+
+@pytest.mark.parametrize(
+    "name", [*owned.KEPT, *owned.AT_THE_END, owned.RECORD, disk.LOCK, "forecast.csv", ".settings.json.new", "LOG.jsonl"]
+)
+def test_a_file_of_a_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    run, beside = tmp_path / "run", tmp_path / "beside"
+    for directory in (run, beside):
+        directory.mkdir()
+    owned.add(run, {"forecast.csv": b"ours"})
+    record = (run / owned.RECORD).read_bytes()
+    if name != owned.RECORD:
+        (run / name).write_text("ours")
+    before = (run / name).read_bytes()
+    (beside / "link").symlink_to(run / name)
+    (beside / "run").symlink_to(run)
+    monkeypatch.chdir(beside)
+    for path in (run / name, beside / "link", beside / "run" / name, Path("..", "run", name)):
+        with pytest.raises(InputError, match=rf"a file that a run keeps; got '.*', {name} of the run in '.*run'"):
+            outputs.write("a page", {Path("first"): b"new", path: b"new"})
+    assert (run / name).read_bytes() == before
+    assert (run / owned.RECORD).read_bytes() == record
+    assert not Path("first").exists()
+
+
+def test_a_file_of_a_run_without_a_record_stays_and_those_beside_it_are_free(tmp_path: Path) -> None:
+    for name in (owned.SETTINGS, owned.CHECKPOINT):
+        outputs.write("a page", {tmp_path / name: b"not yet a run"})
+    for name in (owned.SETTINGS, owned.WEIGHTS):
+        with pytest.raises(InputError, match="a file that a run keeps"):
+            outputs.write("a page", {tmp_path / name: b"new"})
+    for _ in range(2):
+        outputs.write("a page", {tmp_path / "next.csv": b"new"})
+    assert (tmp_path / owned.SETTINGS).read_bytes() == b"not yet a run"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from bptt import disk
+from bptt import disk, owned
 from bptt.errors import InputError
 
 
@@ -14,7 +14,8 @@ def write(what: str, files: Mapping[Path, bytes], *, made_from: str | None = Non
     what        for the message: "a tape", "a forecast"
     made_from   a file that none of them may replace
 
-    A link is followed, and what it points to replaced. Raises InputError where a file cannot be.
+    A link is followed, and what it points to replaced. Raises InputError where a file cannot be, and where it is one
+    of a run: `runs.add` alone writes those.
     """
     try:
         for path in files:
@@ -23,6 +24,12 @@ def write(what: str, files: Mapping[Path, bytes], *, made_from: str | None = Non
                 raise InputError(
                     f"{what} must not replace the file it was made from; got {str(path)!r}. Choose another name."
                 )
+            real = Path(os.path.realpath(path))
+            if owned.belongs_to_run(real):
+                raise InputError(
+                    f"{what} must not take the place of a file that a run keeps; got {str(path)!r}, {real.name} of the "
+                    f"run in {real.parent.name!r}. Choose another name."
+                )
         disk.write_apart({Path(os.path.realpath(path)): content for path, content in files.items()})
     except disk.NotWrittenError as refusal:
         raise _cannot_write(what, refusal.path, refusal.error) from None
@@ -30,6 +37,11 @@ def write(what: str, files: Mapping[Path, bytes], *, made_from: str | None = Non
         if isinstance(error, InputError):
             raise
         raise _cannot_write(what, next(iter(files)), error) from None
+
+
+def same_place(path: Path, other: Path) -> bool:
+    """Whether both name the same entry of a directory, itself a link or not."""
+    return path.name == other.name and os.path.realpath(path.parent) == os.path.realpath(other.parent)
 
 
 def _check_place(what: str, path: Path) -> None:

@@ -17,6 +17,15 @@ from bptt import disk
 from bptt.disk import NotOursError, beside
 
 RECORD = "files.jsonl"
+SETTINGS = "settings.json"
+WEIGHTS = "weights.safetensors"
+LOG = "log.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
+CURVE = "curve.png"
+TOGETHER = (CHECKPOINT, LOG, WEIGHTS, SETTINGS)
+KEPT = (*TOGETHER, PREVIOUS)  # what a run has open or replaces as long as it goes on
+AT_THE_END = (CURVE, "confusion.csv", "backtest.json", "backtest.png")
 
 
 def others(directory: Path, names: Iterable[str]) -> list[Path]:
@@ -65,6 +74,23 @@ def holds(directory: Path, name: str) -> bool:
         return name in _known(_content(directory))
     except (NotOursError, OSError):
         return False
+
+
+def belongs_to_run(path: Path) -> bool:
+    """Whether the file, there or not, is one that the record beside it names or that a training writes in a run.
+
+    Upper and lower case are the same here, as on some disks. Without a record, settings and checkpoint make a run.
+    """
+    try:
+        with disk.open_to_read(path.with_name(RECORD)) as record:
+            known = _known(record.read())
+    except OSError:
+        known = {}
+    if not known and not all(path.with_name(name).exists() for name in (SETTINGS, CHECKPOINT)):
+        return False
+    names = {*known, *KEPT, *AT_THE_END, RECORD, disk.LOCK}
+    taken = {name.casefold() for known in names for name in (known, beside(Path(known)).name)}
+    return path.name.casefold() in taken
 
 
 def _content(directory: Path) -> bytes:

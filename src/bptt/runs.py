@@ -38,19 +38,11 @@ from torch import Tensor
 from bptt import disk, owned, sweeps
 from bptt.disk import Lock, LockedError, NotOursError, NotWrittenError, beside, settle
 from bptt.errors import DamagedFileWarning, InputError
+from bptt.owned import AT_THE_END, CHECKPOINT, CURVE, KEPT, LOG, PREVIOUS, SETTINGS, TOGETHER, WEIGHTS
 from bptt.tasks import TASKS, KnownTask
 from bptt.train import Event, Recipe, Training, as_json, require_like
 
 SCHEMA = 4
-SETTINGS = "settings.json"
-WEIGHTS = "weights.safetensors"
-LOG = "log.jsonl"
-CHECKPOINT = "checkpoint.safetensors"
-PREVIOUS = "checkpoint.previous.safetensors"
-CURVE = "curve.png"
-TOGETHER = (CHECKPOINT, LOG, WEIGHTS, SETTINGS)
-KEPT = (*TOGETHER, PREVIOUS)  # what a run has open or replaces as long as it goes on
-AT_THE_END = (CURVE, "confusion.csv", "backtest.json", "backtest.png")
 OUTCOMES = (*AT_THE_END, "forecast.csv", "forecast.png", "inspect.html")  # gone when another run takes the directory
 
 

@@ -294,7 +294,7 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
     times = line.following(steps, found.known - 1)
     labels = [line.label(time) for time in times]
     target = run / FORECAST if out is None else out
-    of_run = target == run / FORECAST
+    of_run = outputs.same_place(target, run / FORECAST)
     picture = target.with_suffix(".png") if target.name else target
     if picture == target:
         raise InputError(f"The forecast is written as CSV and a picture beside it; got {out}. Name a file.csv.")

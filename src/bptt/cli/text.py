@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bptt import data, forcing, player, runs
+from bptt import data, forcing, outputs, player, runs
 from bptt.cli.shell import Say
 from bptt.data import Vocabulary
 from bptt.errors import InputError
@@ -91,7 +91,7 @@ def inspect(run: Path, text: str, out: Path | None, *, show: bool) -> None:
         seed=settings.recipe.seed,
     )
     page = run / "inspect.html" if out is None else out
-    if page == run / "inspect.html":
+    if outputs.same_place(page, run / "inspect.html"):
         runs.add(run, {page.name: player.html(tape).encode()})
     else:
         tape.page(page)
