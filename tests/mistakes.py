@@ -159,6 +159,7 @@ COMMANDS = {
     "Time of a series": {
         "bptt train newest-first.csv -o new --target v": r"line 3 .* 'day', after .* line 2\. The newest row .* none",
         "bptt train newest-first.csv -o new --target v --time day": r"Sort the rows by 'day', oldest first, or name",
+        "bptt train milliseconds.csv -o new --target v": r"has '1700003480000' in column 'made', .* newest row .* none",
         "bptt train panel.csv -o new --target v": r"so has line 2\. Rows of one time differ in 'kind' \('A', 'B'\)",
         "bptt train autumn.csv -o new --target v": r"so has line 28\. .* offset from UTC, as 2024-10-27 02:00\+02",
         "bptt train split.csv -o new --target v": r"Where 'year', 'month' tell the time together, write",
@@ -347,6 +348,8 @@ def material(at: Path) -> None:
     for name, cells in times.items():
         rows = "".join(f"{cell},{'AB'[n % 2]},{n * 7 % 11}\n" for n, cell in enumerate(cells))
         (at / f"{name}.csv").write_text("day,kind,v\n" + rows)
+    made = "".join(f"{1_700_003_540_000 - 60_000 * n},{n * 7 % 11}\n" for n in range(60))
+    (at / "milliseconds.csv").write_text("made,v\n" + made)
     split = "".join(f"{2020 + n // 12},{n % 12 + 1},{n * 7 % 11}\n" for n in range(60))
     (at / "split.csv").write_text("year,month,v\n" + split)
     for name, gap in {"gap": range(40, 54), "end": range(50, 60)}.items():

@@ -396,6 +396,9 @@ def test_rows_that_were_said_to_be_even_steps_stay_so(file: Path) -> None:
     again = series.read_again(table.read(frame), found.about())
     assert (again.time, again.known) == ("none", 60)
     assert task(write(file, y=airline(60))).about()["time"] is None
+    old = {**found.about(), "time": None}
+    assert series.read_again(table.read(frame), old).timeline.column is None
+    assert Series.again(old, found.recipe, str(frame)).columns.timeline.column is None
     assert task(write(file, none=airline(60)), "none", time="none").about()["targets"] == ["none"]
 
 

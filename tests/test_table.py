@@ -426,7 +426,8 @@ class TestTime:
         assert len(found) == 5
 
     @pytest.mark.parametrize(
-        "name", ["time", "Date", "DATETIME", "timestamp", "ds", "t", "year", "month", "column 1", "when"]
+        "name",
+        ["time", "Date", "DATETIME", "timestamp", "ds", "ts", "unix_time", "t", "year", "month", "column 1", "at"],
     )
     def test_time_column_is_found(self, file: Path, name: str) -> None:
         times = "1|2|3" if name in ("t", "year", "month") else "2020-01-01|2020-01-02"
@@ -436,6 +437,23 @@ class TestTime:
     @pytest.mark.parametrize("times", ["11|12|1|2", "1.5|2.5|0.5"])
     def test_numbers_that_are_not_called_time_are_left_alone(self, file: Path, name: str, times: str) -> None:
         assert line(file, times, name).column is None
+
+    @pytest.mark.parametrize("unit", [1, 1_000, 1_000_000, 1_000_000_000])
+    def test_numbers_that_count_from_1970_on_are_times(self, file: Path, unit: int) -> None:
+        times = [1_700_000_000 * unit, 1_700_000_060 * unit, 1_700_000_120 * unit]
+        assert line(file, "|".join(map(str, times)), "made").column == "made"
+        with pytest.raises(InputError, match=r"The newest row stands first\. .*--time none$"):
+            line(file, "|".join(map(str, times[::-1])), "made")
+
+    @pytest.mark.parametrize(
+        "times", ["1700000000|1700000000", "1700000000|1600000000.5", "2600000000|1700000000", "1700000000|4711"]
+    )
+    def test_other_large_numbers_are_left_alone(self, file: Path, times: str) -> None:
+        assert line(file, times, "sold").column is None
+
+    def test_a_year_is_likelier_than_large_numbers(self, file: Path) -> None:
+        read = table.read(written(file, "people,year,y\n1300000000,2020,1\n1310000000,2021,2\n"))
+        assert timeline.of(read, taken=["y"]).column == "year"
 
     @pytest.mark.parametrize(
         "cell",
@@ -449,7 +467,7 @@ class TestTime:
         ("name", "times", "message"),
         [
             (name, "3|1|2", rf"increase from row to row; line 3 .* has '1' in column '{re.escape(name)}'")
-            for name in ("time", "DATE", "Datum", "Zeit", "time_stamp", "ds", "Date (UTC)", "Year", "month", "t")
+            for name in ("time", "DATE", "Datum", "Zeit", "time_stamp", "ds", "ts", "unix", "Date (UTC)", "Year", "t")
         ]
         + [
             ("when", "2020-01-03|2020-01-02", r"after '2020-01-03' in line 2\. The newest row stands first"),

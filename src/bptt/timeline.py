@@ -7,6 +7,7 @@ column that looks like times and cannot be used is an error, unless `ROWS` stand
 """
 
 import itertools
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -24,14 +25,15 @@ Unit = Literal["row", "number", "microsecond", "weekday", "month"]
 
 ROWS = "none"  # instead of a time column: rows are even steps as they stand
 SURELY = (
-    "time", "date", "datetime", "timestamp", "ds", "datum", "zeit", "datumzeit", "zeitpunkt", "zeitstempel", "uhrzeit",
+    "time", "date", "datetime", "timestamp", "ts", "unix", "unixtime", "unixtimestamp", "epochtime", "ds",
+    "datum", "zeit", "datumzeit", "zeitpunkt", "zeitstempel", "uhrzeit",
     "fecha", "dato", "tijd",
 )  # fmt: skip
 CALENDAR = (
     "t", "year", "yr", "quarter", "month", "yearmonth", "week", "day", "hour",
     "jahr", "quartal", "monat", "woche", "tag", "stunde",
 )  # fmt: skip
-COUNTERS = ("minute", "second", "period", "index", "step", "T")  # as often something else
+COUNTERS = ("minute", "second", "period", "index", "step", "epoch", "T")  # as often something else
 DATES = (
     "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%y", "%d.%m.%Y", "%d/%m/%y", "%m/%d/%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%b-%Y",
     "%d %b %Y", "%b %d, %Y", "%Y%m%d",
@@ -56,6 +58,7 @@ SECOND = 1_000_000
 UNITS = {"week": 604_800 * SECOND, "day": 86_400 * SECOND, "hour": 3_600 * SECOND, "minute": 60 * SECOND,
          "second": SECOND, "millisecond": 1_000, "microsecond": 1}  # fmt: skip
 YEARS = 1000, 9999
+SINCE_1970 = 1e9, 2.5e9  # seconds, the years 2001 to 2049; other columns hold smaller numbers
 LATEST = 288_000 * 365.25 * UNITS["day"]  # since 1970, of dates that int64 counts in microseconds
 TOLERANCE = 0.1  # share of a step by which decimal times may miss the grid
 
@@ -198,7 +201,7 @@ def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> 
     """The times of a table's rows.
 
     column   the time column; `ROWS`: rows are even steps; None: found among the columns not `taken`, by type, by name,
-             or because it holds dates
+             or because it holds dates or numbers that count from 1970 on
 
     Raises InputError, with the place, for empty or unreadable times and times that do not increase, and where columns
     look like times and none can be used.
@@ -244,8 +247,9 @@ def moments(table: Table, column: str, groups: Iterable[Sequence[int]]) -> np.nd
     return max(readings, key=lambda times: int((times[pairs[0]] < times[pairs[1]]).sum()))
 
 
-def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[str]]:
-    """Columns that look like times, the likelier first, and those that are called like parts of a date."""
+def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[str], list[str]]:
+    """Columns that look like times, the likelier first, those that are called like parts of a date, and those whose
+    numbers count from 1970 on."""
     free = [name for name in table.columns if name not in taken]
     typed = [name for name in free if table.frame[name].dtype in (pl.Date, pl.Datetime, pl.Time)]
     named = [name for name in free if _called(name) in SURELY]
@@ -254,7 +258,7 @@ def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[s
     likely = [*typed, *named, *dated]
     if likely and not named:  # dates beside a year may be anything; beside a mere count they are the time
         likely += [name for name in calendar if _called(name) != "t"]
-    return list(dict.fromkeys(likely)), calendar
+    return list(dict.fromkeys(likely)), calendar, [name for name in free if _since_1970(table.frame[name])]
 
 
 def _called(name: str) -> str:
@@ -267,6 +271,20 @@ def _like_times(cells: pl.Series) -> bool:
     """Whether most of the cells look like dates or hours."""
     known = without_missing(cells).drop_nulls()
     return 2 * int(known.str.contains(LIKE_TIMES).sum()) > len(known)
+
+
+def _since_1970(cells: pl.Series) -> bool:
+    """Whether all cells look like seconds since 1970, or thousandths, millionths or billionths of them."""
+    if cells.dtype != pl.String and not cells.dtype.is_numeric():
+        return False
+    some = (without_missing(cells) if cells.dtype == pl.String else cells).drop_nulls()
+    known = some.cast(pl.Float64, strict=False).fill_null(math.nan).to_numpy()
+    first, last = SINCE_1970
+    return (
+        len(known) > 0
+        and bool((known == known.round()).all() and (known != known[0]).any())
+        and any(first * unit <= known.min() and known.max() <= last * unit for unit in (1, 1e3, 1e6, 1e9))
+    )
 
 
 def _timeline(table: Table, column: str, taken: Collection[str]) -> Timeline:

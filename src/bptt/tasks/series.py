@@ -297,7 +297,7 @@ class Series:
 
     @classmethod
     def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Series":
-        return cls(table.read(source), recipe, about["targets"], about["inputs"], about["time"])
+        return cls(table.read(source), recipe, about["targets"], about["inputs"], about["time"] or timeline.ROWS)
 
     def about(self) -> dict[str, Any]:
         names, targets = list(self.columns.names), self.columns.targets
@@ -376,7 +376,7 @@ def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
 
     Raises InputError where another table's rows are spaced otherwise or too few, besides what `columns` raises.
     """
-    found = columns(data, about["targets"], about["inputs"], about["time"])
+    found = columns(data, about["targets"], about["inputs"], about["time"] or timeline.ROWS)
     if str(found.timeline.spacing) != about["spacing"]:
         raise InputError(
             f"The steps of a series must be as far apart as those trained on, {about['spacing']}; in {data.source} "
