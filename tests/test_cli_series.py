@@ -202,7 +202,9 @@ def test_resumed_runs_are_tested_at_their_end(here: Path) -> None:
 
 def test_losing_is_said_in_plain_words(here: Path) -> None:
     said = bptt(f"train air.csv -o run --target fares --base last {SMALL} --lr 1e-9")
-    assert re.search(r"On fares, linear is better than the network: RMSE [\d.]+ against [\d.]+, MAE", said)
+    assert re.search(
+        r"On fares, linear is better than the network: RMSE [\d.]+ against the network's [\d.]+, MAE", said
+    )
     assert "In the validation part the network takes less than 0.05% off the squared error" in said
 
 
@@ -214,6 +216,18 @@ def test_a_series_without_time_season_or_test_part(here: Path) -> None:
     assert "Backtest" not in said
     assert not (here / "run" / BACKTEST).exists()
     assert pl.read_csv((bptt("forecast run --steps 2"), here / "run" / FORECAST)[1])["step"].to_list() == [121, 122]
+
+
+def test_columns_that_are_not_read_are_said(here: Path) -> None:
+    command = f"train panel.csv -o run --overwrite --target y --test 0 {SMALL}"
+    panel = pl.DataFrame({"y": np.random.default_rng(0).normal(size=120), "shop": ["A", "B"] * 60, "n": range(120)})
+    panel.write_csv("panel.csv")
+    said = "Unread   shop, n: --inputs NAME reads a column; several series need a file each\n"
+    assert said in bptt(command)
+    panel.with_columns(panel["n"].alias(f"n{k}") for k in range(9)).write_csv("panel.csv")
+    assert "Unread   shop, n, n0, n1, n2, n3 and 5 more: --inputs" in bptt(command)
+    panel.drop("shop").write_csv("panel.csv")
+    assert "Unread" not in bptt(f"{command} --inputs n")
 
 
 def test_rows_may_be_said_to_be_even_steps(here: Path) -> None:

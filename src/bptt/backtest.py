@@ -15,6 +15,7 @@ from bptt.forecaster import Base, Forecaster
 
 OURS, REPEATED = "bptt", "repeat-last"
 MEASURES = ("rmse", "mae")
+LEVEL = 0.01  # share of an error below which differences say nothing
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,20 @@ class Backtest:
         return {"origins": self.origins, "horizon": self.horizon, "targets": targets}
 
     def losses(self) -> list[str]:
-        """In plain words where ours is behind."""
+        """In plain words where ours is behind, or level with another way."""
         said = []
         for name, (ours, *others) in self.rows.items():
             for row in others:
-                behind = [
-                    f"{measure.upper()} {getattr(ours, measure):.4g} against {getattr(row, measure):.4g}"
-                    for measure in MEASURES
-                    if float(f"{getattr(ours, measure):.4g}") > float(f"{getattr(row, measure):.4g}")
-                ]
+                figures = {measure: (getattr(row, measure), getattr(ours, measure)) for measure in MEASURES}
+                behind = {measure: (its, own) for measure, (its, own) in figures.items() if own > its * (1 + LEVEL)}
+                against = ", ".join(
+                    f"{measure.upper()} {its:.4g} against the network's {own:.4g}"
+                    for measure, (its, own) in (behind or figures).items()
+                )
                 if behind:
-                    said.append(f"On {name}, {row.name} is better than the network: {', '.join(behind)}.")
+                    said.append(f"On {name}, {row.name} is better than the network: {against}.")
+                elif all(abs(own - its) <= its * LEVEL for its, own in figures.values()):
+                    said.append(f"On {name}, {row.name} is level with the network: {against}.")
         return said
 
 

@@ -23,7 +23,7 @@ from bptt.train import Training
 BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"
 FORECAST, FORECAST_PICTURE = "forecast.csv", "forecast.png"
 HORIZONS_SHOWN = (1, 2, 3, 4, 6, 8, 12, 18, 24, 36, 48, 72, 96, 168, 336, 720)
-GAPS_SHOWN = 3
+GAPS_SHOWN, COLUMNS_SHOWN = 3, 6
 RULES = {
     "none": "the mean",
     "last": "the last value",
@@ -64,6 +64,10 @@ def introduction(task: Series) -> list[str]:
         + (f"; read as well: {', '.join(names[targets:])}" if targets < len(names) else ""),
         _time(found),
     ]
+    if found.unread:
+        lines.append(
+            f"Unread   {_shortened(found.unread)}: --inputs NAME reads a column; several series need a file each"
+        )
     missing = {
         name: int(column[: task.size].isnan().sum()) for name, column in zip(names, found.values.mT, strict=True)
     }
@@ -92,6 +96,11 @@ def introduction(task: Series) -> list[str]:
         + (f"; an epoch draws {of_epoch:,} of {windows:,}" if of_epoch < windows else "")
     )
     return lines
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - COLUMNS_SHOWN
+    return ", ".join(names[:COLUMNS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _steps(number: int) -> str:
@@ -145,7 +154,7 @@ def _gaps(line: Any) -> str:
 def _scaling(task: Series) -> str:
     pairs = zip(task.columns.names, task.fitted.mean.tolist(), task.fitted.sd.tolist(), strict=True)
     shown = [f"{name} {mean:.4g} ± {sd:.3g}" for name, mean, sd in pairs]
-    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+    return _shortened(shown)
 
 
 def _base(task: Series) -> str:

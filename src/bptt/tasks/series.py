@@ -105,6 +105,7 @@ class Columns:
     timeline    of all steps
     time        its column; `timeline.ROWS` where rows were said to be even steps, None where no column was found
     known       N, the steps up to the last that has a target; inputs of later steps are given in advance
+    unread      the table's other columns
     """
 
     names: Sequence[str]
@@ -113,6 +114,7 @@ class Columns:
     timeline: timeline.Timeline
     time: str | None
     known: int
+    unread: Sequence[str]
 
 
 def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), time: str | None = None) -> Columns:
@@ -144,7 +146,8 @@ def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), tim
     values = torch.from_numpy(np.stack([line.on_grid(column) for column in read], 1))
     some = (~values[:, : len(targets)].isnan()).any(1)
     found = time if time == timeline.ROWS else line.column
-    return Columns(names, len(targets), values, line, found, int(some.nonzero()[-1]) + 1)
+    unread = [name for name in data.columns if name not in names and name != line.column]
+    return Columns(names, len(targets), values, line, found, int(some.nonzero()[-1]) + 1, unread)
 
 
 def part(steps: int, recipe: Recipe) -> Parts:
