@@ -2,6 +2,7 @@
 
 import { lossValue, output, slope } from "./activation.ts";
 import { type Address, addressOfInput, addressOfStateBefore, at, type Name, valueAt } from "./address.ts";
+import { number } from "./format.ts";
 import {
   after,
   before,
@@ -234,9 +235,15 @@ class Explainer {
             factors: [this.factor("y_hat", t, k), this.factor("y", t, k)],
             value: lossValue(kind, [o[k]], [y[k]]),
           }));
+    const w = this.factor("w", t, 0);
     return this.function("B1", kind, terms, derived, Math.abs(derived) + magnitude, tape.O, [
-      { address: at("L", 0, -1), words: "the sum over all steps" },
+      { address: w.address as Address, words: `its weight in L, where it adds ${number(w.value * this.value)}` },
+      { address: at("L", 0, -1), words: this.weightedSum() },
     ]);
+  }
+
+  private weightedSum(): string {
+    return `the sum of w · loss over all steps${this.tape.rows > 1 ? " and rows" : ""}`;
   }
 
   private outputGradient(t: number, i: number, s: number): Explanation {
@@ -356,11 +363,16 @@ class Explainer {
     }
     if (name === "x" && layer.dx)
       related.push({ address: at("dx", layer.position, t, i), words: "what the loss asks of it" });
+    if (name === "w" && outputOf(tape, t) >= 0)
+      related.push(
+        { address: at("loss", 0, t), words: "the loss it weighs" },
+        { address: at("L", 0, -1), words: this.weightedSum() },
+      );
     const first = before(tape, layer, layer.direction === "forward" ? 0 : tape.T - 1) < 0 && layer.dh0 !== null;
     const words: Partial<Record<Name, string>> = {
       x: "given to the network",
       y: "what was wanted",
-      w: "how much this step counts",
+      w: "how much this step's loss counts in L",
       do:
         t >= 0 && outputOf(tape, t) >= 0
           ? "the slope of a loss that this tape does not know"

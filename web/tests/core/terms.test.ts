@@ -10,7 +10,8 @@ import {
   sizes,
   valueAt,
 } from "../../src/core/address.ts";
-import { isWhole, type Tape } from "../../src/core/tape.ts";
+import { number } from "../../src/core/format.ts";
+import { isWhole, outputOf, type Tape } from "../../src/core/tape.ts";
 import { explain, shares } from "../../src/core/terms.ts";
 import { goldens, word } from "./golden.ts";
 
@@ -79,6 +80,24 @@ it("leads from a weight's gradient to one character's loss by taking terms", () 
       ...(explanation?.related ?? []).map(({ address }) => address),
     ];
     expect(linked).toContainEqual(steps[index + 1]);
+  }
+});
+
+it("says beside the loss of a step with what weight it is a part of L", () => {
+  for (const { tape } of goldens.filter(({ tape }) => tape.loss)) {
+    const t = Array.from({ length: tape.T }, (_, step) => step).find((step) => outputOf(tape, step) >= 0) as number;
+    const part = explain(tape, at("L", 0, -1))?.terms.find((term) => term.t === t)?.value as number;
+    expect(explain(tape, at("loss", 0, t))?.related).toEqual([
+      { address: at("w", 0, t), words: `its weight in L, where it adds ${number(part)}` },
+      {
+        address: at("L", 0, -1),
+        words: `the sum of w · loss over all steps${tape.rows > 1 ? " and rows" : ""}`,
+      },
+    ]);
+    expect(explain(tape, at("w", 0, t))?.related.map(({ address }) => address)).toEqual([
+      at("loss", 0, t),
+      at("L", 0, -1),
+    ]);
   }
 });
 

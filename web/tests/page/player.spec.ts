@@ -128,6 +128,53 @@ test("the hash holds the view, both ways", async ({ page }) => {
   await expect(asked(page)).toContainText("h1[2]");
 });
 
+test("a number that the tape does not have leaves the address", async ({ page }) => {
+  await open(page, "word", "#t=3&sel=2:da,3");
+  const hash = () => page.evaluate(() => location.hash);
+  await expect.poll(hash).toBe("#t=3");
+  await page.evaluate(() => {
+    location.hash = "#t=3&sel=2:da,3";
+  });
+  await expect.poll(hash).toBe("#t=3");
+  await expect(page.getByRole("heading", { name: "Ask any number" })).toBeVisible();
+});
+
+test("the loss of a step is said with the weight that makes it a part of the whole", async ({ page }) => {
+  await open(page, "window", "#t=14");
+  const output = page.getByRole("region", { name: "Output of step 14" });
+  const text = (await output.locator("p").last().textContent()) ?? "";
+  const [loss, w, adds, L] = [...text.matchAll(/=\s*([\d.]+)/g)].map(([, number]) => Number(number));
+  expect(w).toBe(1 / 40);
+  expect(adds).toBeCloseTo(w * loss, 4);
+  expect(adds).toBeLessThan(L);
+  await output.getByRole("button", { name: String(w), exact: true }).click();
+  await expect(asked(page)).toContainText("w14");
+  await page.locator(".ask").getByRole("button", { name: "L", exact: true }).click();
+  await expect(page.locator(".ask .meaning")).toContainText("each times its weight w");
+  const rows = await page.locator(".ask tbody tr").filter({ hasText: "loss" }).allTextContents();
+  expect(rows.length).toBeGreaterThan(2);
+  for (const row of rows) {
+    const [, own, times, product] = /= ([\d.]+) · ([\d.]+)\s+([\d.]+)$/.exec(row)?.map(Number) ?? [];
+    expect(own * times).toBeCloseTo(product, 4);
+  }
+});
+
+test("the strip fades where it goes on, also when other symbols were read", async ({ page }) => {
+  await page.setViewportSize({ width: 840, height: 860 });
+  await open(page, "hostile");
+  const strip = page.locator(".strip");
+  const look = () =>
+    strip.evaluate((element) => [
+      element.scrollLeft + element.clientWidth < element.scrollWidth - 1,
+      getComputedStyle(element).getPropertyValue("--behind") !== "0px",
+    ]);
+  await expect.poll(look).toEqual([true, true]);
+  await page.getByLabel("fed by").selectOption("own");
+  await expect.poll(look).toEqual([false, false]);
+  await page.getByLabel("fed by").selectOption("truth");
+  await expect.poll(look).toEqual([true, true]);
+});
+
 test("parts can be hidden for teaching", async ({ page }) => {
   await open(page, "word", "#hide=code,weight,reach,heat,ask");
   await expect(page.getByRole("region", { name: "The network, unrolled in time" })).toBeVisible();
@@ -157,6 +204,18 @@ test("a gradient below 1e−12 ends there and says so", async ({ page }) => {
     expect(heights.filter((height) => height === Math.max(...heights)).length).toBe(1);
   }
 });
+
+for (const name of PAGES.filter((name) => !["packed", "watched", "large", "long"].includes(name)))
+  test(`the lines of ${name} lie within the picture of the reach`, async ({ page }) => {
+    await open(page, name);
+    const svg = page.locator("#reach svg");
+    const height = Number(await svg.getAttribute("height"));
+    const lines = await svg.locator("path").evaluateAll((all) => all.map((path) => path.getAttribute("d") ?? ""));
+    for (const [, y] of lines.join("").matchAll(/[\d.]+ (-?[\d.]+)/g)) {
+      expect(Number(y)).toBeGreaterThanOrEqual(10);
+      expect(Number(y)).toBeLessThanOrEqual(height);
+    }
+  });
 
 test("the page behind the player has its colour, up to the edges of a wide screen", async ({ page }) => {
   await page.setViewportSize({ width: 1920, height: 860 });
