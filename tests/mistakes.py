@@ -188,6 +188,7 @@ COMMANDS = {
         "bptt classify new sequences.csv": r"new holds no settings\.json",
         "bptt classify run sequences.csv": r"labelled sequences; run was trained for the task 'text'",
         "bptt classify labelled missing.csv": r"there is none at missing\.csv",
+        "bptt train again.csv -o new --label kind --sequence id": r"'a' has 1 in line 2 and in line 3 .*: --time none",
         "bptt classify labelled good.csv": r"must be one of the table's: s, x, y; got",
         "bptt classify labelled sequences.csv -o nowhere/said.csv": r"nowhere",
         "bptt classify labelled sequences.csv -o labelled/settings.json": r"a run keeps; got .*, settings\.json of",
@@ -336,6 +337,7 @@ def material(at: Path) -> None:
         (at / f"{name}.csv").write_text("time,v\n" + "".join(rows))
     steps = "".join(f"{n // 3},{n * 5 % 7},{'ab'[n // 3 % 2]}\n" for n in range(36))
     (at / "sequences.csv").write_text("id,u,kind\n" + steps)
+    (at / "again.csv").write_text("id,t,u,kind\na,1,2,x\na,1,3,x\nb,1,4,y\n")
     (at / "large.csv").write_text("x\n1\n1e300\n")
     times = {
         "newest-first": [row.split(",")[0] for row in reversed(days)],

@@ -194,6 +194,36 @@ def test_a_run_on_its_own_sequences_says_so(here: Path) -> None:
     assert "waves.csv, which the network has learnt from" in bptt("classify run waves.csv")
 
 
+@pytest.mark.parametrize("name", ["t", "ts", "when", "made", "step"])
+def test_a_column_that_looks_like_times_orders_the_steps(here: Path, name: str) -> None:
+    dated = {"when": "2020-01-{:02}", "made": "17000000{:02}"}.get(name, "{}")
+    rows = [[row[0], dated.format(row[1] + 1), *row[2:4]] for row in waves(80)]
+    write(here / "mixed.csv", rows, ("id", name, "kind", "u"))
+    command = "train mixed.csv -o run --label kind --sequence id --hidden 8 --batch 8 --epochs 1"
+    said = bptt(command)
+    assert f"Inputs   u\nTime     {name} orders the steps\n" in said
+    levels = [[row[3] for row in sorted(rows, key=lambda row: float(re.sub(r"\D", "", row[1]))) if row[0] == "s0"]]
+    source = table.read("mixed.csv")
+    found = labelled.columns(source, "kind", "id")
+    read = labelled.sequences(source, found)
+    assert [read.x[read.names.index("s0")][:, 0].tolist()] == levels
+    assert runs.load(here / "run")[0].about["time"] == name
+    assert labelled.columns(source, "kind", "id", inputs=[name, "u"]) == Columns("kind", "id", None, (name, "u"))
+
+
+def test_the_order_of_the_file_may_be_kept(here: Path) -> None:
+    command = "train waves.csv -o run --label kind --sequence id --hidden 8 --batch 8 --epochs 1 --time none"
+    assert "Inputs   t, u, v\nTime     the steps of a sequence stand in order\n" in bptt(command)
+    assert "stand in order" in bptt("train -o run --resume --epochs 2")
+    assert "stand in order" in bptt("train -o run --resume --time none --epochs 3")
+    assert "of 80 sequences right" in bptt("classify run waves.csv")
+
+
+def test_a_measure_is_no_count_of_steps(here: Path) -> None:
+    write(here / "warm.csv", [[*row[:1], row[3], *row[2:4]] for row in waves(8)], ("id", "T", "kind", "u"))
+    assert labelled.columns(table.read("warm.csv"), "kind", "id") == Columns("kind", "id", None, ("T", "u"))
+
+
 @pytest.mark.parametrize(
     "times", [["9.1.2020", "10.1.2020", "1.2.2020"], ["2020-01-01 9:30", "2020-01-01 10:00", "2020-01-02 8:00"]]
 )
@@ -243,6 +273,7 @@ MISTAKES = {
     "train unlabelled.csv -o new --label kind --sequence id": r"must have a label; 's1', which begins in line 3",
     "train unnamed.csv -o new --label kind --sequence id": r"must say which sequence it belongs to; line 3",
     "train twice.csv -o new --label kind --sequence id --time t": r"times; 's0' has 1 in line 2 and in line 3",
+    "train twice.csv -o new --label kind --sequence id": r"has 1 in line 2 and in line 3 .*: --time none",
     "train other.csv -o new --label kind --sequence id --test-file strange.csv": r"strange\.csv has 'sideways'",
     "train waves.csv -o new --label kind --sequence id --test-file waves.csv": r"other sequences than those",
     "train waves.csv -o run --resume --label sort": r"keeps its label, 'kind'; got 'sort'",

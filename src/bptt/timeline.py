@@ -9,7 +9,7 @@ column that looks like times and cannot be used is an error, unless `ROWS` stand
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -235,16 +235,52 @@ def _not_used(flaw: InputError, candidates: Sequence[str]) -> InputError:
     )
 
 
-def moments(table: Table, column: str, groups: Iterable[Sequence[int]]) -> np.ndarray:
-    """The times of all rows, to sort the rows of each group by.
+def ordering(table: Table, groups: Mapping[str, Sequence[int]], taken: Collection[str] = ()) -> str | None:
+    """The column that orders the rows of each group, found as for `of` among those not `taken`. None: there is none.
+
+    Raises InputError where columns look like times and none can be used.
+    """
+    for candidates in _candidates(table, taken):
+        flaws = []
+        for name in candidates:
+            try:
+                in_order(table, name, groups)
+            except InputError as flaw:
+                flaws.append(flaw)
+            else:
+                return name
+        if flaws:
+            raise _not_used(flaws[0], candidates)
+    for name in table.columns:
+        if _called(name) in COUNTERS and name not in taken:
+            with suppress(InputError):
+                values = table.numbers(name)
+                if all(len(set(np.diff(values[rows]))) <= 1 for rows in in_order(table, name, groups)):
+                    return name
+    return None
+
+
+def in_order(table: Table, column: str, groups: Mapping[str, Sequence[int]]) -> list[list[int]]:
+    """The rows of each group, which are steps of a sequence of that name, sorted by their times.
 
     Where a column can be read in several ways, as 01/02/2026, it is read as the rows of the groups stand most in order.
 
-    Raises InputError, with the place, for empty or unreadable times.
+    Raises InputError, with the place, for empty or unreadable times, and for steps with the same time.
     """
-    pairs = np.array([pair for rows in groups for pair in itertools.pairwise(rows)], np.int64).reshape(-1, 2).T
+    pairs = np.array([pair for rows in groups.values() for pair in itertools.pairwise(rows)], np.int64)
+    one, next_one = pairs.reshape(-1, 2).T
     readings = [times for _, times in _readings(table, column)]
-    return max(readings, key=lambda times: int((times[pairs[0]] < times[pairs[1]]).sum()))
+    times = max(readings, key=lambda times: int((times[one] < times[next_one]).sum()))
+    found = []
+    for name, rows in groups.items():
+        found.append(sorted(rows, key=times.__getitem__))
+        for row, next_row in itertools.pairwise(found[-1]):
+            if times[row] == times[next_row]:
+                raise InputError(
+                    f"The steps of a sequence must have different times; {name!r} has {table.column(column)[row]} in "
+                    f"{table.place(row)} and in {table.place(next_row)} of {table.source}."
+                )
+    return found
 
 
 def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[str], list[str]]:

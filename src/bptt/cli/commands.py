@@ -101,9 +101,9 @@ def train(
     time: Annotated[
         str | None,
         typer.Option(
-            help="Column that orders the steps; of a series, none: rows are even steps.",
+            help="Column that orders the steps; none: rows stand in order.",
             rich_help_panel=TABLE,
-            show_default="series: found, labelled: as they stand",
+            show_default="found by type, name or content",
         ),
     ] = None,
     validation: Annotated[

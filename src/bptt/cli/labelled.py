@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from rich.table import Table as Printed
 
-from bptt import outputs, progress, runs, table
-from bptt.cli.shell import Say
+from bptt import outputs, progress, runs, table, timeline
+from bptt.cli.shell import Say, shortened
 from bptt.errors import InputError
 from bptt.tasks import Labelled, labelled
 from bptt.tasks.labelled import Columns
@@ -37,22 +37,15 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Labelled:
         raise InputError(
             f"The rows of a sequence must be marked; say which column does: --sequence NAME, one of {source.listed()}."
         )
-    others = [name for name in source.columns if name not in (label, sequence, time)]
-    names = _names(inputs) if inputs else others
-    if not names:
-        raise InputError(
-            f"There must be something to read besides {label!r} and {sequence!r}; {file} has no other column."
-        )
-    for name in names:
-        if name in (label, sequence, time):
-            raise InputError(f"A column is input, label, sequence or time; {name!r} was given as two of them.")
-    columns = Columns(label, sequence, time, tuple(names))
+    columns = labelled.columns(source, label, sequence, time, _names(inputs) if inputs else None)
     return Labelled(source, recipe, columns, None if test_file is None else table.read(test_file))
 
 
 def kept(options: Mapping[str, Any]) -> dict[str, Any]:
     """What a run says in `about` of the columns and files given as options."""
     found = {name: options[name] for name in ("label", "sequence", "time") if name in options}
+    if found.get("time") == timeline.ROWS:
+        found["time"] = None
     if "inputs" in options:
         found["inputs"] = _names(options["inputs"])
     if "test_file" in options:
@@ -71,6 +64,9 @@ def introduction(task: Labelled) -> list[str]:
     lines = [
         f"Table    {task.source}: {len(found):,} sequences of {min(lengths)} to {max(lengths)} steps, "
         f"{len(columns.inputs)} inputs, {len(task.classes)} labels in {columns.label!r}",
+        f"Inputs   {shortened(columns.inputs)}",
+        "Time     "
+        + (f"{columns.time} orders the steps" if columns.time else "the steps of a sequence stand in order"),
         f"Parts    {len(task.learning):,} to learn from, {len(task.validating):,} for validation, "
         f"{len(task.testing):,} for the test{apart}; scaled by mean and deviation of the first",
     ]

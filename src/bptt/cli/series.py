@@ -15,7 +15,7 @@ import numpy as np
 
 from bptt import backtest, chart, outputs, progress, runs, table
 from bptt.backtest import Backtest
-from bptt.cli.shell import Say
+from bptt.cli.shell import Say, shortened
 from bptt.errors import InputError
 from bptt.tasks import Series, series
 from bptt.train import Training
@@ -23,7 +23,7 @@ from bptt.train import Training
 BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"
 FORECAST, FORECAST_PICTURE = "forecast.csv", "forecast.png"
 HORIZONS_SHOWN = (1, 2, 3, 4, 6, 8, 12, 18, 24, 36, 48, 72, 96, 168, 336, 720)
-GAPS_SHOWN, COLUMNS_SHOWN = 3, 6
+GAPS_SHOWN = 3
 RULES = {
     "none": "the mean",
     "last": "the last value",
@@ -66,7 +66,7 @@ def introduction(task: Series) -> list[str]:
     ]
     if found.unread:
         lines.append(
-            f"Unread   {_shortened(found.unread)}: --inputs NAME reads a column; several series need a file each"
+            f"Unread   {shortened(found.unread)}: --inputs NAME reads a column; several series need a file each"
         )
     missing = {
         name: int(column[: task.size].isnan().sum()) for name, column in zip(names, found.values.mT, strict=True)
@@ -96,11 +96,6 @@ def introduction(task: Series) -> list[str]:
         + (f"; an epoch draws {of_epoch:,} of {windows:,}" if of_epoch < windows else "")
     )
     return lines
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = len(names) - COLUMNS_SHOWN
-    return ", ".join(names[:COLUMNS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _steps(number: int) -> str:
@@ -154,7 +149,7 @@ def _gaps(line: Any) -> str:
 def _scaling(task: Series) -> str:
     pairs = zip(task.columns.names, task.fitted.mean.tolist(), task.fitted.sd.tolist(), strict=True)
     shown = [f"{name} {mean:.4g} ± {sd:.3g}" for name, mean, sd in pairs]
-    return _shortened(shown)
+    return shortened(shown)
 
 
 def _base(task: Series) -> str:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -152,6 +152,12 @@ def path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("A path must not be empty; got ''. The current directory is '.'")
     return Path(text)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first six of them, and how many more there are."""
+    more = len(names) - 6
+    return ", ".join(names[:6]) + (f" and {more:,} more" if more > 0 else "")
 
 
 class Say(Protocol):

@@ -8,7 +8,6 @@ Source of the network: Goodfellow et al. (2016), figure 10.5.
 """
 
 import copy
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -272,6 +271,34 @@ class Labelled:
         return float(F.cross_entropy(o, y, self.weights if self.recipe.balanced else None))
 
 
+def columns(
+    source: Table, label: str, sequence: str, time: str | None = None, inputs: Sequence[str] | None = None
+) -> Columns:
+    """Which columns of a table are what.
+
+    time        orders the steps; `timeline.ROWS`: they stand in order; None: the column that looks like times, if any
+    inputs      None: all other columns
+
+    Raises InputError for columns given twice, where nothing is left to read, and for a column that looks like times and
+    cannot order the steps.
+    """
+    given = [label, sequence, *([time] if time not in (None, timeline.ROWS) else []), *(inputs or ())]
+    for name in given:
+        source.column(name)
+        if name in (label, sequence, time) and given.count(name) > 1:
+            raise InputError(f"A column is input, label, sequence or time; {name!r} was given as two of them.")
+    if time is None:
+        time = timeline.ordering(source, _rows_of(source, sequence), taken=given)
+    elif time == timeline.ROWS:
+        time = None
+    if inputs is None:
+        inputs = [name for name in source.columns if name not in (label, sequence, time)]
+    if not inputs:
+        beside = " and ".join(map(repr, (label, sequence) if time is None else (label, sequence, time)))
+        raise InputError(f"There must be something to read besides {beside}; {source.source} has no other column.")
+    return Columns(label, sequence, time, tuple(inputs))
+
+
 def columns_of(about: Mapping[str, Any]) -> Columns:
     return Columns(about["label"], about["sequence"], about["time"], tuple(about["inputs"]))
 
@@ -282,23 +309,12 @@ def sequences(source: Table, columns: Columns, *, labelled: bool = True) -> Sequ
     Raises InputError for columns that do not exist, cells that are no numbers, sequences with two labels or none, and
     steps with the same time.
     """
-    names, label = source.texts(columns.sequence), None
+    rows_of, label = _rows_of(source, columns.sequence), None
     if labelled or columns.label in source.columns:
         label = source.texts(columns.label)
     values = np.stack([source.numbers(name) for name in columns.inputs], 1)
-    rows_of: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        if name is None:
-            raise InputError(
-                f"Every row must say which sequence it belongs to; {source.place(row)} of {source.source} has nothing "
-                f"in column {columns.sequence!r}."
-            )
-        rows_of.setdefault(name, []).append(row)
     if columns.time is not None:
-        moments = timeline.moments(source, columns.time, list(rows_of.values()))
-        for name, rows in rows_of.items():
-            rows.sort(key=moments.__getitem__)
-            _require_different(source, columns.time, name, rows, moments)
+        rows_of = dict(zip(rows_of, timeline.in_order(source, columns.time, rows_of), strict=True))
     labels: list[str | None] = []
     for name, rows in rows_of.items():
         found = [] if label is None else list(dict.fromkeys(label[row] for row in rows))
@@ -317,13 +333,17 @@ def sequences(source: Table, columns: Columns, *, labelled: bool = True) -> Sequ
     return Sequences(list(rows_of), [values[rows] for rows in rows_of.values()], labels)
 
 
-def _require_different(source: Table, column: str, name: str, rows: list[int], moments: np.ndarray) -> None:
-    for one, next_one in itertools.pairwise(rows):
-        if moments[one] == moments[next_one]:
+def _rows_of(source: Table, sequence: str) -> dict[str, list[int]]:
+    """The rows of each sequence as they stand."""
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(source.texts(sequence)):
+        if name is None:
             raise InputError(
-                f"The steps of a sequence must have different times; {name!r} has {source.column(column)[one]} in "
-                f"{source.place(one)} and in {source.place(next_one)} of {source.source}."
+                f"Every row must say which sequence it belongs to; {source.place(row)} of {source.source} has nothing "
+                f"in column {sequence!r}."
             )
+        rows_of.setdefault(name, []).append(row)
+    return rows_of
 
 
 def parts(
