@@ -1,6 +1,7 @@
 """Arrows point down, and the public names are those that are meant."""
 
 import ast
+import sys
 from pathlib import Path
 
 import bptt
@@ -13,7 +14,7 @@ FLOORS = [
     {"cli"},
     {"cli.commands"},
     {"cli.train"},
-    {"cli.labelled", "cli.series", "cli.text", "cli.trace"},
+    {"cli.derive", "cli.labelled", "cli.series", "cli.text", "cli.trace"},
     {"cli.shell"},
     {"progress", "runs", "trace", "workers"},
     {"chart", "curve", "worked"},
@@ -38,6 +39,12 @@ FLOORS = [
     {"blocks", "schedules", "timeline"},
     {"outputs", "table", "train"},
     {"owned"},
+    {"sheet"},
+    {"sheet.sides"},
+    {"sheet.derivation", "sheet.printing", "sheet.widths"},
+    {"sheet.language"},
+    {"sheet.cells", "sheet.expressions"},
+    {"sheet.functions"},
     {"_native", "activations", "disk", "equations", "errors", "sweeps.packing", "threads"},
     {"arrival", "startup"},
 ]
@@ -69,6 +76,16 @@ def test_arrows_point_down() -> None:
         assert module in level, f"{module} has no floor yet"
         for other in imports(path):
             assert level[other] > level[module], f"{module} imports {other}, which is not below it"
+
+
+def test_the_sheet_needs_python_alone() -> None:
+    for path in (ROOT / "sheet").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for module in modules:
+                ours = module == "bptt.errors" or module.startswith("bptt.sheet")
+                assert ours or module.split(".")[0] in sys.stdlib_module_names, f"{path.name} imports {module}"
 
 
 def test_public_names_are_sorted_and_there() -> None:

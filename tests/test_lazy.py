@@ -46,6 +46,9 @@ except SystemExit as end:
         ("train -o new --hidden many", 2),
         ("train -o new --epochs 1 --steps 2", 2),
         ("trace hello --digits 99", 2),
+        ("derive lstm", 0),
+        ("derive gru --tex", 0),
+        ("derive nowhere.txt", 2),
     ],
 )
 def test_what_needs_no_torch_does_not_import_it(typed: str, code: int) -> None:
@@ -64,7 +67,7 @@ def test_the_script_for_a_shell_is_for_bptt_by_whatever_path_it_was_called() -> 
     assert script.rstrip().endswith(" bptt")
 
 
-@pytest.mark.parametrize(("typed", "offered"), [("tr", "train trace"), ("train --hid", "--hidden")])
+@pytest.mark.parametrize(("typed", "offered"), [("tr", "train trace"), ("de", "derive"), ("train --hid", "--hidden")])
 def test_a_shell_completes(typed: str, offered: str) -> None:
     """As the script of --show-completion asks for it."""
     words = f"/somewhere/bptt {typed}"

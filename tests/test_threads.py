@@ -1,5 +1,6 @@
 """The number of threads of a training: found on a simulated machine, put back afterwards, no trace in the bits."""
 
+import inspect
 import math
 import os
 import subprocess
@@ -172,10 +173,16 @@ def test_the_judgement_of_a_series_does_not_depend_on_the_number_of_threads() ->
     assert found[0] == pytest.approx(errors.square().nanmean((1, 2)).tolist(), rel=1e-12)
 
 
-def test_every_command_takes_a_number_of_threads() -> None:
+def test_every_command_that_works_with_torch_takes_a_number_of_threads() -> None:
+    """`test_lazy.py` holds that the others import none."""
     group: Any = typer.main.get_command(app)
+    with_torch = {
+        name for name, command in group.commands.items() if "_begin(threads)" in inspect.getsource(command.callback)
+    }
     for name, command in group.commands.items():
-        assert "--threads" in [option for parameter in command.params for option in parameter.opts], name
+        takes = "--threads" in [option for parameter in command.params for option in parameter.opts]
+        assert takes == (name in with_torch), name
+    assert group.commands.keys() - with_torch == {"derive"}
 
 
 @pytest.mark.parametrize(("given", "said"), [(["--threads", "1"], "1 thread\n"), ([], "2 threads, 1 while other")])

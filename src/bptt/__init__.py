@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ops,
         runs,
         schedules,
+        sheet,
         sweeps,
         table,
         tape,
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     )
     from bptt.errors import InputError, SlowEngineWarning
     from bptt.nn import convert
+    from bptt.sheet import Cell
     from bptt.tape import Tape, record, recording
 
     __version__: str
 
 __all__ = [
+    "Cell",
     "InputError",
     "SlowEngineWarning",
     "Tape",
@@ -53,6 +56,7 @@ __all__ = [
     "recording",
     "runs",
     "schedules",
+    "sheet",
     "sweeps",
     "table",
     "tape",
@@ -62,6 +66,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cell": "sheet",
     "InputError": "errors",
     "SlowEngineWarning": "errors",
     "Tape": "tape",

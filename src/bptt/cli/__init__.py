@@ -1,4 +1,5 @@
-"""The command line: `bptt train`, `bptt generate`, `bptt forecast`, `bptt classify`, `bptt inspect`, `bptt trace`.
+"""The command line: `bptt train`, `bptt generate`, `bptt forecast`, `bptt classify`, `bptt inspect`, `bptt trace`,
+`bptt derive`.
 
 Exit codes: 0 done, or stopped by SIGTERM or SIGHUP with everything saved; 1 the training ran into NaN or infinity, or
 stdout refused what was printed; 2 something that was given cannot be used; 130 stopped by Ctrl-C with everything saved.
@@ -43,6 +44,7 @@ app.command(short_help="Forecast the steps after the end of a series.")(commands
 app.command(short_help="Say what sequences are, with a network trained on labelled ones.")(commands.classify)
 app.command(short_help="Write a page that plays a trained network on a text, every number open.")(commands.inspect)
 app.command(short_help="Show forward and backward propagation, every number.")(commands.trace)
+app.command(short_help="Derive side B of a cell from its equations.")(commands.derive)
 
 
 def main() -> None:

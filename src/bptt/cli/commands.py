@@ -417,6 +417,32 @@ def trace(
     work.trace(example, train, digits, json=json, **settings)
 
 
+def derive(
+    cell: Annotated[
+        str,
+        typer.Argument(
+            metavar="CELL", help="elman, lstm, gru, gru-v1, mgu, peephole, indrnn, or a file with equations."
+        ),
+    ],
+    tex: Annotated[bool, typer.Option("--tex", help="Print TeX, for amsmath, MathJax or KaTeX.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Derive backpropagation through time for a cell: side B from side A, and which use each term comes from.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt derive lstm[/cyan]   # as on a blackboard
+
+    [cyan]bptt derive my-cell.txt --tex[/cyan]   # a cell of your own, one equation a line
+    """
+    if tex and json:
+        raise InputError("What is printed is TeX or JSON; got both --tex and --json. Leave one out.")
+    from bptt.cli import derive as work
+
+    startup.over()
+    work.derive(cell, tex=tex, json=json)
+
+
 def _begin(threads: int | None) -> None:
     """When everything has been imported."""
     import torch

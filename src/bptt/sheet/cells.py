@@ -1,0 +1,89 @@
+"""The cells that are built in. A cell is its equations, and nothing else."""
+
+from bptt.sheet.functions import TYPED
+
+
+def elman(
+    function: str = "tanh",
+    *,
+    leak: float | None = None,
+    residual: bool = False,
+    norm: bool = False,
+    dropout: bool = False,
+) -> str:
+    """The plain cell with any of its options.
+
+    leak      the share λ of the new state; the rest of the old one stays
+    residual  h_{t-1} is added inside φ
+    norm      layer norm of a_t, with γ and β
+    dropout   a mask m of h_{t-1}, the same at all steps of a row, its entries 0 or 1/(1-p)
+    """
+    if function not in TYPED:
+        raise KeyError(f"function must be one of {', '.join(TYPED)}; got {function!r}")
+    kinds, lines = [f"φ : function = {function}"], []
+    past = "(m ⊙ h_{t-1})" if dropout else "h_{t-1}"
+    lines.append(f"a_t = x_t W_xh + {past} W_hh + b_h")
+    inside = "a_t"
+    if dropout:
+        kinds.append("m : rows")
+    if norm:
+        kinds += ["γ : vector = 1", "β : vector = 0"]
+        lines.append("n_t = norm(a_t)")
+        inside = "γ ⊙ n_t + β"
+    if residual:
+        inside += " + h_{t-1}"
+    if leak is None:
+        lines.append(f"h_t = φ({inside})")
+    else:
+        kinds.append(f"λ : constant = {leak}")
+        lines += [f"f_t = φ({inside})", "h_t = (1 − λ) ⊙ h_{t-1} + λ ⊙ f_t"]
+    return "\n".join([*kinds, *lines]) + "\n"
+
+
+CELLS = {
+    "elman": elman(),
+    "lstm": """\
+ai_t = x_t W_xi + h_{t-1} W_hi + b_i;   i_t = σ(ai_t)
+af_t = x_t W_xf + h_{t-1} W_hf + b_f;   f_t = σ(af_t)
+ag_t = x_t W_xg + h_{t-1} W_hg + b_g;   g_t = tanh(ag_t)
+aq_t = x_t W_xq + h_{t-1} W_hq + b_q;   q_t = σ(aq_t)
+c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t
+u_t = tanh(c_t)
+h_t = q_t ⊙ u_t
+""",
+    "gru": """\
+ar_t = x_t W_xr + h_{t-1} W_hr + b_r;   r_t = σ(ar_t)
+az_t = x_t W_xz + h_{t-1} W_hz + b_z;   z_t = σ(az_t)
+m_t = h_{t-1} W_hn + b_hn
+an_t = x_t W_xn + b_xn + r_t ⊙ m_t;   n_t = tanh(an_t)
+h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t-1}
+""",
+    "gru-v1": """\
+ar_t = x_t W_xr + h_{t-1} W_hr + b_r;   r_t = σ(ar_t)
+az_t = x_t W_xz + h_{t-1} W_hz + b_z;   z_t = σ(az_t)
+s_t = r_t ⊙ h_{t-1}
+an_t = x_t W_xn + s_t W_hn + b_n;   n_t = tanh(an_t)
+h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t-1}
+""",
+    "mgu": """\
+af_t = x_t W_xf + h_{t-1} W_hf + b_f;   f_t = σ(af_t)
+s_t = f_t ⊙ h_{t-1}
+an_t = x_t W_xn + s_t W_hn + b_n;   n_t = tanh(an_t)
+h_t = (1 − f_t) ⊙ h_{t-1} + f_t ⊙ n_t
+""",
+    "peephole": """\
+p_i, p_f, p_q : vector
+ai_t = x_t W_xi + h_{t-1} W_hi + p_i ⊙ c_{t-1} + b_i;   i_t = σ(ai_t)
+af_t = x_t W_xf + h_{t-1} W_hf + p_f ⊙ c_{t-1} + b_f;   f_t = σ(af_t)
+ag_t = x_t W_xg + h_{t-1} W_hg + b_g;   g_t = tanh(ag_t)
+c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t
+aq_t = x_t W_xq + h_{t-1} W_hq + p_q ⊙ c_t + b_q;   q_t = σ(aq_t)
+u_t = tanh(c_t)
+h_t = q_t ⊙ u_t
+""",
+    "indrnn": """\
+u : vector
+a_t = x_t W_xh + u ⊙ h_{t-1} + b_h
+h_t = relu(a_t)
+""",
+}
