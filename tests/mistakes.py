@@ -148,6 +148,15 @@ COMMANDS = {
         "bptt trace hello --nonlinearity gelu": r"gelu",
         "bptt trace hello --train -1": r"-1",
     },
+    "Cells, derived": {
+        "bptt derive": r"Missing argument 'CELL'",
+        "bptt derive nowhere.txt": r"A cell is one of elman, lstm, .*; there is none at nowhere\.txt",
+        "bptt derive .": r"\. is a directory or a device\. Name a file",
+        "bptt derive latin.txt": r"in UTF-8; latin\.txt has the byte 0xe9 at offset 3",
+        "bptt derive words.txt": r"Line 1, column 23: '\.' means nothing here",
+        "bptt derive empty.txt": r"A cell has at least one equation",
+        "bptt derive gru --tex --json": r"got both --tex and --json\. Leave one out",
+    },
     "Tables": {
         "bptt train ragged.csv -o new --label y --sequence s": r"line 3 of ragged\.csv has 2",
         "bptt train missing.csv -o new --label y --sequence s": r"there is none at missing\.csv",
@@ -196,6 +205,16 @@ COMMANDS = {
 }
 
 CODE = {
+    "Cells of your own": {
+        "bptt.Cell('h_t = tahn(x_t W_xh + h_{t-1} W_hh)')": r"(?s)no function is called tahn.*Did you mean tanh\?",
+        "bptt.Cell('h_t = tanh(x_t W_xh + h_t W_hh)')": r"(?s)h_t is read before it is made.*Write h_\{t-1\}",
+        "bptt.Cell('h_t = tanh(x_t W_xh + h_t-1 W_hh)')": r"h_t-1 can be read in two ways",
+        "bptt.Cell('h_t = tanh(x_t W_xh + h_{t-2} W_hh)')": r"this step, t, and of its states the step before",
+        "bptt.Cell('h_t = tanh(x_t W_xh + u * h_{t-1})')": r"(?s)u is not known.*u : vector",
+        "bptt.Cell('h_t = x_t W_xh + x_t * h_{t-1} W_hh')": r"a product with a matrix and ⊙ in one term",
+        "bptt.Cell('h_t = tanh(x_t W + h_{t-1} W)')": r"W is used with two shapes",
+        "bptt.Cell('h_t = tanh(x_t W_xh)')": r"reads a value of the step before",
+    },
     "Tables": {
         "table.read('ragged.csv')": r"line 3 of ragged\.csv has 2, separated by comma",
         "table.read('empty.csv')": r"must not be empty; empty\.csv holds no bytes",

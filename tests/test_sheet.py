@@ -32,7 +32,19 @@ OPTIONS = {
     "dropout": elman("identity", dropout=True),
     "all options": elman(leak=0.5, residual=True, norm=True, dropout=True),
 }
-ALL = CELLS | OPTIONS | PUBLISHED
+CORNERS = {
+    "one number in all units of a sum": "p : scalar\n"
+    "h_t = tanh(x_t W + sum(p + h_{t-1}) ⊙ h_{t-1} + mean(p ⊙ h_{t-1}))",
+    "functions": "α : constant = −0.2\nu_t = sqrt(1 + (x_t W)²) + log(1 + abs(h_{t-1}))\n"
+    "h_t = u_t + clip(b, α, 0.3) + min(h_{t-1}, b)",
+    "fixed vectors": "u : vector\nk = exp(−u) W_k − b; s = sum(k ⊙ k) / 3\nh_t = tanh(x_t W + k ⊙ h_{t-1} + s)",
+    "fixed matrices": "γ : scalar\nM = softplus(V) − γ ⊙ I − (U Vᵀ) / 2\nh_t = tanh(x_t W + h_{t-1} M + h_{t-1} Vᵀ)",
+    "a matrix from everywhere": "E : vector\nM = V − Vᵀ\nh_t = tanh(x_t W + E ⊙ (h_{t-1} M) − h_{t-1} V)",
+    "a state of one number": "s_t = 0.5 ⊙ s_{t-1} + mean(x_t)\nh_t = tanh(x_t W + h_{t-1} V − s_t ⊙ b + s_t W_s)",
+    "an input that is wide": "d : input S\nh_t = relu(d_t W_d − h_{t-1} + x_t W) − softmax(−h_{t-1})²",
+    "a gradient that is zero": "u_t = x_t W − x_t W\nh_t = tanh(h_{t-1} V + u_t − u_t + x_t W)",
+}
+ALL = CELLS | OPTIONS | CORNERS | PUBLISHED
 BY_VALUE = {"tanh": " ⊙ (1 − h_t²)", "relu": " ⊙ [h_t > 0]", "sigmoid": " ⊙ h_t ⊙ (1 − h_t)", "identity": ""}
 
 
@@ -64,6 +76,12 @@ def test_side_b_reads_as_a_textbook_writes_it() -> None:
     )
     assert lines["∂z_t"] == "∂z_t = ∂h_t ⊙ (h_{t-1} − n_t)"
     assert lines["∂an_t"] == "∂an_t = ∂n_t ⊙ (1 − n_t²)"
+    lines = {line.symbol: line.text for line in named("peephole").side_b}
+    assert lines["∂c_t"] == (
+        "∂c_t = ∂u_t ⊙ (1 − u_t²) + p_q ⊙ ∂aq_t + ∂c_{t+1} ⊙ f_{t+1} + p_f ⊙ ∂af_{t+1} + p_i ⊙ ∂ai_{t+1}"
+    )
+    (line,) = [line for line in Cell("h_t = x_t W + h_{t-1}² ⊙ b − 3 ⊙ h_{t-1}").side_b if line.symbol == "∂h_t"]
+    assert line.text == "∂h_t = ∂o_t W_hoᵀ + ∂h_{t+1} ⊙ (2 ⊙ b ⊙ h_t − 3)"
     assert named("lstm").kept == ("i_t", "f_t", "g_t", "q_t", "c_t", "u_t", "h_t")
     assert named("gru-v1").derivation.made_again == ["s"]
     for name, text in ALL.items():
@@ -454,3 +472,18 @@ def test_the_command_prints_what_stands_on_a_blackboard(tmp_path: Path) -> None:
     assert data["side_b"][5]["terms"][0] == {"text": "∂o_t W_hoᵀ", "from": "o_t = h_t W_ho + b_o"}
     assert data["parameters"]["W_xh"] == {"kind": "matrix", "shape": ["I", "H"]}
     assert (data["states"], data["kept"]) == (["h"], ["h_t"])
+
+
+def test_the_page_of_the_language_is_complete() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "sheet.md").read_text()
+    for function in FUNCTIONS.values():
+        assert not function.typed or re.search(rf"`{function.name}[`(]", page), function.name
+    for kind in language.KINDS:
+        assert re.search(rf"`[^`\n]*: {kind}\b", page), kind
+    for name in CELLS:
+        assert f"`{name}`" in page
+    (refused,) = re.findall(r"(?m)^    Line 3, (?:.*\n){4}", page)
+    text = "ar_t = x_t W_xr\nr_t = σ(ar_t)\nn_t = tanh(x_t W_xn + r_t ⊙ h_{t-1} W_hn)\nh_t = n_t"
+    with pytest.raises(InputError) as caught:
+        Cell(text)
+    assert [line[4:] for line in refused.splitlines()] == str(caught.value).splitlines()
