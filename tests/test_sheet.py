@@ -24,6 +24,7 @@ from bptt.sheet.cells import CELLS, elman
 from bptt.sheet.functions import FUNCTIONS
 from bptt.sheet.language import parse
 from bptt.sheet.printing import TEX, TEXT
+from bptt.sheet.tokens import statements
 
 OPTIONS = {
     "leak": elman("relu", leak=0.3),
@@ -106,7 +107,7 @@ def test_side_b_is_the_gradient_of_side_a(name: str) -> None:
 def test_what_is_printed_parses_again(name: str) -> None:
     """Side A as typed, equation by equation."""
     for line in parse(ALL[name]).equations:
-        (tokens,) = language._statements(parse(ALL[name]), 0, TEXT.write(line.value))
+        (tokens,) = statements((TEXT.write(line.value),))
         again = language.Parser(parse(ALL[name]), tokens)
         assert again.whole() == line.value
 

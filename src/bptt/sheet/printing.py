@@ -17,7 +17,7 @@ from bptt.sheet.expressions import (
     Transposed,
 )
 from bptt.sheet.functions import FUNCTIONS
-from bptt.sheet.language import GREEK
+from bptt.sheet.tokens import GREEK
 
 SUM, TIMES, PRODUCT, ATOM = 1, 2, 3, 4
 STEPS = {-1: "{t-1}", 0: "t", 1: "{t+1}"}

@@ -20,6 +20,7 @@ from bptt.sheet.expressions import (
     names,
 )
 from bptt.sheet.language import Sheet, parse
+from bptt.sheet.names import check
 
 Key = tuple[str, str]
 """("value", name), ("rows", matrix), ("columns", matrix), or ("size", "H")."""
@@ -30,6 +31,7 @@ ONE, I, H = ("size", "1"), ("size", "I"), ("size", "H")
 def sized(text: str) -> Sheet:
     """The sheet of a text, with `widths`, `shapes` and `equal`."""
     sheet = parse(text)
+    check(sheet)
     _Widths(sheet).find_all()
     return sheet
 
