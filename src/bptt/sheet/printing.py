@@ -150,8 +150,7 @@ class Tex(Text):
         return f"{known.tex if known else self.letter(function[0])}({arguments})"
 
     def form(self, form: str) -> str:
-        escaped = form.replace("⊙", r"\odot").replace("≥", r"\ge").replace("≤", r"\le")
-        return escaped
+        return form.replace("⊙", r"\odot").replace("≥", r"\geq").replace("≤", r"\leq")
 
     def words(self, words: str) -> str:
         return self.WORDS.get(words) or rf"\text{{{words.replace('−', '-')}}}"
