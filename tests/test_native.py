@@ -482,9 +482,9 @@ def test_a_layer_without_recurrence_has_no_states_that_go_on(name):
     x, _, (weight, *_), dh = layer_inputs((5, 2), 2, 3, 4, torch.float64)
     h = native.forward_layer(x, None, weight, None, None, None, "identity")
     state = torch.zeros(1, 2, 4, dtype=torch.float64)
-    given, asked = (state, {}) if name == "dh_n" else (None, {"dh0": state})
+    dh_n, dh0 = (state, None) if name == "dh_n" else (None, state)
     with pytest.raises(ValueError, match="need `weight_hh`"):
-        native.backward_layer(dh, given, h, None, x, weight, None, "identity", **asked)
+        native.backward_layer(dh, dh_n, h, None, x, weight, None, "identity", dh0=dh0)
 
 
 def test_several_python_threads_may_call_at_once():

@@ -36,7 +36,7 @@ def png(events: Sequence[Mapping[str, Any]], measure: Measure, clip: float | Non
             ha="right", color=orange, fontweight="bold",
         )  # fmt: skip
     above.set_ylabel(measure.name)
-    above.legend(frameon=False)
+    above.legend(frameon=False, loc="upper right")
 
     below.fill_between(
         at, [event["grad_norm"] for event in steps], [event["grad_norm_max"] for event in steps],
