@@ -15,7 +15,7 @@ HEAD = """# Every mistake, and what it is answered
 {count} things that can be got wrong, given to the package by its tests; this page is what they answered. A command says
 what is wrong on stderr and ends with exit code 2; a function raises `InputError`, which is a ValueError, or what torch
 raises for the same mistake. None leaves a file behind or touches one. Paths are relative to the working directory,
-checksums are written as zeros.
+checksums and places in a header are written as zeros.
 
 `python tests/errors_page.py docs/errors.md` writes this page; `tests/test_mistakes.py` compares.
 """
