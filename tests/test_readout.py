@@ -87,7 +87,7 @@ def test_nothing_depends_on_the_number_of_threads() -> None:
     try:
         for threads in (1, 2, 3, 4):
             torch.set_num_threads(threads)
-            dh, dweight, dbias = torch.empty_like(h), torch.empty_like(weight), torch.empty(20)
+            dh, dweight, dbias = torch.empty_like(h), torch.zeros_like(weight), torch.zeros(20)
             readout.gradients(do, h, weight, dh, dweight, dbias)
             results.append((readout.product(h, weight, None), dh, dweight, dbias))
     finally:

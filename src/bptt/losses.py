@@ -233,23 +233,14 @@ def of_states(
 ) -> Tensor:
     """The share of some steps in L, from their states. Adds to dweight and dbias, writes dh, where they are given."""
     with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
-        fast = readout.serves(h, weight)
-        o = readout.product(h, weight, bias) if fast else F.linear(h, weight, bias)  # A5
+        o = readout.product(h, weight, bias)  # A5
         if target.some_left_out:
             o.masked_fill_((target.w == 0)[..., None], 0)
         if dh is None and dweight is None and dbias is None:
             return (target.pair.per_row(o, target.y, target.class_weights) * target.w).sum()  # B1
         per_row, do = target.pair.with_b3(o, target.y, target.class_weights)
-        do = do.mul_(target.w[..., None]).flatten(0, -2)  # B3
-        if fast:
-            readout.gradients(do, h, weight, dh, dweight, dbias, accumulate=True)
-            return (per_row * target.w).sum()  # B1
-        if dbias is not None:
-            dbias += do.sum(0)  # B4
-        if dweight is not None:
-            dweight.addmm_(do.mT, h.flatten(0, -2))  # B5
-        if dh is not None:
-            torch.mm(do, weight, out=dh.flatten(0, -2))  # B6, what comes from above
+        do = do.mul_(target.w[..., None])  # B3
+        readout.gradients(do, h, weight, dh, dweight, dbias)  # B4, B5, B6
         return (per_row * target.w).sum()  # B1
 
 

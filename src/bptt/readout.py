@@ -22,17 +22,16 @@ class Readout(torch.nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        h, weight, bias = input, self.weight, self.bias
-        if not serves(h, weight) or torch.is_autocast_enabled("cpu"):
-            return F.linear(h, weight, bias)
-        return _Product.apply(h, weight, bias)
+        if _serves(input, self.weight) and not torch.is_autocast_enabled("cpu"):
+            return _Product.apply(input, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias)
 
     def _slow_forward(self, input: Tensor) -> Tensor:
         """What torch calls in the place of `forward` while torch.jit.trace looks on."""
         return super().forward(input)
 
 
-def serves(h: Tensor, weight: Tensor) -> bool:
+def _serves(h: Tensor, weight: Tensor) -> bool:
     """Whether the engine has this product, of arrays of numbers that nobody traces or transforms."""
     if ops.seen_by_others(h, weight):
         return False
@@ -41,7 +40,9 @@ def serves(h: Tensor, weight: Tensor) -> bool:
 
 
 def product(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(A5) h (..., H), weight (O, H) and bias (O) as torch.nn.Linear holds them -> o (..., O)."""
+    """(A5) h (..., H), weight (O, H) and bias (O) or None as torch.nn.Linear holds them -> o (..., O); no autograd."""
+    if not _serves(h, weight):
+        return F.linear(h, weight, bias)
     rows = h.reshape(-1, h.shape[-1])
     o = h.new_empty(*h.shape[:-1], len(weight))
     steps = _steps(len(rows))
@@ -58,16 +59,22 @@ def gradients(
     dh: Tensor | None = None,
     dweight: Tensor | None = None,
     dbias: Tensor | None = None,
-    *,
-    accumulate: bool = False,
 ) -> None:
-    """(B4, B5, B6) of `product`, written where an array is given; with `accumulate`, dweight and dbias go on from what
-    they hold."""
+    """(B4, B5, B6) of `product` for ∂o (..., O): writes dh (..., H), adds to dweight (O, H) and dbias (O), if given."""
     do, rows = do.reshape(-1, len(weight)), h.reshape(-1, h.shape[-1])
-    native.backward_layer(
-        do, None, do, None, rows, weight, None, "identity", batch_sizes=_steps(len(rows)),
-        dx=None if dh is None else dh.view(rows.shape), dweight_ih=dweight, dbias=dbias, accumulate=accumulate,
-    )  # fmt: skip
+    dh = None if dh is None else dh.view(rows.shape)
+    if _serves(h, weight):
+        native.backward_layer(
+            do, None, do, None, rows, weight, None, "identity", batch_sizes=_steps(len(rows)),
+            dx=dh, dweight_ih=dweight, dbias=dbias, accumulate=True,
+        )  # fmt: skip
+        return
+    if dbias is not None:
+        dbias += do.sum(0)  # B4
+    if dweight is not None:
+        dweight.addmm_(do.mT, rows)  # B5
+    if dh is not None:
+        torch.mm(do, weight, out=dh)  # B6, what comes from above
 
 
 def _steps(rows: int) -> list[int]:
@@ -95,7 +102,7 @@ class _Product(torch.autograd.Function):
             dweight = rows.mT @ h.reshape(len(rows), -1) if needs_weight else None
             return dh, dweight, rows.sum(0) if needs_bias else None
         dh = torch.empty_like(h, memory_format=torch.contiguous_format) if needs_h else None
-        dweight = torch.empty_like(weight) if needs_weight else None
-        dbias = weight.new_empty(len(weight)) if needs_bias else None
+        dweight = torch.zeros_like(weight) if needs_weight else None
+        dbias = weight.new_zeros(len(weight)) if needs_bias else None
         gradients(do, h, weight, dh, dweight, dbias)
         return dh, dweight, dbias
