@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from bptt import operators
-from bptt.sweeps import choose, packing
+from bptt.sweeps import choose, packing, torch_serves
 
 
 @dataclass
@@ -128,6 +128,20 @@ def seen_by_others(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def on_torch(x: Tensor, weight: Tensor, activation: str) -> bool:
+    """Whether torch's own kernels compute plain layers of these: no sweep of ours runs on the device, torch knows the
+    activation, x holds numbers, and nobody records, traces or transforms."""
+    return (
+        not is_traced()
+        and torch_serves("cpu" if x.is_cpu else x.device.type)
+        and activation in ("tanh", "relu")
+        and x.is_floating_point()
+        and x.numel() > 0
+        and recorder.get() is None
+        and not seen_by_others(x, weight)
+    )
+
+
 def layer(
     x: Tensor,
     h0: Tensor | None,
@@ -159,14 +173,20 @@ def layer(
         )
     assert not isinstance(batch_sizes, Tensor), "sizes are numbers except where they are traced"
     device = "cpu" if x.is_cpu else x.device.type  # the first is quick to ask
-    how = (choose(device, weight_hh.dtype).engine, activation, batch_sizes, reverse, index)
+    how = _How(choose(device, weight_hh.dtype).engine, activation, batch_sizes, reverse, index)
     if torch.is_grad_enabled():
         return _Layer.apply(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
     return _side_a(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)[:2]
 
 
-# What a layer is told beside its tensors: engine, activation, batch_sizes, reverse, place. Quicker made than a class.
-_How = tuple[ModuleType, str, Sequence[int] | None, bool, int]
+class _How(NamedTuple):
+    """Options of one layer call."""
+
+    engine: ModuleType
+    activation: str
+    batch_sizes: Sequence[int] | None
+    reverse: bool
+    place: int
 
 
 def sample_by_sample(backward: Backward) -> Backward:

@@ -13,7 +13,6 @@ from bptt.long import Layer
 from bptt.nn import tracers
 from bptt.nn.arguments import TOKENS, check_axes, checked_kind, checked_kind_of_state
 from bptt.nn.precision import computed_wide, returned_dtype
-from bptt.sweeps import torch_serves
 
 
 class RNNCell(torch.nn.RNNCell):
@@ -63,14 +62,12 @@ class RNNCell(torch.nn.RNNCell):
                 )
             h0 = checked_kind_of_state(hx, self.weight_hh).unsqueeze(0)
         x = checked_kind(x, self.weight_hh).unsqueeze(0)
-        is_recorded = ops.begin(self)
+        ops.begin(self)
         weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         if self.input_size == 0:  # as one number that weighs nothing
             x, weight_ih = F.pad(x, (0, 1)), F.pad(weight_ih, (0, 1))
         returned = returned_dtype(x, weight_hh)
-        is_known = returned is None and self.nonlinearity in ("tanh", "relu") and axes == 2 and self.input_size > 0
-        on_torch = is_known and not ops.is_traced() and torch_serves("cpu" if x.is_cpu else x.device.type)
-        if on_torch and not (is_recorded or ops.seen_by_others(x, weight_hh)):
+        if returned is None and ops.on_torch(x, weight_hh, self.nonlinearity):
             compute = torch._VF.rnn_tanh_cell if self.nonlinearity == "tanh" else torch._VF.rnn_relu_cell
             h_prev = x.new_zeros(1, x.shape[1], self.hidden_size) if h0 is None else h0
             h = compute(x[0], h_prev[0], weight_ih, weight_hh, bias_ih, bias_hh)

@@ -33,7 +33,7 @@ from bptt.nn.arguments import (
 from bptt.nn.options import Nonlinearity
 from bptt.nn.precision import computed_wide, returned_dtype, widened
 from bptt.nn.segments import Segments, segments
-from bptt.sweeps import packing, torch_serves
+from bptt.sweeps import packing
 from bptt.sweeps.cells import Cell
 
 State = Tensor | tuple[Tensor, ...]
@@ -264,13 +264,12 @@ class RNN(torch.nn.RNN):
         first = weights[0]
         if not type(first[0]) is type(first[1]) is Parameter and tracers.are_per_sample(sum(weights, ())):
             return self._by_torch(input, hx, tracers.PER_SAMPLE, lengths, reset, return_all_layers)
-        checkpoint = None if return_all_layers else self.checkpoint
         if not is_tensor and isinstance(input, PackedSequence):
-            layers, h_n = self._packed(input, hx, lengths, reset, weights, checkpoint, return_all_layers)
+            layers, h_n = self._packed(input, hx, lengths, reset, weights, return_all_layers)
         elif input.is_nested:
-            layers, h_n = self._jagged(input, hx, lengths, reset, weights, checkpoint, return_all_layers)
+            layers, h_n = self._jagged(input, hx, lengths, reset, weights, return_all_layers)
         else:
-            layers, h_n = self._padded(input, hx, lengths, reset, weights, checkpoint, return_all_layers)
+            layers, h_n = self._padded(input, hx, lengths, reset, weights, return_all_layers)
         return (layers[-1], h_n, tuple(layers)) if return_all_layers else (layers[-1], h_n)
 
     def _slow_forward(
@@ -299,7 +298,6 @@ class RNN(torch.nn.RNN):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         weights: list[long.Layer],
-        checkpoint: blocks.Checkpoint,
         every_layer: bool,
     ) -> tuple[list[Any], State]:
         axes = 2 if input.dtype in TOKENS else 3
@@ -309,9 +307,7 @@ class RNN(torch.nn.RNN):
         B = x.size(batch_axis)
         states = self._given(hx, B, weights[0][1], unbatched=unbatched)
         if lengths is None and reset is None:
-            layers, last = self._stack(
-                x.transpose(0, 1) if self.batch_first else x, states, weights, checkpoint, every_layer
-            )
+            layers, last = self._stack(x.transpose(0, 1) if self.batch_first else x, states, weights, every_layer)
             layers = [layer.transpose(0, 1) for layer in layers] if self.batch_first else layers
         else:
             T = x.shape[1 - batch_axis]
@@ -320,7 +316,7 @@ class RNN(torch.nn.RNN):
                 reset = checked_reset(reset, B, T, batch_first=self.batch_first, unbatched=unbatched)
             time_stride, row_stride = (1, T) if self.batch_first else (B, 1)
             runs = segments(torch.arange(B, device="cpu") * row_stride, time_stride, lengths, reset, x.device)
-            layers, last = self._segmented(x.flatten(0, 1), runs, states, weights, checkpoint, every_layer)
+            layers, last = self._segmented(x.flatten(0, 1), runs, states, weights, every_layer)
             layers = [layer.unflatten(0, x.shape[:2]) for layer in layers]
         if unbatched:
             layers, last = [layer.squeeze(batch_axis) for layer in layers], [h.squeeze(1) for h in last]
@@ -333,7 +329,6 @@ class RNN(torch.nn.RNN):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         weights: list[long.Layer],
-        checkpoint: blocks.Checkpoint,
         every_layer: bool,
     ) -> tuple[list[Any], State]:
         jagged: Any = input
@@ -353,7 +348,7 @@ class RNN(torch.nn.RNN):
         x = checked_input(values, self.input_size, weights[0][1])
         runs = segments(offsets[:-1], 1, offsets.diff() if holes is None else holes, None, x.device)
         states = self._given(hx, len(offsets) - 1, weights[0][1])
-        layers, last = self._segmented(x, runs, states, weights, checkpoint, every_layer)
+        layers, last = self._segmented(x, runs, states, weights, every_layer)
         outputs = [torch.nested.nested_tensor_from_jagged(layer, offsets, holes) for layer in layers]
         return outputs, self._h_n(last)
 
@@ -364,7 +359,6 @@ class RNN(torch.nn.RNN):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         weights: list[long.Layer],
-        checkpoint: blocks.Checkpoint,
         every_layer: bool,
     ) -> tuple[list[Any], State]:
         if lengths is not None or reset is not None:
@@ -382,7 +376,7 @@ class RNN(torch.nn.RNN):
         if sorted_indices is not None:
             states = [h if h is None else h.index_select(1, sorted_indices) for h in states]
         sizes = batch_sizes if traced else batch_sizes.tolist()
-        layers, last = self._stack(x, states, weights, checkpoint, every_layer, sizes)
+        layers, last = self._stack(x, states, weights, every_layer, sizes)
         if unsorted_indices is not None:
             last = [h.index_select(1, unsorted_indices) for h in last]
         return [PackedSequence(layer, batch_sizes, sorted_indices, unsorted_indices) for layer in layers], self._h_n(
@@ -395,7 +389,6 @@ class RNN(torch.nn.RNN):
         runs: Segments,
         states: list[Tensor | None],
         weights: list[long.Layer],
-        checkpoint: blocks.Checkpoint,
         every_layer: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """`_stack` on the real steps of flattened input: all states in their places, the last states of all rows."""
@@ -410,7 +403,7 @@ class RNN(torch.nn.RNN):
         if x.is_meta:  # where packed rows cannot be counted, states say how many there are
             S = len(runs.rows)
             begin = [w[1].new_zeros(1, S, len(w[1])) if h is None else h for h, w in zip(begin, weights, strict=True)]
-        layers, last = self._stack(runs.pack(x), begin, weights, checkpoint, every_layer, runs.batch_sizes)
+        layers, last = self._stack(runs.pack(x), begin, weights, every_layer, runs.batch_sizes)
         last = [runs.end(h, g, r) for h, g, r in zip(last, states, reverse, strict=True)]
         return [runs.unpack(layer, len(x)) for layer in layers], last
 
@@ -419,7 +412,6 @@ class RNN(torch.nn.RNN):
         x: Tensor,
         states: Sequence[Tensor | None],
         weights: list[long.Layer],
-        checkpoint: blocks.Checkpoint,
         every_layer: bool,
         batch_sizes: list[int] | Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -434,11 +426,11 @@ class RNN(torch.nn.RNN):
             def wide(
                 x: Tensor, states: Sequence[Tensor | None], weights: list[long.Layer]
             ) -> tuple[list[Tensor], list[Tensor]]:
-                return self._stack(x, states, weights, checkpoint, every_layer, batch_sizes)
+                return self._stack(x, states, weights, every_layer, batch_sizes)
 
             return computed_wide(wide, x, states, weights, returned)
-        is_recorded = ops.begin(self)
-        if is_recorded:
+        checkpoint = None if every_layer else self.checkpoint
+        if ops.begin(self):
             checkpoint = None  # a record holds everything anyway
         if checkpoint is not None and ops.seen_by_others(x, like):
             checkpoint = None  # who traces or transforms keeps what it wants to
@@ -453,11 +445,9 @@ class RNN(torch.nn.RNN):
                 dropout=dropout,
             )  # fmt: skip
             return [output], list(h_n.split(1))
-        if not ops.is_traced() and torch_serves("cpu" if x.is_cpu else x.device.type):
-            is_plain = cell is None and checkpoint is None and isinstance(self.hidden_size, int)
-            is_known = is_plain and self.nonlinearity in ("tanh", "relu") and x.is_floating_point() and x.numel() > 0
-            if is_known and not (every_layer or is_recorded or ops.seen_by_others(x, like)):
-                return self._by_kernels_of_torch(x, states, weights, batch_sizes)
+        is_plain = cell is None and checkpoint is None and isinstance(self.hidden_size, int)
+        if is_plain and not every_layer and ops.on_torch(x, like, self.nonlinearity):
+            return self._by_kernels_of_torch(x, states, weights, batch_sizes)
         layers, last = [], []
         bidirectional, nonlinearity, top = self.bidirectional, self.nonlinearity, self.num_layers - 1
         directions = (False, True) if bidirectional else (False,)
