@@ -9,11 +9,11 @@ column that looks like times and cannot be used is an error, unless `ROWS` stand
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ import polars as pl
 from bptt.errors import InputError
 from bptt.table import LARGEST, Table, without_missing
 
+Found = TypeVar("Found")
 Unit = Literal["row", "number", "microsecond", "weekday", "month"]
 
 ROWS = "none"  # instead of a time column: rows are even steps as they stand
@@ -209,21 +210,36 @@ def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> 
     if column is not None and column != ROWS:
         return _timeline(table, column, taken)
     if column is None:
-        for candidates in _candidates(table, taken):
-            flaws = []
-            for name in candidates:
-                try:
-                    return _timeline(table, name, taken)
-                except InputError as flaw:
-                    flaws.append(flaw)
-            if flaws:
-                raise _not_used(flaws[0], candidates)
-        for name in table.columns:
-            if _called(name) in COUNTERS and name not in taken:
-                with suppress(InputError):
-                    return _timeline(table, name, taken)
+        found = _found(table, taken, lambda name: _timeline(table, name, taken), lambda line: True)
+        if found is not None:
+            return found
     count = np.arange(len(table))
     return Timeline(None, ".0f", Spacing("row", 1), count + 1, count)
+
+
+def _found(
+    table: Table, taken: Collection[str], use: Callable[[str], Found], counts: Callable[[Found], bool]
+) -> Found | None:
+    """What `use` makes of the first column that looks like times and can be used, or that is called like a counter,
+    can be used and `counts`.
+
+    Raises InputError where columns look like times and none can be used.
+    """
+    for candidates in _candidates(table, taken):
+        flaws = []
+        for name in candidates:
+            try:
+                return use(name)
+            except InputError as flaw:
+                flaws.append(flaw)
+        if flaws:
+            raise _not_used(flaws[0], candidates)
+    for name in table.columns:
+        if _called(name) in COUNTERS and name not in taken:
+            with suppress(InputError):
+                if counts(found := use(name)):
+                    return found
+    return None
 
 
 def _not_used(flaw: InputError, candidates: Sequence[str]) -> InputError:
@@ -240,24 +256,16 @@ def ordering(table: Table, groups: Mapping[str, Sequence[int]], taken: Collectio
 
     Raises InputError where columns look like times and none can be used.
     """
-    for candidates in _candidates(table, taken):
-        flaws = []
-        for name in candidates:
-            try:
-                in_order(table, name, groups)
-            except InputError as flaw:
-                flaws.append(flaw)
-            else:
-                return name
-        if flaws:
-            raise _not_used(flaws[0], candidates)
-    for name in table.columns:
-        if _called(name) in COUNTERS and name not in taken:
-            with suppress(InputError):
-                values = table.numbers(name)
-                if all(len(set(np.diff(values[rows]))) <= 1 for rows in in_order(table, name, groups)):
-                    return name
-    return None
+
+    def is_even(name: str) -> bool:
+        values = table.numbers(name)
+        return all(len(set(np.diff(values[rows]))) <= 1 for rows in in_order(table, name, groups))
+
+    def tried(name: str) -> str:
+        in_order(table, name, groups)
+        return name
+
+    return _found(table, taken, tried, is_even)
 
 
 def in_order(table: Table, column: str, groups: Mapping[str, Sequence[int]]) -> list[list[int]]:
