@@ -528,7 +528,7 @@ def answer(given: str, known: dict[str, Any]) -> tuple[str, str]:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(given, "<given>", "exec"), dict(known))
         except TYPES as error:
-            return type(error).__name__, plain(str(error))
+            return next(kind.__name__ for kind in TYPES if isinstance(error, kind)), plain(str(error))
     return "nothing", ""
 
 

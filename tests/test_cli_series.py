@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bptt import runs
 from bptt.cli import app
-from bptt.cli.series import BACKTEST, BACKTEST_PICTURE, FORECAST, FORECAST_PICTURE, kept
+from bptt.cli.series import BACKTEST, BACKTEST_PICTURE, FORECAST, kept
 from bptt.tasks import Series
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,7 +90,7 @@ def test_train_then_forecast(here: Path) -> None:
     for shown, (_, *exact) in zip(lines[1:5], written.rows(), strict=True):
         assert [float(cell) for cell in shown[1:]] == pytest.approx(exact, rel=1e-5)
         assert exact[1] < exact[0] < exact[2]
-    assert is_picture(here / "run" / FORECAST_PICTURE)
+    assert is_picture(here / "run" / "forecast.png")
 
 
 def test_json_is_all_there_is_on_stdout(here: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_target_of_which_nothing_was_known_lately_is_drawn_too(here: Path) -> 
     lately = pl.int_range(pl.len()) >= 90
     air().with_columns(fares=pl.when(~lately).then(pl.col("fares"))).write_csv("newer.csv")
     bptt("forecast run --data newer.csv")
-    assert is_picture(here / "run" / FORECAST_PICTURE)
+    assert is_picture(here / "run" / "forecast.png")
 
 
 def test_the_end_of_the_calendar_and_a_column_like_a_formula(here: Path) -> None:
@@ -277,7 +277,7 @@ def test_the_end_of_the_calendar_and_a_column_like_a_formula(here: Path) -> None
     bptt(f"train end.csv -o run --target {shlex.quote(name)} --horizon 3 {SMALL}")
     assert is_picture(here / "run" / BACKTEST_PICTURE)
     assert re.search(r"10000-01-24.* 0", bptt("forecast run --steps 24"))
-    assert is_picture(here / "run" / FORECAST_PICTURE)
+    assert is_picture(here / "run" / "forecast.png")
 
 
 def test_columns_among_the_options_are_those_a_run_keeps() -> None:

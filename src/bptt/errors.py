@@ -3,7 +3,8 @@
 InputError(ValueError)   a file, text, shape or setting that cannot be used: rule, what was received, what to do.
 SlowEngineWarning        the exact result comes from the slow engine; says why and what would avoid it.
 DamagedFileWarning       a file is damaged or missing, and an older one that is whole was used; says which.
-WorkerLostError          one of several workers of a training is gone; Silent: another worker tells what went wrong.
+WorkerLostError          one of several workers of a training is gone.
+SilentError              something went wrong of which another worker tells.
 
 The command line turns InputError into a message and exit code 2, WorkerLostError into one and exit code 1, and warnings
 into lines on stderr; any other exception is a defect of this package.
@@ -12,6 +13,14 @@ into lines on stderr; any other exception is a defect of this package.
 
 class InputError(ValueError):
     """Something the user gave cannot be used. The text holds the rule, what was received and what to do."""
+
+
+class SettingError(InputError):
+    """A setting out of its range: `name`, as Python writes it, and the `rule` that it breaks."""
+
+    def __init__(self, name: str, rule: str) -> None:
+        super().__init__(f"{name} {rule}")
+        self.name, self.rule = name, rule
 
 
 class SlowEngineWarning(UserWarning):
@@ -26,7 +35,7 @@ class WorkerLostError(Exception):
     """Another worker ended before its time."""
 
 
-class Silent(Exception):  # noqa: N818
+class SilentError(Exception):
     """Something went wrong of which another worker tells; this one ends with the same exit code."""
 
     def __init__(self, code: int) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.utils import rnn as packing
 from torch.utils.data import DataLoader
 
-from bptt.errors import InputError
+from bptt.errors import InputError, SettingError
 from bptt.threads import Threads
 
 Optimizer = Literal["adam", "sgd"]
@@ -82,22 +82,22 @@ def require_whole(name: str, value: Any, *, optional: bool = False, least: int =
     most, called = (1_000, "at most 1,000") if name == "layers" else (2**31 - 1, "below 2**31")
     if not (optional and value is None) and not (_is_whole(value) and least <= value <= most):
         called = f" and {called}" if _is_whole(value) and value >= least else ""
-        raise InputError(f"{name} must be a whole number of at least {least}{called}; got {value!r}.")
+        raise SettingError(name, f"must be a whole number of at least {least}{called}; got {value!r}.")
 
 
 def require_positive(name: str, value: Any, *, optional: bool = False) -> None:
     if not (optional and value is None) and not (_is_number(value) and 0 < value < 1e30):
-        raise InputError(f"{name} must be a number above 0 and below 1e30; got {value!r}.")
+        raise SettingError(name, f"must be a number above 0 and below 1e30; got {value!r}.")
 
 
 def require_share(name: str, value: Any) -> None:
     if not (_is_number(value) and 0 <= value < 1):
-        raise InputError(f"{name} must be a share from 0 up to, not including, 1; got {value!r}.")
+        raise SettingError(name, f"must be a share from 0 up to, not including, 1; got {value!r}.")
 
 
 def require_one_of(name: str, value: Any, known: Iterable[str]) -> None:
     if value not in known:
-        raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+        raise SettingError(name, f"must be one of {', '.join(known)}; got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -616,8 +616,7 @@ def fit(
         )
     batch_first = any(getattr(layer, "batch_first", False) is True for layer in model.modules())
     training = Training(model, _Batches(data, held_out, loss, batch, every_step, batch_first, Recipe(**recipe)))
-    require_whole("threads", threads, optional=True)
-    stop = training.run(watch=watch, threads=threads or torch.get_num_threads())
+    stop = training.run(watch=watch, threads=torch.get_num_threads() if threads is None else threads)
     model.load_state_dict(training.best_weights)
     return stop
 

@@ -24,7 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from bptt.errors import InputError, Silent, WorkerLostError
+from bptt.errors import InputError, SilentError, WorkerLostError
 from bptt.tasks import KnownTask
 from bptt.train import Event, GivenUpError, Stop, Task, Training
 
@@ -71,12 +71,12 @@ class Team:
         return None if parts is None else torch.cat(parts, 1)
 
     def tells(self, code: int) -> None:
-        """Returns for the first worker that something went wrong for; raises Silent with its code for the others."""
+        """Returns for the first worker for whom something went wrong; raises SilentError with its code for others."""
         first = self._now.add("went wrong", 1) == 1
         if first:
             self._now.set("code", str(code))
         if not first:
-            raise Silent(int(self._now.get("code")))
+            raise SilentError(int(self._now.get("code")))
 
     def leave(self) -> None:
         """Waits for the others to be here too: torchrun ends all as soon as it sees that one has failed."""
@@ -111,7 +111,7 @@ def team() -> Iterator[Team | None]:
     """The workers torchrun has started, of which this process is one; None in a process of its own.
 
     When something goes wrong, one worker raises what is to be told, InputError or WorkerLostError, and the others
-    Silent.
+    SilentError.
     """
     if not all(name in os.environ for name in ENVIRONMENT):
         yield None
@@ -201,7 +201,7 @@ class Share(Training):
             watch=heard,
             save=collect,
             should_stop=lambda: self._stopping,
-            threads=threads or torch.get_num_threads(),
+            threads=torch.get_num_threads() if threads is None else threads,
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from bptt.tasks import Series, series
 from bptt.train import Training
 
 BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"
-FORECAST, FORECAST_PICTURE = "forecast.csv", "forecast.png"
+FORECAST = "forecast.csv"
 HORIZONS_SHOWN = (1, 2, 3, 4, 6, 8, 12, 18, 24, 36, 48, 72, 96, 168, 336, 720)
 GAPS_SHOWN = 3
 RULES = {

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import typer
 from typer.core import TyperGroup
 
-from bptt.errors import InputError, Silent, WorkerLostError
+from bptt.errors import InputError, SettingError, SilentError, WorkerLostError
 
 
 class Commands(TyperGroup):
-    """A mistake in what was given ends a command with its message and exit code 2, a lost worker with 1.
+    """A mistake in what was given ends a command with its message and exit code 2, a lost worker with 1. A setting is
+    named as the option that it is.
 
     A warning is a line on stderr. A stdout that refuses what is printed, as a full disk does, ends a command with a
     message and exit code 1, or lets it go on, see `go_on_if_stdout_refuses`. A reader of stdout that leaves, as `head`
@@ -56,13 +57,16 @@ class Commands(TyperGroup):
             warnings.showwarning = _show
             try:
                 return super().invoke(ctx)
+            except SettingError as error:
+                _tell(f"Error: --{error.name.replace('_', '-')} {error.rule}")
+                raise typer.Exit(2) from None
             except InputError as error:
                 _tell(f"Error: {error}")
                 raise typer.Exit(2) from None
             except WorkerLostError as error:
                 _tell(f"Error: {error}")
                 raise typer.Exit(1) from None
-            except Silent as silent:
+            except SilentError as silent:
                 raise typer.Exit(silent.code) from None
 
 

@@ -1,14 +1,11 @@
 """`bptt train`: from a file and options to a task, a run directory and a training that is watched."""
 
 import json as json_format
-import re
 import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -127,7 +124,7 @@ def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:
             f"What is to be learnt from a table must be said; {file} came alone. To forecast a series: --target "
             "COLUMN. For labelled sequences: --label COLUMN. To read it as text: --unit character"
         )
-    _check(partial(TASKS[name].Recipe, **_recipe(name, given)))
+    _recipe(name, given)
     return COMMANDS[name].task(file, given)
 
 
@@ -143,19 +140,9 @@ def _recipe(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in given.items() if option in fields}
 
 
-def _check(made: Callable[[], Any]) -> None:
-    """Makes a recipe, whose errors name the options as they are typed. Values in quotes stay."""
-    try:
-        made()
-    except InputError as error:
-        typed = re.sub(r"(?<!')\b(held_out|time_limit)\b", lambda name: "--" + name[0].replace("_", "-"), str(error))
-        raise InputError(typed) from None
-
-
 def _changes(settings: runs.Settings, given: dict[str, Any]) -> dict[str, Any]:
     """The options of the recipe among those given with --resume. The columns must be those of the run, if given."""
     changes = _recipe(settings.task, given)
-    _check(partial(replace, settings.recipe, **changes))
     columns = {option: value for option, value in given.items() if option not in changes}
     for name, value in COMMANDS[settings.task].kept(columns).items() if columns else ():
         if value != settings.about.get(name):
