@@ -223,7 +223,7 @@ def train(
 
     [cyan]bptt train -o runs/demo --resume --epochs 40[/cyan]   # the same, longer
 
-    [cyan]bptt train README.md -o runs/readme --streams 4 --epochs 50[/cyan]   # any text
+    [cyan]bptt train README.md -o runs/readme --streams 4 --epochs 15[/cyan]   # any text
 
     [cyan]bptt train README.md -o runs/words --unit word --streams 4 --epochs 50[/cyan]   # word by word
 
