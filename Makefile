@@ -12,7 +12,7 @@ SANITIZED := build/sanitize
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml constraints.txt $(wildcard native/*)
 NODE := $(shell command -v npm)
-BUNDLE := src/bptt/bundle
+BUNDLE := src/bptt/tape/bundle
 GOLDEN := web/golden/.written
 CHROMIUM := $(or $(CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 import bptt
-from bptt import cells, ops, sweeps
+from bptt import engine
+from bptt.autograd import cells, function
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -34,7 +35,7 @@ def main() -> None:
         print(f"T={T} B={B} H={H}, {torch.get_num_threads()} threads")
         for options in OPTIONS:
             rnn = bptt.nn.RNN(H, H, **options)
-            chosen = ops if not options else cells
+            chosen = function if not options else cells
             compiled, by_the_book = alternately(
                 lambda rnn=rnn, x=x: step(rnn, x), lambda r=rnn, x=x, c=chosen: slowly(r, x, c)
             )
@@ -49,7 +50,7 @@ def step(rnn: bptt.nn.RNN, x: torch.Tensor) -> None:
 
 def slowly(rnn: bptt.nn.RNN, x: torch.Tensor, module: Any) -> None:
     chosen = module.choose
-    module.choose = lambda *_: sweeps.Choice(sweeps.reference, "the judge")
+    module.choose = lambda *_: engine.Choice(engine.reference, "the judge")
     try:
         step(rnn, x)
     finally:

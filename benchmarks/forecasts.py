@@ -17,9 +17,8 @@ import torch
 
 from benchmarks.machine import machine
 from benchmarks.report import Table, aligned
-from bptt import backtest
-from bptt import table as tables
-from bptt.tasks import Series
+from bptt.tasks import Series, backtest
+from bptt.tasks import table as tables
 from bptt.train import Training
 
 ROWS = ("bptt", "linear", "seasonal-naive", "repeat-last")

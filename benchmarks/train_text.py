@@ -26,10 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bptt import data
+from bptt.engine import choose
 from bptt.nn import Elman
-from bptt.sweeps import choose
-from bptt.tasks import Text
+from bptt.tasks import Text, data
 from bptt.train import Event, Steps, Training
 
 TURN = 20

@@ -3,7 +3,7 @@
 import torch
 
 import bptt
-from bptt import forcing, schedules
+from bptt.train import forcing, schedules
 
 STEPS, T, CLASSES = 300, 12, 6
 for hidden_recurrence in (False, True):

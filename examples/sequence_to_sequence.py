@@ -3,7 +3,7 @@
 import torch
 
 import bptt
-from bptt import forcing
+from bptt.train import forcing
 
 torch.manual_seed(0)
 READ, WRITE, DIGITS = 5, 3, 5

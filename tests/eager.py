@@ -2,10 +2,10 @@
 
 import sys
 
-import bptt.train
 from bptt.cli import main
+from bptt.train import loop
 
 if __name__ == "__main__":
-    bptt.train.SECONDS_PER_SAVE = 0.3
+    loop.SECONDS_PER_SAVE = 0.3
     sys.argv[0] = "bptt"
     main()

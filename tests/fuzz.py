@@ -31,10 +31,11 @@ import torch
 from safetensors.torch import save
 
 import bptt
-from bptt import data, runs, table, tapefile
+from bptt.engine import native
 from bptt.errors import InputError
-from bptt.sweeps import native
-from bptt.tasks import Text
+from bptt.runs import run as runs
+from bptt.tape import tapefile
+from bptt.tasks import Text, data, table
 from bptt.tasks.text import Recipe
 
 ROOT = str(Path(bptt.__file__).parent)

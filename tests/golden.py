@@ -1,6 +1,6 @@
 """Golden tapes: what the player's TypeScript must make of a tape, worked out here by plain torch and autograd.
 
-As JSON each holds `tape`, as `bptt.player.as_json` puts it into a page, and `expected`: values and terms by address
+As JSON each holds `tape`, as `player.as_json` puts it into a page, and `expected`: values and terms by address
 (counted from 1, as in the hash of a page), the norms ‖∂L_t/∂h_k‖ of single losses, and what windows of truncated BPTT
 lose.
 """
@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bptt import Tape, losses, player, record, recording, worked
-from bptt.activations import activation
+from bptt import Tape, record, recording
+from bptt.autograd.function import Record
+from bptt.engine.activations import activation
+from bptt.lesson import worked
 from bptt.nn import RNN, Elman
-from bptt.ops import Record
+from bptt.sheet import losses
+from bptt.tape import player
 
 
 @dataclass

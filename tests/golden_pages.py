@@ -10,9 +10,10 @@ import golden
 import nbformat
 import torch
 
-from bptt import player, record
+from bptt import record
 from bptt.nn import Elman
-from bptt.widget import Player
+from bptt.tape import player
+from bptt.tape.widget import Player
 
 HOSTILE = [
     "</script>",

@@ -21,10 +21,14 @@ from safetensors.torch import save
 from typer.testing import CliRunner
 
 import bptt
-from bptt import cli, data, forcing, losses, runs, schedules, table, tapefile, train, truncated, worked
+from bptt import cli, runs, train
 from bptt.errors import InputError
-from bptt.tasks import Text
+from bptt.lesson import worked
+from bptt.sheet import losses
+from bptt.tape import tapefile
+from bptt.tasks import Text, data, table
 from bptt.tasks.text import Recipe
+from bptt.train import forcing, schedules, truncated
 
 WORDS = "the cat sat on the mat. " * 40
 SMALL = "--hidden 8 --streams 4 --bptt 10"

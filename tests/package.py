@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FILES = ["bundle/page.js", "bundle/widget.js", "py.typed"]
+FILES = ["tape/bundle/page.js", "tape/bundle/widget.js", "py.typed"]
 
 
 def main(directory: Path) -> None:

@@ -20,7 +20,7 @@ from bptt.sheet.expressions import (
     Sum,
     Times,
     Transposed,
-)  # fmt: skip
+)
 
 
 def _scale(a: Tensor) -> Tensor:

@@ -23,9 +23,10 @@ from statistics import median
 import torch
 
 import bptt
-from bptt import data, forcing, runs
-from bptt.tasks import Text
+from bptt import runs
+from bptt.tasks import Text, data
 from bptt.tasks.text import Recipe
+from bptt.train import forcing
 
 GROWTH = 0.01
 PAGE = os.sysconf("SC_PAGESIZE")

@@ -181,7 +181,7 @@ def test_relu_passes_gradients_as_torch_does(
 ) -> None:
     """NaN states pass them on, and states at zero stop even infinite ones, such as that of a root."""
     monkeypatch.setenv("BPTT_ENGINE", engine)
-    bptt.sweeps.choose.cache_clear()
+    bptt.engine.choose.cache_clear()
     try:
         a = torch.tensor([-2.0, -0.0, 0.0, 3.0, torch.nan, torch.nan, -1.0, -1.0], dtype=F64)
         dh = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, torch.nan, torch.inf, torch.nan], dtype=F64)
@@ -197,4 +197,4 @@ def test_relu_passes_gradients_as_torch_does(
             found = torch.autograd.grad(output[0, 0, 0], alone, dh[b])[0][0, 0, 0]
             torch.testing.assert_close(found, expected[b], equal_nan=True)
     finally:
-        bptt.sweeps.choose.cache_clear()
+        bptt.engine.choose.cache_clear()

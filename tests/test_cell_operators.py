@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import bptt
-from bptt import cell_operators
+from bptt.autograd import cell_operators
 
 F64 = torch.float64
 EVERYTHING: dict[str, Any] = {"leak": 0.4, "residual": True, "norm": "layer", "learn_h0": True}
@@ -132,7 +132,7 @@ def test_graphs_follow_the_engine_that_is_asked_for(monkeypatch: pytest.MonkeyPa
     rnn, x = bptt.nn.RNN(3, 4, dtype=F64, **options), torch.randn(5, 2, 3, dtype=F64)
     compiled = torch.compile(rnn, fullgraph=True, backend="aot_eager")
     expected = outcome(rnn, list(rnn.parameters()), x)
-    monkeypatch.setattr(cell_operators, "choose", lambda *_: bptt.sweeps.Choice(bptt.sweeps.reference, "judge"))
+    monkeypatch.setattr(cell_operators, "choose", lambda *_: bptt.engine.Choice(bptt.engine.reference, "judge"))
     monkeypatch.delattr(cell_operators.native_cells, "forward_sweep")
     torch.testing.assert_close(outcome(compiled, list(rnn.parameters()), x), expected, **near())
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
-from bptt import cells
-from bptt.sweeps import cells as reference
-from bptt.sweeps import native_cells
-from bptt.sweeps.cells import Cell
+from bptt.autograd import cells
+from bptt.engine import cells as reference
+from bptt.engine import native_cells
+from bptt.engine.cells import Cell
 
 F64 = torch.float64
 OPTIONS = list(itertools.product([1.0, 0.3], [False, True], [False, True], [False, True]))  # leak, residual, mask, norm
@@ -48,7 +48,7 @@ def everything(x: Tensor, given: dict[str, Any], how: dict[str, Any]) -> list[Te
 
 def by_the_book(monkeypatch: pytest.MonkeyPatch, *args: Any) -> list[Tensor]:
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "choose", lambda *_: bptt.sweeps.Choice(bptt.sweeps.reference, "judge"))
+        patch.setattr(cells, "choose", lambda *_: bptt.engine.Choice(bptt.engine.reference, "judge"))
         return everything(*args)
 
 
@@ -123,7 +123,7 @@ def test_a_cell_without_options_is_the_plain_one() -> None:
     x = torch.randn(5, 3, 4, dtype=F64, requires_grad=True)
     given = tensors(3, 4, 7, F64, False, False)
     plain = {name: given[name] for name in ("h0", "weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-    outputs = bptt.ops.layer(x, **plain, activation="relu")
+    outputs = bptt.autograd.function.layer(x, **plain, activation="relu")
     torch.manual_seed(4)
     cotangents = [torch.randn(output.shape, dtype=F64) for output in outputs]
     expected = [*outputs, *torch.autograd.grad(outputs, [x, *plain.values()], cotangents)]

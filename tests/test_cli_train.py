@@ -18,10 +18,12 @@ import torch
 from cases import weights_in
 from typer.testing import CliRunner
 
-from bptt import data, owned, progress, runs
 from bptt.cli import app
 from bptt.cli import text as text_words
-from bptt.tasks import Text
+from bptt.files import owned
+from bptt.runs import progress
+from bptt.runs import run as runs
+from bptt.tasks import Text, data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -352,7 +354,7 @@ def test_sigterm_ends_at_once_where_there_is_nothing_to_save(here: Path, monkeyp
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "start", asked_to_end)
+        patched.setattr("bptt.runs.start", asked_to_end)
         assert bptt(f"train words.txt -o run {SMALL}") == ""
         assert not (here / "run").exists()
     with monkeypatch.context() as patched:

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bptt import data
-from bptt.data import Text, Vocabulary
 from bptt.errors import InputError
+from bptt.tasks import data
+from bptt.tasks.data import Text, Vocabulary
 
 
 @given(st.text(min_size=1))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bptt import equations
+from bptt.sheet import equations
 
-SOURCE = Path(equations.__file__).parent
+SOURCE = Path(equations.__file__).parents[1]
 
 
 def test_the_sheet_has_six_steps_forward_and_eleven_back() -> None:

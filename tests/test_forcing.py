@@ -5,9 +5,10 @@ import torch
 from cases import tolerance
 from torch import Tensor
 
-from bptt import forcing, losses, schedules
 from bptt.errors import InputError
 from bptt.nn import Jordan, State
+from bptt.sheet import losses
+from bptt.train import forcing, schedules
 
 F64 = torch.float64
 T, B, I, H, O = 6, 3, 2, 5, 4

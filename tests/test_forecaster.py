@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bptt import forecaster
-from bptt.forecaster import Base, Forecaster
+from bptt.tasks import forecaster
+from bptt.tasks.forecaster import Base, Forecaster
 
 
 def wavy(steps: int = 300, inputs: int = 1, gaps: bool = False) -> Tensor:

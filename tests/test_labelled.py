@@ -12,10 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bptt import runs, table
+from bptt import runs
 from bptt.cli import app
 from bptt.errors import InputError
-from bptt.tasks import Labelled, labelled
+from bptt.tasks import Labelled, labelled, table
 from bptt.tasks.labelled import Classifier, Columns, Recipe
 from bptt.train import Training
 

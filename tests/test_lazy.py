@@ -90,7 +90,9 @@ def test_import_alone_imports_nothing_heavy() -> None:
 def seen_by_type_checkers() -> set[str]:
     """The names that `bptt/__init__.py` imports or declares for type checkers alone."""
     (block,) = [node for node in ast.parse((ROOT / "__init__.py").read_text()).body if isinstance(node, ast.If)]
-    imported = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    imported = {
+        alias.asname or alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     return imported | {ast.unparse(node.target) for node in block.body if isinstance(node, ast.AnnAssign)}
 
 

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.literature import adding, jsb, shakespeare, sunspots
 from benchmarks.literature.outcome import mean_and_spread
-from bptt import data
-from bptt.tasks import Text
+from bptt.tasks import Text, data
 
 
 def chorales(*lengths: int) -> list[torch.Tensor]:

@@ -12,10 +12,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 import bptt
-from bptt import blocks, losses, sweeps
+from bptt import engine
+from bptt.engine import blocks, native
 from bptt.errors import InputError
 from bptt.nn import RNN, Elman
-from bptt.sweeps import native
+from bptt.sheet import losses
 
 F32, F64 = torch.float32, torch.float64
 # With H = 13 the engine sums over 512 rows: blocks of 512, 1024, 1536 steps of one row, and one longer than T.
@@ -26,9 +27,9 @@ CHECKPOINTS = [1, 513, 1025, 5000, "auto", "600kB", "1GB"]
 @pytest.fixture
 def on_the_reference(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("BPTT_ENGINE", "reference")
-    sweeps.choose.cache_clear()
+    engine.choose.cache_clear()
     yield
-    sweeps.choose.cache_clear()
+    engine.choose.cache_clear()
 
 
 def everything(rnn: RNN, x: Any, h0: Tensor | None, checkpoint: Any) -> list[Tensor]:

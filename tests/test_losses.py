@@ -8,7 +8,7 @@ import torch
 from cases import tolerance
 from torch import Tensor
 
-from bptt import losses
+from bptt.sheet import losses
 
 F64 = torch.float64
 T, B, O = 4, 3, 5

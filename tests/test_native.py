@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bptt import _native, long, ops
+from bptt.autograd import function, long
+from bptt.engine import _native, native, reference
 from bptt.nn import RNN
-from bptt.sweeps import native, reference
 
 ACTIVATIONS = ["tanh", "relu", "sigmoid", "identity"]
 # Largest error over largest value. float64: the contract's 1e-12. float32: sums of up to 300 terms and 7 steps of
@@ -404,7 +404,7 @@ def gradients_of_a_layer(given):
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh, dy, dh_n = (given[name] for name in LAYER_INPUTS)
     inputs = [array.detach().requires_grad_() for array in (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)]
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh = inputs
-    y, h_n = ops.layer(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, "tanh")
+    y, h_n = function.layer(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, "tanh")
     return y, h_n, *torch.autograd.grad([y, h_n], inputs, [dy, dh_n])
 
 
@@ -508,7 +508,7 @@ def test_a_fork_after_use_does_not_hang():
     # Small enough that torch's own threads, which do not survive a fork, have nothing to do.
     script = """
 import os, torch
-from bptt.sweeps import native
+from bptt.engine import native
 torch.set_num_threads(2)
 a, W, h0 = torch.ones(30, 8, 100), torch.eye(100) / 2, torch.zeros(8, 100)
 sweep = lambda: native.forward_sweep(a, W, h0, "tanh")
@@ -528,7 +528,7 @@ def test_runs_and_teams_give_the_same_bits():
     # A forked child has workers of the engine's own, its parent OpenMP's threads. Each run is a process of its own.
     script = """
 import hashlib, os, sys, torch
-from bptt.sweeps import native
+from bptt.engine import native
 torch.set_num_threads(int(sys.argv[1]))
 generator = torch.Generator().manual_seed(0)
 shapes = (50, 8, 30), (200, 30), (200, 200), (50, 8, 200)
@@ -660,7 +660,7 @@ def run_with(instruction_set, *command):
 @pytest.mark.skipif("BPTT_ISA" in os.environ, reason="is itself run once for each instruction set")
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(instruction_set):
-    asked = run_with(instruction_set, "-c", "from bptt.sweeps import native; print(native.INSTRUCTION_SET)")
+    asked = run_with(instruction_set, "-c", "from bptt.engine import native; print(native.INSTRUCTION_SET)")
     if "must name an instruction set this processor has" in asked.stderr:
         pytest.skip(f"this processor or build has no {instruction_set}")
     assert asked.stdout.strip() == instruction_set
@@ -671,7 +671,7 @@ def test_every_instruction_set(instruction_set):
 
 
 def test_an_unknown_instruction_set_is_refused_with_the_choices():
-    refused = run_with("avx1024", "-c", "import bptt._native")
+    refused = run_with("avx1024", "-c", "import bptt.engine._native")
     assert refused.returncode != 0
     assert "ImportError: BPTT_ISA must name an instruction set this processor has: " in refused.stderr
     assert "baseline" in refused.stderr

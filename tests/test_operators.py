@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import bptt
-from bptt import operators
+from bptt.autograd import operators
 
 F64 = torch.float64
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bptt import disk, outputs, owned
 from bptt.errors import InputError
+from bptt.files import disk, outputs, owned
 
 
 def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ import torch
 import traitlets
 from typer.testing import CliRunner
 
-from bptt import InputError, player, record, recording, runs, worked
+from bptt import InputError, record, recording, runs
 from bptt.cli import app
-from bptt.data import Vocabulary
+from bptt.lesson import worked
 from bptt.nn import RNN, Elman
+from bptt.tape import player
+from bptt.tasks.data import Vocabulary
 
 GOLDENS = dict(golden.goldens())
 HOSTILE = [
@@ -250,6 +252,6 @@ def test_the_widget_carries_the_same_tape_and_a_page_for_exports() -> None:
 
 
 def test_showing_without_anywidget_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bptt.widget", None)
+    monkeypatch.setitem(sys.modules, "bptt.tape.widget", None)
     with pytest.raises(InputError, match=r"pip install '\.\[notebook\]'"):
         GOLDENS["word"].tape.show()

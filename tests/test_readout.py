@@ -8,8 +8,8 @@ import torch
 from cases import tolerance
 from torch.autograd import gradcheck, gradgradcheck
 
-from bptt import readout
-from bptt.readout import Readout
+from bptt.autograd import readout
+from bptt.autograd.readout import Readout
 
 
 def both(H: int, O: int, dtype: torch.dtype = torch.float32, *, bias: bool = True) -> tuple[Readout, torch.nn.Linear]:

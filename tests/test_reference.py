@@ -5,7 +5,7 @@ import torch
 from cases import ACTIVATIONS, LENGTHS, UGLY, batch_sizes, tolerance
 from torch import Tensor
 
-from bptt.sweeps import packing, reference
+from bptt.engine import packing, reference
 
 PHI = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a}
 F64 = torch.float64

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bptt import backtest, runs, table, train
-from bptt.backtest import Row
+from bptt import runs, train
 from bptt.errors import InputError
-from bptt.forecaster import Forecaster
-from bptt.tasks import Series, series
+from bptt.tasks import Series, backtest, series, table
+from bptt.tasks.backtest import Row
+from bptt.tasks.forecaster import Forecaster
 from bptt.tasks.series import Recipe
 from bptt.train import Training
 

@@ -16,10 +16,10 @@ from published_cells import PUBLISHED
 from typer.testing import CliRunner
 
 import bptt
-from bptt import Cell, equations
+from bptt import Cell
 from bptt.cli import app
 from bptt.errors import InputError
-from bptt.sheet import language, named
+from bptt.sheet import equations, language, named
 from bptt.sheet.cells import CELLS, elman
 from bptt.sheet.functions import FUNCTIONS
 from bptt.sheet.language import parse

@@ -25,9 +25,11 @@ import pytest
 import torch
 from cases import weights_in
 
-from bptt import cli, data, disk, owned, runs
+from bptt import cli
 from bptt.errors import DamagedFileWarning, InputError
-from bptt.tasks import Text
+from bptt.files import disk, owned
+from bptt.runs import run as runs
+from bptt.tasks import Text, data
 from bptt.tasks.text import Recipe
 from bptt.train import Evaluation, Training
 

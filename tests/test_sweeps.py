@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from bptt import SlowEngineWarning, sweeps
+from bptt import SlowEngineWarning, engine
 
 
 def test_the_cpu_gets_the_compiled_sweeps() -> None:
     for dtype in (torch.float32, torch.float64):
-        choice = sweeps.choose("cpu", dtype)
+        choice = engine.choose("cpu", dtype)
         assert choice.name == "native"
         assert "compiled" in choice.reason
 
@@ -22,9 +22,9 @@ def test_the_cpu_gets_the_compiled_sweeps() -> None:
     [("cpu", torch.bfloat16, "are torch.bfloat16"), ("cuda", torch.float32, "tensors are on cuda")],
 )
 def test_the_slow_engine_says_why(device: str, dtype: torch.dtype, reason: str) -> None:
-    sweeps.choose.cache_clear()
+    engine.choose.cache_clear()
     with pytest.warns(SlowEngineWarning, match=f"slow reference engine: .*{reason}"):
-        choice = sweeps.choose(device, dtype)
+        choice = engine.choose(device, dtype)
     assert choice.name == "reference"
     assert choice.slow
     assert reason in choice.reason
@@ -32,7 +32,7 @@ def test_the_slow_engine_says_why(device: str, dtype: torch.dtype, reason: str) 
 
 def choice_under(engine: str, dtype: str) -> subprocess.CompletedProcess[str]:
     program = (
-        f"import torch; from bptt.sweeps import choose; c = choose('cpu', torch.{dtype}); print(c.name, '|', c.reason)"
+        f"import torch; from bptt.engine import choose; c = choose('cpu', torch.{dtype}); print(c.name, '|', c.reason)"
     )
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

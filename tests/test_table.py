@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bptt import data, table, timeline
 from bptt.errors import InputError
+from bptt.tasks import data, table, timeline
 
 
 def written(path: Path, content: str | bytes) -> Path:

@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
 import bptt
-from bptt import InputError, Tape, record, recording, sweeps, tapefile
+from bptt import InputError, Tape, record, recording
+from bptt.engine import choose, native
 from bptt.nn import RNN, Elman
+from bptt.tape import tapefile
 
 LOSSES = ["cross_entropy", "binary_cross_entropy", "squared_error"]
 ACTIVATIONS_BY_NAME = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a * 1}
@@ -28,12 +30,12 @@ NAMES = ["W_xh", "W_hh", "b_h", "W_ho", "b_o"]
 
 @pytest.fixture(params=["reference", "native"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param == "native" and sweeps.native is None:
+    if request.param == "native" and native is None:
         pytest.skip("the compiled sweeps are not installed: pip install . builds them")
     monkeypatch.setenv("BPTT_ENGINE", request.param)
-    sweeps.choose.cache_clear()
+    choose.cache_clear()
     yield request.param
-    sweeps.choose.cache_clear()
+    choose.cache_clear()
 
 
 class Last(torch.nn.Module):

@@ -15,14 +15,14 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bptt import data, forecaster, startup, table
-from bptt import threads as thread_counts
+from bptt import startup
 from bptt.cli import app
 from bptt.errors import InputError
-from bptt.tasks import KnownTask, Labelled, Series, Text
+from bptt.tasks import KnownTask, Labelled, Series, Text, data, forecaster, table
 from bptt.tasks.labelled import Columns
-from bptt.threads import Threads
 from bptt.train import Training, fit
+from bptt.train import threads as thread_counts
+from bptt.train.threads import Threads
 
 STEP = 0.01
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import bptt
-from bptt import sweeps
+from bptt import engine
+from bptt.engine import native, reference
 from bptt.errors import SlowEngineWarning
-from bptt.sweeps import native, reference
 
 F64 = torch.float64
 OURS = [native, reference]
@@ -22,10 +22,10 @@ OURS = [native, reference]
 @pytest.fixture
 def _torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("BPTT_ENGINE", "torch")
-    for function in (sweeps.choose, sweeps.torch_serves):
+    for function in (engine.choose, engine.torch_serves):
         function.cache_clear()
     yield
-    for function in (sweeps.choose, sweeps.torch_serves):
+    for function in (engine.choose, engine.torch_serves):
         function.cache_clear()
 
 
@@ -34,8 +34,8 @@ def _no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("an engine of ours was called")
 
-    for engine, name in itertools.product(OURS, ("forward_layer", "backward_layer")):
-        monkeypatch.setattr(engine, name, refuse)
+    for ours, name in itertools.product(OURS, ("forward_layer", "backward_layer")):
+        monkeypatch.setattr(ours, name, refuse)
 
 
 def everything(rnn: torch.nn.Module, x: Any, hx: Tensor | None) -> list[Tensor]:
@@ -127,5 +127,5 @@ def test_nobody_is_warned_where_torch_serves() -> None:
 
 def test_devices_without_sweeps_of_ours_have_torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BPTT_ENGINE", raising=False)
-    sweeps.torch_serves.cache_clear()
-    assert [sweeps.torch_serves(device) for device in ("cpu", "cuda", "mps", "xpu")] == [False, True, True, True]
+    engine.torch_serves.cache_clear()
+    assert [engine.torch_serves(device) for device in ("cpu", "cuda", "mps", "xpu")] == [False, True, True, True]

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from bptt import InputError, equations, trace, worked
+from bptt import InputError
+from bptt.lesson import printed, worked
+from bptt.sheet import equations
 
 EXAMPLES = ["cell", "hello", "1,3,5,7,9", "01101001"]
 MORE = [*EXAMPLES, "banana", "ab", "2,4,8,16", "-1,0,1", "10"]
@@ -240,10 +242,10 @@ def test_one_update_of_training_is_the_update_that_is_shown() -> None:
     assert torch.equal(result.after["W_hh"].mT, result.example.model.rnn.get_parameter("weight_hh_l0"))
 
 
-def printed(text: str, width: int = 80, updates: int | None = 0, **settings: Any) -> tuple[str, dict[str, Any]]:
+def printed_page(text: str, width: int = 80, updates: int | None = 0, **settings: Any) -> tuple[str, dict[str, Any]]:
     result = worked.work(worked.example(text, **settings), updates)
     out = StringIO()
-    trace.render(result, Console(file=out, width=width))
+    printed.render(result, Console(file=out, width=width))
     return out.getvalue(), json.loads(json.dumps(worked.as_data(result)))
 
 
@@ -252,13 +254,13 @@ def flat(values: Any) -> list[float]:
 
 
 def shown(values: Any) -> Counter[str]:
-    return Counter(trace.number(value) for value in flat(values))
+    return Counter(printed.number(value) for value in flat(values))
 
 
 @pytest.mark.parametrize("text", MORE)
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_every_number_is_printed_and_every_line_fits(text: str, width: int) -> None:
-    page, data = printed(text, width)
+    page, data = printed_page(text, width)
     assert max(cell_len(line) for line in page.splitlines()) <= width
     _, page_A = page.split("Side A · forward")
     page_A, page_B = page_A.split("Side B · backward")
@@ -275,13 +277,13 @@ def test_every_number_is_printed_and_every_line_fits(text: str, width: int) -> N
     wanted_W = shown([[entry["before"], entry["gradient"], entry["after"]] for entry in data["weights"].values()])
     for wanted, section in ((wanted_A, page_A), (wanted_B, page_B), (wanted_W, page_W)):
         assert not wanted - Counter(section.replace(":", " ").split())
-    assert trace.number(data["loss"]["before"]) in page_W
-    assert trace.number(data["loss"]["after"]) in page_W
+    assert printed.number(data["loss"]["before"]) in page_W
+    assert printed.number(data["loss"]["after"]) in page_W
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_every_equation_and_tag_is_printed(text: str) -> None:
-    page, _ = printed(text, 100)
+    page, _ = printed_page(text, 100)
     for tag, equation in equations.SHEET.items():
         assert any(line.split()[:1] == [tag] and equation.formula in line for line in page.splitlines())
     sheet, _, numbers = page.partition("Side A · forward")
@@ -291,7 +293,7 @@ def test_every_equation_and_tag_is_printed(text: str) -> None:
 
 
 def test_the_last_line_tells_the_distance_to_both_judges() -> None:
-    page, data = printed("hello")
+    page, data = printed_page("hello")
     last = page.splitlines()[-1]
     for judge in ("autograd", "central differences"):
         assert f"{data['check']['residuals'][judge]['worst']:.1e} off {judge}" in last
@@ -306,7 +308,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_pipes_and_no_color_lose_nothing_and_carry_no_control_codes() -> None:
     piped, without = run("hello", "--train", "0"), run("hello", "--train", "0", NO_COLOR="1", TERM="xterm-256color")
     assert piped.returncode == without.returncode == 0
-    assert piped.stdout == without.stdout == printed("hello")[0]
+    assert piped.stdout == without.stdout == printed_page("hello")[0]
     assert all(character == "\n" or character.isprintable() for character in piped.stdout)
 
 
@@ -371,7 +373,7 @@ def test_mistakes_end_with_a_message_and_exit_code_2() -> None:
 
 
 def test_a_diverged_training_is_said_and_is_still_json() -> None:
-    page, data = printed("1,2,3", updates=200, lr=1000.0, nonlinearity="identity")
+    page, data = printed_page("1,2,3", updates=200, lr=1000.0, nonlinearity="identity")
     assert "the loss is no longer finite: try a smaller --lr" in page
     assert data["training"]["answer"] is None
     json.dumps(data, allow_nan=False)
@@ -381,14 +383,14 @@ def test_a_diverged_training_is_said_and_is_still_json() -> None:
     "text", ["a\x1b[31mb", "[bold]x[/bold]", "\u202eab", "</script>", "a b\n", "日本語", "\ud800x"]
 )
 def test_strange_texts_cannot_move_the_cursor(text: str) -> None:
-    page, _ = printed(text)
+    page, _ = printed_page(text)
     assert all(character == "\n" or character.isprintable() for character in page)
     assert max(cell_len(line) for line in page.splitlines()) <= 80
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(2, 17))
 def test_numbers_keep_their_significant_digits(value: float, digits: int) -> None:
-    text = trace.number(value, digits)
+    text = printed.number(value, digits)
     assert float(text) == float(f"{value:.{digits - 1}e}")
     assert len(text) <= digits + len("-0.00") + len("e-308")
 
@@ -400,4 +402,4 @@ def test_numbers_keep_their_significant_digits(value: float, digits: int) -> Non
      (math.inf, "inf"), (1e-300, "1e-300"), (9999.6, "1.000e4"), (120.0, "120")],
 )  # fmt: skip
 def test_numbers_are_never_rounded_to_fixed_decimals(value: float, text: str) -> None:
-    assert trace.number(value) == text
+    assert printed.number(value) == text

@@ -21,14 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from bptt import data, owned, runs, train, truncated
-from bptt.data import Vocabulary
+from bptt import train
 from bptt.errors import InputError
+from bptt.files import owned
 from bptt.nn import RNN, Elman
-from bptt.tasks import Text
+from bptt.runs import run as runs
+from bptt.tasks import Text, data
 from bptt.tasks import text as text_task
+from bptt.tasks.data import Vocabulary
 from bptt.tasks.text import Recipe, nats_per_token
-from bptt.train import Evaluation, Event, Steps, Training
+from bptt.train import Evaluation, Event, Steps, Training, loop, truncated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -445,7 +447,7 @@ class TestNotFinite:
         assert_same_bits(dict(model.state_dict()), at_the_start)
 
     def test_nor_are_they_between_two_steps(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(train, "SECONDS_PER_SAVE", -1)
+        monkeypatch.setattr(loop, "SECONDS_PER_SAVE", -1)
         run, ours = runs.start(tmp_path, Text(TEXT, SMALL))
 
         def poison(gradient: Tensor) -> None:

@@ -9,9 +9,10 @@ from cases import tolerance
 from torch import Tensor
 from torch.nn import functional as F
 
-from bptt import losses, truncated
 from bptt.errors import InputError
 from bptt.nn import RNN, Elman
+from bptt.sheet import losses
+from bptt.train import truncated
 
 F64 = torch.float64
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bptt import data, runs, table
 from bptt.cli import app
 from bptt.errors import InputError
-from bptt.tasks import TASKS, KnownTask, Labelled, Series, Text, labelled
+from bptt.runs import run as runs
+from bptt.tasks import TASKS, KnownTask, Labelled, Series, Text, data, labelled, table
 
 EAGER = str(Path(__file__).parent / "eager.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]

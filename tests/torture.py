@@ -24,10 +24,12 @@ from pathlib import Path
 import torch
 from cases import weights_in
 
-from bptt import data, disk, owned, runs, train
+from bptt import runs
 from bptt.errors import DamagedFileWarning
-from bptt.tasks import Text
+from bptt.files import disk, owned
+from bptt.tasks import Text, data
 from bptt.tasks.text import Recipe
+from bptt.train import loop
 
 STEPS_PER_KILL = 40
 
@@ -43,7 +45,7 @@ def trained(path: Path, source: Path, recipe: Recipe) -> None:
 
 def child(path: Path, source: Path, recipe: Recipe, ready: int, in_save: bool) -> None:
     """Trains with a save at every step; tells when it has begun, or the first time it is about to write a file."""
-    train.SECONDS_PER_SAVE = 0.0
+    loop.SECONDS_PER_SAVE = 0.0
     torch.set_num_threads(1)
     if in_save:
         write = disk._write_synced

@@ -20,7 +20,7 @@ export default defineConfig(({ mode }) => {
     plugins: [svelte({ emitCss: false }), inert],
     build: {
       target: "es2022",
-      outDir: process.env.BUNDLE || "../src/bptt/bundle",
+      outDir: process.env.BUNDLE || "../src/bptt/tape/bundle",
       emptyOutDir: false,
       minify: true,
       lib: { entry: `src/hosts/${mode}.ts`, formats: [format], name: "player", fileName: () => `${mode}.js` },

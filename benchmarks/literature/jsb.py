@@ -32,8 +32,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.literature.outcome import Lines, mean_and_spread, parser
 from benchmarks.report import Table
-from bptt import losses
 from bptt.nn import Elman
+from bptt.sheet import losses
 
 KEYS = 88
 HIDDEN, GAIN, DROPPED = 100, 0.7, 0.5

@@ -21,9 +21,8 @@ from torch import Tensor
 from benchmarks.literature.outcome import Lines, mean_and_spread, parser
 from benchmarks.report import Table
 from benchmarks.train_text import OneHotRNN
-from bptt import data
 from bptt.nn import Elman
-from bptt.tasks import Text
+from bptt.tasks import Text, data
 from bptt.tasks.text import nats_per_token
 from bptt.train import Training
 

@@ -32,8 +32,10 @@ from torch import Tensor
 
 from benchmarks.literature.outcome import Lines, mean_and_spread, parser
 from benchmarks.report import Table
-from bptt import losses, table, tasks
+from bptt import tasks
 from bptt.nn import Elman
+from bptt.sheet import losses
+from bptt.tasks import table
 from bptt.train import Training
 
 Series = NDArray[np.float64]

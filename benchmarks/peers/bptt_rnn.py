@@ -8,7 +8,7 @@ import bptt
 from benchmarks.cases import Case, Mode
 from benchmarks.peers import Prepared
 from benchmarks.peers.module import prepare_module, prepare_packed_module
-from bptt.sweeps import choose
+from bptt.engine import choose
 
 ENGINE = choose("cpu", torch.float32)
 VERSION = f"bptt {metadata.version('bptt')} ({ENGINE.name}) on torch {torch.__version__}"

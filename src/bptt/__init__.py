@@ -9,30 +9,16 @@ from typing import TYPE_CHECKING, Any
 from bptt import arrival
 
 if TYPE_CHECKING:
-    from bptt import (
-        data,
-        equations,
-        errors,
-        forcing,
-        long,
-        losses,
-        nn,
-        onnx,
-        ops,
-        runs,
-        schedules,
-        sheet,
-        sweeps,
-        table,
-        tape,
-        tasks,
-        train,
-        truncated,
-    )
+    from bptt import engine as sweeps
+    from bptt import errors, nn, runs, sheet, tape, tasks, train
+    from bptt.autograd import function as ops
+    from bptt.autograd import long, onnx
     from bptt.errors import InputError, SlowEngineWarning
     from bptt.nn import convert
-    from bptt.sheet import Cell
+    from bptt.sheet import Cell, equations, losses
     from bptt.tape import Tape, record, recording
+    from bptt.tasks import data, table
+    from bptt.train import forcing, schedules, truncated
 
     __version__: str
 
@@ -64,6 +50,21 @@ __all__ = [
     "train",
     "truncated",
 ]
+
+MOVED = {
+    "data": "tasks.data",
+    "equations": "sheet.equations",
+    "forcing": "train.forcing",
+    "long": "autograd.long",
+    "losses": "sheet.losses",
+    "onnx": "autograd.onnx",
+    "ops": "autograd.function",
+    "schedules": "train.schedules",
+    "sweeps": "engine",
+    "table": "tasks.table",
+    "truncated": "train.truncated",
+}
+"""Modules that are imported by a shorter name than that of their room: `bptt.losses` is `bptt.sheet.losses`."""
 
 _HOMES = {
     "Cell": "sheet",
@@ -102,3 +103,4 @@ def __dir__() -> list[str]:
 
 
 arrival.offer_operators()
+arrival.keep_names(MOVED)

@@ -1,7 +1,7 @@
-"""What has to wait until somebody imports torch, or a part of it that takes seconds, and must not import it itself."""
+"""Hooks into Python's imports: work that waits until somebody imports torch, and modules with a second name."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -51,8 +51,8 @@ class _Operators(ModuleType):
         ops: Any = sys.modules["torch"].ops
         if vars(ops).get("bptt") is self:
             del ops.bptt
-            import_module("bptt.operators")
-            import_module("bptt.cell_operators")
+            import_module("bptt.autograd.operators")
+            import_module("bptt.autograd.cell_operators")
         return getattr(ops.bptt, name)
 
 
@@ -63,3 +63,30 @@ def offer_operators() -> None:
         torch.ops.bptt = _Operators("torch.ops.bptt")
 
     when_imported("torch", offer)
+
+
+def keep_names(homes: Mapping[str, str]) -> None:
+    """`import bptt.losses` gives `bptt.sheet.losses`, for every pair of such names."""
+    sys.meta_path.insert(0, _SecondNames(homes))
+
+
+class _SecondNames:
+    def __init__(self, homes: Mapping[str, str]) -> None:
+        self.homes = homes
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        loader: Any = self
+        return ModuleSpec(fullname, loader) if self._home(fullname) else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = import_module(self._home(module.__name__))
+
+    def _home(self, fullname: str) -> str:
+        package, _, below = fullname.partition(".")
+        first, dot, rest = below.partition(".")
+        return f"bptt.{self.homes[first]}{dot}{rest}" if package == "bptt" and first in self.homes else ""

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from rich.table import Table as Printed
 
-from bptt import outputs, progress, runs, table, timeline
+from bptt import runs
 from bptt.cli.shell import Say, shortened
 from bptt.errors import InputError
-from bptt.tasks import Labelled, labelled
+from bptt.files import outputs
+from bptt.runs import progress
+from bptt.tasks import Labelled, labelled, table, timeline
 from bptt.tasks.labelled import Columns
 from bptt.train import Training
 

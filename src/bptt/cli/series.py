@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from bptt import backtest, chart, outputs, progress, runs, table
-from bptt.backtest import Backtest
+from bptt import runs
 from bptt.cli.shell import Say, shortened
 from bptt.errors import InputError
-from bptt.tasks import Series, series
+from bptt.files import outputs
+from bptt.runs import progress
+from bptt.tasks import Series, backtest, chart, series, table
+from bptt.tasks.backtest import Backtest
 from bptt.train import Training
 
 BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"

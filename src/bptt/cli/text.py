@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bptt import data, forcing, outputs, player, runs
+from bptt import runs
 from bptt.cli.shell import Say
-from bptt.data import Vocabulary
 from bptt.errors import InputError
+from bptt.files import outputs
 from bptt.nn import Elman
-from bptt.tape import record
-from bptt.tasks import Text
-from bptt.train import Training
+from bptt.tape import player, record
+from bptt.tasks import Text, data
+from bptt.tasks.data import Vocabulary
+from bptt.train import Training, forcing
 
 
 def task(file: Path | None, options: Mapping[str, Any]) -> Text:

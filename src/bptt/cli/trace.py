@@ -5,8 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bptt import trace as printed
-from bptt import worked
+from bptt.lesson import printed, worked
 
 
 def trace(example: str, updates: int | None, digits: int, *, json: bool, **settings: Any) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import typer
 
-from bptt import progress, runs, sweeps, table, workers
+from bptt import engine, runs
 from bptt.cli import labelled, series, text
 from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_when_asked
 from bptt.errors import InputError, SlowEngineWarning
-from bptt.tasks import TASKS, KnownTask
+from bptt.runs import progress, workers
+from bptt.tasks import TASKS, KnownTask, table
 from bptt.train import Reason, Stop, Training
 
 COMMANDS: dict[str, ModuleType] = {"text": text, "series": series, "labelled": labelled}
@@ -44,7 +45,7 @@ def train(
     command = shlex.join(["bptt", *sys.argv[1:]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowEngineWarning)
-        engine = sweeps.choose("cpu", torch.float32)
+        chosen = engine.choose("cpu", torch.float32)
     console = progress.console()
 
     def say(line: str, style: str | None = None) -> None:
@@ -80,7 +81,7 @@ def train(
                 print(json_format.dumps({"event": "settings", **run.settings.as_json()}), flush=True)
             else:
                 adapts = threads is None and team is None
-                for line in (*words_of.introduction(run.task), *_introduction(run.task, training, engine, adapts)):
+                for line in (*words_of.introduction(run.task), *_introduction(run.task, training, chosen, adapts)):
                     say(line)
                 say("")
             with progress.display(console, training.task, write, as_lines_of_json=json) as show:
@@ -153,7 +154,7 @@ def _changes(settings: runs.Settings, given: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _introduction(task: KnownTask, training: Training, engine: sweeps.Choice, adapts: bool) -> list[str]:
+def _introduction(task: KnownTask, training: Training, chosen: engine.Choice, adapts: bool) -> list[str]:
     recipe: Any = task.recipe
     weights = sum(parameter.numel() for parameter in training.model.parameters())
     stack = f"{recipe.layers} x " if recipe.layers > 1 else ""
@@ -163,9 +164,9 @@ def _introduction(task: KnownTask, training: Training, engine: sweeps.Choice, ad
     lines = [
         f"Network  {stack}{recipe.hidden} {recipe.nonlinearity} units, {weights:,} weights",
         f"Recipe   {recipe.optimizer} {recipe.lr:g}, clip {recipe.clip or 'off'}, {length}{limit}, seed {recipe.seed}",
-        f"Engine   {engine.name}, {'1 thread' if threads == 1 else f'{threads} threads'}"
+        f"Engine   {chosen.name}, {'1 thread' if threads == 1 else f'{threads} threads'}"
         + (", 1 while other programs need the cores" if adapts and threads > 1 else "")
-        + (f"; slow: {engine.reason}" if engine.slow else ""),
+        + (f"; slow: {chosen.reason}" if chosen.slow else ""),
     ]
     if training.step:
         lines.append(f"Resumed  at step {training.step:,} of {training.total_steps:,}, epoch {training.epoch:.1f}")

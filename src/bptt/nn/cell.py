@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.fx import Proxy
 from torch.nn import functional as F
 
-from bptt import ops
-from bptt.activations import activation
-from bptt.long import Layer
+from bptt.autograd import function
+from bptt.autograd.long import Layer
+from bptt.engine.activations import activation
 from bptt.nn import tracers
 from bptt.nn.arguments import TOKENS, check_axes, checked_kind, checked_kind_of_state
 from bptt.nn.precision import computed_wide, returned_dtype
@@ -62,18 +62,18 @@ class RNNCell(torch.nn.RNNCell):
                 )
             h0 = checked_kind_of_state(hx, self.weight_hh).unsqueeze(0)
         x = checked_kind(x, self.weight_hh).unsqueeze(0)
-        ops.begin(self)
+        function.begin(self)
         weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         if self.input_size == 0:  # as one number that weighs nothing
             x, weight_ih = F.pad(x, (0, 1)), F.pad(weight_ih, (0, 1))
         returned = returned_dtype(x, weight_hh)
-        if returned is None and ops.on_torch(x, weight_hh, self.nonlinearity):
+        if returned is None and function.on_torch(x, weight_hh, self.nonlinearity):
             compute = torch._VF.rnn_tanh_cell if self.nonlinearity == "tanh" else torch._VF.rnn_relu_cell
             h_prev = x.new_zeros(1, x.shape[1], self.hidden_size) if h0 is None else h0
             h = compute(x[0], h_prev[0], weight_ih, weight_hh, bias_ih, bias_hh)
             return h[0] if unbatched else h
         if returned is None:
-            _, h = ops.layer(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity)
+            _, h = function.layer(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity)
         else:
             _, (h,) = computed_wide(self._step, x, [h0], [(weight_ih, weight_hh, bias_ih, bias_hh)], returned)
         return h[0, 0] if unbatched else h[0]
@@ -86,5 +86,5 @@ class RNNCell(torch.nn.RNNCell):
     def _step(
         self, x: Tensor, states: Sequence[Tensor | None], weights: list[Layer]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        output, h = ops.layer(x, states[0], *weights[0], self.nonlinearity)
+        output, h = function.layer(x, states[0], *weights[0], self.nonlinearity)
         return [output], [h]

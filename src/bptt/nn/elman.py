@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from bptt import long, losses, ops
-from bptt.blocks import Checkpoint
+from bptt.autograd import function, long
+from bptt.autograd.readout import Readout
+from bptt.engine.blocks import Checkpoint
 from bptt.errors import InputError
 from bptt.nn.arguments import TOKENS, checked_input
 from bptt.nn.precision import returned_dtype
 from bptt.nn.rnn import RNN
-from bptt.readout import Readout
+from bptt.sheet import losses
 
 
 class Elman(torch.nn.Module):
@@ -83,7 +84,7 @@ class Elman(torch.nn.Module):
         backward pass, and one more forward sweep. h_n counts as a constant. The other arguments and errors are those of
         the network and of `bptt.losses.loss`; InputError too while a tape is recorded, which would have to hold it all.
         """
-        if ops.recorder.get() is not None:
+        if function.recorder.get() is not None:
             raise InputError(
                 "a tape holds every number of every step, which loss_of is there to avoid; got a call of it while "
                 "recording. Record model(x) and model.loss(o, y)."

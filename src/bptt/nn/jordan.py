@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bptt import losses
-from bptt.activations import activation
+from bptt.engine.activations import activation
 from bptt.nn.rnn import RNN
+from bptt.sheet import losses
 
 
 class State(NamedTuple):

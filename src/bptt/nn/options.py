@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bptt.activations import ACTIVATIONS, activation
+from bptt.engine.activations import ACTIVATIONS, activation
+from bptt.engine.cells import Cell
 from bptt.errors import InputError, SlowEngineWarning
-from bptt.sweeps.cells import Cell
 
 Nonlinearity = str | Callable[[Tensor], Tensor]
 KNOWN_FUNCTIONS: dict[Any, str] = {

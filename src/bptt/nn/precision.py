@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from bptt.long import Layer
+from bptt.autograd.long import Layer
 
 HALF = frozenset({torch.bfloat16, torch.float16})
 

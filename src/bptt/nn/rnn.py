@@ -15,7 +15,9 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt import blocks, cells, long, ops
+from bptt.autograd import cells, function, long
+from bptt.engine import blocks, packing
+from bptt.engine.cells import Cell
 from bptt.errors import InputError
 from bptt.nn import initial, options, tracers
 from bptt.nn.arguments import (
@@ -33,8 +35,6 @@ from bptt.nn.arguments import (
 from bptt.nn.options import Nonlinearity
 from bptt.nn.precision import computed_wide, returned_dtype, widened
 from bptt.nn.segments import Segments, segments
-from bptt.sweeps import packing
-from bptt.sweeps.cells import Cell
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -64,7 +64,7 @@ class RNN(torch.nn.RNN):
                   while a tape is recorded, everything is. May be changed at any time
 
     leak, residual, norm, recurrent_dropout and a function as nonlinearity go together in any combination, with all else
-    but checkpoint; `bptt.sweeps.cells` has the equations.
+    but checkpoint; `bptt.engine.cells` has the equations.
 
     Called with x and, if wanted, hx, the states before the first step, (num_layers * directions, B, H):
 
@@ -369,7 +369,7 @@ class RNN(torch.nn.RNN):
         x, batch_sizes, sorted_indices, unsorted_indices = input
         check_axes_of_rows(x)
         x = checked_input(x, self.input_size, weights[0][1])
-        traced = ops.is_traced()  # then what batch_sizes holds is not known yet
+        traced = function.is_traced()  # then what batch_sizes holds is not known yet
         given = hx[0] if isinstance(hx, tuple | list) and hx else hx
         B = given.shape[1] if traced and isinstance(given, Tensor) and given.dim() == 3 else int(batch_sizes[0])
         states = self._given(hx, B, weights[0][1])
@@ -392,7 +392,7 @@ class RNN(torch.nn.RNN):
         every_layer: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """`_stack` on the real steps of flattened input: all states in their places, the last states of all rows."""
-        if not ops.is_traced() and ops.recorder.get() is not None:
+        if not function.is_traced() and function.recorder.get() is not None:
             raise InputError(
                 "a tape holds padded batches without lengths= and reset=, or a PackedSequence, whose rows keep their "
                 "numbers. Record with torch.nn.utils.rnn.pack_padded_sequence instead."
@@ -430,9 +430,9 @@ class RNN(torch.nn.RNN):
 
             return computed_wide(wide, x, states, weights, returned)
         checkpoint = None if every_layer else self.checkpoint
-        if ops.begin(self):
+        if function.begin(self):
             checkpoint = None  # a record holds everything anyway
-        if checkpoint is not None and ops.seen_by_others(x, like):
+        if checkpoint is not None and function.seen_by_others(x, like):
             checkpoint = None  # who traces or transforms keeps what it wants to
         cell = self._cell()
         if cell is not None and checkpoint is not None:
@@ -446,7 +446,7 @@ class RNN(torch.nn.RNN):
             )  # fmt: skip
             return [output], list(h_n.split(1))
         is_plain = cell is None and checkpoint is None and isinstance(self.hidden_size, int)
-        if is_plain and not every_layer and ops.on_torch(x, like, self.nonlinearity):
+        if is_plain and not every_layer and function.on_torch(x, like, self.nonlinearity):
             return self._by_kernels_of_torch(x, states, weights, batch_sizes)
         layers, last = [], []
         bidirectional, nonlinearity, top = self.bidirectional, self.nonlinearity, self.num_layers - 1
@@ -458,7 +458,7 @@ class RNN(torch.nn.RNN):
                 if cell is not None:
                     output, h_n = self._with_options(cell, x, states[k], weights[k], k, batch_sizes)
                 elif checkpoint is None:
-                    output, h_n = ops.layer(
+                    output, h_n = function.layer(
                         x, states[k], *weights[k], nonlinearity, batch_sizes=batch_sizes, reverse=reverse, index=layer
                     )  # fmt: skip
                 else:
@@ -513,7 +513,7 @@ class RNN(torch.nn.RNN):
                 "a cell with a function as φ takes no PackedSequence that is traced, whose steps would have to be "
                 f"known; this one is {self!r}. Trace padded batches, or take φ by name."
             )
-        if not ops.is_traced() and ops.recorder.get() is not None:
+        if not function.is_traced() and function.recorder.get() is not None:
             raise InputError(
                 "a tape holds the numbers of the plain cell, h_t = φ(x_t W_xh + h_{t-1} W_hh + b_h) with φ by name; "
                 f"this one is {self!r}. Record one without leak, residual, norm, recurrent_dropout and functions as φ."

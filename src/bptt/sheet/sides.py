@@ -9,17 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bptt.sheet.derivation import Derivation, plus
-from bptt.sheet.expressions import (
-    Cotangent,
-    Equation,
-    Expression,
-    Name,
-    Product,
-    Sum,
-    Transposed,
-    mapped,
-    walk,
-)
+from bptt.sheet.expressions import Cotangent, Equation, Expression, Name, Product, Sum, Transposed, mapped, walk
 from bptt.sheet.printing import SUM, TEX, TEXT, TIMES, Text
 
 TO_COME, BEFORE = " to step t+1", " to step t−1"

@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from bptt import activations, table, timeline, train
+from bptt import train
+from bptt.autograd.readout import Readout
+from bptt.engine import activations
 from bptt.errors import InputError
 from bptt.nn import RNN
-from bptt.readout import Readout
-from bptt.table import Table
+from bptt.tasks import table, timeline
+from bptt.tasks.table import Table
 from bptt.train import Measure, Order, shuffled
 
 

@@ -2,7 +2,7 @@
 
 The steps come in three parts in the order of time. The training part is all that scaling, rules and network are fitted
 to; the validation part chooses among rules and weights, those before the first step included; the test part is read
-once, by `bptt.backtest`. Each batch holds windows of the training part, shuffled anew in every epoch, and every step
+once, by `backtest`. Each batch holds windows of the training part, shuffled anew in every epoch, and every step
 of a window past its first quarter is a place to forecast from. An epoch is a pass over all windows, or as many of them,
 drawn anew each time, as `STEPS_PER_EPOCH` batches hold.
 """
@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bptt import activations, forecaster, table, timeline, train
+from bptt import train
+from bptt.engine import activations
 from bptt.errors import InputError
-from bptt.forecaster import Forecaster
-from bptt.losses import loss as loss_of
-from bptt.table import Table
+from bptt.sheet.losses import loss as loss_of
+from bptt.tasks import forecaster, table, timeline
+from bptt.tasks.forecaster import Forecaster
+from bptt.tasks.table import Table
 from bptt.train import Measure
 
 UNITS, SHORT = (16, 32), 400  # hidden units for a training part of fewer steps, and of more

@@ -16,11 +16,13 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from bptt import activations, data, train, truncated
-from bptt.data import Unit, Vocabulary
+from bptt import train
+from bptt.engine import activations
 from bptt.errors import InputError
 from bptt.nn import Elman
-from bptt.train import Measure
+from bptt.tasks import data
+from bptt.tasks.data import Unit, Vocabulary
+from bptt.train import Measure, truncated
 
 EVALUATION_STREAMS = 32
 EVALUATION_STEPS = 256

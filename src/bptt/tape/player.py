@@ -1,0 +1,301 @@
+"""The tape player: one row of a tape as a page that needs nothing else, and as a widget in a notebook.
+
+`data` describes what the player shows, `html` puts it into a self-contained page, `bptt.tape.widget` into a notebook.
+The player itself is TypeScript (web/), built into `bundle/`; it derives every number again from those beside it, so
+the page carries arrays and the equation sheet and no pictures.
+
+A page shows one row of the batch. Of a long tape it shows a window of steps, chosen so that the arrays stay near
+`ROOM` bytes and the steps can be taken in; the page says which. Text that came from outside is data in the page, never
+markup: JSON in which <, > and & are escaped, under a content security policy that runs the player's own script and
+loads nothing.
+"""
+
+import base64
+import gzip
+import hashlib
+import html as markup
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bptt.autograd.function import Record
+from bptt.errors import InputError
+from bptt.sheet.equations import NOTATIONS, SHEET
+
+SCHEMA = 1
+ROOM = 4_000_000
+SEEN_APART = 1e-3  # rounding is far below, another reader of the states far above
+FEWEST_STEPS, USUAL_STEPS, MOST_STEPS = 16, 512, 2048
+LONGEST_TEXT = 200
+WEIGHTS = ("W_xh", "W_hh", "b_h")
+
+
+class Recorded(Protocol):
+    """What the player reads of a tape."""
+
+    layers: list[Record]
+    o: Tensor | None
+    y_hat: Tensor | None
+    loss: Tensor | None
+    targets: Tensor | None
+    w: Tensor | None
+    L: Tensor | None
+    do: Tensor | None
+    W_ho: Tensor | None
+    b_o: Tensor | None
+    readout_missing: str
+    loss_name: str | None
+    text: str | None
+    vocabulary: Sequence[str] | None
+    seed: int | None
+    versions: dict[str, str]
+
+    @property
+    def complete(self) -> bool: ...
+
+    def grad(self, name: str) -> Tensor: ...
+
+
+def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> dict[str, Any]:
+    """What the player shows, as plain data and NumPy arrays; docs/player.md names the fields.
+
+    row     which row of the batch
+    first   the first step to show, an index into the arrays of the tape; default the beginning, or so that the window
+            ends at the last step where only that one has an output
+    steps   how many steps; default as many as fit into about `ROOM` bytes, at most 512
+
+    Raises InputError for a tape without side B, or a row or steps that it does not have.
+    """
+    if not tape.complete:
+        raise InputError("The player shows both sides of a tape; side B of this one is empty. Call backward() first.")
+    batch, sizes = tape.layers[0].batch, tape.layers[0].batch_sizes
+    if tape.layers[0].a.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"The player shows tapes of float32 and float64; this one is {tape.layers[0].a.dtype}.")
+    if not 0 <= row < batch:
+        raise InputError(f"row must be one of the batch, 0 to {batch - 1}; got {row}.")
+    total = len(tape.layers[0].a) if sizes is None else sum(size > row for size in sizes)
+    if total == 0:
+        raise InputError("The player needs a step to show; this tape has none. Record it with a longer sequence.")
+    outputs = 0 if tape.o is None else total if sizes is not None else len(tape.o)
+    start, count = _window(tape, total, outputs, first, steps)
+    shown = _Shown(row, sizes, total, start, start + count)
+    without_output = total - outputs
+    with_output = slice(max(0, start - without_output), max(0, start + count - without_output))
+    arrays: dict[str, Tensor | None] = {}
+    for record in tape.layers:
+        prefix = f"layers.{record.layer}.{_direction(record)}."
+        arrays |= {prefix + name: array for name, array in _layer(record, shown, _x_is_below(tape, record)).items()}
+    for name in ("o", "y_hat", "loss", "targets"):
+        array = getattr(tape, name)
+        arrays[name] = None if array is None else shown.row_of(array)[with_output]
+    arrays |= {"do": shown.steps_of(tape.do), "w": shown.steps_of(tape.w)}
+    arrays |= {"W_ho": tape.W_ho, "b_o": tape.b_o, "L": tape.L}
+    if tape.W_ho is not None and tape.do is not None:
+        arrays |= {"dW_ho": tape.grad("W_ho"), "db_o": None if tape.b_o is None else tape.grad("b_o")}
+    return {
+        "schema": SCHEMA,
+        "steps": count,
+        "first": start,
+        "total": total,
+        "row": row,
+        "rows": batch,
+        "places": None if sizes is None else _places(row, sizes)[start : start + count],
+        "outputs": with_output.stop - with_output.start,
+        "layers": [
+            {
+                "layer": record.layer,
+                "direction": _direction(record),
+                "activation": record.activation,
+                "x_is_below": _x_is_below(tape, record),
+                "above": _above(tape, record),
+            }
+            for record in tape.layers
+        ],
+        "loss": tape.loss_name,
+        "readout_missing": "" if tape.W_ho is not None else tape.readout_missing,
+        "text": None if tape.text is None else tape.text[:LONGEST_TEXT],
+        "vocabulary": None if tape.vocabulary is None else list(tape.vocabulary),
+        "seed": tape.seed,
+        "versions": dict(tape.versions),
+        "sheet": [{"tag": line.tag, "formula": line.formula, "meaning": line.meaning} for line in SHEET.values()],
+        "notations": {name: list(symbols) for name, symbols in NOTATIONS.items()},
+        "arrays": {name: _as_numpy(array) for name, array in arrays.items() if array is not None},
+    }
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What of a tape is shown: of one row, which has `total` steps, those from `start` to `stop`."""
+
+    row: int
+    sizes: Sequence[int] | None
+    total: int
+    start: int
+    stop: int
+
+    def row_of(self, array: Tensor) -> Tensor:
+        """All steps of this row, (total, ·)."""
+        return array[:, self.row] if self.sizes is None else array[_places(self.row, self.sizes)]
+
+    def steps_of(self, array: Tensor | None) -> Tensor | None:
+        """The steps shown, (steps, ·)."""
+        return None if array is None else self.row_of(array)[self.start : self.stop]
+
+
+def _layer(record: Record, shown: _Shown, x_is_below: bool) -> dict[str, Tensor | None]:
+    """The arrays of one layer, and what its first step shown received from the past, its last one from the future."""
+    arrays: dict[str, Tensor | None] = {name: getattr(record, name) for name in WEIGHTS}
+    arrays |= {f"d{name}": getattr(record, f"d{name}") for name in WEIGHTS}
+    arrays |= {name: shown.steps_of(getattr(record, name)) for name in ("a", "h", "dh_direct", "dh", "da")}
+    assert record.da is not None
+    earliest, follows = (shown.stop - 1, shown.start - 1) if record.reverse else (shown.start, shown.stop)
+    arrays["h_before"] = shown.row_of(record.h_prev)[earliest]
+    if 0 <= follows < shown.total:
+        arrays["da_after"] = shown.row_of(record.da)[follows]
+    if record.dh0 is not None and earliest == (shown.total - 1 if record.reverse else 0):
+        arrays["dh0"] = record.dh0[shown.row]
+    if not x_is_below:
+        arrays |= {"x": shown.steps_of(record.x), "dx": shown.steps_of(record.dx)}
+    return arrays
+
+
+def _as_numpy(array: Tensor) -> np.ndarray:
+    array = array.detach().cpu()
+    return (array if array.is_floating_point() else array.to(torch.int32)).contiguous().numpy()
+
+
+def _direction(record: Record) -> str:
+    return "reverse" if record.reverse else "forward"
+
+
+def _x_is_below(tape: Recorded, record: Record) -> bool:
+    """Whether the input of a layer is what the layer below put out, untouched by dropout."""
+    below = [other.h for other in tape.layers if other.layer == record.layer - 1]
+    return bool(below) and torch.equal(torch.cat(below, -1), record.x)
+
+
+def _places(row: int, sizes: Sequence[int]) -> list[int]:
+    """Where the steps of one row lie in the arrays of a packed batch."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [int(start) + row for start, size in zip(starts, sizes, strict=True) if size > row]
+
+
+def _window(tape: Recorded, total: int, outputs: int, first: int | None, steps: int | None) -> tuple[int, int]:
+    a = tape.layers[0].a
+    per_step = 5 * sum(record.a.shape[-1] for record in tape.layers)  # a, h, dh_direct, dh, da
+    per_step += 0 if tape.o is None else 3 * tape.o.shape[-1]  # o, ŷ, do
+    room = min(max(FEWEST_STEPS, ROOM // (per_step * a.element_size())), USUAL_STEPS)
+    count = room if steps is None else steps
+    if not 1 <= count <= MOST_STEPS:
+        raise InputError(f"steps must lie in 1 to {MOST_STEPS}; got {steps}. Leave it out for as many as read well.")
+    count = min(count, total)
+    if first is None:
+        first = total - count if 0 < outputs < total else 0
+    if not 0 <= first < total:
+        raise InputError(f"first must be a step of this row, 0 to {total - 1}; got {first}.")
+    return first, min(count, total - first)
+
+
+def _above(tape: Recorded, record: Record) -> str:
+    """Where dh_direct comes from: "output", the "layer" above, or "outside", where the tape does not see.
+
+    On a tape of `recording`, others than the torch.nn.Linear may have read the states, such as a loss on h_n.
+    """
+    above = [other for other in tape.layers if other.layer == record.layer + 1]
+    if above:
+        return "layer" if _x_is_below(tape, above[0]) else "outside"
+    if tape.W_ho is None or tape.do is None or record.dh_direct is None:
+        return "outside"
+    if tape.loss_name is not None:
+        return "output"
+    H = record.dh_direct.shape[-1]
+    from_output = (tape.do @ tape.W_ho.mT)[..., H if record.reverse else 0 :][..., :H]
+    apart = (from_output - record.dh_direct).norm()
+    return "output" if apart <= SEEN_APART * record.dh_direct.norm() else "outside"
+
+
+def as_binary(shown: dict[str, Any]) -> dict[str, Any]:
+    """What `data` gave with arrays as bytes, for transports that carry these as they are."""
+    return shown | {"arrays": {name: _packed(array) for name, array in shown["arrays"].items()}}
+
+
+def _packed(array: np.ndarray) -> dict[str, Any]:
+    raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "data": raw}
+
+
+def as_json(shown: dict[str, Any]) -> str:
+    """What `data` gave as JSON that may stand between script tags: arrays in base64, no <, > or & anywhere."""
+    arrays = {name: _packed(array) for name, array in shown["arrays"].items()}
+    for packed in arrays.values():
+        packed["data"] = base64.b64encode(packed["data"]).decode()
+    text = json.dumps(shown | {"arrays": arrays}, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def html(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> str:
+    """A page with the player and this tape in it, complete in itself; arguments as for `data`."""
+    return html_of(data(tape, row=row, first=first, steps=steps))
+
+
+def html_of(shown: dict[str, Any]) -> str:
+    """A page with the player and what `data` gave."""
+    player, start = bundle("page.js"), _START
+    policy = (
+        f"default-src 'none'; script-src {_digest(start)} {_digest(player)}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    packed = base64.b64encode(gzip.compress(player.encode(), mtime=0)).decode()
+    title = "Tape player" if shown["text"] is None else f"{shown['text'][:40]} · tape player"
+    return (
+        "<!doctype html>\n"
+        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{markup.escape(''.join(c if c.isprintable() else ' ' for c in title))}</title>\n"
+        "</head>\n<body>\n"
+        '<div id="player"></div>\n'
+        "<noscript>The tape player is a script inside this file; allow scripts to see it.</noscript>\n"
+        f'<script type="application/json" id="tape">{as_json(shown)}</script>\n'
+        f'<script type="application/gzip" id="code">{packed}</script>\n'
+        f"<script>{start}</script>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def frame(page: str, height: int = 860) -> str:
+    """A page as an element of another one, for notebooks that are exported: its text inside an iframe's srcdoc."""
+    return (
+        f'<iframe srcdoc="{markup.escape(page)}" sandbox="allow-scripts" title="Tape player" '
+        f'style="width:100%;height:{height}px;border:0"></iframe>'
+    )
+
+
+# The player's script is packed into a third of its size; this unpacks it. The policy knows both by their hashes.
+_START = """
+const packed = atob(document.getElementById("code").textContent);
+const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
+new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text().then((code) => {
+  const script = document.createElement("script");
+  script.textContent = code;
+  document.body.append(script);
+});
+"""
+
+
+def _digest(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+@cache
+def bundle(name: str) -> str:
+    """The player's script, "page.js" or "widget.js"."""
+    return resources.files("bptt.tape").joinpath("bundle", name).read_text("utf-8")

@@ -1,0 +1,608 @@
+"""The tape: every number of both sides of a network, from the fast path, for looking at.
+
+    tape = record(model, x, targets, loss="cross_entropy")      a pass of its own, the model left as it was
+    with recording() as tapes: ...                              inside anybody's own loop, one tape per RNN call
+
+What is kept per layer and direction is `ops.Record`: x, a, states, dh_direct, dh, da, dx, dh0, the weights and the
+summed gradients, as the sweeps left them. Above the layers: o, y_hat, loss, do, w, targets and the readout W_ho, b_o.
+Recomputed on demand, never kept: one step's share of a weight's gradient, which has rank one for each row of the batch.
+
+dh is the total derivative ∂L/∂h_t, own output and future; dh_direct is the own output's part. `retain_grad()` on the
+output of a recurrent layer gives dh_direct, which is easily misread as a gradient that has vanished.
+
+W_ho and b_o are known when a torch.nn.Linear reads the RNN's output itself: its input holds the same numbers as the
+states of all steps, or of the last one. Steps without an output have do = 0 and w = 0, as B4 and B5 want it.
+
+On disk a tape is a safetensors file with one JSON string in its metadata; docs/tape.md has the format.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.hooks import RemovableHandle
+
+from bptt.autograd import function
+from bptt.autograd.function import Record
+from bptt.engine import choose
+from bptt.errors import InputError
+from bptt.files import outputs
+from bptt.sheet import losses
+from bptt.tape import player, tapefile
+from bptt.tape.check import Report, check
+
+if TYPE_CHECKING:
+    from bptt.tape.widget import Player
+
+Direction = Literal["forward", "reverse"]
+
+
+@dataclass(eq=False, repr=False)
+class Tape:
+    """Both sides of one call of a recurrent network; time first, (T, B, ·), or packed (N, ·).
+
+    layers      one `ops.Record` per layer and direction, in the order of computation
+    o y_hat     (S, B, O), A5 and A6; S is T, or 1 where only the last step has an output, so that o[-1] is always o_T
+    loss        (S, B), loss(ŷ_t, y_t) of B1 for each step and row, before the weights
+    targets     (S, B) class numbers or (S, B, O)
+    w           (T, B), the weights of B1; L () is their sum with `loss`
+    do          (T, B, O), B3, zero where a step has no output
+    W_ho b_o    (H, O) and (O); None when they are unknown, and `readout_missing` says why
+
+    The fields of `layers` that stand here too are those of the top layer: a, h, h0, dh, dh_direct, da, dh0, with both
+    directions side by side on the last axis where there are two, and the weights W_xh, W_hh, b_h. x and dx are those of
+    the bottom layer: what the network was given. What the loss did is known to `record` alone; on a tape of
+    `recording`, y_hat, loss, targets, w and L are None.
+    """
+
+    layers: list[Record] = field(default_factory=list)
+    o: Tensor | None = None
+    y_hat: Tensor | None = None
+    loss: Tensor | None = None
+    targets: Tensor | None = None
+    w: Tensor | None = None
+    L: Tensor | None = None
+    do: Tensor | None = None
+    W_ho: Tensor | None = None
+    b_o: Tensor | None = None
+    readout_missing: str = "no torch.nn.Linear read the output of the recurrent layers"
+    loss_name: str | None = None
+    text: str | None = None
+    vocabulary: Sequence[str] | None = None
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        top = self.layers[-1] if self.layers else None
+        if top is None:
+            return "Tape(nothing recorded yet)"
+        size = f"T={self.steps}, B={top.batch}, H={top.states.shape[-1]}, layers={top.layer + 1}"
+        both = ", bidirectional" if self.bidirectional else ""
+        loss = "" if self.L is None else f", {self.loss_name}, L={float(self.L):.6g}"
+        return f"Tape({size}{both}, {top.activation}{loss}{'' if self.complete else ', no backward pass yet'})"
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        sizes = self.layers[0].batch_sizes
+        return len(self.layers[0].a) if sizes is None else len(sizes)
+
+    @property
+    def bidirectional(self) -> bool:
+        return any(record.reverse for record in self.layers)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the backward pass has reached every layer."""
+        return bool(self.layers) and all(record.da is not None for record in self.layers)
+
+    @property
+    def activation(self) -> str:
+        return self.layers[-1].activation
+
+    def layer(self, index: int = -1, direction: Direction | None = None) -> Record:
+        """The record of one layer (0 is the bottom, -1 the top) in one direction.
+
+        Raises IndexError for a layer that is not there, ValueError when there are two directions and none is named.
+        """
+        count = self.layers[-1].layer + 1
+        if not -count <= index < count:
+            raise IndexError(f"layer must lie in [{-count}, {count}); got {index}")
+        if direction is None and self.bidirectional:
+            raise ValueError("this network runs in two directions; say direction='forward' or direction='reverse'")
+        if direction not in (None, "forward", "reverse"):
+            raise ValueError(f"direction must be 'forward' or 'reverse'; got {direction!r}")
+        if direction == "reverse" and not self.bidirectional:
+            raise ValueError("this network runs forward only; got direction='reverse'")
+        return self._records(index)[direction == "reverse"]
+
+    def _records(self, index: int) -> list[Record]:
+        index = index % (self.layers[-1].layer + 1)
+        return [record for record in self.layers if record.layer == index]
+
+    def _top(self, name: str) -> Tensor:
+        return torch.cat([_reached(record, name) for record in self._records(-1)], -1)
+
+    @property
+    def x(self) -> Tensor:
+        """(T, B, I), or integer tokens (T, B)."""
+        return self.layers[0].x
+
+    @property
+    def a(self) -> Tensor:
+        """(T, B, H), A2."""
+        return self._top("a")
+
+    @property
+    def h(self) -> Tensor:
+        """(T, B, H), A3."""
+        return self._top("h")
+
+    @property
+    def h0(self) -> Tensor:
+        """(B, H)."""
+        return self._top("h0")
+
+    @property
+    def dh(self) -> Tensor:
+        """(T, B, H), the total ∂L/∂h_t of B6; RuntimeError before the backward pass."""
+        return self._top("dh")
+
+    @property
+    def dh_direct(self) -> Tensor:
+        """(T, B, H), the part of dh that came from the step's own output; RuntimeError before the backward pass."""
+        return self._top("dh_direct")
+
+    @property
+    def da(self) -> Tensor:
+        """(T, B, H), B7; RuntimeError before the backward pass."""
+        return self._top("da")
+
+    @property
+    def dh0(self) -> Tensor:
+        """(B, H), the end of B11; RuntimeError before the backward pass."""
+        return self._top("dh0")
+
+    @property
+    def dx(self) -> Tensor | None:
+        """(T, B, I) of B11, None for integer tokens; RuntimeError before the backward pass."""
+        if not self.x.is_floating_point():
+            return None
+        first, *other = (_reached(record, "dx") for record in self._records(0))
+        return first + other[0] if other else first
+
+    @property
+    def W_xh(self) -> Tensor:
+        """(I, H); ValueError when there are two directions."""
+        return self.layer().W_xh
+
+    @property
+    def W_hh(self) -> Tensor:
+        """(H, H); ValueError when there are two directions."""
+        return self.layer().W_hh
+
+    @property
+    def b_h(self) -> Tensor | None:
+        """(H), None without bias; ValueError when there are two directions."""
+        return self.layer().b_h
+
+    def grad(
+        self, name: str, *, step: int | None = None, layer: int = -1, direction: Direction | None = None
+    ) -> Tensor:
+        """The gradient of a parameter, B4, B5, B8, B9 or B10: summed over time, or one step's share of it.
+
+        name       "W_xh" (I, H), "W_hh" (H, H), "b_h" (H), "W_ho" (H, O) or "b_o" (O)
+        step       index into the arrays of the tape, so 0 is t = 1 and -1 is t = T
+        layer      which layer of a stack; 0 is the bottom, -1 the top
+        direction  "forward" or "reverse", needed where there are both
+
+        The shares of all steps sum to the whole. Raises ValueError for parameters that the network does not have or the
+        tape does not know, IndexError for steps and layers outside it, RuntimeError before the backward pass.
+        """
+        if name in ("W_ho", "b_o"):
+            return self._readout_gradient(name, step)
+        if name not in ("W_xh", "W_hh", "b_h"):
+            raise ValueError(f"gradients are those of W_xh, W_hh, b_h, W_ho and b_o; got {name!r}")
+        record = self.layer(layer, direction)
+        da = _reached(record, "da")
+        if name == "b_h" and record.b_h is None:
+            raise ValueError("this layer has no bias b_h (bias=False)")
+        summed: Tensor | None = getattr(record, f"d{name}")
+        if step is None and summed is not None:
+            return summed
+        rows = self._rows(step)
+        da = da.flatten(0, -2)[rows]
+        if name == "b_h":
+            return da.sum(0)  # B8
+        if name == "W_hh":
+            return record.h_prev.flatten(0, -2)[rows].mT @ da  # B10
+        if record.x.is_floating_point():
+            return record.x.flatten(0, -2)[rows].mT @ da  # B9
+        return torch.zeros_like(record.W_xh).index_add_(0, record.x.flatten()[rows], da)  # B9
+
+    def _readout_gradient(self, name: str, step: int | None) -> Tensor:
+        if self.W_ho is None:
+            raise ValueError(f"the gradient of {name} is not known: {self.readout_missing}")
+        if name == "b_o" and self.b_o is None:
+            raise ValueError("the output layer has no bias b_o (bias=False)")
+        if self.do is None:
+            raise RuntimeError("do is not known yet: no backward pass has reached the output; call backward() first")
+        rows = self._rows(step)
+        do = self.do.flatten(0, -2)[rows]
+        return do.sum(0) if name == "b_o" else self.h.flatten(0, -2)[rows].mT @ do  # B4, B5
+
+    def _rows(self, step: int | None) -> slice:
+        """Where the rows of one step lie once time and batch are one axis."""
+        if step is None:
+            return slice(None)
+        if not -self.steps <= step < self.steps:
+            raise IndexError(f"step must lie in [{-self.steps}, {self.steps}); got {step}")
+        step %= self.steps
+        sizes = self.layers[0].batch_sizes or [self.layers[0].batch] * self.steps
+        return slice(sum(sizes[:step]), sum(sizes[: step + 1]))
+
+    def check(self) -> Report:
+        """Every number derived again from its neighbours, and every gradient by plain autograd; see `bptt.tape.check`.
+
+        For float64 also by central differences. RuntimeError before the backward pass.
+        """
+        if not self.complete:
+            raise RuntimeError("side B is empty: no backward pass has reached every layer; call backward() first")
+        return check(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tape to a safetensors file, whole or not at all; a file of that name is replaced.
+
+        Raises InputError when the directory is missing or `path` is one.
+        """
+        about = {
+            "layers": [
+                {
+                    "layer": record.layer,
+                    "direction": _direction(record),
+                    "activation": record.activation,
+                    "batch_sizes": None if record.batch_sizes is None else list(record.batch_sizes),
+                }
+                for record in self.layers
+            ],
+            "loss": self.loss_name,
+            "readout_missing": self.readout_missing,
+            "text": self.text,
+            "vocabulary": None if self.vocabulary is None else list(self.vocabulary),
+            "seed": self.seed,
+            "versions": self.versions,
+        }
+        arrays = {name: getattr(self, name) for name in tapefile.OUTPUT}
+        for record in self.layers:
+            arrays |= {_prefix(record) + name: getattr(record, name) for name in tapefile.LAYER}
+        tapefile.write(Path(path), about, {name: array for name, array in arrays.items() if array is not None})
+
+    def page(
+        self, path: str | os.PathLike[str], *, row: int = 0, first: int | None = None, steps: int | None = None
+    ) -> None:
+        """Write a page that plays this tape: one file that needs no network, whole or not at all; see `player`.
+
+        row     which row of the batch to show
+        first   the first step to show, an index into the arrays; default the beginning, or the end where only the last
+                step has an output
+        steps   how many steps; default as many as keep the page at a few megabytes
+
+        Raises InputError before the backward pass, for rows and steps outside the tape, and when the directory is
+        missing or `path` is one.
+        """
+        text = player.html(self, row=row, first=first, steps=steps)
+        outputs.write("a page", {Path(path): text.encode()})
+
+    def show(self, *, row: int = 0, first: int | None = None, steps: int | None = None) -> "Player":
+        """The player of this tape as a notebook widget, with `cursor`, `side` and `selection` to read and to set.
+
+        Arguments as for `page`. Raises InputError as `page` does, and where anywidget is not installed.
+        """
+        try:
+            from bptt.tape.widget import Player
+        except ImportError:
+            raise InputError(
+                "tape.show() needs anywidget, which is not installed. Install it, in a checkout of bptt: pip install "
+                "'.[notebook]'; or write a page: tape.page('run.html')."
+            ) from None
+        return Player(self, row=row, first=first, steps=steps)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Tape":
+        """Read a tape that `save` wrote, onto the CPU.
+
+        Raises InputError for a file that is missing, truncated, of another kind or schema, or whose arrays do not
+        belong together.
+        """
+        about, arrays = tapefile.read(Path(path))
+        layers = []
+        for entry in about["layers"]:
+            prefix = f"layers.{entry['layer']}.{entry['direction']}."
+            own: dict[str, Any] = {name: arrays.get(prefix + name) for name in tapefile.LAYER}
+            reverse = entry["direction"] == "reverse"
+            layers.append(Record(entry["layer"], reverse, entry["activation"], entry["batch_sizes"], **own))
+        output = {name: arrays.get(name) for name in tapefile.OUTPUT}
+        known = {key: about[key] for key in ("readout_missing", "text", "vocabulary", "seed", "versions")}
+        return Tape(layers, **output, **known, loss_name=about["loss"])
+
+
+def record(
+    model: torch.nn.Module,
+    x: Any,
+    targets: Tensor,
+    *,
+    loss: str | None = None,
+    weights: Tensor | None = None,
+    h0: Tensor | None = None,
+    text: str | None = None,
+    vocabulary: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> Tape:
+    """The tape of one forward and backward pass of a model that calls one `bptt.nn.RNN`.
+
+    The pass is the model's own, on the fast path. It leaves no trace: parameters' .grad, buffers such as running means
+    and the state of the random generators stay as they were, and dropout draws what it would have drawn next.
+
+    model    called with x, or with (x, h0) when h0 is given; its first output is o, before g, at every step or the last
+    targets  as `bptt.losses.loss` wants them for o
+    loss     "cross_entropy", "binary_cross_entropy" or "squared_error"; default the model's `loss_name`, if it has one
+    weights  w of B1: one for each step, (T,), or of the shape of o without its last axis; default a mean
+    text, vocabulary, seed   kept on the tape: the text x came from, the characters by token number, where weights began
+
+    Raises ValueError when the model calls no RNN or several (`recording` serves those), or its output fits no step.
+
+    >>> model = bptt.nn.Elman(5, 8, 3)
+    >>> record(model, torch.randn(7, 2, 5), torch.randint(3, (7, 2))).dh.shape
+    torch.Size([7, 2, 8])
+    """
+    name = loss or getattr(model, "loss_name", None)
+    if not isinstance(name, str):
+        raise ValueError(
+            "record needs to know the loss: cross_entropy, binary_cross_entropy or squared_error; got none"
+        )
+    losses.pair(name)
+    parameters = {
+        key: value.detach().requires_grad_(value.is_floating_point()) for key, value in model.named_parameters()
+    }
+    buffers = {key: value.detach().clone() for key, value in model.named_buffers()}
+    arguments = tuple(value.detach() if isinstance(value, Tensor) else value for value in (x, h0) if value is not None)
+    devices = {value.device for value in parameters.values() if value.is_cuda}
+    with torch.random.fork_rng(sorted(device.index for device in devices)), torch.enable_grad():
+        with _watching() as watcher:
+            output = functional_call(model, parameters | buffers, arguments)
+        if len(watcher.tapes) != 1:
+            raise ValueError(
+                f"record wants a model that calls one bptt.nn.RNN, once; this one made {len(watcher.tapes)} calls. "
+                "For several, use bptt.recording() around a pass of your own; for torch.nn.RNN, put bptt.nn.RNN there."
+            )
+        (tape,) = watcher.tapes
+        o: Tensor = output[0] if isinstance(output, tuple | list) else output
+        place = watcher.place_output(o)
+        w = None if weights is None else _step_weights(weights, o, watcher.batch_first)
+        L = losses.loss(name, o, targets, w)
+        if not L.requires_grad:
+            raise ValueError("the model's output does not depend on its parameters: was it detached?")
+        if tape.W_ho is None:
+            watcher.keep_do(o, place)
+        L.backward(inputs=[value for value in parameters.values() if value.requires_grad])
+    per_row = losses.pair(name).per_row(o.detach(), targets)
+    w = o.new_full(o.shape[:-1], 1 / max(1, per_row.numel())) if w is None else w.expand(o.shape[:-1])
+    tape.o, tape.y_hat = place(o.detach()).clone(), place(losses.output(name, o.detach())).clone()
+    tape.loss, tape.L = place(per_row.to(o.dtype)[..., None])[..., 0].clone(), L.detach().to(o.dtype)
+    tape.w = _all_steps(place(w.detach()[..., None]), tape)[..., 0].clone()
+    if targets.dim() == o.dim():
+        tape.targets = place(targets.detach().to(o.dtype)).clone()
+    else:
+        tape.targets = place(targets[..., None])[..., 0].clone()
+    tape.loss_name, tape.text, tape.vocabulary, tape.seed = name, text, vocabulary, seed
+    return tape
+
+
+@contextmanager
+def recording() -> Iterator[list[Tape]]:
+    """A list that receives one tape for each call of a `bptt.nn.RNN` or `RNNCell` made inside the context.
+
+    Side A is there when the call returns, side B as soon as a backward pass has run, inside the context or after it.
+    Nothing that is computed changes; what torch.compile has compiled runs uncompiled inside the context. A
+    torch.nn.Linear that reads the output of the call before it gives o, do, W_ho and b_o; when several do, the output
+    layer stays unknown.
+
+    >>> with recording() as tapes:
+    ...     loss_fn(my_model(x), y).backward()
+    >>> tapes[0].dh.norm(dim=-1)
+    """
+    with _watching() as watcher:
+        yield watcher.tapes
+
+
+@contextmanager
+def _watching() -> "Iterator[_Watcher]":
+    watcher = _Watcher()
+    token = function.recorder.set(watcher)
+    hook = register_module_forward_hook(watcher.after)
+    try:
+        with _uncompiled():
+            yield watcher
+    finally:
+        hook.remove()
+        function.recorder.reset(token)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What torch.compile has compiled runs as it was written; without it there is nothing to do."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global hooks", UserWarning)
+        yield
+
+
+class _Watcher:
+    """Told of network calls and layers by `ops.recorder`, of linear layers by a forward hook."""
+
+    def __init__(self) -> None:
+        self.tapes: list[Tape] = []
+        self.batch_first = False
+        self.read_by: list[tuple[Tensor, _Place]] = []
+        self.keeping_do: RemovableHandle | None = None
+
+    def begin(self, network: torch.nn.Module) -> None:
+        self.tapes.append(Tape(versions=dict(_versions())))
+        self.batch_first = bool(getattr(network, "batch_first", False))
+        self.read_by, self.keeping_do = [], None
+
+    def add(self, record: Record) -> None:
+        self.tapes[-1].layers.append(record)
+        self.tapes[-1].versions["engine"] = choose(record.a.device.type, record.a.dtype).name
+
+    def after(self, module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if not isinstance(module, torch.nn.Linear) or not self.tapes or function.recorder.get() is not self:
+            return
+        place = self._place_of_states(inputs[0]) if inputs else None
+        if place is None:
+            return
+        tape = self.tapes[-1]
+        self.read_by.append((output.detach(), place))
+        if len(self.read_by) > 1:
+            self._forget_readout("several torch.nn.Linear read the output of the recurrent layers")
+            return
+        tape.o = place(output.detach()).clone()
+        tape.W_ho = module.weight.detach().mT.clone()
+        tape.b_o = None if module.bias is None else module.bias.detach().clone()
+        self.keep_do(output, place)
+
+    def keep_do(self, o: Tensor, place: "_Place") -> None:
+        """Keep B3 as the gradient passes by the output."""
+        tape = self.tapes[-1]
+
+        def keep(do: Tensor) -> None:
+            tape.do = _all_steps(place(do.detach()), tape).clone()
+
+        if o.requires_grad:
+            self.keeping_do = o.register_hook(keep)
+
+    def place_output(self, o: Tensor) -> "_Place":
+        """How the model's output becomes (S, B, O); the readout is kept only if the output is its own."""
+        tape = self.tapes[-1]
+        if len(self.read_by) == 1:
+            made, place = self.read_by[0]
+            if made.data_ptr() == o.data_ptr() and made.numel() == o.numel() and made.shape[-1:] == o.shape[-1:]:
+                places = _places(o.shape[:-1], tape, batch_first=self.batch_first)
+                return next(own for own in places if torch.equal(own(o.detach()), place(made)))
+            self._forget_readout("the model's output is not what the torch.nn.Linear on the recurrent layers made")
+        places = _places(o.shape[:-1], tape, batch_first=self.batch_first)
+        if not places:
+            raise ValueError(
+                f"the model's first output must have one row for each step and batch row, or for the last step only, "
+                f"and the outputs on its last axis; got {tuple(o.shape)} for T={tape.steps}, B={tape.layers[0].batch}"
+            )
+        return places[0]
+
+    def _forget_readout(self, reason: str) -> None:
+        tape = self.tapes[-1]
+        tape.o = tape.do = tape.W_ho = tape.b_o = None
+        tape.readout_missing = reason
+        if self.keeping_do is not None:
+            self.keeping_do.remove()
+
+    def _place_of_states(self, features: Tensor) -> "_Place | None":
+        """How the input of a linear layer lies in the states of the last call; None if it is something else."""
+        tape = self.tapes[-1]
+        if not isinstance(features, Tensor) or not tape.layers:
+            return None
+        h = tape.h
+        if features.shape[-1:] != h.shape[-1:] or features.dtype != h.dtype or features.device != h.device:
+            return None
+        for place in _places(features.shape[:-1], tape, batch_first=self.batch_first):
+            rows = place(features.detach())
+            if torch.equal(rows, h[len(h) - len(rows) :]):
+                return place
+        return None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A view of an array of a model, its last axis apart, that has time first: (S, B, ·), or (N, ·) when packed."""
+
+    lead: tuple[int, ...]
+    batch_first: bool = False
+
+    def __call__(self, array: Tensor) -> Tensor:
+        array = array.reshape(*self.lead, array.shape[-1])
+        return array.transpose(0, 1) if self.batch_first else array
+
+
+def _places(lead: tuple[int, ...], tape: Tape, *, batch_first: bool) -> list[_Place]:
+    """The ways an array with these leading axes can lie in time and batch, the likeliest first."""
+    T, B = tape.steps, tape.layers[0].batch
+    if tape.layers[0].batch_sizes is not None:
+        rows = len(tape.layers[0].a)
+        return [_Place((rows,))] if lead == (rows,) else []
+    every_step = [_Place((T, B)), _Place((B, T), batch_first=True)]
+    if batch_first:
+        every_step.reverse()
+    places = [place for place in every_step if lead == place.lead]
+    if lead == (T * B,) or (lead == (T,) and B == 1):
+        places += every_step
+    if lead == (B,) or lead == (1, B) or (lead == () and B == 1):
+        places.append(_Place((1, B)))
+    return places
+
+
+def _all_steps(rows: Tensor, tape: Tape) -> Tensor:
+    """Rows of the last steps with zeros for the steps before them."""
+    if tape.layers[0].batch_sizes is not None or len(rows) == tape.steps:
+        return rows
+    return torch.cat([rows.new_zeros(tape.steps - len(rows), *rows.shape[1:]), rows])
+
+
+def _step_weights(weights: Tensor, o: Tensor, batch_first: bool) -> Tensor:
+    lead = o.shape[:-1]
+    if weights.dim() == 1 and len(lead) == 2:
+        weights = weights[None, :] if batch_first else weights[:, None]
+    try:
+        return weights.to(o.dtype).expand(lead)
+    except RuntimeError:
+        raise ValueError(
+            f"weights must be one for each step or have the shape {tuple(lead)}, that of the outputs without the last "
+            f"axis; got {tuple(weights.shape)}"
+        ) from None
+
+
+def _reached(record: Record, name: str) -> Tensor:
+    array: Tensor | None = getattr(record, name)
+    if array is None:
+        raise RuntimeError(
+            f"{name} of layer {record.layer} is not known yet: no backward pass has reached it; call backward() first"
+        )
+    return array
+
+
+@cache
+def _versions() -> dict[str, str]:
+    try:
+        own = metadata.version("bptt")
+    except metadata.PackageNotFoundError:
+        own = "not installed"
+    return {"bptt": own, "torch": torch.__version__}
+
+
+def _direction(record: Record) -> Direction:
+    return "reverse" if record.reverse else "forward"
+
+
+def _prefix(record: Record) -> str:
+    return f"layers.{record.layer}.{_direction(record)}."

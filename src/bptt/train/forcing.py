@@ -1,0 +1,202 @@
+"""What a network is fed: the truth, its own output, or either as a coin falls.
+
+A network trained on the truth is warmed up on a prime it is given, then continues it with symbols drawn from ŷ
+(`continuation`). Networks with output feedback (`bptt.nn.Jordan`) run free with `free_run` and are trained for it with
+`scheduled`; `discrepancy` measures what was learnt on the truth and is lost without it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bptt.errors import InputError
+from bptt.nn import Elman, Jordan, State
+from bptt.sheet import losses
+
+Feed = Literal["output", "greedy", "sample"]
+
+
+def continuation(model: Elman, prime: Tensor, length: int, *, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
+    """`length` tokens that follow the prime, one by one as they are drawn.
+
+    prime        tokens (N,), N > 0, read from the zero state
+    temperature  divides the outputs before softmax: below 1 bolder, above 1 more varied; 0 takes the likeliest token
+    seed         same model, prime, temperature and seed: same tokens
+
+    Raises InputError for an empty prime, a length below 1, a temperature that is negative, NaN or infinite, or a seed
+    outside [0, 2**63).
+    """
+    if len(prime) == 0:
+        raise InputError("prime must have at least one character for the network to start from; got none.")
+    if length < 1:
+        raise InputError(f"length must be a whole number of at least 1; got {length}.")
+    if not 0 <= temperature < math.inf:
+        raise InputError(
+            f"temperature must be 0 (always the likeliest) or a number above; got {temperature}. Usual: 0.5 to 1."
+        )
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1; got {seed}.")
+    return _continuation(model, prime, length, temperature, torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def _continuation(
+    model: Elman, prime: Tensor, length: int, temperature: float, generator: torch.Generator
+) -> Iterator[int]:
+    was_training = model.training
+    model.eval()
+    try:
+        o, h = model(prime[:, None])
+        for _ in range(length):
+            if temperature == 0:
+                token = o[-1, 0].argmax()
+            else:
+                likelier = o[-1, 0].double()
+                y_hat = ((likelier - likelier.max()) / temperature).softmax(-1)
+                token = torch.multinomial(y_hat, 1, generator=generator)[0]
+            yield int(token)
+            o, h = model(token.view(1, 1), h)
+    finally:
+        model.train(was_training)
+
+
+def free_run(
+    network: Jordan,
+    x: Tensor,
+    state: State | None = None,
+    *,
+    feed: Feed = "output",
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, State]:
+    """o (T, B, O) of a network fed with its own outputs, and the state after the last step.
+
+    x            (T, B, input_size); its length is how far the network runs
+    state        where it starts, say the state after a warm-up on the truth: `_, state = network(x, y)`
+    feed         "output": ŷ itself, through which gradients flow; "greedy": the likeliest class (or ŷ rounded for
+                 binary outputs); "sample": a draw from ŷ. Gradients stop at what was chosen or drawn
+    temperature  divides the outputs before a draw
+
+    Raises InputError for a feed that the network's loss does not know, or a temperature that is not above zero.
+    """
+    choose = _chooser(network, feed, temperature, generator)
+    _, o, state = _walk(network, x, network.initial(x) if state is None else state, lambda t, o: choose(o))
+    return o, state
+
+
+def scheduled(
+    network: Jordan,
+    x: Tensor,
+    y: Tensor,
+    truth: float,
+    state: State | None = None,
+    *,
+    feed: Feed = "sample",
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, State]:
+    """o (T, B, O) and the last state where each step of each row is fed the truth with probability `truth`.
+
+    A coin is thrown for every step and every row; where it fails the network is fed its own output as `feed` says.
+    truth = 1 is teacher forcing, 0 is free running; `bptt.schedules` has how it usually falls. Other arguments as for
+    `free_run` and `Jordan`.
+
+    Source: Bengio et al., "Scheduled sampling for sequence prediction with recurrent neural networks" (2015).
+    """
+    if not 0 <= truth <= 1:
+        raise InputError(f"the share of truth is a probability in [0, 1]; got {truth}.")
+    if y.shape[:2] != x.shape[:2]:
+        raise InputError(
+            f"targets must have every step and row of the inputs, {tuple(x.shape[:2])}; got {tuple(y.shape)}."
+        )
+    choose, fed = _chooser(network, feed, temperature, generator), network.as_fed(y)
+
+    def next_fed(t: int, o: Tensor) -> Tensor:
+        coin = torch.rand(len(o), 1, generator=generator, device=o.device) < truth
+        return torch.where(coin, fed[t], choose(o))
+
+    _, o, state = _walk(network, x, network.initial(x) if state is None else state, next_fed)
+    return o, state
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """Forced against free on the same sequences, by horizon: the steps since the truth ended (H_max,).
+
+    forced_loss  mean loss of each step under teacher forcing (one step ahead)
+    free_loss    the same while running free
+    distance     mean over rows of ‖h forced − h free‖ / ‖h forced‖
+    """
+
+    forced_loss: Tensor
+    free_loss: Tensor
+    distance: Tensor
+
+
+@torch.no_grad()
+def discrepancy(
+    network: Jordan,
+    x: Tensor,
+    y: Tensor,
+    *,
+    warm_up: int,
+    feed: Feed = "output",
+    generator: torch.Generator | None = None,
+) -> Discrepancy:
+    """What a network trained on the truth loses without it: warmed up on `warm_up` steps, then forced and free."""
+    if not 0 <= warm_up < len(x):
+        raise InputError(f"the warm-up must leave steps to run free: 0 <= warm_up < {len(x)}; got {warm_up}.")
+    state = network.initial(x)
+    if warm_up:
+        _, state = network(x[:warm_up], y[:warm_up], state)
+    x, y = x[warm_up:], y[warm_up:]
+    h_forced, _ = network.forced_states(x, y, state)
+    choose = _chooser(network, feed, 1.0, generator)
+    h_free, o_free, _ = _walk(network, x, state, lambda t, o: choose(o))
+    per_row = losses.pair(network.loss_name).per_row
+    difference = (h_forced - h_free).norm(dim=-1) / h_forced.norm(dim=-1).clamp_min(1e-12)
+    return Discrepancy(per_row(network.readout(h_forced), y).mean(1), per_row(o_free, y).mean(1), difference.mean(1))
+
+
+def _walk(
+    network: Jordan, x: Tensor, state: State, next_fed: Callable[[int, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, State]:
+    """h and o of all steps, one after the other, and the last state. `next_fed` makes of o what is fed to the next."""
+    states, outputs = [], []
+    for t, x_t in enumerate(x):
+        h, o = network.step(x_t, state)
+        state = State(h, next_fed(t, o))
+        states.append(h)
+        outputs.append(o)
+    if not outputs:
+        raise InputError("running free needs at least one step; got an x without any.")
+    return torch.cat(states), torch.stack(outputs), state
+
+
+def _chooser(
+    network: Jordan, feed: str, temperature: float, generator: torch.Generator | None
+) -> Callable[[Tensor], Tensor]:
+    """What is fed back, as a function of o (B, O)."""
+    known = ("output",) if network.loss_name == "squared_error" else ("output", "greedy", "sample")
+    if feed not in known:
+        raise InputError(f"a network with {network.loss_name} can be fed with {', '.join(known)}; got {feed!r}.")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature must be a number above 0; got {temperature}. For the likeliest, feed='greedy'.")
+    if feed == "output":
+        return lambda o: losses.output(network.loss_name, o)
+    one_hot = network.loss_name == "cross_entropy"
+
+    def chosen(o: Tensor) -> Tensor:
+        o = o.detach().double()
+        y_hat = losses.output(network.loss_name, (o - o.amax(-1, keepdim=True) if one_hot else o) / temperature)
+        if not one_hot:
+            said = (y_hat > 0.5) if feed == "greedy" else torch.bernoulli(y_hat, generator=generator)
+            return said.to(network.readout.weight.dtype)
+        drawn = y_hat.argmax(-1) if feed == "greedy" else torch.multinomial(y_hat, 1, generator=generator)[:, 0]
+        return network.as_fed(drawn)
+
+    return chosen
