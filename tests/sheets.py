@@ -62,9 +62,9 @@ def value(e: Expression, get: Callable[[Name | Cotangent], Tensor], cell: Cell, 
         case Name() | Cotangent():
             return get(e)
         case Number(number):
-            return torch.tensor(number, dtype=torch.float64)
+            return torch.full((1, 1), number, dtype=torch.float64)
         case Size(name):
-            return torch.tensor(float(sizes[name]), dtype=torch.float64)
+            return torch.full((1, 1), float(sizes[name]), dtype=torch.float64)
         case Transposed(part):
             return of(part).mT
         case Square(part):

@@ -43,6 +43,8 @@ CORNERS = {
     "a matrix from everywhere": "E : vector\nM = V − Vᵀ\nh_t = tanh(x_t W + E ⊙ (h_{t-1} M) − h_{t-1} V)",
     "a state of one number": "s_t = 0.5 ⊙ s_{t-1} + mean(x_t)\nh_t = tanh(x_t W + h_{t-1} V − s_t ⊙ b + s_t W_s)",
     "an input that is wide": "d : input S\nh_t = relu(d_t W_d − h_{t-1} + x_t W) − softmax(−h_{t-1})²",
+    "a fixed number": "k = 3\nh_t = x_t W + k ⊙ h_{t-1} + sum(2) ⊙ b",
+    "names as given by the naming pass": "in_t = (x_t W_xi) ⊙ h_{t-1}\nu_t = (x_t W) ⊙ h_{t-1}\nh_t = in_t ⊙ u_t",
     "a gradient that is zero": "u_t = x_t W − x_t W\nh_t = tanh(h_{t-1} V + u_t − u_t + x_t W)",
 }
 ALL = CELLS | OPTIONS | CORNERS | PUBLISHED
@@ -105,11 +107,15 @@ def test_side_b_is_the_gradient_of_side_a(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_what_is_printed_parses_again(name: str) -> None:
-    """Side A as typed, equation by equation."""
+    """Side A as typed, equation by equation, and as a whole with all names given."""
     for line in parse(ALL[name]).equations:
         (tokens,) = statements((TEXT.write(line.value),))
         again = language.Parser(parse(ALL[name]), tokens)
         assert again.whole() == line.value
+    cell = Cell(ALL[name])
+    kinds = [statement for statement in re.split("[\n;]", ALL[name]) if ":" in statement]
+    lines = [line.text for line in cell.side_a if line.tag in ("A2", "A3")]
+    assert Cell("\n".join([*kinds, *lines])).side_b == cell.side_b
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -170,7 +176,7 @@ EDGES = {
 
 @pytest.mark.parametrize("name", EDGES)
 def test_functions_do_at_their_edges_what_those_of_torch_do(name: str) -> None:
-    a = torch.tensor([-torch.inf, -1e3, -1.0, -0.0, 0.0, 1.0, 1e3, torch.inf, torch.nan], dtype=torch.float64)
+    a = torch.tensor([[-torch.inf, -1e3, -1.0, -0.0, 0.0, 1.0, 1e3, torch.inf, torch.nan]], dtype=torch.float64)
     a.requires_grad_()
     for cotangent in (1.0, torch.inf):
         d = torch.full_like(a, cotangent)
@@ -329,6 +335,21 @@ BAD = [
     ("h_t = h_{t-1} + b", r"a cell reads its input, x_t", "h_t"),
     ("M = V_1", r"no equation is of a step", "M"),
     ("h_t = x_t W + h_{t-1} V \x1b[31m", r"means nothing here", "�"),
+    ("m : rows\nk = tanh(m W_m)\nh_t = x_t W + h_{t-1} ⊙ k", r"m has a row for each row of the batch.*k_t", "m"),
+    ("scale : function = tanh\nh_t = x_t W + scale(h_{t-1})", r"scale is a function", "scale"),
+    ("h : size S\nh_t = x_t W + h_{t-1}", r"widths that meet have to be equal; here H meets S", "h"),
+    ("p : size S; p : scalar\nh_t = x_t W + p ⊙ h_{t-1}", r"p has width S, and this makes a single number", "p"),
+    ("p : input S; p : size R\nh_t = x_t W + h_{t-1} + p_t V", r"p is declared twice", "p"),
+    ("φ : size S; φ : function = tanh\nh_t = φ(x_t W + h_{t-1})", r"φ is declared, and no equation reads it", "φ"),
+    ("α : constant = −−1\nh_t = x_t W + α ⊙ h_{t-1}", r"says too much", "constant = −−1"),
+    ("α : constant = β\nh_t = x_t W + α ⊙ h_{t-1}", r"says too much", "constant = β"),
+    ("p : vector 3\nh_t = x_t W + p ⊙ h_{t-1}", r"says too much", "vector 3"),
+    (": vector\n" + GOOD, r"left of : stand names without a time", ":"),
+    ("p_t : vector\n" + GOOD, r"left of : stand names without a time", "p_t"),
+    ("p :\n" + GOOD, r"has to be one of the kinds", ""),
+    ("h_t = tanh(x_t W² + h_{t-1} V)", r"² is left over.*² stands behind a value or a bracket", "²"),
+    ("M = (W_a W_b)ᵀ\nh_t = x_t W + h_{t-1} M", r"ᵀ is left over.*ᵀ behind the name of a matrix", "ᵀ"),
+    ("M = W_a (W_b W_c)\nh_t = x_t W + h_{t-1} M", r"A matrix stands right of what it multiplies", "W_a"),
 ]  # fmt: skip
 
 
@@ -356,9 +377,9 @@ def test_what_is_no_cell_is_refused_with_place_and_advice(text: str, message: st
         (None, "A cell is text.*got NoneType"),
     ],
 )
-def test_texts_without_an_equation_are_refused(text: object, message: str) -> None:
+def test_texts_without_an_equation_are_refused(text: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Cell(text)  # type: ignore[arg-type]
+        Cell(text)
 
 
 def test_cells_that_force_two_sizes_to_be_equal_say_so() -> None:
@@ -371,17 +392,32 @@ def named_published(name: str) -> Cell:
     return Cell(PUBLISHED[name], name)
 
 
+def test_kinds_may_stand_in_any_order() -> None:
+    kinds = ["p : vector = −0.5", "p, s : size S", "φ : function = relu", "d : size R", "d : input"]
+    lines = ["s_t = p ⊙ s_{t-1} + φ(x_t V)", "h_t = s_t W_s + d_t W_d"]
+    cell, other = Cell("\n".join(kinds + lines)), Cell("\n".join(lines + kinds[::-1]))
+    assert cell.side_b == other.side_b
+    assert cell.sheet.widths == other.sheet.widths == {"x": "I", "s": "S", "h": "H", "p": "S", "d": "R"}
+    assert cell.sheet.given["p"].start == -0.5
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\u2028"])
+def test_files_of_every_editor_are_read(end: str) -> None:
+    lines = ["\ufeff# a comment", "a[t]\t= x[t] W + h_{t\u20101} V", "h_t = a_t + α", "α : vector"]
+    assert Cell(end.join(lines)).side_b == Cell("α : vector\na_t = x_t W + h_{t-1} V\nh_t = a_t + α").side_b
+
+
 TWINS = """
-alpha : constant = 0.5; a_t = x[t]@W_xh + h[t-1] W_hh' + b_h ; m_t = x_t W_xm
+alpha : constant = 0.5; Gamma : vector; a_t = x[t]@W_xh + h[t-1] W_hh' + b_h ; m_t = x_t W_xm
 n_t = sigmoid(a_t) .* tanh(a_t) - alpha * m_{t} ∘ h_{t−1}^2   # a comment; with = signs
-h_t = n[t] · sigma(a_t)
+h_t = n[t] · sigma(a_t) + Gamma
 """
 SIGNS = """
-α : constant = 0.5
+α : constant = 0.5; Γ : vector
 a_t = x_t W_xh + h_{t-1} W_hhᵀ + b_h
 m_t = x_t W_xm
 n_t = σ(a_t) ⊙ tanh(a_t) − α ⊙ m_t ⊙ h_{t-1}²
-h_t = n_t ⊙ σ(a_t)
+h_t = n_t ⊙ σ(a_t) + Γ
 """
 
 
@@ -442,6 +478,8 @@ def test_cells_are_values() -> None:
     assert bptt.Cell is Cell
     with pytest.raises(InputError, match=r"one of elman, lstm, .*; got 'gruu'"):
         named("gruu")
+    with pytest.raises(InputError, match=r"one of tanh, σ, .*; got 'tann'"):
+        elman("tann")
 
 
 def test_tex_has_every_line_and_balanced_braces() -> None:
@@ -452,9 +490,7 @@ def test_tex_has_every_line_and_balanced_braces() -> None:
         written = Cell(text).tex()
         assert written.count("{") == written.count("}")
         assert not re.search(r"[^\x00-\x7f]", written), re.findall(r"[^\x00-\x7f]", written)
-    assert TEX.write(parse("h_t = x_t W + h_{t-1} / (1 + b)").steps[0].value) == (
-        r"x_{t} \, W_{} + \frac{h_{t-1}}{1 + b}".replace("W_{}", "W")
-    )
+    assert TEX.write(parse("h_t = x_t W + h_{t-1} / (1 + b)").steps[0].value) == (r"x_{t} \, W + \frac{h_{t-1}}{1 + b}")
 
 
 def test_the_command_prints_what_stands_on_a_blackboard(tmp_path: Path) -> None:

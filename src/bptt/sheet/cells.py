@@ -1,5 +1,6 @@
 """The cells that are built in. A cell is its equations, and nothing else."""
 
+from bptt.errors import InputError
 from bptt.sheet.functions import TYPED
 
 
@@ -19,7 +20,7 @@ def elman(
     dropout   a mask m of h_{t-1}, the same at all steps of a row, its entries 0 or 1/(1-p)
     """
     if function not in TYPED:
-        raise KeyError(f"function must be one of {', '.join(TYPED)}; got {function!r}")
+        raise InputError(f"The function of a plain cell is one of {', '.join(TYPED)}; got {function!r}.")
     kinds, lines = [f"φ : function = {function}"], []
     past = "(m ⊙ h_{t-1})" if dropout else "h_{t-1}"
     lines.append(f"a_t = x_t W_xh + {past} W_hh + b_h")

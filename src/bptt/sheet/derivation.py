@@ -31,7 +31,9 @@ from bptt.sheet.expressions import (
     names,
     walk,
 )
-from bptt.sheet.language import Sheet, parse_expression
+from bptt.sheet.functions import TYPED
+from bptt.sheet.language import NETWORK, Sheet, parse_expression
+from bptt.sheet.tokens import GREEK
 
 ZERO, UNIT = Number(0.0), Number(1.0)
 
@@ -79,22 +81,9 @@ class Derivation:
                 if not isinstance(matrix, Name) or self.width(e.left) == "matrix":
                     return "matrix"
                 return self.sheet.shapes[matrix.name][0 if isinstance(right, Transposed) else 1]
-            case Call(function, arguments):
-                if self.sheet.function(function).row == "number":
-                    return "1"
-                return self._widest(arguments)
-            case Square(of):
-                return self.width(of)
-            case Times(factors):
-                return self._widest(factors)
-            case Over(above, below):
-                return self._widest((above, below))
-            case Sum(terms):
-                return self._widest(tuple(term for _, term in terms))
-        return "1"
-
-    def _widest(self, parts: tuple[Expression, ...]) -> str:
-        return next((width for width in map(self.width, parts) if width != "1"), "1")
+            case Call(function) if self.sheet.function(function).row == "number":
+                return "1"
+        return next((width for width in map(self.width, children(e)) if width != "1"), "1")
 
 
 def derive(sheet: Sheet) -> Derivation:
@@ -111,6 +100,7 @@ class _Namer:
     def __init__(self, found: Derivation, known: dict[Expression, Name], taken: set[str], line: Equation) -> None:
         self.found, self.known, self.taken, self.line = found, known, taken, line
         self.lines = found.fixed if line.step is None else found.steps
+        self.matrix = line.step is None and found.sheet.is_matrix(line.name)
 
     def whole(self, e: Expression) -> Expression:
         if isinstance(e, Call):
@@ -128,16 +118,13 @@ class _Namer:
 
     def inside(self, e: Expression) -> Expression:
         match e:
-            case Product() if self.line.step is not None or not self.matrix():
+            case Product() if not self.matrix:
                 return self.named("m", self.term(e))
-            case Sum(terms) if any(isinstance(term, Product) for _, term in terms) and not self.matrix():
+            case Sum(terms) if any(isinstance(term, Product) for _, term in terms) and not self.matrix:
                 return self.named("a", mapped(e, self.term))
             case Call():
                 return self.named("u", mapped(e, self.inside))
         return mapped(e, self.inside)
-
-    def matrix(self) -> bool:
-        return self.line.step is None and self.line.name[0].isupper()
 
     def named(self, letter: str, e: Expression) -> Name:
         if e not in self.known:
@@ -156,7 +143,8 @@ class _Namer:
 def _name(found: Derivation) -> None:
     sheet, known = found.sheet, {}
     taken = {name.name for line in sheet.equations for name in names(line.value)}
-    taken |= {line.name for line in sheet.equations} | {*sheet.functions} | {"x", "y", "o", "w", "t", "I", "L"}
+    taken |= {line.name for line in sheet.equations}
+    taken |= {"x", "t", "I", *NETWORK, *TYPED, *sheet.functions, *GREEK}
     for line in sheet.equations:
         value = _Namer(found, known, taken, line).whole(line.value)
         (found.fixed if line.step is None else found.steps).append(Equation(line.name, line.step, value, line.place))

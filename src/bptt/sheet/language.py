@@ -14,7 +14,6 @@
 What could be read in two ways is refused. Nothing is ever executed; length and depth are bounded.
 """
 
-import re
 import unicodedata
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -44,17 +43,30 @@ NETWORK = {
     "y": "the targets", "o": "the output before g", "ŷ": "the prediction", "L": "the loss", "w": "the weight of a step",
     "W_ho": "the output's matrix", "b_o": "the output's bias",
 }  # fmt: skip
-KINDS = ("vector", "scalar", "constant", "rows", "input", "size", "function")
+KINDS = {
+    "vector": "number",
+    "scalar": "number",
+    "constant": "number",
+    "rows": "",
+    "input": "",
+    "size": "",
+    "function": "name",
+}
+"""What a name may be declared as, and the kind of token that stands behind = then."""
+
+KINDS_ADVICE = (
+    "Write names : kind, as in p_i, p_f : vector. Kinds are vector, scalar (either with = and its start), "
+    "constant = 0.1, rows, input, size S, function = tanh."
+)
 
 
 @dataclass(frozen=True)
 class Given:
-    """What comes from outside: kind "matrix", "vector", "scalar", "constant", "rows" or "input".
+    """What a name without an equation stands for: kind "matrix", or one of `KINDS` but "size".
 
     rows: (B, width), the same at all steps, as a mask. start: the number a parameter begins with, or a constant is.
     """
 
-    name: str
     kind: str
     place: Place
     start: float | None = None
@@ -85,7 +97,6 @@ class Sheet:
     given: dict[str, Given] = field(default_factory=dict)
     sizes: dict[str, tuple[str, Place]] = field(default_factory=dict)
     functions: dict[str, str] = field(default_factory=dict)
-    function_places: dict[str, Place] = field(default_factory=dict)
     states: tuple[str, ...] = ()
     widths: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -134,8 +145,8 @@ def parse(text: str) -> Sheet:
         raise InputError(
             f"A cell has at most {LONGEST:,} characters; got {len(text):,}. LSTM takes 300: is this the right text?"
         )
-    text = unicodedata.normalize("NFC", text).translate(SAME_LETTER).replace("\t", " ")
-    sheet = Sheet(tuple(re.split(r"\r\n|\r|\n", text)))
+    text = unicodedata.normalize("NFC", text.removeprefix("\ufeff")).translate(SAME_LETTER).replace("\t", " ")
+    sheet = Sheet(tuple(text.splitlines()))
     found = [*statements(sheet.lines)]
     if not found:
         raise InputError(
@@ -144,7 +155,7 @@ def parse(text: str) -> Sheet:
         )
     for statement in found:
         if any(token.text == ":" for token in statement):
-            _kind(sheet, statement)
+            Parser(sheet, statement).kind()
     for statement in found:
         if all(token.text != ":" for token in statement):
             equation = Parser(sheet, statement).equation()
@@ -165,8 +176,8 @@ class Parser:
     def __init__(self, sheet: Sheet, tokens: list[Token], *, ours: bool = False) -> None:
         self.sheet, self.tokens, self.position = sheet, tokens, 0
         self.depth = self.operands = 0
-        own = {name: name for name in FUNCTIONS} if ours else {}
-        self.functions = TYPED | {name: name for name in sheet.functions} | own
+        names = [*sheet.functions, *FUNCTIONS] if ours else sheet.functions
+        self.functions = TYPED | {name: name for name in names}
 
     @property
     def token(self) -> Token:
@@ -181,8 +192,9 @@ class Parser:
         return found
 
     def next(self) -> Token:
-        self.position += 1
-        return self.tokens[self.position - 1]
+        token = self.token
+        self.position += token.kind != "end"
+        return token
 
     def since(self, start: Place) -> Place:
         return Place(start.line, start.start, self.tokens[self.position - 1].place.end)
@@ -193,6 +205,46 @@ class Parser:
     def written(self, e: Expression) -> str:
         place = e.place
         return self.sheet.lines[place.line][place.start : place.end] if place and place.end - place.start < 30 else "…"
+
+    def kind(self) -> None:
+        """`p_i, p_f : vector = 1` and the like."""
+        sheet, declared = self.sheet, [self.next()]
+        while self.take(","):
+            declared.append(self.next())
+        if any(token.kind != "name" or token.step is not None for token in declared) or not self.take(":"):
+            raise self.refuse("left of : stand names without a time, with commas", KINDS_ADVICE, declared[0].place)
+        kind = self.next()
+        if kind.text not in KINDS:
+            raise self.refuse("what a name is has to be one of the kinds", KINDS_ADVICE, kind.place)
+        size = self.next() if kind.text in ("size", "input") and self.token.kind == "name" else None
+        start, negative = None, False
+        if self.take("="):
+            negative = KINDS[kind.text] == "number" and self.take("−")
+            start = self.next()
+        whole = Place(kind.place.line, kind.place.start, self.tokens[-2].place.end)
+        fits = start.kind == KINDS[kind.text] if start else kind.text not in ("constant", "function")
+        if not fits or self.token.kind != "end" or (kind.text == "size" and size is None):
+            rule = f"this does not say which {kind.text} it is, or says too much"
+            raise self.refuse(rule, KINDS_ADVICE, whole)
+        if size and (not size.text[0].isupper() or size.text in ("T", "B", "O", "L") or size.step is not None):
+            rule = "a size is a capital letter, and T, B and O are taken"
+            raise self.refuse(rule, "Write for example S.", size.place)
+        if kind.text == "function" and start and start.text not in TYPED:
+            raise self.refuse(f"no function is called {start.text}", f"Functions are {', '.join(TYPED)}.", whole)
+        for token in declared:
+            name = token.text
+            if (size and name in sheet.sizes) or (kind.text != "size" and name in sheet.declared):
+                raise self.refuse(f"{name} is declared twice", "Take one of them away.", token.place)
+            sheet.may_be_named(name, token.place)
+            if size:
+                sheet.sizes[name] = size.text, token.place
+            if kind.text == "function" and start:
+                if name in FUNCTIONS:
+                    raise self.refuse(f"{name} is a function", "Choose another name.", token.place)
+                sheet.functions[name] = TYPED[start.text]
+            if kind.text != "size":
+                number = float(start.text) * (-1 if negative else 1) if start and start.kind == "number" else None
+                sheet.declared[name] = Given(kind.text, token.place, number)
 
     def equation(self) -> Equation:
         left = self.next()
@@ -212,11 +264,15 @@ class Parser:
         if self.at(")"):
             raise self.refuse("this bracket closes none", "Take it away, or open one with ( before it.")
         if self.token.kind != "end":
-            raise self.refuse(
-                f"{self.token.text} is left over behind a whole expression",
-                "One equation a line, or several with ; between them; + − ⊙ / between values.",
-            )
+            raise self.left_over()
         return value
+
+    def left_over(self) -> InputError:
+        return self.refuse(
+            f"{self.token.text} is left over behind a whole expression",
+            "Between values stand + − ⊙ /, between equations ; or a new line. ² stands behind a value or a bracket, "
+            "ᵀ behind the name of a matrix.",
+        )
 
     def sum(self) -> Expression:
         start, terms = self.token.place, []
@@ -336,8 +392,10 @@ class Parser:
         values = [self.sum()]
         while opened.kind == "name" and self.take(","):
             values.append(self.sum())
-        if not self.take(")"):
+        if self.token.kind == "end":
             raise self.refuse("this bracket is not closed", "Add ) where it ends.", opened.place)
+        if not self.take(")"):
+            raise self.left_over()
         self.depth -= 1
         return values
 
@@ -351,6 +409,8 @@ class Parser:
             advice = f"Did you mean {near[0]}? " if near else f"A product is {token.text} ⊙ (…). "
             if token.step is None and self.tokens[self.position + 1].text == "t":
                 advice = f"A time is written {token.text}_t, {token.text}_{{t-1}} or {token.text}[t-1]. "
+            elif token.text[0].isupper():
+                advice = f"A matrix stands right of what it multiplies, (…) {token.text}, and has a name. "
             known = ", ".join(name for name, function in FUNCTIONS.items() if function.typed)
             raise self.refuse(f"no function is called {token.text}", f"{advice}The functions are {known}.", token.place)
         value = Name(token.text, token.step, place=token.place)
@@ -377,59 +437,3 @@ class Parser:
                 self.since(token.place),
             )
         return Call(name, tuple(values), place=self.since(token.place))
-
-
-def _kind(sheet: Sheet, tokens: list[Token]) -> None:
-    """`p_i, p_f : vector = 1` and the like."""
-    colon = next(n for n, token in enumerate(tokens) if token.text == ":")
-    left, right = tokens[:colon], tokens[colon + 1 :]
-    advice = (
-        "Write names : kind, as in p_i, p_f : vector. Kinds are vector, scalar (either with = and its start), "
-        "constant = 0.1, rows, input, size S, function = tanh."
-    )
-    proper = all((t.kind == "name" and t.step is None) if n % 2 == 0 else t.text == "," for n, t in enumerate(left))
-    if not proper or len(left) % 2 == 0:
-        raise sheet.refusal(tokens[0].place, "left of : stand names without a time, with commas", advice)
-    kind = right[0]
-    if kind.text not in KINDS:
-        raise sheet.refusal(kind.place, "what a name is has to be one of the kinds", advice)
-    rest = right[1:-1]
-    size = None
-    if kind.text in ("size", "input") and rest and rest[0].kind == "name":
-        size, rest = rest[0], rest[1:]
-    value = _value(rest)
-    needs_value, may_have = kind.text in ("constant", "function"), kind.text in ("vector", "scalar")
-    whole = Place(kind.place.line, kind.place.start, right[-2].place.end)
-    if (kind.text == "size" and size is None) or (needs_value and value is None) or (rest and value is None):
-        raise sheet.refusal(whole, f"this does not say which {kind.text} it is, or says too much", advice)
-    if value is not None and not (needs_value or may_have):
-        raise sheet.refusal(whole, f"{kind.text} has no number", advice)
-    if size is not None and (not size.text[0].isupper() or size.text in ("T", "B", "O", "L") or size.step is not None):
-        raise sheet.refusal(size.place, "a size is a capital letter, and T, B and O are taken", "Write for example S.")
-    for token in left[::2]:
-        name = token.text
-        if name in sheet.declared or name in sheet.functions or (kind.text == "size" and name in sheet.sizes):
-            raise sheet.refusal(token.place, f"{name} is declared twice", "Take one of them away.")
-        sheet.may_be_named(name, token.place)
-        if size is not None:
-            sheet.sizes[name] = size.text, token.place
-        if kind.text == "function":
-            if value not in TYPED:
-                raise sheet.refusal(whole, f"no function is called {value}", f"Functions are {', '.join(TYPED)}.")
-            sheet.functions[name] = TYPED[str(value)]
-            sheet.function_places[name] = token.place
-        elif kind.text != "size":
-            if isinstance(value, str):
-                raise sheet.refusal(whole, f"behind = stands a number; got {value}", advice)
-            sheet.declared[name] = Given(name, kind.text, token.place, value)
-
-
-def _value(tokens: list[Token]) -> float | str | None:
-    """The number or name behind = ."""
-    if len(tokens) >= 2 and tokens[0].text == "=":
-        *minus, last = tokens[1:]
-        if last.kind == "number" and [token.text for token in minus] in ([], ["−"]):
-            return -float(last.text) if minus else float(last.text)
-        if last.kind == "name" and not minus and last.step is None:
-            return last.text
-    return None

@@ -11,7 +11,7 @@ def check(sheet: Sheet) -> None:
     order = {}
     for line in sheet.equations:
         sheet.may_be_named(line.name, line.place)
-        if line.name in order or line.name in sheet.declared or line.name in sheet.functions:
+        if line.name in order or line.name in sheet.declared:
             raise sheet.refusal(line.place, f"{line.name} is defined twice", "Give one of the two another name.")
         order[line.name] = len(order)
     if not sheet.steps:
@@ -85,6 +85,12 @@ def _read(sheet: Sheet, line: Equation, name: Name, order: dict[str, int]) -> No
     elif text in order:
         if order[text] >= order[line.name]:
             raise sheet.refusal(place, f"{text} is read before it is made", "Move its equation up.")
+    elif line.step is None and given is not None and given.kind == "rows":
+        raise sheet.refusal(
+            place,
+            f"{text} has a row for each row of the batch, and a line without a time is made once for all",
+            f"Give {line.name} a time: {line.name}_t.",
+        )
     elif text != "I":
         _parameter(sheet, name)
 
@@ -95,9 +101,9 @@ def _parameter(sheet: Sheet, name: Name) -> None:
         return
     assert name.place is not None
     if given is None and text[0].isupper():
-        given = Given(text, "matrix", name.place)
+        given = Given("matrix", name.place)
     elif given is None and (text == "b" or text.startswith("b_")):
-        given = Given(text, "vector", name.place)
+        given = Given("vector", name.place)
     elif given is None:
         near = get_close_matches(text, [*(line.name for line in sheet.steps), *sheet.declared, "x"], 1)
         meant = f"Did you mean {near[0]}{'' if near[0] in sheet.declared else '_t'}? " if near else ""
@@ -175,7 +181,11 @@ def _all_needed(sheet: Sheet) -> None:
             "Write for example x_t W_xh where the input comes in.",
         )
     called = {e.function for line in sheet.equations for e in walk(line.value) if isinstance(e, Call)}
-    places = {name: given.place for name, given in sheet.declared.items()} | sheet.function_places
-    for name, place in (places | {name: place for name, (_, place) in sheet.sizes.items()}).items():
-        if name not in needed and name not in called:
-            raise sheet.refusal(place, f"{name} is declared, and no equation reads it", "Take it away, or read it.")
+    unread = [
+        (name, given.place)
+        for name, given in sheet.declared.items()
+        if name not in (called if given.kind == "function" else needed)
+    ]
+    unread += [(name, place) for name, (_, place) in sheet.sizes.items() if name not in needed]
+    for name, place in unread:
+        raise sheet.refusal(place, f"{name} is declared, and no equation reads it", "Take it away, or read it.")

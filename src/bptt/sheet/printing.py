@@ -1,7 +1,5 @@
 """Expressions as text, which parses again where side A is concerned, and as TeX. One precedence table for both."""
 
-import unicodedata
-
 from bptt.sheet.expressions import (
     Call,
     Cotangent,
@@ -131,9 +129,7 @@ class Tex(Text):
             return r"\hat{y}"
         if letter.isascii():
             return letter
-        called = next((name for name, own in GREEK.items() if own == letter), "")
-        if not called:  # a capital
-            called = unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA").capitalize()
+        called = next(name for name, own in GREEK.items() if own == letter)
         return "\\" + {"phi": "varphi", "epsilon": "varepsilon"}.get(called, called) + " "
 
     def transposed(self, of: str) -> str:

@@ -8,14 +8,21 @@ from typing import NamedTuple
 from bptt.errors import InputError
 from bptt.sheet.expressions import Place
 
-_GREEK_NAMES = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi"
-GREEK = dict(zip([*_GREEK_NAMES.split(), "omega"], "αβγδεζηθικλμνξπρστφχψω", strict=True))
-LETTERS = "A-Za-zŷ" + "".join(GREEK.values()) + "ΓΔΘΛΞΠΣΦΨΩ"
+
+def _called(letter: str) -> str:
+    """gamma for γ, Gamma for Γ."""
+    name = unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")
+    return name.capitalize() if letter.isupper() else name.lower()
+
+
+GREEK = {_called(letter): letter for letter in "αβγδεζηθικλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩ"}
+LETTERS = "A-Za-zŷ" + "".join(GREEK.values())
 SAME_LETTER = str.maketrans("ϕϵɛµϑ", "φεεμθ")
 _ALIKE = "аеіјорсухѕԁһАВЕІЈКМНОРСТХЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧους", "aeijopcyxsdhABEIJKMHOPCTXSABEZHIKMNOPTYXovs"
 LOOKS_LIKE = dict(zip(*_ALIKE, strict=True))
 
-SAME_SIGN = dict.fromkeys(("*", ".*", "·", "∘", "∙", "∗"), "⊙") | {"-": "−", "–": "−", "'": "ᵀ", "^T": "ᵀ", "^2": "²"}
+MINUS = "-−–‐‑"
+SAME_SIGN = {".*": "⊙", "'": "ᵀ", "^T": "ᵀ", "^2": "²"} | dict.fromkeys("*·∘∙∗", "⊙") | dict.fromkeys(MINUS, "−")
 INSTEAD = {
     "×": "Write ⊙ (or *) for a product entry by entry, and a space for one with a matrix: h_{t-1} W_hh.",
     "^": "A square is a² or a^2, a transpose Wᵀ, W' or W^T; other powers are products: a ⊙ a².",
@@ -30,8 +37,9 @@ INSTEAD = {
 _WORD = re.compile(rf"[{LETTERS}][{LETTERS}0-9]*(?:_[{LETTERS}0-9]+)*")
 _TIME = re.compile(r"_\{([^{}]*)\}|\[([^\[\]]*)\]")
 _NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_SIGN = re.compile(r"\.\*|\^T(?![A-Za-z0-9])|\^2(?![0-9.])|[()+⊙*·∘∙∗/−–\-,ᵀ²'@=:;]")
-_BEFORE = re.compile(r"\s*t\s*[-−–]\s*1\s*")
+_SIGN = re.compile(rf"\.\*|\^T(?![A-Za-z0-9])|\^2(?![0-9.])|[{MINUS}()+⊙*·∘∙∗/,ᵀ²'@=:;]")
+_BEFORE = re.compile(rf"\s*t\s*[{MINUS}]\s*1\s*")
+_LESS = re.compile(rf"[{MINUS}][0-9]")
 
 
 class Token(NamedTuple):
@@ -107,7 +115,7 @@ def _name(lines: tuple[str, ...], at: int, code: str, word: re.Match[str]) -> tu
     name, step, end = word[0], None, word.end()
     if name.endswith("_t"):
         name, step = name[:-2], 0
-        if minus := re.compile(r"[-−–][0-9]").match(code, end):
+        if minus := _LESS.match(code, end):
             raise refusal(
                 lines,
                 Place(at, word.start(), minus.end()),

@@ -17,6 +17,7 @@ from bptt.sheet.expressions import (
     Sum,
     Times,
     Transposed,
+    children,
     names,
 )
 from bptt.sheet.language import Sheet, parse
@@ -40,8 +41,8 @@ class _Widths:
     def __init__(self, sheet: Sheet) -> None:
         self.sheet = sheet
         self.parents: dict[Key, Key] = {("value", "x"): I, ("value", sheet.output): H}
-        for name, (size, _) in sheet.sizes.items():
-            self.parents[("columns" if sheet.is_matrix(name) else "value", name)] = ("size", size)
+        for name, (size, place) in sheet.sizes.items():
+            self._join(("columns" if sheet.is_matrix(name) else "value", name), ("size", size), place)
         self.narrow = self._narrow_names()
         self.products: list[tuple[Product, Key]] = []
 
@@ -69,33 +70,26 @@ class _Widths:
         while before != len(narrow):
             before = len(narrow)
             narrow -= {line.name for line in lines if not self._is_narrow(line.value)}
-        for line in lines:
-            if line.name in wide and self._is_narrow(line.value):
-                size = sheet.sizes[line.name][0] if line.name in sheet.sizes else "H"
-                raise sheet.refusal(
-                    line.place,
-                    f"{line.name} has width {size}, and this makes a single number a row",
-                    "Bring in a product with a matrix, a vector, or another value that is so wide.",
-                )
+        single = [(line.name, line.place) for line in lines if line.name in wide and self._is_narrow(line.value)]
+        single += [(name, place) for name, (_, place) in sheet.sizes.items() if name in always]
+        for name, place in single:
+            size = sheet.sizes[name][0] if name in sheet.sizes else "H"
+            raise sheet.refusal(
+                place,
+                f"{name} has width {size}, and this makes a single number a row",
+                "Bring in a product with a matrix, a vector, or another value that is so wide.",
+            )
         return narrow
 
     def _is_narrow(self, e: Expression) -> bool:
         match e:
-            case Number():
-                return True
             case Name(name):
                 return name in self.narrow
-            case Call(function, arguments):
-                return self.sheet.function(function).row == "number" or all(map(self._is_narrow, arguments))
-            case Square(of):
-                return self._is_narrow(of)
-            case Times(factors):
-                return all(map(self._is_narrow, factors))
-            case Over(above, below):
-                return self._is_narrow(above) and self._is_narrow(below)
-            case Sum(terms):
-                return all(self._is_narrow(term) for _, term in terms)
-        return False
+            case Product() | Transposed():
+                return False
+            case Call(function) if self.sheet.function(function).row == "number":
+                return True
+        return all(map(self._is_narrow, children(e)))
 
     def _root(self, key: Key) -> Key:
         while key in self.parents:
@@ -124,12 +118,6 @@ class _Widths:
         self.parents[a] = b
         return b
 
-    def _all_join(self, parts: tuple[Expression, ...]) -> Key:
-        width = ONE
-        for part in parts:
-            width = self._join(width, self._width(part), part.place)
-        return width
-
     def _width(self, e: Expression) -> Key:
         match e:
             case Name(name):
@@ -141,18 +129,10 @@ class _Widths:
                 return self._sides(right)[1]
             case Transposed():
                 raise self._misplaced(e)
-            case Square(of):
-                return self._width(of)
-            case Times(factors):
-                return self._all_join(factors)
-            case Over(above, below):
-                return self._all_join((above, below))
-            case Sum(terms):
-                return self._all_join(tuple(term for _, term in terms))
-            case Call(function, arguments):
-                width = self._all_join(arguments)
-                return ONE if self.sheet.function(function).row == "number" else width
-        return ONE
+        width = ONE
+        for part in children(e):
+            width = self._join(width, self._width(part), part.place)
+        return ONE if isinstance(e, Call) and self.sheet.function(e.function).row == "number" else width
 
     def _misplaced(self, e: Expression) -> InputError:
         advice = "A line that makes a matrix begins with a capital."
@@ -201,8 +181,8 @@ class _Widths:
                 return self._shape(of)
             case Over(above, below) if self._is_narrow(below):
                 return self._shape(above)
-            case Sum(terms):
-                return self._all_shapes(tuple(term for _, term in terms), e)
+            case Sum():
+                return self._all_shapes(children(e), e)
             case Times(factors):
                 return self._all_shapes(tuple(f for f in factors if not self._is_narrow(f)), e)
             case Call(function, arguments) if self.sheet.function(function).row == "" and len(arguments) == 1:
