@@ -45,6 +45,8 @@ CORNERS = {
     "an input that is wide": "d : input S\nh_t = relu(d_t W_d − h_{t-1} + x_t W) − softmax(−h_{t-1})²",
     "a fixed number": "k = 3\nh_t = x_t W + k ⊙ h_{t-1} + sum(2) ⊙ b",
     "names as given by the naming pass": "in_t = (x_t W_xi) ⊙ h_{t-1}\nu_t = (x_t W) ⊙ h_{t-1}\nh_t = in_t ⊙ u_t",
+    "a scalar from everywhere": "p : scalar\nk = 1 / (1 + p²)\nh_t = tanh(x_t W + k ⊙ (h_{t-1} / (1 + p²)))",
+    "powers": "h_t = tanh(x_t W + h_{t-1}² ⊙ h_{t-1}² ⊙ h_{t-1} + (h_{t-1} / 3)² − (h_{t-1}²)²)",
     "a gradient that is zero": "u_t = x_t W − x_t W\nh_t = tanh(h_{t-1} V + u_t − u_t + x_t W)",
 }
 ALL = CELLS | OPTIONS | CORNERS | PUBLISHED
@@ -89,7 +91,12 @@ def test_side_b_reads_as_a_textbook_writes_it() -> None:
     assert named("gru-v1").derivation.made_again == ["s"]
     for name, text in ALL.items():
         for line in Cell(text).side_b:
-            assert not re.search(r"[+−] [+−]|−−|\b1 ⊙| ⊙ 1\b|−\(−", line.text), (name, line.text)
+            assert not re.search(r"[+−] [+−]|−−|\b1 ⊙| ⊙ 1\b|−\(−|²²", line.text), (name, line.text)
+    turned = Cell("h_t = tanh(x_t W^T + h_{t-1} V^T)").side_b
+    assert [str(line) for line in turned if line.symbol in ("∂W", "∂V")] == [
+        "B9   ∂W = Σ_t ∂a_tᵀ x_t",
+        "B10  ∂V = Σ_t ∂a_tᵀ h_{t-1}",
+    ]
 
 
 def test_each_term_says_which_use_it_comes_from() -> None:
@@ -470,6 +477,13 @@ def test_a_text_as_large_as_may_be_is_derived_in_bounded_work() -> None:
     assert "∂b_59" in str(Cell("\n".join([*lines, "h_t = x_t W" + "".join(f" + v{n}_t" for n in range(16))])))
 
 
+@pytest.mark.parametrize("huge", ["1e200 ⊙ 1e200 ⊙ h_{t-1}", "(1e200 ⊙ h_{t-1})²", "1e308 ⊙ h_{t-1} + 1e308 ⊙ h_{t-1}"])
+def test_factors_beyond_all_numbers_are_printed_as_inf(huge: str) -> None:
+    cell = Cell(f"h_t = x_t W + {huge}")
+    assert "inf" in str(cell.side_b)
+    assert "inf" in cell.tex()
+
+
 def test_cells_are_values() -> None:
     cell = named("lstm")
     assert pickle.loads(pickle.dumps(cell)) == cell == Cell(CELLS["lstm"], name="lstm")
@@ -490,6 +504,9 @@ def test_tex_has_every_line_and_balanced_braces() -> None:
         written = Cell(text).tex()
         assert written.count("{") == written.count("}")
         assert not re.search(r"[^\x00-\x7f]", written), re.findall(r"[^\x00-\x7f]", written)
+    (squares, halves) = parse("h_t = (h_{t-1}²)²\nk_t = (x_t / 2)²").steps
+    assert TEX.write(squares.value) == "{({h_{t-1}}^{2})}^{2}"
+    assert TEX.write(halves.value) == r"{(\frac{x_{t}}{2})}^{2}"
     assert TEX.write(parse("h_t = x_t W + h_{t-1} / (1 + b)").steps[0].value) == (r"x_{t} \, W + \frac{h_{t-1}}{1 + b}")
 
 

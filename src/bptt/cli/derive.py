@@ -24,15 +24,14 @@ def derive(asked: str, *, tex: bool, json: bool) -> None:
 
 def board(cell: Cell) -> str:
     """Both sides, below each derived line the use that each of its terms comes from, and what is kept."""
-    lines = [f"{cell.name}", "", "Side A · forward, t = 1 to T", str(cell.side_a), ""]
+    lines = [cell.name, "", "Side A · forward, t = 1 to T", str(cell.side_a), ""]
     lines.append("Side B · backward through time, t = T to 1; terms of t+1 are zero at T")
     for line in cell.side_b:
-        written = f"{line.tag:<5}{line.text}{cell.side_b.when(line)}"
         if len(line.terms) == 1:
-            lines.append(f"{written:<44}  from {line.terms[0].use}")
+            lines.append(f"{line!s:<44}  from {line.terms[0].use}")
         else:
             width = max((len(term.text) for term in line.terms), default=0)
-            lines.append(written)
+            lines.append(str(line))
             lines += [f"         {term.text:<{width}}   from {term.use}" for term in line.terms]
     lines += ["", f"Kept for the way back: {', '.join(cell.kept)}"]
     if cell.derivation.made_again:

@@ -16,51 +16,35 @@ class Function:
     means      the value, in words of mathematics
     back       for each argument what it is sent back; None: nothing, it has to be a number or a constant
     row        "" entry by entry; "row" a row from a whole row; "number" one number from a row
-    tex        how TeX writes its name
+    tex        how TeX writes its name; "": upright, as it is
     twins      other ways to type it
     form       how it is written where that is not name(arguments), in text and in TeX
-    at_edges   what holds where the derivative does not exist
     typed      whether a cell may use it
     """
 
     name: str
     means: str
-    back: tuple[str | None, ...] = ()
+    back: tuple[str | None, ...]
     row: str = ""
     tex: str = ""
     twins: tuple[str, ...] = ()
     form: str = ""
-    at_edges: str = ""
-    arguments: int = 0
     typed: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "arguments", self.arguments or len(self.back))
-        object.__setattr__(self, "tex", self.tex or rf"\operatorname{{{self.name}}}")
 
 
 _TABLE = (
     Function("tanh", "(exp(a) − exp(−a)) / (exp(a) + exp(−a))", ("d ⊙ (1 − y²)",), tex=r"\tanh"),
     Function("σ", "1 / (1 + exp(−a))", ("d ⊙ y ⊙ (1 − y)",), tex=r"\sigma", twins=("sigmoid", "sigma")),
-    Function("relu", "a where a > 0, else 0", ("where_positive(d, y)",), at_edges="0 at a = 0"),
+    Function("relu", "a where a > 0, else 0", ("where_positive(d, y)",)),
     Function("identity", "a", ("d",), twins=("id",)),
     Function("exp", "e to the power of a", ("d ⊙ y",), tex=r"\exp"),
     Function("log", "natural logarithm of a", ("d / a",), tex=r"\log"),
     Function("sqrt", "square root of a", ("d / (2 ⊙ y)",)),
     Function("softplus", "log(1 + exp(a))", ("d ⊙ σ(a)",)),
-    Function("abs", "a without its sign", ("d ⊙ sign(a)",), at_edges="0 at a = 0"),
-    Function(
-        "max", "the larger of a and b", ("where_at_least(d, a, b)", "where_below(d, a, b)"), tex=r"\max",
-        at_edges="where a = b, all goes to a",
-    ),
-    Function(
-        "min", "the smaller of a and b", ("where_at_least(d, b, a)", "where_below(d, b, a)"), tex=r"\min",
-        at_edges="where a = b, all goes to a",
-    ),
-    Function(
-        "clip", "a, but at least b and at most c", ("where_inside(d, a, b, c)", None, None),
-        at_edges="d where a is b or c; b and c are numbers or constants",
-    ),
+    Function("abs", "a without its sign", ("d ⊙ sign(a)",)),
+    Function("max", "the larger of a and b", ("where_at_least(d, a, b)", "where_below(d, a, b)"), tex=r"\max"),
+    Function("min", "the smaller of a and b", ("where_at_least(d, b, a)", "where_below(d, b, a)"), tex=r"\min"),
+    Function("clip", "a, but at least b and at most c", ("where_inside(d, a, b, c)", None, None)),
     Function(
         "norm", "(a − mean(a)) ⊙ scale(a), over the units of a row",
         ("scale(a) ⊙ (d − mean(d) − y ⊙ mean(d ⊙ y))",), row="row",
@@ -69,14 +53,14 @@ _TABLE = (
     Function("sum", "sum over the units of a row", ("d",), row="number"),
     Function("mean", "mean over the units of a row", ("d / size(a)",), row="number"),
     # the way back alone
-    Function("size", "the number of units in a row of a", arguments=1, row="number", typed=False),
-    Function("scale", "1 / √(variance(a) + 10⁻⁵), over the units of a row", arguments=1, row="number", typed=False),
-    Function("total", "sum over all entries of a matrix", arguments=1, row="number", typed=False),
-    Function("sign", "1, 0 or −1", arguments=1, typed=False),
-    Function("where_positive", "a where b > 0", arguments=2, form="{0} ⊙ [{1} > 0]", typed=False),
-    Function("where_at_least", "a where b ≥ c", arguments=3, form="{0} ⊙ [{1} ≥ {2}]", typed=False),
-    Function("where_below", "a where b < c", arguments=3, form="{0} ⊙ [{1} < {2}]", typed=False),
-    Function("where_inside", "a where c ≤ b ≤ d", arguments=4, form="{0} ⊙ [{2} ≤ {1} ≤ {3}]", typed=False),
+    Function("size", "the number of units in a row of a", (None,), row="number", typed=False),
+    Function("scale", "1 / √(variance(a) + 10⁻⁵), over the units of a row", (None,), row="number", typed=False),
+    Function("total", "sum over all entries of a matrix", (None,), row="number", typed=False),
+    Function("sign", "1, 0 or −1", (None,), typed=False),
+    Function("where_positive", "a where b > 0", (None,) * 2, form="{0} ⊙ [{1} > 0]", typed=False),
+    Function("where_at_least", "a where b ≥ c", (None,) * 3, form="{0} ⊙ [{1} ≥ {2}]", typed=False),
+    Function("where_below", "a where b < c", (None,) * 3, form="{0} ⊙ [{1} < {2}]", typed=False),
+    Function("where_inside", "a where c ≤ b ≤ d", (None,) * 4, form="{0} ⊙ [{2} ≤ {1} ≤ {3}]", typed=False),
 )  # fmt: skip
 
 FUNCTIONS = {function.name: function for function in _TABLE}

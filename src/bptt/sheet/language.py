@@ -107,6 +107,11 @@ class Sheet:
         return self.steps[-1].name
 
     @property
+    def inputs(self) -> list[str]:
+        """x and the further inputs."""
+        return ["x", *(name for name, given in self.given.items() if given.kind == "input")]
+
+    @property
     def equations(self) -> list[Equation]:
         """All of them, fixed lines first."""
         return [*self.fixed, *self.steps]
@@ -429,7 +434,7 @@ class Parser:
         opened = self.next()
         values = self._inside(Token("name", token.text, None, opened.place))
         name = self.functions[token.text]
-        wanted = self.sheet.function(name).arguments
+        wanted = len(self.sheet.function(name).back)
         if len(values) != wanted:
             raise self.refuse(
                 f"{token.text} takes {wanted} argument{'s' * (wanted > 1)}, with commas between; got {len(values)}",

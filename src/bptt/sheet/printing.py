@@ -1,5 +1,7 @@
 """Expressions as text, which parses again where side A is concerned, and as TeX. One precedence table for both."""
 
+from typing import NamedTuple
+
 from bptt.sheet.expressions import (
     Call,
     Cotangent,
@@ -17,12 +19,19 @@ from bptt.sheet.expressions import (
 from bptt.sheet.functions import FUNCTIONS
 from bptt.sheet.tokens import GREEK
 
-SUM, TIMES, PRODUCT, ATOM = 1, 2, 3, 4
+SUM, TIMES, PRODUCT, POWER, ATOM = 1, 2, 3, 4, 5
 STEPS = {-1: "{t-1}", 0: "t", 1: "{t+1}"}
 
 
+class Words(NamedTuple):
+    """What stands between expressions, in both ways of writing."""
+
+    text: str
+    tex: str
+
+
 class Text:
-    times, plus, minus, product, cotangent = " ⊙ ", " + ", "−", " ", "∂"
+    times, minus, product, cotangent = " ⊙ ", "−", " ", "∂"
 
     def write(self, e: Expression, least: int = SUM) -> str:
         """In brackets where it binds less than `least`."""
@@ -40,13 +49,14 @@ class Text:
             case Cotangent(name, step):
                 return self.cotangent + self.name(name, step), ATOM
             case Transposed(of):
-                return self.transposed(self.write(of, ATOM)), ATOM
+                return self.transposed(self.write(of, ATOM)), POWER
             case Square(of):
-                return self.square(self.write(of, ATOM)), ATOM
+                return self.square(self.write(of, ATOM)), POWER
             case Product(left, right):
-                return f"{self.write(left, PRODUCT)}{self.product}{self.write(right, ATOM)}", PRODUCT
+                return f"{self.write(left, PRODUCT)}{self.product}{self.write(right, POWER)}", PRODUCT
             case Times(factors):
-                return self.times.join(map(self._factor, factors)), TIMES
+                written = (self.write(factor, TIMES if isinstance(factor, Call) else POWER) for factor in factors)
+                return self.times.join(written), TIMES
             case Over(above, below):
                 return self.over(above, below)
             case Sum(terms):
@@ -54,21 +64,17 @@ class Text:
             case Call(function, arguments):
                 known = FUNCTIONS.get(function)
                 if known is not None and known.form:
-                    return self.form(known.form).format(*(self.write(argument, ATOM) for argument in arguments)), TIMES
+                    return self.form(known.form).format(*(self.write(argument, POWER) for argument in arguments)), TIMES
                 return self.call(function, ", ".join(map(self.write, arguments))), ATOM
         raise TypeError(e)
-
-    def _factor(self, e: Expression) -> str:
-        chooses = isinstance(e, Call) and e.function in FUNCTIONS and FUNCTIONS[e.function].form
-        return self.write(e, TIMES if chooses else ATOM)
 
     def _sum(self, terms: tuple[tuple[int, Expression], ...]) -> str:
         first, *rest = ((sign, self.write(term, TIMES)) for sign, term in terms)
         written = (self.minus if first[0] < 0 else "") + first[1]
-        return written + "".join(f" {self.minus} {term}" if sign < 0 else self.plus + term for sign, term in rest)
+        return written + "".join(f" {self.minus if sign < 0 else '+'} {term}" for sign, term in rest)
 
     def number(self, value: float) -> str:
-        return str(int(value)) if value == int(value) and value < 1e15 else repr(value)
+        return str(int(value)) if value.is_integer() and value < 1e15 else repr(value)
 
     def name(self, name: str, step: int | None) -> str:
         return name if step is None else f"{name}_{STEPS[step]}"
@@ -80,7 +86,7 @@ class Text:
         return f"{of}²"
 
     def over(self, above: Expression, below: Expression) -> tuple[str, int]:
-        return f"{self.write(above, ATOM)} / {self.write(below, ATOM)}", TIMES
+        return f"{self.write(above, POWER)} / {self.write(below, POWER)}", TIMES
 
     def call(self, function: str, arguments: str) -> str:
         return f"{function}({arguments})"
@@ -88,25 +94,12 @@ class Text:
     def form(self, form: str) -> str:
         return form
 
-    def words(self, words: str) -> str:
-        return words
+    def words(self, words: Words) -> str:
+        return words.text
 
 
 class Tex(Text):
     times, minus, product, cotangent = r" \odot ", "-", r" \, ", r"\partial "
-
-    WORDS = {  # noqa: RUF012
-        " = ": " &= ",
-        " + ": " + ",
-        ", ": ", ",
-        "Σ_t ": r"\sum_{t} ",
-        "Σ_batch ": r"\sum_{\text{batch}} ",
-        "g(o_t)": r"g(o_{t})",
-        "L = Σ_t w_t · loss(ŷ_t, y_t)": r"L &= \sum_{t} w_{t} \cdot \operatorname{loss}(\hat{y}_{t}, y_{t})",
-        "∂ŷ_t/∂o_t": r"\partial \hat{y}_{t} / \partial o_{t}",
-        "softmax: ŷ_i (δ_ik − ŷ_k)": r"\text{softmax: } \hat{y}_{i} (\delta_{ik} - \hat{y}_{k})",
-        "w_t (ŷ_t − y_t)": r"w_{t} (\hat{y}_{t} - y_{t})",
-    }
 
     def number(self, value: float) -> str:
         digits, _, power = super().number(value).partition("e")
@@ -139,17 +132,18 @@ class Tex(Text):
         return f"{{{of}}}^{{2}}"
 
     def over(self, above: Expression, below: Expression) -> tuple[str, int]:
-        return rf"\frac{{{self.write(above)}}}{{{self.write(below)}}}", ATOM
+        return rf"\frac{{{self.write(above)}}}{{{self.write(below)}}}", POWER
 
     def call(self, function: str, arguments: str) -> str:
         known = FUNCTIONS.get(function)
-        return f"{known.tex if known else self.letter(function[0])}({arguments})"
+        name = known.tex or rf"\operatorname{{{function}}}" if known else self.name(function, None)
+        return f"{name}({arguments})"
 
     def form(self, form: str) -> str:
         return form.replace("⊙", r"\odot").replace("≥", r"\geq").replace("≤", r"\leq")
 
-    def words(self, words: str) -> str:
-        return self.WORDS.get(words) or rf"\text{{{words.replace('−', '-')}}}"
+    def words(self, words: Words) -> str:
+        return words.tex
 
 
 TEXT, TEX = Text(), Tex()

@@ -8,11 +8,18 @@ entry, B8 vectors, B9 input weights, B10 recurrent weights, B11 hand on.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bptt.sheet.derivation import Derivation, plus
-from bptt.sheet.expressions import Cotangent, Equation, Expression, Name, Product, Sum, Transposed, mapped, walk
-from bptt.sheet.printing import SUM, TEX, TEXT, TIMES, Text
+from bptt.sheet.derivation import Derivation, Use, plus
+from bptt.sheet.expressions import Cotangent, Equation, Expression, Name, Product, Sum, Transposed, mapped, names
+from bptt.sheet.printing import SUM, TEX, TEXT, TIMES, Text, Words
 
-TO_COME, BEFORE = " to step t+1", " to step t−1"
+EQUALS, PLUS, COMMA = Words(" = ", " &= "), Words(" + ", " + "), Words(", ", ", ")
+OVER_STEPS, OVER_ROWS = Words("Σ_t ", r"\sum_{t} "), Words("Σ_batch ", r"\sum_{\text{batch}} ")
+TAKE, AND, HAND = Words("take ", r"\text{take }"), Words(" and ", r"\text{ and }"), Words("hand ", r"\text{hand }")
+TO_COME, BEFORE = Words(" to step t+1", r"\text{ to step t+1}"), Words(" to step t−1", r"\text{ to step t-1}")
+LOSS = Words("Σ_t w_t · loss(ŷ_t, y_t)", r"\sum_{t} w_{t} \cdot \operatorname{loss}(\hat{y}_{t}, y_{t})")
+SOFTMAX = Words("softmax: ŷ_i (δ_ik − ŷ_k)", r"\text{softmax: } \hat{y}_{i} (\delta_{ik} - \hat{y}_{k})")
+JACOBIAN = Words("∂ŷ_t/∂o_t", r"\partial \hat{y}_{t} / \partial o_{t}")
+OF_OUTPUT, ERROR = Words("g(o_t)", "g(o_{t})"), Words("w_t (ŷ_t − y_t)", r"w_{t} (\hat{y}_{t} - y_{t})")
 
 
 def shifted(e: Expression, by: int) -> Expression:
@@ -25,13 +32,8 @@ def shifted(e: Expression, by: int) -> Expression:
     return mapped(e, lambda part: shifted(part, by))
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(Use):
     """What one use of a value adds to its gradient, and the equation of side A that uses it there."""
-
-    value: Expression
-    left: Expression
-    right: Expression
 
     @property
     def text(self) -> str:
@@ -39,7 +41,7 @@ class Term:
 
     @property
     def use(self) -> str:
-        return f"{TEXT.write(self.left)} = {TEXT.write(self.right)}"
+        return f"{TEXT.write(self.line.left)} = {TEXT.write(self.line.value)}"
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ class Line:
     """One line: its tag, expressions and words in turn, the terms it is the sum of, when it holds.
 
     text, tex, symbol: as written, and what it defines. once: not at every step, but before the first or after the last.
+    of: what a line defines that does not begin with it.
     """
 
     tag: str
-    parts: tuple[Expression | str, ...]
+    parts: tuple[Expression | Words, ...]
     terms: tuple[Term, ...] = ()
     once: bool = False
     of: Expression | None = None
@@ -58,7 +61,7 @@ class Line:
     @property
     def symbol(self) -> str:
         first = self.of or self.parts[0]
-        return TEXT.write(first) if isinstance(first, Expression) else first.split(" = ")[0]
+        return first.text if isinstance(first, Words) else TEXT.write(first)
 
     @property
     def text(self) -> str:
@@ -69,21 +72,21 @@ class Line:
         return self._written(TEX)
 
     def _written(self, how: Text) -> str:
-        written, summed = "", False
+        written, least = "", SUM
         for part in self.parts:
-            if isinstance(part, str):
-                written += how.words(part)
-                summed = part.startswith("Σ")
-            else:
-                written += how.write(part, TIMES if summed else SUM)
+            written += how.words(part) if isinstance(part, Words) else how.write(part, least)
+            least = TIMES if part in (OVER_STEPS, OVER_ROWS) else SUM
         return written
+
+    def __str__(self) -> str:
+        when = f"   (once, {'before' if self.tag[0] == 'A' else 'after'} step 1)" if self.once else ""
+        return f"{self.tag:<5}{self.text}{when}"
 
 
 @dataclass(frozen=True)
 class Side:
     """The lines of side A or B; prints as a list, one a line, tags in front."""
 
-    name: str
     lines: tuple[Line, ...]
 
     def __iter__(self) -> Iterator[Line]:
@@ -93,10 +96,7 @@ class Side:
         return len(self.lines)
 
     def __str__(self) -> str:
-        return "\n".join(f"{line.tag:<5}{line.text}{self.when(line)}" for line in self.lines)
-
-    def when(self, line: Line) -> str:
-        return "" if not line.once else "   (once, before step 1)" if self.name == "A" else "   (once, after step 1)"
+        return "\n".join(map(str, self.lines))
 
     @property
     def tex(self) -> str:
@@ -109,25 +109,25 @@ class Side:
 
 def side_a(found: Derivation) -> Side:
     sheet, output = found.sheet, Name(found.sheet.output, 0)
-    inputs = [Name("x", 0)] + [Name(name, 0) for name, given in sheet.given.items() if given.kind == "input"]
     states = [Name(name, 0) for name in sheet.states]
-    lines = [Line("A2", (line.left, " = ", line.value), once=True) for line in found.fixed]
-    lines.append(Line("A1", ("take ", *_listed([*inputs, *(shifted(state, -1) for state in states)]))))
-    lines += [Line(_tag_of(line, found), (line.left, " = ", line.value)) for line in found.steps]
-    lines.append(Line("A4", ("hand ", *_listed(states), TO_COME)))
-    lines.append(Line("A5", (_readout(output).left, " = ", _readout(output).value)))
-    lines.append(Line("A6", (Name("ŷ", 0), " = ", "g(o_t)")))
-    return Side("A", tuple(lines))
+    read = [*(Name(name, 0) for name in sheet.inputs), *(Name(name, -1) for name in sheet.states)]
+    lines = [Line("A2", (line.left, EQUALS, line.value), once=True) for line in found.fixed]
+    lines.append(Line("A1", (TAKE, *_listed(read))))
+    lines += [Line(_tag_forward(line, found), (line.left, EQUALS, line.value)) for line in found.steps]
+    lines.append(Line("A4", (HAND, *_listed(states), TO_COME)))
+    lines.append(Line("A5", (_readout(output).left, EQUALS, _readout(output).value)))
+    lines.append(Line("A6", (Name("ŷ", 0), EQUALS, OF_OUTPUT)))
+    return Side(tuple(lines))
 
 
-def _listed(parts: Sequence[Expression]) -> list[Expression | str]:
-    joined: list[Expression | str] = [parts[0]]
+def _listed(parts: Sequence[Expression]) -> list[Expression | Words]:
+    joined: list[Expression | Words] = [parts[0]]
     for n, part in enumerate(parts[1:], 2):
-        joined += [" and " if n == len(parts) else ", ", part]
+        joined += [AND if n == len(parts) else COMMA, part]
     return joined
 
 
-def _tag_of(line: Equation, found: Derivation) -> str:
+def _tag_forward(line: Equation, found: Derivation) -> str:
     terms = [term for _, term in line.value.terms] if isinstance(line.value, Sum) else [line.value]
     biases = {name for name, given in found.sheet.given.items() if given.kind == "vector"}
     return "A2" if any(isinstance(t, Product) or (isinstance(t, Name) and t.name in biases) for t in terms) else "A3"
@@ -140,34 +140,35 @@ def _readout(output: Name) -> Equation:
 def side_b(found: Derivation) -> Side:
     sheet, output, do = found.sheet, Name(found.sheet.output, 0), Cotangent("o", 0)
     lines = [
-        Line("B1", ("L = Σ_t w_t · loss(ŷ_t, y_t)",)),
-        Line("B2", ("∂ŷ_t/∂o_t", " = ", "softmax: ŷ_i (δ_ik − ŷ_k)")),
-        Line("B3", (do, " = ", "w_t (ŷ_t − y_t)")),
-        Line("B4", (Cotangent("b_o"), " = ", "Σ_t ", "Σ_batch ", do)),
-        Line("B5", (Cotangent("W_ho"), " = ", "Σ_t ", Product(Transposed(output), do))),
+        Line("B1", (Words("L", "L"), EQUALS, LOSS)),
+        Line("B2", (JACOBIAN, EQUALS, SOFTMAX)),
+        Line("B3", (do, EQUALS, ERROR)),
+        Line("B4", (Cotangent("b_o"), EQUALS, OVER_STEPS, OVER_ROWS, do)),
+        Line("B5", (Cotangent("W_ho"), EQUALS, OVER_STEPS, Product(Transposed(output), do))),
     ]
     for line in reversed(found.steps):
-        terms = _terms(found, line.name)
-        if line.name == output.name:
-            own = Product(do, Transposed(Name("W_ho")))
-            terms.insert(0, Term(own, _readout(output).left, _readout(output).value))
-        total = plus(*(term.value for term in terms))
+        own = Term(_readout(output), Product(do, Transposed(Name("W_ho"))))
+        terms = [own] * (line.name == output.name) + _terms(found, line.name)
         tag = "B6" if line.name in (*sheet.states, output.name) else "B7"
-        lines.append(Line(tag, (Cotangent(line.name, 0), " = ", total), tuple(terms)))
+        lines.append(Line(tag, (Cotangent(line.name, 0), EQUALS, _total(terms)), tuple(terms)))
     lines += _parameters(found)
     for name in sheet.states:
         value = found.sent_back(name, -1)
-        lines.append(Line("B11", ("hand ", value, BEFORE), of=Cotangent(name, -1)))
-    for name in ["x", *(name for name, given in sheet.given.items() if given.kind == "input")]:
+        lines.append(Line("B11", (HAND, value, BEFORE), of=Cotangent(name, -1)))
+    for name in sheet.inputs:
         terms = _terms(found, name)
-        lines.append(Line("B11", (Cotangent(name, 0), " = ", plus(*(term.value for term in terms))), tuple(terms)))
-    return Side("B", tuple(lines))
+        lines.append(Line("B11", (Cotangent(name, 0), EQUALS, _total(terms)), tuple(terms)))
+    return Side(tuple(lines))
+
+
+def _total(uses: Sequence[Use]) -> Expression:
+    return plus(*(use.value for use in uses))
 
 
 def _terms(found: Derivation, name: str) -> list[Term]:
     """Of a value at step t: what is used in the same step, and what is used as a state in step t+1."""
     return [
-        Term(shifted(use.value, by), shifted(use.line.left, by), shifted(use.line.value, by))
+        Term(Equation(use.line.name, by, shifted(use.line.value, by)), shifted(use.value, by))
         for step, by in ((0, 0), (-1, 1))
         for use in found.uses.get((name, step), ())
     ]
@@ -175,41 +176,30 @@ def _terms(found: Derivation, name: str) -> list[Term]:
 
 def _parameters(found: Derivation) -> list[Line]:
     """Fixed lines first, last one first: what they are made of comes from them."""
-    sheet = found.sheet
-    fixed = [line.name for line in reversed(found.fixed)]
-    tags = {
-        name: _tag(found, name) for name in [*fixed, *(name for name, given in sheet.given.items() if given.learned)]
-    }
-    learned = sorted((name for name in tags if name not in fixed), key=lambda name: int(tags[name][1:]))
-    return [_parameter(found, name, tags[name]) for name in [*fixed, *learned]]
+    fixed = [_parameter(found, line.name) for line in reversed(found.fixed)]
+    learned = [_parameter(found, name) for name, given in found.sheet.given.items() if given.learned]
+    return fixed + sorted(learned, key=lambda line: int(line.tag[1:]))
 
 
-def _parameter(found: Derivation, name: str, tag: str) -> Line:
+def _parameter(found: Derivation, name: str) -> Line:
+    """What fixed lines send comes once, what lines of a step send is summed over all steps."""
     uses = found.uses.get((name, None), [])
-    steps = [use for use in uses if use.line.step is not None]
-    fixed = [use for use in uses if use.line.step is None]
-    parts: list[Expression | str] = [Cotangent(name), " = "]
-    if steps or not fixed:
-        sums = ["Σ_t "] if found.width(Name(name)) == "matrix" else ["Σ_t ", "Σ_batch "]
-        parts += [*(sums if steps else []), plus(*(use.value for use in steps))]
-    if fixed:
-        parts += [*([" + "] if steps else []), plus(*(use.value for use in fixed))]
-    terms = tuple(Term(use.value, use.line.left, use.line.value) for use in uses)
-    return Line(tag, tuple(parts), terms, once=bool(fixed) and not steps)
+    once = [Term(use.line, use.value) for use in uses if use.line.step is None]
+    steps = [Term(use.line, use.value) for use in uses if use.line.step is not None]
+    matrix = found.width(Name(name)) == "matrix"
+    right: list[Expression | Words] = [_total(once)] if once or not steps else []
+    if steps:
+        right += [PLUS] * bool(once) + [OVER_STEPS] + [OVER_ROWS] * (not matrix) + [_total(steps)]
+    tag = "B8" if not matrix else "B9" if _is_of_input(found, name) else "B10"
+    return Line(tag, (Cotangent(name), EQUALS, *right), (*once, *steps), once=bool(once) and not steps)
 
 
-def _tag(found: Derivation, name: str) -> str:
-    if found.width(Name(name)) != "matrix":
-        return "B8"
-    uses = found.uses.get((name, None), [])
-    inputs = {"x", *(n for n, given in found.sheet.given.items() if given.kind == "input")}
-    tags = set()
-    for use in uses:
-        if use.line.step is None:
-            tags.add(_tag(found, use.line.name))
-        else:
-            read = {
-                part.of.name for part in walk(use.value) if isinstance(part, Transposed) and isinstance(part.of, Name)
-            }
-            tags.add("B9" if read & inputs else "B10")
-    return "B9" if tags == {"B9"} else "B10"
+def _is_of_input(found: Derivation, matrix: str) -> bool:
+    """Whether all that a matrix multiplies, itself or as a part of others, are inputs."""
+    uses = found.uses.get((matrix, None), [])
+    return bool(uses) and all(
+        _is_of_input(found, use.line.name)
+        if use.line.step is None
+        else not {*found.sheet.inputs}.isdisjoint(name.name for name in names(use.value))
+        for use in uses
+    )
