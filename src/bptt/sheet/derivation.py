@@ -8,7 +8,6 @@ Then every line sends its cotangent back to what it reads. What one line sends t
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -185,14 +184,14 @@ class _Backwards:
                 self.send(of, times(Number(2.0), d, of))
             case Sum(terms):
                 for sign, term in terms:
-                    self.part(e, term, d if sign > 0 else minus(d))
+                    self.part(e, term, signed(sign, d))
             case Times(factors):
                 for n, factor in enumerate(factors):
                     self.part(e, factor, times(d, *factors[:n], *factors[n + 1 :]))
             case Over(above, below):
                 value = self.line.left if whole else e
                 self.part(e, above, over(d, below))
-                self.part(e, below, minus(over(times(d, value), below)))
+                self.part(e, below, signed(-1, over(times(d, value), below)))
             case Call(function, arguments):
                 given = dict(zip("abc", arguments, strict=False)) | {"y": self.line.left, "d": d}
                 for argument, back in zip(arguments, self.sheet.function(function).back, strict=True):
@@ -217,8 +216,7 @@ class _Backwards:
             case Times(factors):
                 return times(*(self.filled(factor, given) for factor in factors))
             case Sum(terms):
-                filled = [(sign, self.filled(term, given)) for sign, term in terms]
-                return plus(*(term if sign > 0 else minus(term) for sign, term in filled))
+                return plus(*(signed(sign, self.filled(term, given)) for sign, term in terms))
             case Over(above, below):
                 return over(self.filled(above, given), self.filled(below, given))
             case Call("size", (of,)):
@@ -232,34 +230,37 @@ def _parsed(text: str) -> Expression:
     return parse_expression(text)
 
 
-def transposed(e: Expression) -> Expression:
+def split(e: Expression) -> tuple[int, Expression]:
+    """A sign and the expression without it."""
     match e:
-        case Transposed(of):
-            return of
-        case Product(left, right):
-            return Product(transposed(right), transposed(left))
-        case Sum(((-1, term),)):
-            return minus(transposed(term))
-    return Transposed(e)
+        case Sum(((sign, term),)):
+            return sign, term
+    return 1, e
+
+
+def signed(sign: int, e: Expression) -> Expression:
+    return e if sign > 0 else times(Number(-1.0), e)
+
+
+def transposed(e: Expression) -> Expression:
+    match split(e):
+        case sign, Transposed(of):
+            return signed(sign, of)
+        case sign, Product(left, right):
+            return signed(sign, Product(transposed(right), transposed(left)))
+        case sign, of:
+            return signed(sign, Transposed(of))
 
 
 def product(left: Expression, right: Expression) -> Expression:
     """Signs go before the product."""
-    if isinstance(left, Sum) and len(left.terms) == 1:
-        return minus(product(left.terms[0][1], right))
-    if isinstance(right, Sum) and len(right.terms) == 1:
-        return minus(product(left, right.terms[0][1]))
-    return Product(left, right)
-
-
-def minus(e: Expression) -> Expression:
-    return times(Number(-1.0), e)
+    (sign, left), (other, right) = split(left), split(right)
+    return signed(sign * other, Product(left, right))
 
 
 def over(above: Expression, below: Expression) -> Expression:
-    if isinstance(above, Sum) and len(above.terms) == 1:
-        return minus(over(above.terms[0][1], below))
-    return above if below == UNIT else Over(above, below)
+    sign, above = split(above)
+    return signed(sign, above if below == UNIT else Over(above, below))
 
 
 def times(*given: Expression) -> Expression:
@@ -291,13 +292,11 @@ def times(*given: Expression) -> Expression:
 
 
 def _rank(e: Expression) -> int:
-    if all(isinstance(part, Number | Size) or (isinstance(part, Name) and part.step is None) for part in _leaves(e)):
-        return 0
-    return 1 if isinstance(e, Cotangent) else 2
-
-
-def _leaves(e: Expression) -> Iterable[Expression]:
-    return (part for part in walk(e) if isinstance(part, Number | Size | Name | Cotangent))
+    """Parameters, then the cotangent, then values of a step."""
+    if isinstance(e, Cotangent):
+        return 1
+    timed = (isinstance(part, Cotangent) or (isinstance(part, Name) and part.step is not None) for part in walk(e))
+    return 2 if any(timed) else 0
 
 
 def plus(*given: Expression) -> Expression:
@@ -319,12 +318,9 @@ def plus(*given: Expression) -> Expression:
     if number:
         terms.insert(0, (1 if number > 0 else -1, Number(abs(number))))
     terms.sort(key=lambda term: -term[0])
-    if not terms:
-        return ZERO
-    if len(terms) > 1 or terms[0][0] < 0:
-        lone = len(terms) == 1 and isinstance(terms[0][1], Number)
-        return Number(-terms[0][1].value) if lone and isinstance(terms[0][1], Number) else Sum(tuple(terms))
-    return terms[0][1]
+    if len(terms) == 1:
+        return signed(*terms[0])
+    return Sum(tuple(terms)) if terms else ZERO
 
 
 def collected(given: list[Expression]) -> Expression:
@@ -333,26 +329,18 @@ def collected(given: list[Expression]) -> Expression:
     if not isinstance(whole, Sum) or len(whole.terms) == 1:
         return whole
     parts = [term for _, term in whole.terms]
-    if (
-        all(isinstance(part, Over) for part in parts)
-        and len({part.below for part in parts if isinstance(part, Over)}) == 1
-    ):
-        first = parts[0]
-        assert isinstance(first, Over)
-        above = [_signed(sign, part.above) for sign, part in whole.terms if isinstance(part, Over)]
-        return over(collected(above), first.below)
+    fractions = [part for part in parts if isinstance(part, Over)]
+    if len(fractions) == len(parts) and len({fraction.below for fraction in fractions}) == 1:
+        above = [signed(sign, part.above) for (sign, _), part in zip(whole.terms, fractions, strict=True)]
+        return over(collected(above), fractions[0].below)
     common = Counter(_factors(parts[0]))
     for part in parts[1:]:
         common &= Counter(_factors(part))
     shared = [factor for factor in common.elements() if not isinstance(factor, Number)]
     if not any(isinstance(part, Cotangent) for factor in shared for part in walk(factor)):
         return whole
-    rest = [_signed(sign, times(*(Counter(_factors(part)) - Counter(shared)).elements())) for sign, part in whole.terms]
+    rest = [signed(sign, times(*(Counter(_factors(part)) - Counter(shared)).elements())) for sign, part in whole.terms]
     return times(*shared, plus(*rest))
-
-
-def _signed(sign: int, e: Expression) -> Expression:
-    return e if sign > 0 else minus(e)
 
 
 def _factors(e: Expression) -> list[Expression]:
