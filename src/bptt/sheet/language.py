@@ -294,32 +294,27 @@ class Parser:
         return Sum(tuple(terms), place=self.since(start))
 
     def term(self) -> Expression:
-        start = self.token.place
-        bare = self.factor()
-        factors, products = [bare[0]], [bare[1]]
-        divided = False
+        start, found, signs = self.token.place, [self.factor()], []
         while self.at("⊙", "/"):
-            sign = self.next()
-            if divided or (sign.text == "/" and len(factors) > 1):
+            signs.append(self.next().text)
+            if len(signs) > 1 and "/" in signs:
                 raise self.refuse(
                     "a term with / has one numerator and one denominator",
                     "Put brackets round the one or the other: (a ⊙ b) / c, a ⊙ (b / c), (a / b) / c.",
-                    sign.place,
+                    self.tokens[self.position - 1].place,
                 )
-            divided = sign.text == "/"
-            bare = self.factor()
-            factors.append(bare[0])
-            products.append(bare[1])
+            found.append(self.factor())
+        factors = tuple(factor for factor, _ in found)
         if len(factors) == 1:
             return factors[0]
-        if any(products):
-            sign = "/" if divided else "⊙"
-            raise self.refuse(*self._two_ways(sign, factors, products.index(True)), self.since(start))
-        if divided:
-            return Over(factors[0], factors[1], place=self.since(start))
-        return Times(tuple(factors), place=self.since(start))
+        bare = [n for n, (_, product) in enumerate(found) if product]
+        if bare:
+            raise self.refuse(*self._two_ways(signs[0], factors, bare[0]), self.since(start))
+        if signs == ["/"]:
+            return Over(*factors, place=self.since(start))
+        return Times(factors, place=self.since(start))
 
-    def _two_ways(self, sign: str, factors: list[Expression], at: int) -> tuple[str, str]:
+    def _two_ways(self, sign: str, factors: tuple[Expression, ...], at: int) -> tuple[str, str]:
         product = factors[at]
         assert isinstance(product, Product)
         whole, left, right = (self.written(part) for part in (product, product.left, product.right))
