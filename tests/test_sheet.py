@@ -47,6 +47,7 @@ CORNERS = {
     "names as given by the naming pass": "in_t = (x_t W_xi) ⊙ h_{t-1}\nu_t = (x_t W) ⊙ h_{t-1}\nh_t = in_t ⊙ u_t",
     "a scalar from everywhere": "p : scalar\nk = 1 / (1 + p²)\nh_t = tanh(x_t W + k ⊙ (h_{t-1} / (1 + p²)))",
     "powers": "h_t = tanh(x_t W + h_{t-1}² ⊙ h_{t-1}² ⊙ h_{t-1} + (h_{t-1} / 3)² − (h_{t-1}²)²)",
+    "bounds that are fractions": "α : constant = 3\nh_t = x_t W + clip(h_{t-1}, −1 / α, α² / 20)",
     "a gradient that is zero": "u_t = x_t W − x_t W\nh_t = tanh(h_{t-1} V + u_t − u_t + x_t W)",
 }
 ALL = CELLS | OPTIONS | CORNERS | PUBLISHED

@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 
-from bptt.sheet.expressions import Call, Equation, Name, Number, Product, Sum, Times, Transposed, names, walk
+from bptt.sheet.expressions import Call, Equation, Name, Product, Transposed, names, walk
 from bptt.sheet.language import NETWORK, Given, Sheet
 
 
@@ -137,15 +137,15 @@ def _matrices_in_place(sheet: Sheet, line: Equation) -> None:
 
 
 def _bounds(sheet: Sheet, line: Equation) -> None:
+    """What a function sends nothing back to is made of numbers and constants."""
+    constants = {name for name, given in sheet.given.items() if given.kind == "constant"}
     for e in walk(line.value):
         if isinstance(e, Call):
             for back, argument in zip(sheet.function(e.function).back, e.arguments, strict=True):
-                constants = {name for name, given in sheet.given.items() if given.kind == "constant"}
-                constant = all(
-                    isinstance(part, Number | Sum | Times) or (isinstance(part, Name) and part.name in constants)
+                if back is None and not all(
+                    part.name in constants if isinstance(part, Name) else not isinstance(part, Call | Product)
                     for part in walk(argument)
-                )
-                if back is None and not constant:
+                ):
                     raise sheet.refusal(
                         argument.place,
                         f"the bounds of {e.function} are numbers or constants",
