@@ -118,7 +118,7 @@ def setting(cell: Cell, seed: int = 0) -> Setting:
         elif given.kind == "constant":
             found.given[name] = torch.tensor([[given.start]], dtype=torch.float64)
         else:
-            found.given[name] = draw(3 if given.kind == "rows" else 1, sizes[sheet.widths[name]])
+            found.given[name] = draw(3 if given.kind in ("rows", "drop") else 1, sizes[sheet.widths[name]])
     for name in sheet.states:
         found.first[name] = draw(3, sizes[sheet.widths[name]])
     if cell.name == "slstm":  # its normaliser begins away from zero

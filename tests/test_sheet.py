@@ -48,6 +48,8 @@ CORNERS = {
     "a scalar from everywhere": "p : scalar\nk = 1 / (1 + p²)\nh_t = tanh(x_t W + k ⊙ (h_{t-1} / (1 + p²)))",
     "powers": "h_t = tanh(x_t W + h_{t-1}² ⊙ h_{t-1}² ⊙ h_{t-1} + (h_{t-1} / 3)² − (h_{t-1}²)²)",
     "bounds that are fractions": "α : constant = 3\nh_t = x_t W + clip(h_{t-1}, −1 / α, α² / 20)",
+    "masks": "k : size S\nm_t = tanh(x_t W_xm + drop(h_{t-1}) W_hm + drop(drop(x_t W_xm) − mean(h_{t-1})))\n"
+    "k_t = drop(x_t V + drop(k_{t-1}))\nh_t = m_t + drop(mean(h_{t-1})) ⊙ b + drop(k_t W_k)",
     "a gradient that is zero": "u_t = x_t W − x_t W\nh_t = tanh(h_{t-1} V + u_t − u_t + x_t W)",
 }
 ALL = CELLS | OPTIONS | CORNERS | PUBLISHED
@@ -113,6 +115,19 @@ def test_side_b_is_the_gradient_of_side_a(name: str) -> None:
     sheets.compared(Cell(ALL[name], name))
 
 
+def masks(cell: Cell) -> dict[str, str]:
+    return {name: cell.sheet.widths[name] for name, given in cell.sheet.given.items() if given.kind == "drop"}
+
+
+def test_each_drop_has_a_mask_of_its_own_as_wide_as_what_it_drops() -> None:
+    several = {"mm": "H", "mm2": "H", "mm3": "H", "mk": "S", "mk2": "S", "mh": "1", "mh2": "H"}
+    assert masks(Cell(CORNERS["masks"])) == several
+    typed = "φ : function = tanh; m : rows\na_t = x_t W_xh + (m ⊙ h_{t-1}) W_hh + b_h\nh_t = φ(a_t)"
+    assert Cell(elman(dropout=True)).side_b == Cell(typed).side_b
+    assert masks(Cell(elman(dropout=True))) == {"m": "H"}
+    assert masks(Cell(typed)) == {}
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_what_is_printed_parses_again(name: str) -> None:
     """Side A as typed, equation by equation, and as a whole with all names given."""
@@ -122,6 +137,9 @@ def test_what_is_printed_parses_again(name: str) -> None:
         assert again.whole() == line.value
     cell = Cell(ALL[name])
     kinds = [statement for statement in re.split("[\n;]", ALL[name]) if ":" in statement]
+    for mask, width in masks(cell).items():
+        kinds += [f"{mask} : size {width}"] * (width not in "1HI")
+        kinds.append(f"{mask} : constant = 1" if width == "1" else f"{mask} : rows")
     lines = [line.text for line in cell.side_a if line.tag in ("A2", "A3")]
     assert Cell("\n".join([*kinds, *lines])).side_b == cell.side_b
 
@@ -222,7 +240,8 @@ def invented(draw: st.DrawFn) -> str:
         return {"vector": "b_v", "scalar": "p", "number": draw(st.sampled_from(["1", "2", "0.5"]))}[kind]
 
     def expression(depth: int) -> str:
-        kind = draw(st.sampled_from(["atom", "sum", "times", "call", "product", "over", "square", "max", "minus"]))
+        kinds = ["atom", "sum", "times", "call", "product", "over", "square", "max", "minus", "drop"]
+        kind = draw(st.sampled_from(kinds))
         if depth == 0 or kind == "atom":
             return atom()
         inner = [expression(depth - 1) for _ in range(draw(st.integers(2, 3)))]
@@ -238,6 +257,8 @@ def invented(draw: st.DrawFn) -> str:
             return f"({inner[0]} / (1 + ({inner[1]})²))"
         if kind == "square":
             return f"({inner[0]})²"
+        if kind == "drop":
+            return f"drop({inner[0]} + h_{{t-1}})"
         if kind == "max":
             return f"{draw(st.sampled_from(['max', 'min']))}({inner[0]}, {inner[1]} + b_w)"
         return f"(−{inner[0]})"
@@ -306,7 +327,15 @@ BAD = [
     ("p : vector\n" + GOOD, r"p is declared, and no equation reads it", "p"),
     ("s : size S\n" + GOOD, r"s is declared, and no equation reads it", "s"),
     ("φ : function = relu\n" + GOOD, r"φ is declared, and no equation reads it", "φ"),
-    ("φ : function = tann\n" + GOOD, r"no function is called tann", "function = tann"),
+    ("φ : function = tann\n" + GOOD, r"tann is no function that a name can stand for", "function = tann"),
+    ("φ : function = drop\n" + GOOD, r"drop is no function that a name can stand for", "function = drop"),
+    ("k = drop(b)\nh_t = x_t W + k ⊙ h_{t-1}", r"drop has a mask for each row.*Give k a time", "drop(b)"),
+    ("h_t = x_t W + drop(2 ⊙ b) ⊙ h_{t-1}", r"drop is for values of a step.*drop\(h_{t-1}\)", "drop(2 ⊙ b)"),
+    ("h_t = x_t W + h_{t-1} + drop(W)", r"drop is for values of a step", "drop(W)"),
+    ("h_t = x_t W + drop(h_{t-1}, 0.5)", r"drop takes 1 argument, .*; got 2", "drop(h_{t-1}, 0.5)"),
+    ("h_t = x_t W + drop h_{t-1}", r"drop is a function.*Write drop\(…\)", "drop"),
+    ("drop_t = x_t W\nh_t = h_{t-1} + drop_t", r"drop is a function", "drop_t"),
+    ("h_t = x_t W + dorp(h_{t-1})", r"Did you mean drop\?.*mean and drop\.", "dorp"),
     ("h_t = tanh(x_t W + u ⊙ h_{t-1})", r"u is not known.*u : vector", "u"),
     ("h_t = tanh(x_t W + hh_{t-1})", r"hh has no equation.*Did you mean h_t\?", "hh_{t-1}"),
     ("h_t = tanh(x_t W + h)", r"h has a value at each step.*Write h_t", "h"),
@@ -441,6 +470,7 @@ def test_mutated_texts_are_cells_or_refused_and_nothing_else() -> None:
         "_t",
         "_{t-1}",
         "tanh(",
+        "drop(",
         " : vector\n",
         "I",
         "(((",

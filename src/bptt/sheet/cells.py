@@ -17,16 +17,14 @@ def elman(
     leak      the share λ of the new state; the rest of the old one stays
     residual  h_{t-1} is added inside φ
     norm      layer norm of a_t, with γ and β
-    dropout   a mask m of h_{t-1}, the same at all steps of a row, its entries 0 or 1/(1-p)
+    dropout   drop(h_{t-1}) before W_hh (Gal & Ghahramani, 2016)
     """
     if function not in TYPED:
         raise InputError(f"The function of a plain cell is one of {', '.join(TYPED)}; got {function!r}.")
     kinds, lines = [f"φ : function = {function}"], []
-    past = "(m ⊙ h_{t-1})" if dropout else "h_{t-1}"
+    past = "drop(h_{t-1})" if dropout else "h_{t-1}"
     lines.append(f"a_t = x_t W_xh + {past} W_hh + b_h")
     inside = "a_t"
-    if dropout:
-        kinds.append("m : rows")
     if norm:
         kinds += ["γ : vector = 1", "β : vector = 0"]
         lines.append("n_t = norm(a_t)")

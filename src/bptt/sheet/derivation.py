@@ -30,9 +30,7 @@ from bptt.sheet.expressions import (
     names,
     walk,
 )
-from bptt.sheet.functions import TYPED
-from bptt.sheet.language import NETWORK, Sheet, parse_expression
-from bptt.sheet.tokens import GREEK
+from bptt.sheet.language import Sheet, parse_expression
 
 ZERO, UNIT = Number(0.0), Number(1.0)
 
@@ -141,9 +139,7 @@ class _Namer:
 
 def _name(found: Derivation) -> None:
     sheet, known = found.sheet, {}
-    taken = {name.name for line in sheet.equations for name in names(line.value)}
-    taken |= {line.name for line in sheet.equations}
-    taken |= {"x", "t", "I", *NETWORK, *TYPED, *sheet.functions, *GREEK}
+    taken = sheet.taken
     for line in sheet.equations:
         value = _Namer(found, known, taken, line).whole(line.value)
         (found.fixed if line.step is None else found.steps).append(Equation(line.name, line.step, value, line.place))

@@ -9,6 +9,7 @@
     factor    = atom { matrix }                              a product
     matrix    = capital name [ "ᵀ" ]
     atom      = ( number | name [ time | "ᵀ" ] | function "(" sum { "," sum } ")" | "(" sum ")" ) [ "²" ]
+                                                             drop(v) is a function here, and m ⊙ v to all others
     time      = "_t" | "_{t-1}" | "[t]" | "[t-1]"
 
 What could be read in two ways is refused. Nothing is ever executed; length and depth are bounded.
@@ -32,9 +33,10 @@ from bptt.sheet.expressions import (
     Sum,
     Times,
     Transposed,
+    names,
 )
 from bptt.sheet.functions import FUNCTIONS, TYPED, Function
-from bptt.sheet.tokens import SAME_LETTER, Token, refusal, statements
+from bptt.sheet.tokens import GREEK, SAME_LETTER, Token, refusal, statements
 
 LONGEST, LARGEST, DEEPEST = 10_000, 64, 30
 """Characters of a text; names and numbers of an equation; brackets inside one another."""
@@ -54,6 +56,9 @@ KINDS = {
 }
 """What a name may be declared as, and the kind of token that stands behind = then."""
 
+DROP = "drop"
+"""drop(v) is m ⊙ v with a mask m of its own, which whoever runs the cell supplies. The kind of such a mask too."""
+
 KINDS_ADVICE = (
     "Write names : kind, as in p_i, p_f : vector. Kinds are vector, scalar (either with = and its start), "
     "constant = 0.1, rows, input, size S, function = tanh."
@@ -62,14 +67,18 @@ KINDS_ADVICE = (
 
 @dataclass(frozen=True)
 class Given:
-    """What a name without an equation stands for: kind "matrix", or one of `KINDS` but "size".
+    """What a name without an equation stands for: kind "matrix", "drop", or one of `KINDS` but "size".
 
-    rows: (B, width), the same at all steps, as a mask. start: the number a parameter begins with, or a constant is.
+    rows and drop are (B, width), the same at all steps. Of drop the entries are 0 or 1/(1-p) in training, else 1.
+
+    start  the number a parameter begins with, or a constant is
+    of     of kind drop: the value that the mask is for, and as wide as
     """
 
     kind: str
     place: Place
     start: float | None = None
+    of: Expression | None = None
 
     @property
     def learned(self) -> bool:
@@ -80,7 +89,7 @@ class Given:
 class Sheet:
     """Side A of a cell as data. `names` adds what is given and the states, `widths` the sizes.
 
-    declared        what the kinds say, by name
+    declared        what the kinds say, by name, and the masks of drop
     steps, fixed    equations of a step, and those made once per call, in the order of the text
     given           by name: parameters, constants, masks and further inputs, in the order of their first use
     sizes           declared sizes, by the name of the value or matrix that has it
@@ -116,6 +125,13 @@ class Sheet:
         """All of them, fixed lines first."""
         return [*self.fixed, *self.steps]
 
+    @property
+    def taken(self) -> set[str]:
+        """The names that a new one has to differ from."""
+        read = {name.name for line in self.equations for name in names(line.value)}
+        made = {line.name for line in self.equations}
+        return {"x", "t", "I", DROP, *read, *made, *self.declared, *self.sizes, *NETWORK, *TYPED, *GREEK}
+
     def function(self, name: str) -> Function:
         return FUNCTIONS[self.functions.get(name, name)]
 
@@ -138,7 +154,7 @@ class Sheet:
         if name in ("x", "t", "I"):
             meant = {"x": "the input of the cell", "t": "the step", "I": "the identity matrix"}[name]
             raise self.refusal(place, f"{name} is {meant}", "Choose another name.")
-        if name in TYPED:
+        if name in TYPED or name == DROP:
             raise self.refusal(place, f"{name} is a function", "Choose another name.")
 
 
@@ -181,8 +197,8 @@ class Parser:
     def __init__(self, sheet: Sheet, tokens: list[Token], *, ours: bool = False) -> None:
         self.sheet, self.tokens, self.position = sheet, tokens, 0
         self.depth = self.operands = 0
-        names = [*sheet.functions, *FUNCTIONS] if ours else sheet.functions
-        self.functions = TYPED | {name: name for name in names}
+        others = FUNCTIONS if ours else [*sheet.functions, DROP]
+        self.functions = TYPED | {name: name for name in others}
 
     @property
     def token(self) -> Token:
@@ -235,7 +251,8 @@ class Parser:
             rule = "a size is a capital letter, and T, B and O are taken"
             raise self.refuse(rule, "Write for example S.", size.place)
         if kind.text == "function" and start and start.text not in TYPED:
-            raise self.refuse(f"no function is called {start.text}", f"Functions are {', '.join(TYPED)}.", whole)
+            advice = f"Functions entry by entry and over a row are {', '.join(TYPED)}."
+            raise self.refuse(f"{start.text} is no function that a name can stand for", advice, whole)
         for token in declared:
             name = token.text
             if (size and name in sheet.sizes) or (kind.text != "size" and name in sheet.declared):
@@ -412,7 +429,8 @@ class Parser:
             elif token.text[0].isupper():
                 advice = f"A matrix stands right of what it multiplies, (…) {token.text}, and has a name. "
             known = ", ".join(name for name, function in FUNCTIONS.items() if function.typed)
-            raise self.refuse(f"no function is called {token.text}", f"{advice}The functions are {known}.", token.place)
+            advice += f"The functions are {known} and {DROP}."
+            raise self.refuse(f"no function is called {token.text}", advice, token.place)
         value = Name(token.text, token.step, place=token.place)
         if self.at("ᵀ"):
             if token.step is not None or not token.text[0].isupper():
@@ -429,7 +447,7 @@ class Parser:
         opened = self.next()
         values = self._inside(Token("name", token.text, None, opened.place))
         name = self.functions[token.text]
-        wanted = len(self.sheet.function(name).back)
+        wanted = 1 if name == DROP else len(self.sheet.function(name).back)
         if len(values) != wanted:
             raise self.refuse(
                 f"{token.text} takes {wanted} argument{'s' * (wanted > 1)}, with commas between; got {len(values)}",

@@ -1,13 +1,15 @@
 """What the equations of a cell name: each name is known and there when it is read, and the output needs every line."""
 
+from dataclasses import replace
 from difflib import get_close_matches
 
-from bptt.sheet.expressions import Call, Equation, Name, Product, Transposed, names, walk
-from bptt.sheet.language import NETWORK, Given, Sheet
+from bptt.sheet.expressions import Call, Equation, Expression, Name, Product, Times, Transposed, mapped, names, walk
+from bptt.sheet.language import DROP, NETWORK, Given, Sheet
 
 
 def check(sheet: Sheet) -> None:
     """Every name is known and there when it is read; something is a state; the output needs every line."""
+    _masks(sheet)
     order = {}
     for line in sheet.equations:
         sheet.may_be_named(line.name, line.place)
@@ -36,6 +38,38 @@ def check(sheet: Sheet) -> None:
         )
     sheet.states = tuple(line.name for line in sheet.steps if line.name in states)
     _all_needed(sheet)
+
+
+def _masks(sheet: Sheet) -> None:
+    """drop(v) becomes m ⊙ v, with a mask m of its own."""
+    taken = sheet.taken
+
+    def masked(e: Expression, line: Equation) -> Expression:
+        place, e = e.place, mapped(e, lambda part: masked(part, line))
+        if not isinstance(e, Call) or e.function != DROP:
+            return e
+        (of,) = e.arguments
+        assert place is not None
+        if line.step is None:
+            raise sheet.refusal(
+                place,
+                f"{DROP} has a mask for each row of the batch, and a line without a time is made once for all",
+                f"Give {line.name} a time, or take {DROP} away: parameters are not dropped.",
+            )
+        if all(name.step is None for name in names(of)):
+            raise sheet.refusal(
+                place,
+                f"{DROP} is for values of a step, and this has none",
+                f"Write for example {DROP}(h_{{t-1}}): parameters and numbers are not dropped.",
+            )
+        choices = ["m", f"m{line.name}", *(f"m{line.name}{n}" for n in range(2, len(taken) + 3))]
+        mask = next(choice for choice in choices if choice not in taken)
+        taken.add(mask)
+        sheet.declared[mask] = Given(DROP, place, of=of)
+        return Times((Name(mask, place=place), of), place=place)
+
+    for lines in (sheet.fixed, sheet.steps):
+        lines[:] = [replace(line, value=masked(line.value, line)) for line in lines]
 
 
 def _read(sheet: Sheet, line: Equation, name: Name, order: dict[str, int]) -> None:

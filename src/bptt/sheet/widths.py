@@ -65,11 +65,13 @@ class _Widths:
         always = {n for n, given in sheet.given.items() if given.kind in ("scalar", "constant")}
         always |= {n for n, given in sheet.given.items() if given.kind == "input" and n not in sheet.sizes}
         wide = {sheet.output, *sheet.sizes}
-        narrow = {line.name for line in lines} - wide | always
+        made = [(line.name, line.value) for line in lines]
+        made += [(n, given.of) for n, given in sheet.given.items() if given.of is not None]
+        narrow = {name for name, _ in made} - wide | always
         self.narrow, before = narrow, -1
         while before != len(narrow):
             before = len(narrow)
-            narrow -= {line.name for line in lines if not self._is_narrow(line.value)}
+            narrow -= {name for name, value in made if not self._is_narrow(value)}
         single = [(line.name, line.place) for line in lines if line.name in wide and self._is_narrow(line.value)]
         single += [(name, place) for name, (_, place) in sheet.sizes.items() if name in always]
         for name, place in single:
