@@ -31,6 +31,8 @@ OPTIONS = {
     "residual": elman("sigmoid", residual=True),
     "norm": elman(norm=True),
     "dropout": elman("identity", dropout=True),
+    "no bias": elman(bias=False),
+    "no bias, norm": elman(norm=True, bias=False),
     "all options": elman(leak=0.5, residual=True, norm=True, dropout=True),
 }
 CORNERS = {
@@ -108,6 +110,16 @@ def test_each_term_says_which_use_it_comes_from() -> None:
         ("∂o_t W_hoᵀ", "o_t = h_t W_ho + b_o"),
         ("∂a_{t+1} W_hhᵀ", "a_{t+1} = x_{t+1} W_xh + h_t W_hh + b_h"),
     ]
+
+
+def test_options_say_which_parameters_a_plain_cell_has() -> None:
+    learned = {
+        name: [g for g, given in Cell(text).sheet.given.items() if given.learned] for name, text in OPTIONS.items()
+    }
+    assert learned["dropout"] == ["W_xh", "W_hh", "b_h"]
+    assert learned["norm"] == ["W_xh", "W_hh", "b_h", "γ", "β"]
+    assert learned["no bias"] == ["W_xh", "W_hh"]
+    assert learned["no bias, norm"] == ["W_xh", "W_hh", "γ"]
 
 
 @pytest.mark.parametrize("name", ALL)

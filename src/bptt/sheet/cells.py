@@ -11,6 +11,7 @@ def elman(
     residual: bool = False,
     norm: bool = False,
     dropout: bool = False,
+    bias: bool = True,
 ) -> str:
     """The plain cell with any of its options.
 
@@ -18,17 +19,18 @@ def elman(
     residual  h_{t-1} is added inside φ
     norm      layer norm of a_t, with γ and β
     dropout   drop(h_{t-1}) before W_hh (Gal & Ghahramani, 2016)
+    bias      b_h, and β of the layer norm
     """
     if function not in TYPED:
         raise InputError(f"The function of a plain cell is one of {', '.join(TYPED)}; got {function!r}.")
     kinds, lines = [f"φ : function = {function}"], []
     past = "drop(h_{t-1})" if dropout else "h_{t-1}"
-    lines.append(f"a_t = x_t W_xh + {past} W_hh + b_h")
+    lines.append(f"a_t = x_t W_xh + {past} W_hh" + " + b_h" * bias)
     inside = "a_t"
     if norm:
-        kinds += ["γ : vector = 1", "β : vector = 0"]
+        kinds += ["γ : vector = 1"] + ["β : vector = 0"] * bias
         lines.append("n_t = norm(a_t)")
-        inside = "γ ⊙ n_t + β"
+        inside = "γ ⊙ n_t" + " + β" * bias
     if residual:
         inside += " + h_{t-1}"
     if leak is None:
