@@ -156,6 +156,14 @@ def test_what_is_printed_parses_again(name: str) -> None:
     assert Cell("\n".join([*kinds, *lines])).side_b == cell.side_b
 
 
+def test_states_begin_with_the_output_as_those_of_torch_do() -> None:
+    assert named("lstm").sheet.states == ("h", "c")
+    assert Cell(PUBLISHED["lem"]).sheet.states == ("h", "z")
+    several = "k_t = h_{t-1}\nc_t = x_t V + k_{t-1} − c_{t-1}"
+    assert Cell(f"{several}\nh_t = c_t W").sheet.states == ("h", "k", "c")
+    assert Cell("d_t = x_t W\nc_t = c_{t-1} + d_{t-1}\ng_t = c_t").sheet.states == ("d", "c")
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_tags_are_those_of_the_tutorials(name: str) -> None:
     cell = Cell(ALL[name])

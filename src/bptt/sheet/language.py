@@ -94,7 +94,8 @@ class Sheet:
     given           by name: parameters, constants, masks and further inputs, in the order of their first use
     sizes           declared sizes, by the name of the value or matrix that has it
     functions       φ and the like: the function that each declared name stands for
-    states          values read at t-1; output: the name of the last equation
+    states          values read at t-1: the output first if it is one, then in the order of their equations
+    output          the name of the last equation
     widths, shapes  sizes of values and vectors ("1", "H", "I", ...), rows and columns of matrices
     equal           pairs of sizes that the equations force to be equal, with the place that does
     """

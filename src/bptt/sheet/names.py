@@ -36,7 +36,8 @@ def check(sheet: Sheet) -> None:
             "a recurrent cell reads a value of the step before; this one none",
             f"Write for example {sheet.output}_{{t-1}} where the past comes in.",
         )
-    sheet.states = tuple(line.name for line in sheet.steps if line.name in states)
+    made = [line.name for line in sheet.steps if line.name in states]
+    sheet.states = tuple(sorted(made, key=lambda name: name != sheet.output))
     _all_needed(sheet)
 
 
