@@ -30,7 +30,7 @@ from bptt.sheet.expressions import (
     names,
     walk,
 )
-from bptt.sheet.language import Sheet, parse_expression
+from bptt.sheet.language import Sheet, free, parse_expression
 
 ZERO, UNIT = Number(0.0), Number(1.0)
 
@@ -126,11 +126,8 @@ class _Namer:
     def named(self, letter: str, e: Expression) -> Name:
         if e not in self.known:
             letter = letter.upper() if self.found.width(e) == "matrix" else letter
-            output = self.line.name == self.found.sheet.output
-            choices = ([letter] if output else []) + [letter + self.line.name]
-            choices += [f"{letter}{self.line.name}{n}" for n in range(2, len(self.taken) + 3)]
-            name = next(choice for choice in choices if choice not in self.taken)
-            self.taken.add(name)
+            short = [letter] * (self.line.name == self.found.sheet.output)
+            name = free(self.taken, *short, letter + self.line.name)
             self.found.widths[name] = self.found.width(e)
             self.lines.append(Equation(name, self.line.step, e))
             self.known[e] = Name(name, self.line.step)

@@ -15,6 +15,7 @@
 What could be read in two ways is refused. Nothing is ever executed; length and depth are bounded.
 """
 
+import itertools
 import unicodedata
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -157,6 +158,14 @@ class Sheet:
             raise self.refusal(place, f"{name} is {meant}", "Choose another name.")
         if name in TYPED or name == DROP:
             raise self.refusal(place, f"{name} is a function", "Choose another name.")
+
+
+def free(taken: set[str], *choices: str) -> str:
+    """The first of the choices that is not taken, or the last one with a number; taken from here on."""
+    numbered = (f"{choices[-1]}{n}" for n in itertools.count(2))
+    name = next(choice for choice in itertools.chain(choices, numbered) if choice not in taken)
+    taken.add(name)
+    return name
 
 
 def parse(text: str) -> Sheet:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from bptt.sheet.expressions import Call, Equation, Expression, Name, Product, Times, Transposed, mapped, names, walk
-from bptt.sheet.language import DROP, NETWORK, Given, Sheet
+from bptt.sheet.language import DROP, NETWORK, Given, Sheet, free
 
 
 def check(sheet: Sheet) -> None:
@@ -63,9 +63,7 @@ def _masks(sheet: Sheet) -> None:
                 f"{DROP} is for values of a step, and this has none",
                 f"Write for example {DROP}(h_{{t-1}}): parameters and numbers are not dropped.",
             )
-        choices = ["m", f"m{line.name}", *(f"m{line.name}{n}" for n in range(2, len(taken) + 3))]
-        mask = next(choice for choice in choices if choice not in taken)
-        taken.add(mask)
+        mask = free(taken, "m", f"m{line.name}")
         sheet.declared[mask] = Given(DROP, place, of=of)
         return Times((Name(mask, place=place), of), place=place)
 
