@@ -218,6 +218,9 @@ CODE = {
         "bptt.Cell('h_t = x_t W_xh + x_t * h_{t-1} W_hh')": r"a product with a matrix and ⊙ in one term",
         "bptt.Cell('h_t = tanh(x_t W + h_{t-1} W)')": r"W is used with two shapes",
         "bptt.Cell('h_t = tanh(x_t W_xh)')": r"reads a value of the step before",
+        "bptt.Cell('h_t = tanh(W_xh x_t + W_hh h_{t-1})')": r"right of what it multiplies, as in x_t W_xh",
+        "bptt.Cell('h_t = tanh(x_t W_xh + 𝑢 * h_{t-1})')": r"it only looks like 'u'",
+        "bptt.Cell('h_t = tanh(x_t W_xh + h_{t-1} W_hh + drop(b_h))')": r"drop is for values of a step",
     },
     "Tables": {
         "table.read('ragged.csv')": r"line 3 of ragged\.csv has 2, separated by comma",

@@ -340,6 +340,21 @@ BAD = [
     ("h_t = tanh(x_t W + h_{t-1} V", r"this bracket is not closed", "("),
     ("h_t = tanh(x_t W + \u0430_{t-1})", r"CYRILLIC SMALL LETTER A: it only looks like 'a'", "\u0430"),
     ("h_t = tanh(x_t \u0392 + h_{t-1})", r"GREEK CAPITAL LETTER BETA: it only looks like 'B'", "\u0392"),
+    ("h_t = tanh(𝑥_t W + h_{t-1})", r"MATHEMATICAL ITALIC SMALL X: it only looks like 'x'.*Type 'x', LATIN", "𝑥"),
+    ("ℎ_t = tanh(x_t W + h_{t-1})", r"PLANCK CONSTANT: it only looks like 'h'", "ℎ"),
+    ("h_t = tanh（x_t W + h_{t-1}）", r"FULLWIDTH LEFT PARENTHESIS: it only looks like '\('", "（"),
+    ("h_t = x_t W + ½ ⊙ h_{t-1}", r"VULGAR FRACTION ONE HALF\) means nothing here", "½"),
+    ("h_t = x_t W + h_{t-1}³", r"SUPERSCRIPT THREE\) means nothing here.*other powers are products", "³"),
+    ("h_t = tanh(x_t W + hₜ₋₁)", r"means nothing here.*Write h_t for this step", "ₜ"),
+    ("h_t = tanh(x_t W + h_{t-1 V)", r"this bracket is not closed.*h_{t-1} or h\[t-1\]", "{"),
+    ("h_t = tanh(x_t W + h[t-1 V)", r"this bracket is not closed", "["),
+    ("h_t = tanh[x_t W + h_{t-1}]", r"in such brackets stands a time.*Round ones.*tanh\(…\)", "tanh[x_t W + h_{t-1}]"),
+    ("h_t = x_t W + h_{t-1} ** 2", r"'\*' means nothing here.*A square is", "*"),
+    (r"h_t = \tanh(x_t W + h_{t-1})", r"This is no TeX", "\\"),
+    ("h_t = W x_t + h_{t-1}", r"matrix stands right of what it multiplies, as in x_t W", "x_t"),
+    ("h_t = tanh(x_tW + h_{t-1})", r"Did you mean x_t W, with a space\?", "x_tW"),
+    ("h_t = tanh(x_t W + h_t-0.5)", r"h_t − 0.5 with spaces to subtract 0.5", "h_t-0.5"),
+    ("h_t = σ(x) + h_{t-1}", r"x has a value at each step.*Write x_t\.", "x"),
     ("h_t = " + "(" * 40 + "x_t" + ")" * 40, r"at most 30 brackets", "("),
     ("h_t = h_{t-1} + x_t W" + " + b" * 80, r"at most 64 names and numbers", "b"),
     (GOOD + "\nz_t = σ(a_t)", r"the last equation is the output, which h has to be; here it is z", "z_t"),
@@ -366,7 +381,7 @@ BAD = [
     ("h_t = x_t U + h_{t-1} / 2 / 3", r"one numerator and one denominator", "/"),
     ("h_t = x_t U + h_{t-1} + −2", r"a sign stands where a term has to", "−"),
     ("h_t = x_t * W + h_{t-1}", r"a matrix stands right of a value", "W"),
-    ("h_t = W x_t + h_{t-1}", r"nothing says how", "x_t"),
+    ("h_t = x_t W + u h_{t-1}", r"nothing says how.*Write ⊙ \(or \*\) between values", "h_{t-1}"),
     ("h_t = x_t W + h_{t-1}ᵀ", r"only a matrix is transposed", "ᵀ"),
     ("E : vector\nh_t = x_t W + h_{t-1} E", r"E is no matrix.*Write ⊙ before it", "E"),
     ("h_t = x_t W + h_{t-1} I", r"I, the identity matrix, stands in fixed lines only", "I"),
@@ -483,6 +498,18 @@ def test_every_sign_has_a_twin_in_ascii() -> None:
     assert str(Cell(TWINS)) == str(Cell(SIGNS))
 
 
+def derived_or_refused(text: str) -> bool:
+    try:
+        cell = Cell(text)
+        assert str(cell)
+        assert cell.tex()
+    except InputError as error:
+        lines = str(error).splitlines()
+        assert lines[0].startswith("A cell has at least one equation") or (len(lines) == 4 and not lines[2].strip(" ^"))
+        return False
+    return True
+
+
 def test_mutated_texts_are_cells_or_refused_and_nothing_else() -> None:
     numbers, good = random.Random(0), [*ALL.values(), TWINS]
     alphabet = [
@@ -505,14 +532,29 @@ def test_mutated_texts_are_cells_or_refused_and_nothing_else() -> None:
             at = numbers.randrange(len(other))
             new = numbers.choice(["", numbers.choice(alphabet), other[at : at + numbers.randint(1, 30)]])
             text = text[:start] + new + text[stop:]
-        try:
-            cell = Cell(text)
-            str(cell)
-            cell.tex()
-        except InputError:
-            continue
-        cells += 1
+        cells += derived_or_refused(text)
     assert 100 < cells < 9_900
+
+
+PIECES = [
+    *"hxWb_{}[]()+−⊙/²ᵀ=:;# \n0.",
+    "h_t",
+    "h_{t-1}",
+    "x_t",
+    " W ",
+    "b_h",
+    " = ",
+    "tanh(",
+    "drop(",
+    " : vector",
+    "1",
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=60).map("".join)))
+def test_any_text_is_a_cell_or_refused(text: str) -> None:
+    derived_or_refused(text)
 
 
 def test_a_text_as_large_as_may_be_is_derived_in_bounded_work() -> None:

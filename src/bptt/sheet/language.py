@@ -361,10 +361,12 @@ class Parser:
                 raise self.refuse("behind @ stands a matrix, a name with a capital", "Write ⊙ between values.")
             value, product = Product(value, self._matrix(), place=self.since(start)), True
         if self.token.kind in ("name", "number") or self.at("("):
-            raise self.refuse(
-                f"nothing says how this and what stands before it are joined: {self.token.text}",
-                "Write ⊙ (or *) between values. Only a matrix, a name with a capital, follows a value with a space.",
+            advice = (
+                "Write ⊙ (or *) between values. Only a matrix, a name with a capital, follows a value with a space."
             )
+            if isinstance(value, Name) and value.step is None and value.name[0].isupper():
+                advice = f"Values are rows, so a matrix stands right of what it multiplies, as in x_t {value.name}."
+            raise self.refuse(f"nothing says how this and what stands before it are joined: {self.token.text}", advice)
         return value, product
 
     def _is_matrix(self) -> bool:

@@ -1,5 +1,6 @@
 """What the equations of a cell name: each name is known and there when it is read, and the output needs every line."""
 
+import re
 from dataclasses import replace
 from difflib import get_close_matches
 
@@ -33,7 +34,7 @@ def check(sheet: Sheet) -> None:
     if not states:
         raise sheet.refusal(
             sheet.steps[-1].place,
-            "a recurrent cell reads a value of the step before; this one none",
+            "a recurrent cell reads a value of the step before, and this one does not",
             f"Write for example {sheet.output}_{{t-1}} where the past comes in.",
         )
     made = [line.name for line in sheet.steps if line.name in states]
@@ -113,7 +114,9 @@ def _read(sheet: Sheet, line: Equation, name: Name, order: dict[str, int]) -> No
         )
     elif text == "x" or text in steps or (given is not None and given.kind == "input"):
         raise sheet.refusal(
-            place, f"{text} has a value at each step", f"Write {text}_t, or {text}_{{t-1}} for a state."
+            place,
+            f"{text} has a value at each step",
+            f"Write {text}_t" + (f", or {text}_{{t-1}} for the step before." if text in steps else "."),
         )
     elif text in order:
         if order[text] >= order[line.name]:
@@ -140,6 +143,8 @@ def _parameter(sheet: Sheet, name: Name) -> None:
     elif given is None:
         near = get_close_matches(text, [*(line.name for line in sheet.steps), *sheet.declared, "x"], 1)
         meant = f"Did you mean {near[0]}{'' if near[0] in sheet.declared else '_t'}? " if near else ""
+        if glued := re.fullmatch(r"(.+_t)([A-Z].*)", text):
+            meant = f"Did you mean {glued[1]} {glued[2]}, with a space? "
         raise sheet.refusal(
             name.place,
             f"{text} is not known",
@@ -192,7 +197,7 @@ def _all_needed(sheet: Sheet) -> None:
         raise sheet.refusal(
             sheet.steps[-1].place,
             f"the last equation is the output, which h has to be; here it is {sheet.output}",
-            "Move the equation of h to the end, or give h another name.",
+            "Move the equation of h to the end, take away what stands behind it, or give h another name.",
         )
     needed, waiting = set(), [sheet.output]
     while waiting:

@@ -26,20 +26,25 @@ SAME_SIGN = {".*": "⊙", "'": "ᵀ", "^T": "ᵀ", "^2": "²"} | dict.fromkeys("
 INSTEAD = {
     "×": "Write ⊙ (or *) for a product entry by entry, and a space for one with a matrix: h_{t-1} W_hh.",
     "^": "A square is a² or a^2, a transpose Wᵀ, W' or W^T; other powers are products: a ⊙ a².",
-    "₋": "Write h_{t-1} or h[t-1] for the step before.",
-    "ₜ": "Write h_t for this step, h_{t-1} or h[t-1] for the step before.",
+    "*": "⊙ has the one sign *. A square is a² or a^2; other powers are products: a ⊙ a².",
+    "\\": "This is no TeX: write tanh(a), σ(a) or sigma(a), W_xh, a ⊙ b.",
+    "|": "Write abs(a).",
+    "√": "Write sqrt(a).",
     "∂": "Only side A is typed: side B, with all ∂, is derived from it.",
     "_": "A subscript joins two parts of a name, as in W_xh, or is a time: h_t, h_{t-1}.",
     "[": "Only a time stands in such brackets, right behind a name: h[t], h[t-1]. Others are round: ( ).",
     "{": "Only a time stands in such brackets, right behind a name: h_{t-1}. Others are round: ( ).",
 }  # fmt: skip
+INSTEAD |= dict.fromkeys("ₜ₋ᵗ", "Write h_t for this step, h_{t-1} or h[t-1] for the step before.")
+INSTEAD |= dict.fromkeys("⁰¹³⁴⁵⁶⁷⁸⁹⁻ⁿ", INSTEAD["^"])
 
 _WORD = re.compile(rf"[{LETTERS}][{LETTERS}0-9]*(?:_[{LETTERS}0-9]+)*")
 _TIME = re.compile(r"_\{([^{}]*)\}|\[([^\[\]]*)\]")
 _NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_SIGN = re.compile(rf"\.\*|\^T(?![A-Za-z0-9])|\^2(?![0-9.])|[{MINUS}()+⊙*·∘∙∗/,ᵀ²'@=:;]")
+_SIGN = re.compile(rf"\.\*|\*(?!\*)|\^T(?![A-Za-z0-9])|\^2(?![0-9.])|[{MINUS}()+⊙·∘∙∗/,ᵀ²'@=:;]")
 _BEFORE = re.compile(rf"\s*t\s*[{MINUS}]\s*1\s*")
-_LESS = re.compile(rf"[{MINUS}][0-9]")
+_LESS = re.compile(rf"[{MINUS}]([0-9.]+)")
+_OPENED = re.compile(r"_\{|\[")
 
 
 class Token(NamedTuple):
@@ -95,14 +100,16 @@ def _token(lines: tuple[str, ...], at: int, code: str, start: int) -> tuple[Toke
     if sign := _SIGN.match(code, start):
         return Token("sign", SAME_SIGN.get(sign[0], sign[0]), None, Place(at, *sign.span())), sign.end()
     letter, place = code[start], Place(at, start, start + 1)
-    if letter in LOOKS_LIKE:
+    known = unicodedata.name(letter, "")
+    meant = LOOKS_LIKE.get(letter) or unicodedata.normalize("NFKC", letter)
+    known_to_us = any(kind.fullmatch(meant) for kind in (_WORD, _NUMBER, _SIGN))
+    if letter not in INSTEAD and meant != letter and known_to_us:
         raise refusal(
             lines,
             place,
-            f"{letter!r} is {unicodedata.name(letter)}: it only looks like {LOOKS_LIKE[letter]!r}",
-            f"Type the Latin {LOOKS_LIKE[letter]!r}.",
+            f"{letter!r} is {known}: it only looks like {meant!r}",
+            f"Type {meant!r}" + (f", {unicodedata.name(meant)}." if len(meant) == 1 else "."),
         )
-    known = unicodedata.name(letter, "")
     raise refusal(
         lines,
         place,
@@ -116,11 +123,13 @@ def _name(lines: tuple[str, ...], at: int, code: str, word: re.Match[str]) -> tu
     if name.endswith("_t"):
         name, step = name[:-2], 0
         if minus := _LESS.match(code, end):
+            less = minus[1]
             raise refusal(
                 lines,
                 Place(at, word.start(), minus.end()),
                 f"{code[word.start() : minus.end()]} can be read in two ways",
-                f"Write {name}_{{t-1}} or {name}[t-1] for the step before; {name}_t − 1, with spaces, for minus 1.",
+                f"Write {name}_{{t-1}} or {name}[t-1] for the step before, "
+                f"{name}_t − {less} with spaces to subtract {less}.",
             )
     elif time := _TIME.match(code, end):
         end, inside = time.end(), time[1] if time[1] is not None else time[2]
@@ -141,7 +150,12 @@ def _name(lines: tuple[str, ...], at: int, code: str, word: re.Match[str]) -> tu
                 lines,
                 place,
                 "in such brackets stands a time, t or t-1",
-                f"A subscript has none: {name}_{inside.strip() or 'h'}.",
+                f"Round ones hold arguments: {name}(…)."
+                if code[word.end()] == "["
+                else f"A subscript has none: {name}_{inside.strip() or 'h'}.",
             )
+    elif opened := _OPENED.match(code, end):
+        place = Place(at, opened.end() - 1, opened.end())
+        raise refusal(lines, place, "this bracket is not closed", f"Write {name}_{{t-1}} or {name}[t-1].")
     name = GREEK.get(name, name)
     return Token("name", name, step, Place(at, word.start(), end)), end
