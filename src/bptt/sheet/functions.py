@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Function:
     """One line of the table.
 
-    means      the value, in words of mathematics
+    means      the value, as docs/sheet.md has it
     back       for each argument what it is sent back; None: nothing, it has to be a number or a constant
     row        "" entry by entry; "row" a row from a whole row; "number" one number from a row
     tex        how TeX writes its name; "": upright, as it is
@@ -53,14 +53,14 @@ _TABLE = (
     Function("sum", "sum over the units of a row", ("d",), row="number"),
     Function("mean", "mean over the units of a row", ("d / size(a)",), row="number"),
     # the way back alone
-    Function("size", "the number of units in a row of a", (None,), row="number", typed=False),
+    Function("size", "how many units a row of a has, in side B the size itself: H", (None,), row="number", typed=False),
     Function("scale", "1 / √(variance(a) + 10⁻⁵), over the units of a row", (None,), row="number", typed=False),
     Function("total", "sum over all entries of a matrix", (None,), row="number", typed=False),
     Function("sign", "1, 0 or −1", (None,), typed=False),
-    Function("where_positive", "a where b > 0", (None,) * 2, form="{0} ⊙ [{1} > 0]", typed=False),
-    Function("where_at_least", "a where b ≥ c", (None,) * 3, form="{0} ⊙ [{1} ≥ {2}]", typed=False),
-    Function("where_below", "a where b < c", (None,) * 3, form="{0} ⊙ [{1} < {2}]", typed=False),
-    Function("where_inside", "a where c ≤ b ≤ d", (None,) * 4, form="{0} ⊙ [{2} ≤ {1} ≤ {3}]", typed=False),
+    Function("where_positive", "a where b > 0, else 0", (None,) * 2, form="{0} ⊙ [{1} > 0]", typed=False),
+    Function("where_at_least", "a where b ≥ c, else 0", (None,) * 3, form="{0} ⊙ [{1} ≥ {2}]", typed=False),
+    Function("where_below", "a where b < c, else 0", (None,) * 3, form="{0} ⊙ [{1} < {2}]", typed=False),
+    Function("where_inside", "a where c ≤ b ≤ d, else 0", (None,) * 4, form="{0} ⊙ [{2} ≤ {1} ≤ {3}]", typed=False),
 )  # fmt: skip
 
 FUNCTIONS = {function.name: function for function in _TABLE}
