@@ -46,6 +46,8 @@ CORNERS = {
     "a matrix from everywhere": "E : vector\nM = V − Vᵀ\nh_t = tanh(x_t W + E ⊙ (h_{t-1} M) − h_{t-1} V)",
     "a state of one number": "s_t = 0.5 ⊙ s_{t-1} + mean(x_t)\nh_t = tanh(x_t W + h_{t-1} V − s_t ⊙ b + s_t W_s)",
     "an input that is wide": "d : input S\nh_t = relu(d_t W_d − h_{t-1} + x_t W) − softmax(−h_{t-1})²",
+    "products of what rows have and have not": "m : rows; c : constant = 2; p : scalar\nk = b W_k\n"
+    "h_t = tanh(x_t W + m W_m + b W_b + k W_n + (2 W_2) + c W_c + p W_p + (c ⊙ h_{t-1}) W_h)",
     "a fixed number": "k = 3\nh_t = x_t W + k ⊙ h_{t-1} + sum(2) ⊙ b",
     "names as given by the naming pass": "in_t = (x_t W_xi) ⊙ h_{t-1}\nu_t = (x_t W) ⊙ h_{t-1}\nh_t = in_t ⊙ u_t",
     "a scalar from everywhere": "p : scalar\nk = 1 / (1 + p²)\nh_t = tanh(x_t W + k ⊙ (h_{t-1} / (1 + p²)))",
@@ -273,7 +275,8 @@ def invented(draw: st.DrawFn) -> str:
         if kind == "call":
             return f"{draw(st.sampled_from(FUNCTION_OF_ONE))}({inner[0]} + b_w)"
         if kind == "product":
-            return f"(({inner[0]} + b_w) {draw(st.sampled_from(matrices))})"
+            left = draw(st.sampled_from(["b_w", f"({inner[0]} + b_w)"]))
+            return f"({left} {draw(st.sampled_from(matrices))})"
         if kind == "over":
             return f"({inner[0]} / (1 + ({inner[1]})²))"
         if kind == "square":

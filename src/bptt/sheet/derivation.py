@@ -1,8 +1,8 @@
 """Side B from side A: a naming pass, the chain rule walked backwards, and what makes the result read like a textbook.
 
 The naming pass gives a line of its own to (1) an argument that holds a product, (2) a function value inside a longer
-line, (3) a product's compound left side, (4) a product that is no term of a line's sum. A cell typed on one line then
-derives to the same list as one typed on many, and no product is done twice.
+line, (3) a product's left side that is compound or has no rows of its own, (4) a product that is no term of a line's
+sum. A cell typed on one line then derives to the same list as one typed on many, and no product is done twice.
 
 Then every line sends its cotangent back to what it reads. What one line sends to one value is one `Use`.
 """
@@ -110,8 +110,10 @@ class _Namer:
         return Product(self.left(e.left), e.right, place=e.place) if isinstance(e, Product) else self.inside(e)
 
     def left(self, e: Expression) -> Expression:
+        """A name. In a step it has a row for each row of the batch, so that the matrix gets the sum over them."""
         inside = self.inside(e)
-        return inside if isinstance(inside, Name | Transposed) else self.named("s", inside)
+        whole = isinstance(inside, Name | Transposed) if self.line.step is None else self.found.sheet.has_rows(inside)
+        return inside if whole else self.named("s", inside)
 
     def inside(self, e: Expression) -> Expression:
         match e:

@@ -142,6 +142,11 @@ class Sheet:
         fixed = name[0].isupper() and any(line.name == name for line in self.fixed)
         return name == "I" or fixed or (given is not None and given.kind == "matrix")
 
+    def has_rows(self, e: Expression) -> bool:
+        """Whether a name stands for what has a row for each row of the batch."""
+        given = self.given.get(e.name) if isinstance(e, Name) else None
+        return (isinstance(e, Name) and e.step is not None) or (given is not None and given.kind in ("rows", DROP))
+
     def refusal(self, place: Place | None, rule: str, advice: str) -> InputError:
         return refusal(self.lines, place, rule, advice)
 
