@@ -51,6 +51,7 @@ FLOORS = [
     {"engine.cells", "engine.reference", "engine.native"},
     {"engine._native", "engine.activations", "engine.blocks", "engine.packing"},
     {"sheet"},
+    {"sheet.notations"},
     {"sheet.sides"},
     {"sheet.derivation", "sheet.equations", "sheet.printing", "sheet.widths"},
     {"sheet.names"},

@@ -426,6 +426,10 @@ def derive(
     ],
     tex: Annotated[bool, typer.Option("--tex", help="Print TeX, for amsmath, MathJax or KaTeX.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    notation: Annotated[
+        str,
+        typer.Option("--notation", help="Whose names: bptt, posts, d2l, goodfellow, pytorch or keras."),
+    ] = "bptt",
 ) -> None:
     """Derive backpropagation through time for a cell: side B from side A, and which use each term comes from.
 
@@ -434,13 +438,15 @@ def derive(
     [cyan]bptt derive lstm[/cyan]   # as on a blackboard
 
     [cyan]bptt derive my-cell.txt --tex[/cyan]   # a cell of your own, one equation a line
+
+    [cyan]bptt derive gru --notation pytorch[/cyan]   # under the names of a library or a book
     """
     if tex and json:
         raise InputError("What is printed is TeX or JSON; got both --tex and --json. Leave one out.")
     from bptt.cli import derive as work
 
     startup.over()
-    work.derive(cell, tex=tex, json=json)
+    work.derive(cell, notation=notation, tex=tex, json=json)
 
 
 def _begin(threads: int | None) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bptt.errors import InputError
-from bptt.sheet import sides
+from bptt.sheet import notations, sides
 from bptt.sheet.cells import CELLS
 from bptt.sheet.derivation import Derivation, derive
 from bptt.sheet.language import Sheet
+from bptt.sheet.notations import Board
 from bptt.sheet.printing import TEXT
 from bptt.sheet.widths import sized
 
@@ -60,9 +61,16 @@ class Cell:
     def __str__(self) -> str:
         return f"{self.name}\n\nSide A · forward\n{self.side_a}\n\nSide B · backward through time\n{self.side_b}"
 
-    def tex(self) -> str:
+    def board(self, notation: str = "bptt") -> Board:
+        """Both sides in the notation of a book or library, one of `bptt.sheet.notations.NOTATIONS`.
+
+        Raises InputError where there is no such notation.
+        """
+        return notations.board(self.derivation, self.text, notations.notation(notation))
+
+    def tex(self, notation: str = "bptt") -> str:
         """Both sides as two `aligned` blocks, which amsmath, MathJax and KaTeX know."""
-        return f"{self.side_a.tex}\n\n{self.side_b.tex}\n"
+        return self.board(notation).tex
 
     def __reduce__(self) -> tuple[Callable[..., "Cell"], tuple[str, str]]:
         return Cell, (self.text, self.name)

@@ -88,3 +88,20 @@ a_t = x_t W_xh + u ⊙ h_{t-1} + b_h
 h_t = relu(a_t)
 """,
 }
+
+ABOUT = {
+    "elman": "The plain recurrent cell. Elman, Finding structure in time, 1990.",
+    "lstm": "Long short-term memory, as in torch.nn.LSTM. Hochreiter and Schmidhuber, Long short-term memory, 1997; "
+    "its forget gate is from Gers, Schmidhuber and Cummins, Learning to forget, 2000.",
+    "gru": "Gated recurrent unit, as in torch.nn.GRU: the reset gate stands after the product. From Cho and others, "
+    "Learning phrase representations using RNN encoder-decoder for statistical machine translation, 2014.",
+    "gru-v1": "Gated recurrent unit with the reset gate before the product. Cho and others, Learning phrase "
+    "representations using RNN encoder-decoder for statistical machine translation, 2014.",
+    "mgu": "Minimal gated unit: one gate forgets and lets in. Zhou, Wu, Zhang and Zhou, Minimal gated unit for "
+    "recurrent neural networks, 2016.",
+    "peephole": "Long short-term memory whose gates see the cell state. Gers, Schraudolph and Schmidhuber, Learning "
+    "precise timing with LSTM recurrent networks, 2002.",
+    "indrnn": "Independently recurrent network: each unit reads its own past alone. Li, Li, Cook, Zhu and Gao, "
+    "Independently recurrent neural network: building a longer and deeper RNN, 2018.",
+}
+"""Each cell in words, and the paper that it is from."""

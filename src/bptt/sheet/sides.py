@@ -9,17 +9,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bptt.sheet.derivation import Derivation, Use, plus
-from bptt.sheet.expressions import Cotangent, Equation, Expression, Name, Product, Sum, Transposed, mapped, names
+from bptt.sheet.expressions import (
+    Call,
+    Cotangent,
+    Equation,
+    Expression,
+    Name,
+    Number,
+    Product,
+    Sum,
+    Transposed,
+    mapped,
+    names,
+)
 from bptt.sheet.printing import SUM, TEX, TEXT, TIMES, Text, Words
 
 EQUALS, PLUS, COMMA = Words(" = ", " &= "), Words(" + ", " + "), Words(", ", ", ")
 OVER_STEPS, OVER_ROWS = Words("Σ_t ", r"\sum_{t} "), Words("Σ_batch ", r"\sum_{\text{batch}} ")
 TAKE, AND, HAND = Words("take ", r"\text{take }"), Words(" and ", r"\text{ and }"), Words("hand ", r"\text{hand }")
-TO_COME, BEFORE = Words(" to step t+1", r"\text{ to step t+1}"), Words(" to step t−1", r"\text{ to step t-1}")
-LOSS = Words("Σ_t w_t · loss(ŷ_t, y_t)", r"\sum_{t} w_{t} \cdot \operatorname{loss}(\hat{y}_{t}, y_{t})")
+TO_COME, BEFORE = Words(" to step t+1", r"\text{ to step }t+1"), Words(" to step t−1", r"\text{ to step }t-1")
+TO, DOT, OVER = Words(" to ", r"\text{ to }"), Words(" · ", r" \cdot "), Words("/", " / ")
+MASK = Words("a mask for each row, the same at all steps", r"\text{a mask for each row, the same at all steps}")
+OPEN, CLOSE = Words(" (", " ("), Words(")", ")")
 SOFTMAX = Words("softmax: ŷ_i (δ_ik − ŷ_k)", r"\text{softmax: } \hat{y}_{i} (\delta_{ik} - \hat{y}_{k})")
-JACOBIAN = Words("∂ŷ_t/∂o_t", r"\partial \hat{y}_{t} / \partial o_{t}")
-OF_OUTPUT, ERROR = Words("g(o_t)", "g(o_{t})"), Words("w_t (ŷ_t − y_t)", r"w_{t} (\hat{y}_{t} - y_{t})")
 
 
 def shifted(e: Expression, by: int) -> Expression:
@@ -32,8 +44,13 @@ def shifted(e: Expression, by: int) -> Expression:
     return mapped(e, lambda part: shifted(part, by))
 
 
-class Term(Use):
-    """What one use of a value adds to its gradient, and the equation of side A that uses it there."""
+@dataclass(frozen=True)
+class Term:
+    """What one use of a value adds to its gradient, and both sides of the equation of side A that uses it there."""
+
+    value: Expression
+    left: Expression
+    right: Expression
 
     @property
     def text(self) -> str:
@@ -41,7 +58,7 @@ class Term(Use):
 
     @property
     def use(self) -> str:
-        return f"{TEXT.write(self.line.left)} = {TEXT.write(self.line.value)}"
+        return f"{TEXT.write(self.left)} = {TEXT.write(self.right)}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +77,7 @@ class Line:
 
     @property
     def symbol(self) -> str:
-        first = self.of or self.parts[0]
-        return first.text if isinstance(first, Words) else TEXT.write(first)
+        return TEXT.write(self.of) if self.of else self.text.split(EQUALS.text)[0]
 
     @property
     def text(self) -> str:
@@ -73,8 +89,12 @@ class Line:
 
     def _written(self, how: Text) -> str:
         written, least = "", SUM
-        for part in self.parts:
-            written += how.words(part) if isinstance(part, Words) else how.write(part, least)
+        for at, part in enumerate(self.parts):
+            if isinstance(part, Words):
+                again = part == EQUALS and EQUALS in self.parts[:at]  # lines meet at the first = alone
+                written += how.words(part).replace("&", "") if again else how.words(part)
+            else:
+                written += how.write(part, least)
             least = TIMES if part in (OVER_STEPS, OVER_ROWS) else SUM
         return written
 
@@ -85,9 +105,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Side:
-    """The lines of side A or B; prints as a list, one a line, tags in front."""
+    """The lines of side A or B; prints as a list, one a line, tags in front.
+
+    where  what functions and constants of the cell stand for, as lines without a tag
+    """
 
     lines: tuple[Line, ...]
+    where: tuple[Line, ...] = ()
 
     def __iter__(self) -> Iterator[Line]:
         return iter(self.lines)
@@ -96,14 +120,15 @@ class Side:
         return len(self.lines)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.lines))
+        return "\n".join(map(str, (*self.where, *self.lines)))
 
     @property
     def tex(self) -> str:
         rows = []
-        for line in self.lines:
+        for line in (*self.where, *self.lines):
             written = line.tex if "&" in line.tex else "& " + line.tex
-            rows.append(rf"& \text{{{line.tag}}} \quad & {written}")
+            tag = rf"\text{{{line.tag}}} \quad " if line.tag else ""
+            rows.append(f"& {tag}& {written}")
         return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
 
 
@@ -116,8 +141,19 @@ def side_a(found: Derivation) -> Side:
     lines += [Line(_tag_forward(line, found), (line.left, EQUALS, line.value)) for line in found.steps]
     lines.append(Line("A4", (HAND, *_listed(states), TO_COME)))
     lines.append(Line("A5", (_readout(output).left, EQUALS, _readout(output).value)))
-    lines.append(Line("A6", (Name("ŷ", 0), EQUALS, OF_OUTPUT)))
-    return Side(tuple(lines))
+    lines.append(Line("A6", (Name("ŷ", 0), EQUALS, Call("g", (Name("o", 0),)))))
+    return Side(tuple(lines), tuple(_where(found)))
+
+
+def _where(found: Derivation) -> Iterator[Line]:
+    sheet = found.sheet
+    for name, function in sheet.functions.items():
+        yield Line("", (Name(name), EQUALS, Name(function)))
+    for name, given in sheet.given.items():
+        if given.kind == "constant" and given.start is not None:
+            yield Line("", (Name(name), EQUALS, Number(given.start)))
+        elif given.kind == "drop":
+            yield Line("", (Name(name), EQUALS, MASK))
 
 
 def _listed(parts: Sequence[Expression]) -> list[Expression | Words]:
@@ -139,39 +175,48 @@ def _readout(output: Name) -> Equation:
 
 def side_b(found: Derivation) -> Side:
     sheet, output, do = found.sheet, Name(found.sheet.output, 0), Cotangent("o", 0)
+    weight, guess, wanted = Name("w", 0), Name("ŷ", 0), Name("y", 0)
     lines = [
-        Line("B1", (Words("L", "L"), EQUALS, LOSS)),
-        Line("B2", (JACOBIAN, EQUALS, SOFTMAX)),
-        Line("B3", (do, EQUALS, ERROR)),
+        Line("B1", (Name("L"), EQUALS, OVER_STEPS, weight, DOT, Call("loss", (guess, wanted)))),
+        Line("B2", (Cotangent("ŷ", 0), OVER, do, EQUALS, SOFTMAX)),
+        Line("B3", (do, EQUALS, weight, OPEN, Sum(((1, guess), (-1, wanted))), CLOSE)),
         Line("B4", (Cotangent("b_o"), EQUALS, OVER_STEPS, OVER_ROWS, do)),
         Line("B5", (Cotangent("W_ho"), EQUALS, OVER_STEPS, Product(Transposed(output), do))),
     ]
     for line in reversed(found.steps):
-        own = Term(_readout(output), Product(do, Transposed(Name("W_ho"))))
+        own = Term(Product(do, Transposed(Name("W_ho"))), _readout(output).left, _readout(output).value)
         terms = [own] * (line.name == output.name) + _terms(found, line.name)
         tag = "B6" if line.name in (*sheet.states, output.name) else "B7"
         lines.append(Line(tag, (Cotangent(line.name, 0), EQUALS, _total(terms)), tuple(terms)))
     lines += _parameters(found)
     for name in sheet.states:
-        value = found.sent_back(name, -1)
-        lines.append(Line("B11", (HAND, value, BEFORE), of=Cotangent(name, -1)))
+        before = Cotangent(name, -1)
+        target = [TO, before] if len(sheet.states) > 1 else [BEFORE]
+        lines.append(Line("B11", (HAND, _total(_in_order(found, name, -1)), *target), of=before))
     for name in sheet.inputs:
         terms = _terms(found, name)
         lines.append(Line("B11", (Cotangent(name, 0), EQUALS, _total(terms)), tuple(terms)))
     return Side(tuple(lines))
 
 
-def _total(uses: Sequence[Use]) -> Expression:
+def _total(uses: Sequence[Use | Term]) -> Expression:
     return plus(*(use.value for use in uses))
 
 
 def _terms(found: Derivation, name: str) -> list[Term]:
     """Of a value at step t: what is used in the same step, and what is used as a state in step t+1."""
     return [
-        Term(Equation(use.line.name, by, shifted(use.line.value, by)), shifted(use.value, by))
+        Term(*(shifted(part, by) for part in (use.value, use.line.left, use.line.value)))
         for step, by in ((0, 0), (-1, 1))
-        for use in found.uses.get((name, step), ())
+        for use in _in_order(found, name, step)
     ]
+
+
+def _in_order(found: Derivation, name: str, step: int) -> list[Use]:
+    """First what values alone take back, from the last line on; then what parameters do, as their lines follow."""
+    uses = found.uses.get((name, step), [])
+    through = [use for use in uses if any(part.step is None for part in names(use.value))]
+    return [use for use in uses if use not in through] + through[::-1]
 
 
 def _parameters(found: Derivation) -> list[Line]:
@@ -184,8 +229,8 @@ def _parameters(found: Derivation) -> list[Line]:
 def _parameter(found: Derivation, name: str) -> Line:
     """What fixed lines send comes once, what lines of a step send is summed over all steps."""
     uses = found.uses.get((name, None), [])
-    once = [Term(use.line, use.value) for use in uses if use.line.step is None]
-    steps = [Term(use.line, use.value) for use in uses if use.line.step is not None]
+    once = [Term(use.value, use.line.left, use.line.value) for use in uses if use.line.step is None]
+    steps = [Term(use.value, use.line.left, use.line.value) for use in uses if use.line.step is not None]
     matrix = found.width(Name(name)) == "matrix"
     right: list[Expression | Words] = [_total(once)] if once or not steps else []
     if steps:
