@@ -155,6 +155,8 @@ COMMANDS = {
     "Cells, derived": {
         "bptt derive": r"Missing argument 'CELL'",
         "bptt derive nowhere.txt": r"A cell is one of elman, lstm, .*; there is none at nowhere\.txt",
+        "bptt derive LSMT": r"there is none at LSMT\. Did you mean lstm\?",
+        "bptt derive lstm --notation pytroch": r"one of bptt, posts, d2l, .*; got 'pytroch'\. Did you mean pytorch\?",
         "bptt derive .": r"\. is a directory or a device\. Name a file",
         "bptt derive latin.txt": r"in UTF-8; latin\.txt has the byte 0xe9 at offset 3",
         "bptt derive words.txt": r"Line 1, column 23: '\.' means nothing here",

@@ -240,6 +240,23 @@ def test_the_command_prints_a_notation(tmp_path: Path) -> None:
     assert data["where"] == [{"text": "φ = tanh", "tex": r"\varphi  &= \mathrm{tanh}"}]
 
 
+def test_words_are_upright() -> None:
+    tex = ALL["words"].tex()
+    assert r"\mathrm{agate}_{t} &= x_{t} \, W_{\mathrm{gate}} + \mathrm{state}_{t-1} \, W_{hh}" in tex
+    cell = Cell("act : function = relu; λ : constant = 0.5\nh_t = act(x_t W_xh + λ ⊙ h_{t-1}² + drop(h_{t-1}) W_hh)")
+    assert r"\mathrm{act}(a^{(t)})" in cell.tex("goodfellow")
+    assert r"(h^{(t-1)})^{2}" in cell.tex("goodfellow")
+    where = [str(line) for line in cell.side_a.where]
+    assert where == ["     act = relu", "     λ = 0.5", "     m = a mask for each row, the same at all steps"]
+    assert r"& & \lambda  &= 0.5 \\" in cell.tex()
+
+
+def test_what_values_take_back_stands_before_what_parameters_do() -> None:
+    text = "α : constant = 0.1\ng_t = σ(x_t W_xg + drop(h_{t-1}) W_hg + b_g)\nh_t = α ⊙ g_t ⊙ h_{t-1} + x_t W_xh"
+    (line,) = [line for line in Cell(text).side_b if line.symbol == "∂h_t"]
+    assert line.text == "∂h_t = ∂o_t W_hoᵀ + α ⊙ ∂h_{t+1} ⊙ g_{t+1} + m ⊙ ∂sg_{t+1}"
+
+
 def test_an_unknown_notation_is_refused_with_the_list() -> None:
     with pytest.raises(
         InputError, match=r"posts, d2l, goodfellow, pytorch, keras; got 'pytroch'\. Did you mean pytorch"

@@ -115,7 +115,7 @@ def _read(path: Path) -> str:
     known = f"A cell is one of {', '.join(CELLS)}, or a text file with its equations"
     try:
         if not path.exists():
-            near = get_close_matches(str(path), CELLS, 1)
+            near = get_close_matches(str(path).lower(), CELLS, 1)
             meant = f"Did you mean {near[0]}? " if near else ""
             raise InputError(f"{known}; there is none at {path}. {meant}docs/sheet.md has the language.")
         if not path.is_file():

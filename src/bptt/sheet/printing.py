@@ -145,7 +145,7 @@ class Tex(Text):
                 below.insert(0, stem[1:])
             elif letters[1:]:
                 raised = letters[1]
-        below = ["".join(map(self.letter, part)) for part in below]
+        below = [self.word(part) if len(part) > 2 else "".join(map(self.letter, part)) for part in below]
         raised = "".join(map(self.letter, raised))
         behind = ""
         if glyph.step is not None:

@@ -214,8 +214,9 @@ def _terms(found: Derivation, name: str) -> list[Term]:
 
 def _in_order(found: Derivation, name: str, step: int) -> list[Use]:
     """First what values alone take back, from the last line on; then what parameters do, as their lines follow."""
-    uses = found.uses.get((name, step), [])
-    through = [use for use in uses if any(part.step is None for part in names(use.value))]
+    uses, given = found.uses.get((name, step), []), found.sheet.given
+    parameters = {name for name, one in given.items() if one.learned} | {line.name for line in found.fixed}
+    through = [use for use in uses if any(part.name in parameters for part in names(use.value))]
     return [use for use in uses if use not in through] + through[::-1]
 
 
