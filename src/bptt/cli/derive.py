@@ -49,11 +49,11 @@ def written(cell: Cell, board: Board) -> str:
     lines += [f"{one} = {other}: line {place.line + 1} needs it." for one, other, place in cell.sheet.equal]
     if board.names:
         renamed = (f"{here} → {there}".replace(" ", UNBROKEN) for here, there in board.names.items())
-        lines += _wrapped(f"Names, from those of this project: {', '.join(renamed)}")
+        lines += _wrapped(f"Names, from those of this project: {', '.join(renamed)}.")
     if board.notation.columns:
         lines.append("Vectors are columns here, and each matrix is the transpose of this project's.")
     if board.note:
-        lines += _wrapped(board.note)
+        lines += _wrapped(f"{board.note}.")
     return "\n".join(lines) + "\n"
 
 

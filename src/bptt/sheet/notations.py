@@ -106,7 +106,7 @@ def _pytorch() -> Notation:
     like = ("a*", "W_i*ᵀ", "W_h*ᵀ", "b_i* + b_h*")
     lstm = _gates(_same("ifgq", q=("o", "o")), *like) | {"p_q": "p_o", "o_t": "Linear"}
     gru = _gates(_same("rzn"), *like)
-    blocks = "weight_ih = ({}), weight_hh = ({}), one below the other; bias_ih and bias_hh likewise"
+    blocks = "weight_ih is {}, one below the other, and weight_hh is {}; bias_ih and bias_hh likewise"
     return Notation(
         "PyTorch",
         {
@@ -117,7 +117,12 @@ def _pytorch() -> Notation:
             "W_ho": "Linear.weightᵀ",
             "b_o": "Linear.bias",
         },
-        {"lstm": lstm, "peephole": lstm, "gru": gru | {"b_xn": "b_in", "b_hn": "b_hn"}, "gru-v1": gru},
+        {
+            "lstm": lstm,
+            "peephole": lstm,
+            "gru": gru | {"b_xn": "b_in", "b_hn": "b_hn"},
+            "gru-v1": gru | {"b_n": "b_in"},
+        },
         {
             "lstm": blocks.format("W_ii, W_if, W_ig, W_io", "W_hi, W_hf, W_hg, W_ho"),
             "gru": blocks.format("W_ir, W_iz, W_in", "W_hr, W_hz, W_hn"),
@@ -132,7 +137,7 @@ def _keras() -> Notation:
     gru = _gates(_same("rzn", n=("h\u0303", "h")), *like)
     both = {f"b_{gate}": f"input_bias_{gate} + recurrent_bias_{gate}" for gate in "rz"}
     both |= {"b_xn": "input_bias_h", "b_hn": "recurrent_bias_h"}
-    blocks = "kernel = ({}), side by side; {} likewise"
+    blocks = "kernel is {}, side by side; {} likewise"
     return Notation(
         "Keras",
         {
