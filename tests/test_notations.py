@@ -257,6 +257,11 @@ def test_what_values_take_back_stands_before_what_parameters_do() -> None:
     assert line.text == "∂h_t = ∂o_t W_hoᵀ + α ⊙ ∂h_{t+1} ⊙ g_{t+1} + m ⊙ ∂sg_{t+1}"
 
 
+def test_help_names_every_notation_and_every_cell() -> None:
+    text = CliRunner().invoke(app, ["derive", "--help"]).output
+    assert all(re.search(rf"\b{name}\b", text) for name in [*NOTATIONS, *CELLS])
+
+
 def test_an_unknown_notation_is_refused_with_the_list() -> None:
     with pytest.raises(
         InputError, match=r"posts, d2l, goodfellow, pytorch, keras; got 'pytroch'\. Did you mean pytorch"

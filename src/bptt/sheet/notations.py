@@ -16,7 +16,8 @@ from bptt.sheet.expressions import Cotangent, Expression, Name, Product, Sum, Tr
 from bptt.sheet.printing import TEXT, Glyph, Style, Words
 from bptt.sheet.sides import EQUALS, Line, Side, Term, side_a, side_b
 
-NETWORK = ("x_t", "o_t", "ŷ_t", "y_t", "w_t", "L", "W_ho", "b_o")
+AROUND = ("x_t", "o_t", "ŷ_t", "y_t", "w_t", "L", "W_ho", "b_o")
+"""The names around every cell."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ class _Translation:
     def __init__(self, found: Derivation, chosen: Notation, table: Mapping[str, str]) -> None:
         self.found, self.chosen = found, chosen
         given = found.sheet.given
-        here = [*NETWORK, *(f"{name}_t" if one.kind == "input" else name for name, one in given.items())]
+        here = [*AROUND, *(f"{name}_t" if one.kind == "input" else name for name, one in given.items())]
         here += [f"{line.name}_t" for line in found.steps]
         self.names = _apart(
             {name: table.get(name, _letter(name)) for name in here}, (line.name for line in found.fixed)
