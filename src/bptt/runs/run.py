@@ -36,11 +36,11 @@ from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from bptt import engine
+from bptt.errors import DamagedFileWarning, InputError
 from bptt.files import disk, owned
 from bptt.files.disk import Lock, LockedError, NotOursError, NotWrittenError, beside, settle
-from bptt.errors import DamagedFileWarning, InputError
 from bptt.files.owned import AT_THE_END, CHECKPOINT, CURVE, KEPT, LOG, PREVIOUS, SETTINGS, TOGETHER, WEIGHTS
-from bptt.tasks import KnownTask, TASKS
+from bptt.tasks import TASKS, KnownTask
 from bptt.train import Event, Recipe, Training, as_json, require_like
 
 SCHEMA = 4
