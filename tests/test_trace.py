@@ -204,41 +204,41 @@ def test_only_the_last_step_feeds_the_output_weights_of_a_series() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_trained_on_hello_spells_hello(seed: int) -> None:
-    training = worked.work(worked.example("hello", seed=seed)).training
-    assert training.answer == "hello"
-    assert training.right
+    outcome = worked.work(worked.example("hello", seed=seed)).outcome
+    assert outcome.answer == "hello"
+    assert outcome.right
 
 
 def test_untrained_it_spells_something_else() -> None:
-    training = worked.work(worked.example("hello"), 0).training
-    assert (training.updates, training.right) == (0, False)
-    assert training.answer != "hello"
+    outcome = worked.work(worked.example("hello"), 0).outcome
+    assert (outcome.updates, outcome.right) == (0, False)
+    assert outcome.answer != "hello"
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_trained_on_the_series_answers_eleven(seed: int) -> None:
-    training = worked.work(worked.example("1,3,5,7,9", seed=seed)).training
-    assert isinstance(training.answer, float)
-    assert abs(training.answer - 11) <= 0.05
-    assert training.right
+    outcome = worked.work(worked.example("1,3,5,7,9", seed=seed)).outcome
+    assert isinstance(outcome.answer, float)
+    assert abs(outcome.answer - 11) <= 0.05
+    assert outcome.right
 
 
 def test_trained_towards_another_target() -> None:
-    training = worked.work(worked.example("1,4,9,16", target=25)).training
-    assert isinstance(training.answer, float)
-    assert abs(training.answer - 25) <= 0.05
+    outcome = worked.work(worked.example("1,4,9,16", target=25)).outcome
+    assert isinstance(outcome.answer, float)
+    assert abs(outcome.answer - 25) <= 0.05
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_trained_on_bits_says_the_bit_before(seed: int) -> None:
-    training = worked.work(worked.example("01101001", seed=seed)).training
-    assert training.answer == "00110100"
-    assert training.right
+    outcome = worked.work(worked.example("01101001", seed=seed)).outcome
+    assert outcome.answer == "00110100"
+    assert outcome.right
 
 
 def test_one_update_of_training_is_the_update_that_is_shown() -> None:
     result = worked.work(worked.example("hello"), 1)
-    assert result.training.loss == result.loss_after
+    assert result.outcome.loss == result.loss_after
     assert torch.equal(result.after["W_hh"].mT, result.example.model.rnn.get_parameter("weight_hh_l0"))
 
 

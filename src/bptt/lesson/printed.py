@@ -313,9 +313,9 @@ def _update(worked: Worked, name: str, tag: str, digits: int) -> RenderableType:
 
 
 def _result(worked: Worked, digits: int) -> Text:
-    given, training = worked.example, worked.training
-    updates = f"After {training.updates} update{'' if training.updates == 1 else 's'} in all"
-    if training.answer is None:
+    given, outcome = worked.example, worked.outcome
+    updates = f"After {outcome.updates} update{'' if outcome.updates == 1 else 's'} in all"
+    if outcome.answer is None:
         return Text(f"{updates} the loss is no longer finite: try a smaller --lr", "bold red")
     says = {"word": "spells", "numbers": "answers", "bits": "says", "cell": "says"}[given.kind]
 
@@ -324,12 +324,12 @@ def _result(worked: Worked, digits: int) -> Text:
             return "".join(map(character, value)) if given.alphabet else value
         return number(value, max(digits, 5))
 
-    answer, goal = told(training.answer), told(wanted(given))
-    end = "" if training.right else f" instead of {goal}: try more --train, another --seed or --hidden"
+    answer, goal = told(outcome.answer), told(wanted(given))
+    end = "" if outcome.right else f" instead of {goal}: try more --train, another --seed or --hidden"
     starting = f"; started with {character(given.given[0])}, fed with its own answers" if given.alphabet else ""
     return Text.assemble(
-        f"{updates}, L is {number(training.loss, digits)} and the network {says} ",
-        (answer, "bold green" if training.right else "bold red"),
+        f"{updates}, L is {number(outcome.loss, digits)} and the network {says} ",
+        (answer, "bold green" if outcome.right else "bold red"),
         f"{end}{starting}",
     )
 

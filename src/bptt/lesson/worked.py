@@ -77,8 +77,8 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Training:
-    """What came of going on: `answer` in the example's own terms, None if the loss left the finite numbers."""
+class Outcome:
+    """The network after its training: `answer` in the example's own terms, None where the loss is not finite."""
 
     updates: int
     loss: float
@@ -88,7 +88,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Worked:
-    """One example worked through: the tape, one update of every parameter, the training after it, the judges."""
+    """One example worked through: its tape, one update of every parameter, the end of its training, its check."""
 
     example: Example
     tape: Tape
@@ -96,7 +96,7 @@ class Worked:
     gradient: dict[str, Tensor]
     after: dict[str, Tensor]
     loss_after: float
-    training: Training
+    outcome: Outcome
     report: Report
 
 
@@ -267,7 +267,7 @@ def _loss(given: Example) -> Tensor:
     return given.model.loss(o, given.targets, torch.ones(()))
 
 
-def _train(given: Example, updates: int | None) -> Training:
+def _train(given: Example, updates: int | None) -> Outcome:
     parameters = [parameter for parameter in given.model.parameters() if parameter.requires_grad]
     done, limit = 0, MOST_UPDATES if updates is None else updates
     while done < limit:
@@ -282,9 +282,9 @@ def _train(given: Example, updates: int | None) -> Training:
     with torch.no_grad():
         loss = float(_loss(given))
     if not math.isfinite(loss):
-        return Training(done, loss, None, False)
+        return Outcome(done, loss, None, False)
     answer = _answer(given)
-    return Training(done, loss, answer, _is_right(given, answer))
+    return Outcome(done, loss, answer, _is_right(given, answer))
 
 
 def _answer(given: Example) -> str | float:
@@ -308,7 +308,7 @@ def _answer(given: Example) -> str | float:
 
 
 def wanted(given: Example) -> str | float:
-    """What `Training.answer` should be."""
+    """The right `Outcome.answer`."""
     if given.kind == "word":
         return given.given
     if given.kind == "numbers":
@@ -372,11 +372,11 @@ def as_data(worked: Worked) -> dict[str, Any]:
             for name, tag in WEIGHTS.items()
         },
         "training": {
-            "updates": worked.training.updates,
-            "loss": _finite(worked.training.loss),
-            "answer": worked.training.answer,
+            "updates": worked.outcome.updates,
+            "loss": _finite(worked.outcome.loss),
+            "answer": worked.outcome.answer,
             "wanted": wanted(given),
-            "right": worked.training.right,
+            "right": worked.outcome.right,
         },
         "check": {
             "ok": worked.report.ok,

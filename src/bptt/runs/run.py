@@ -11,8 +11,8 @@
 
 A checkpoint is enough to go on from: nothing beside it has to fit. Weights, settings and checkpoints carry a checksum
 of all they hold. A checkpoint that is damaged is passed over for the one before it, with a warning. Files saved
-together are all there or none (`bptt.files.disk`); the log alone is appended to, and a resumed run first cuts it back to
-where its checkpoint was made. Nothing here executes code from a file: safetensors and JSON only, the latter also
+together are all there or none (`bptt.files.disk`); the log alone is appended to, and a resumed run first cuts it back
+to where its checkpoint was made. Nothing here executes code from a file: safetensors and JSON only, the latter also
 inside the former's one metadata string, "bptt".
 """
 
