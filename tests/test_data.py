@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from bptt.errors import InputError
 from bptt.tasks import data
-from bptt.tasks.data import Text, Vocabulary
+from bptt.tasks.data import Corpus, Vocabulary
 
 
 @given(st.text(min_size=1))
 def test_vocabulary_takes_any_text_there_and_back(text: str) -> None:
-    read = Text(text.encode(), "drawn")
+    read = Corpus(text.encode(), "drawn")
     for unit in get_args(data.Unit):
         vocabulary = Vocabulary.of(read, unit)
         tokens = vocabulary.encode(read)
@@ -38,7 +38,7 @@ def test_unknown_characters_are_named() -> None:
 
 
 def test_words_carry_the_space_before_them_and_rare_ones_become_one_symbol() -> None:
-    text = Text(b"the cat, the mat\nthe end, the cat", "words")
+    text = Corpus(b"the cat, the mat\nthe end, the cat", "words")
     vocabulary = Vocabulary.of(text, "word")
     assert vocabulary.decode(vocabulary.encode(text).tolist()) == text.characters
     assert set(vocabulary.symbols) == {"the", " the", " cat", ",", " mat", "\n", " end", data.UNKNOWN}

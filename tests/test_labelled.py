@@ -16,12 +16,12 @@ from bptt import runs
 from bptt.cli import app
 from bptt.errors import InputError
 from bptt.tasks import Labelled, labelled, table
-from bptt.tasks.labelled import Classifier, Columns, Recipe
+from bptt.tasks.labelled import Classifier, Recipe, Roles
 from bptt.train import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-COLUMNS = Columns("kind", "id", "t", ("u", "v"))
+ROLES = Roles("kind", "id", "t", ("u", "v"))
 QUICK = "--label kind --sequence id --time t --inputs u,v --hidden 8 --batch 8"
 
 
@@ -59,7 +59,7 @@ def bptt(command: str, code: int = 0) -> str:
 
 def test_sequences_are_gathered_and_sorted_by_time(tmp_path: Path) -> None:
     rows = [["b", 2, "x", 5, 6], ["a", 1, "y", 1, 2], ["b", 1, "x", 3, ""], ["a", 2, "y", 7, 8]]
-    found = labelled.sequences(table.read(write(tmp_path / "t.csv", rows)), COLUMNS)
+    found = labelled.sequences(table.read(write(tmp_path / "t.csv", rows)), ROLES)
     assert (found.names, found.labels, found.missing, found.steps) == (["b", "a"], ["x", "y"], 1, 4)
     np.testing.assert_array_equal(found.x[0], [[3, np.nan], [5, 6]])
     np.testing.assert_array_equal(found.x[1], [[1, 2], [7, 8]])
@@ -79,7 +79,7 @@ def test_parts_hold_every_sequence_once_and_every_class_everywhere() -> None:
 
 def test_scale_comes_from_the_learning_part_alone(tmp_path: Path) -> None:
     rows = waves(40)
-    task = Labelled(table.read(write(tmp_path / "t.csv", rows)), Recipe(), COLUMNS)
+    task = Labelled(table.read(write(tmp_path / "t.csv", rows)), Recipe(), ROLES)
     taught = {n for n, (name) in enumerate(task.all.names) if any(_same(task, n, x) for x, _ in task.learning)}
     assert len(taught) == len(task.learning)
     steps = np.concatenate([task.all.x[n] for n in sorted(taught)]).astype(np.float64)
@@ -87,7 +87,7 @@ def test_scale_comes_from_the_learning_part_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(task.sd, steps.std(0), rtol=1e-6)
     others = {task.all.names[n] for n in range(len(task.all)) if n not in taught}
     changed = [[*row[:3], *([1e6, -1e6] if row[0] in others else row[3:])] for row in rows]
-    again = Labelled(table.read(write(tmp_path / "t.csv", changed)), Recipe(), COLUMNS)
+    again = Labelled(table.read(write(tmp_path / "t.csv", changed)), Recipe(), ROLES)
     np.testing.assert_array_equal(again.mean, task.mean)
     assert all(torch.equal(x, y) for (x, _), (y, _) in zip(task.learning, again.learning, strict=True))
 
@@ -116,7 +116,7 @@ def test_the_last_state_of_each_sequence_is_what_counts(bidirectional: bool) -> 
 def test_balanced_weighs_classes_by_how_rare_they_are(tmp_path: Path) -> None:
     rows = [[f"s{n}", 0, "common" if n % 4 else "rare", n, 0] for n in range(40)]
     task = Labelled(
-        table.read(write(tmp_path / "t.csv", rows)), Recipe(validation=0, test=0, batch=40, balanced=True), COLUMNS
+        table.read(write(tmp_path / "t.csv", rows)), Recipe(validation=0, test=0, batch=40, balanced=True), ROLES
     )
     assert task.classes == ["common", "rare"]
     torch.testing.assert_close(task.weights, torch.tensor([40 / 60, 40 / 20]))
@@ -135,12 +135,12 @@ def test_confusion_counts_truth_in_rows() -> None:
 
 def test_interrupted_and_resumed_is_uninterrupted(here: Path) -> None:
     def new() -> Training:
-        task = Labelled(table.read("waves.csv"), Recipe(hidden=6, epochs=4, batch=7), COLUMNS)
+        task = Labelled(table.read("waves.csv"), Recipe(hidden=6, epochs=4, batch=7), ROLES)
         return runs.start("run", task, overwrite=True)[1]
 
     whole = new()
     whole.run()
-    run, parts = runs.start("run", Labelled(table.read("waves.csv"), whole.task.recipe, COLUMNS), overwrite=True)  # pyright: ignore[reportArgumentType]
+    run, parts = runs.start("run", Labelled(table.read("waves.csv"), whole.task.recipe, ROLES), overwrite=True)  # pyright: ignore[reportArgumentType]
     parts.run(save=run.save, should_stop=lambda: parts.step >= 9)
     _, resumed = runs.resume("run")
     assert resumed.step == 9
@@ -204,11 +204,11 @@ def test_a_column_that_looks_like_times_orders_the_steps(here: Path, name: str) 
     assert f"Inputs   u\nTime     {name} orders the steps\n" in said
     levels = [[row[3] for row in sorted(rows, key=lambda row: float(re.sub(r"\D", "", row[1]))) if row[0] == "s0"]]
     source = table.read("mixed.csv")
-    found = labelled.columns(source, "kind", "id")
+    found = labelled.roles(source, "kind", "id")
     read = labelled.sequences(source, found)
     assert [read.x[read.names.index("s0")][:, 0].tolist()] == levels
     assert runs.load(here / "run")[0].about["time"] == name
-    assert labelled.columns(source, "kind", "id", inputs=[name, "u"]) == Columns("kind", "id", None, (name, "u"))
+    assert labelled.roles(source, "kind", "id", inputs=[name, "u"]) == Roles("kind", "id", None, (name, "u"))
 
 
 def test_the_order_of_the_file_may_be_kept(here: Path) -> None:
@@ -221,7 +221,7 @@ def test_the_order_of_the_file_may_be_kept(here: Path) -> None:
 
 def test_a_measure_is_no_count_of_steps(here: Path) -> None:
     write(here / "warm.csv", [[*row[:1], row[3], *row[2:4]] for row in waves(8)], ("id", "T", "kind", "u"))
-    assert labelled.columns(table.read("warm.csv"), "kind", "id") == Columns("kind", "id", None, ("T", "u"))
+    assert labelled.roles(table.read("warm.csv"), "kind", "id") == Roles("kind", "id", None, ("T", "u"))
 
 
 @pytest.mark.parametrize(
@@ -229,13 +229,13 @@ def test_a_measure_is_no_count_of_steps(here: Path) -> None:
 )
 def test_dates_are_sorted_as_dates(tmp_path: Path, times: list[str]) -> None:
     rows = [["a", times[k], "x", k, 0] for k in (2, 0, 1)] + [["b", times[k], "y", k, 0] for k in (0, 1, 2)]
-    found = labelled.sequences(table.read(write(tmp_path / "t.csv", rows)), COLUMNS)
+    found = labelled.sequences(table.read(write(tmp_path / "t.csv", rows)), ROLES)
     assert [x[:, 0].tolist() for x in found.x] == [[0, 1, 2], [0, 1, 2]]
 
 
 def test_large_numbers_keep_their_differences(tmp_path: Path) -> None:
     rows = [[f"s{n}", 0, "ab"[n % 2], 1_700_000_000 + n % 2, 1e39] for n in range(8)]
-    task = Labelled(table.read(write(tmp_path / "t.csv", rows)), Recipe(validation=0, test=0), COLUMNS)
+    task = Labelled(table.read(write(tmp_path / "t.csv", rows)), Recipe(validation=0, test=0), ROLES)
     assert sorted({round(float(x[0, 0]), 5) for x, _ in task.learning}) == [-1.0, 1.0]
     json.dumps(task.about(), allow_nan=False)
 
@@ -247,7 +247,7 @@ def test_classes_are_in_one_order_whatever_they_are_called() -> None:
 
 def test_the_parts_are_the_same_for_every_seed(tmp_path: Path) -> None:
     source = table.read(write(tmp_path / "t.csv", waves(40)))
-    one, other = (Labelled(source, Recipe(seed=seed), COLUMNS) for seed in (1, 2))
+    one, other = (Labelled(source, Recipe(seed=seed), ROLES) for seed in (1, 2))
     assert all(torch.equal(x, y) for (x, _), (y, _) in zip(one.testing, other.testing, strict=True))
     assert one.order.of(0) != other.order.of(0)
 

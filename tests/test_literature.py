@@ -81,7 +81,7 @@ def test_adding_begins_with_the_identity_without_drift_and_ends_after_the_update
 
 def test_text_is_cut_into_parts_that_follow_each_other() -> None:
     recipe = Text.Recipe(bptt=10, streams=2, held_out=0.05 / 0.9)
-    task, test = shakespeare.parts(data.Text(b"abcde" * 39 + b"abcdf", "none"), recipe)
+    task, test = shakespeare.parts(data.Corpus(b"abcde" * 39 + b"abcdf", "none"), recipe)
     assert (task.size, len(task.held_out), len(test)) == (180, 10, 20)
     assert task.vocabulary.symbols == tuple("abcdef")
     assert task.held_out.tolist() == [0, 1, 2, 3, 4] * 2
@@ -90,7 +90,7 @@ def test_text_is_cut_into_parts_that_follow_each_other() -> None:
 
 def test_both_trainings_on_text_start_alike_and_stay_close() -> None:
     recipe = Text.Recipe(hidden=8, layers=2, bptt=10, streams=3, epochs=1)
-    task, test = shakespeare.parts(data.Text(b"to be or not to be " * 40, "none"), recipe)
+    task, test = shakespeare.parts(data.Corpus(b"to be or not to be " * 40, "none"), recipe)
     both = shakespeare.trainings(task)
     shakespeare.in_turns(both)
     assert all(training.finished == "finished" for training in both.values())

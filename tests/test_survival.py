@@ -44,14 +44,14 @@ FILES = (runs.CHECKPOINT, runs.PREVIOUS, runs.WEIGHTS, runs.SETTINGS, runs.LOG, 
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> data.Text:
+def text(tmp_path: Path) -> data.Corpus:
     file = tmp_path / "squares.txt"
     file.write_bytes(CONTENT)
     return data.read(file)
 
 
 @pytest.fixture
-def undisturbed(tmp_path: Path, text: data.Text) -> bytes:
+def undisturbed(tmp_path: Path, text: data.Corpus) -> bytes:
     """The weights of a training that nothing happened to."""
     run, training = runs.start(tmp_path / "undisturbed", Text(text, SMALL))
     training.run(watch=run.watch, save=run.save)
@@ -164,7 +164,7 @@ class TestCrash:
             yield last
 
     @pytest.mark.filterwarnings("ignore:A run must hold checkpoint:bptt.errors.DamagedFileWarning")
-    def test_at_every_point_of_a_save(self, tmp_path: Path, text: data.Text, undisturbed: bytes) -> None:
+    def test_at_every_point_of_a_save(self, tmp_path: Path, text: data.Corpus, undisturbed: bytes) -> None:
         run, training = runs.start(tmp_path / "run", Text(text, SMALL))
         for step in (5, 10):
             training.run(watch=run.watch, save=run.save, should_stop=until(training, step))
@@ -187,7 +187,9 @@ class TestCrash:
         assert set(steps) == {10, 20}
         assert len(steps) > 12
 
-    def test_at_every_point_of_replacing_another_run(self, tmp_path: Path, text: data.Text, undisturbed: bytes) -> None:
+    def test_at_every_point_of_replacing_another_run(
+        self, tmp_path: Path, text: data.Corpus, undisturbed: bytes
+    ) -> None:
         run, training = runs.start(tmp_path / "run", Text(text, replace(SMALL, hidden=5)))
         for step in (5, 10):
             training.run(watch=run.watch, save=run.save, should_stop=until(training, step))
@@ -215,7 +217,7 @@ class TestCrash:
         assert found == {(5, 10), (8, 3)}
 
     def test_at_every_point_of_the_first_save_the_command_goes_on_or_begins_anew(
-        self, tmp_path: Path, text: data.Text
+        self, tmp_path: Path, text: data.Corpus
     ) -> None:
         path, steps = tmp_path / "run", set()
         for _ in self.crashes(lambda: runs.start(path, Text(text, SMALL))[0].close()):
@@ -235,7 +237,7 @@ class TestCrash:
 
 class TestDamage:
     @pytest.fixture
-    def run(self, tmp_path: Path, text: data.Text) -> Path:
+    def run(self, tmp_path: Path, text: data.Corpus) -> Path:
         run, training = runs.start(tmp_path / "run", Text(text, SMALL))
         for step in (10, 20):
             training.run(watch=run.watch, save=run.save, should_stop=until(training, step))
@@ -335,16 +337,18 @@ class TestDamage:
         (run / runs.PREVIOUS).unlink()
         assert runs.began(run) is None
 
-    def test_when_a_run_began_is_known_while_its_first_save_is_half_done(self, tmp_path: Path, text: data.Text) -> None:
+    def test_when_a_run_began_is_known_while_its_first_save_is_half_done(
+        self, tmp_path: Path, text: data.Corpus
+    ) -> None:
         run, _ = runs.start(tmp_path / "run", Text(text, SMALL))
         started = run.settings.started
         run.close()
         for name in (runs.LOG, runs.WEIGHTS, runs.SETTINGS):
-            (run.path / name).rename(disk.beside(run.path / name))
+            (run.path / name).rename(disk.staged(run.path / name))
         assert runs.began(run.path) == started
         assert (run.path / runs.SETTINGS).exists()
 
-    def test_the_checkpoint_of_another_run_is_not_taken(self, run: Path, tmp_path: Path, text: data.Text) -> None:
+    def test_the_checkpoint_of_another_run_is_not_taken(self, run: Path, tmp_path: Path, text: data.Corpus) -> None:
         other, training = runs.start(tmp_path / "other", Text(text, replace(SMALL, seed=1)))
         training.run(save=other.save, should_stop=until(training, 3))
         shutil.copy(other.path / runs.CHECKPOINT, run / runs.CHECKPOINT)
@@ -414,15 +418,15 @@ class TestDamage:
             runs.resume(run)
 
     @pytest.mark.parametrize("recipe", [{"optimizer": "sgd"}, {"held_out": 0.0}])
-    def test_what_another_recipe_leaves_out_is_not_missed(self, tmp_path: Path, text: data.Text, recipe: Any) -> None:
+    def test_what_another_recipe_leaves_out_is_not_missed(self, tmp_path: Path, text: data.Corpus, recipe: Any) -> None:
         run, training = runs.start(tmp_path / "run", Text(text, replace(SMALL, **recipe)))
         training.run(save=run.save, should_stop=until(training, 20))
         run.close()
         assert runs.resume(run.path)[1].step == 20
 
-    def test_the_weights_of_another_run_are_not_taken(self, run: Path, tmp_path: Path, text: data.Text) -> None:
+    def test_the_weights_of_another_run_are_not_taken(self, run: Path, tmp_path: Path, text: data.Corpus) -> None:
         """With the same recipe and symbols, but other data, or begun at another time."""
-        turned = data.Text(text.content[::-1], text.source)
+        turned = data.Corpus(text.content[::-1], text.source)
         at_another_time = runs.start(tmp_path / "later", Text(text, SMALL), started="2026-01-01T00:00:00Z")
         of_other_data = runs.start(tmp_path / "turned", Text(turned, SMALL), started=runs.read_settings(run).started)
         for other, _ in (at_another_time, of_other_data):
@@ -505,11 +509,11 @@ class TestDamage:
 
     def test_half_a_curve_never_takes_its_place(self, run: Path) -> None:
         runs.add(run, {runs.CURVE: b"whole"})
-        disk.beside(run / runs.CURVE).write_bytes(b"half")
+        disk.staged(run / runs.CURVE).write_bytes(b"half")
         runs.load(run)
         runs.resume(run)[0].close()
         assert (run / runs.CURVE).read_bytes() == b"whole"
-        assert not disk.beside(run / runs.CURVE).exists()
+        assert not disk.staged(run / runs.CURVE).exists()
 
     @pytest.mark.parametrize("name", [runs.CHECKPOINT, runs.WEIGHTS])
     def test_a_file_that_may_not_be_read_is_neither_missing_nor_passed_over(
@@ -574,7 +578,7 @@ class TestDamage:
             with pytest.raises(InputError, match="must be readable: File name too long"):
                 use("x" * 300)
 
-    def test_a_directory_where_an_outcome_was_stays(self, run: Path, text: data.Text) -> None:
+    def test_a_directory_where_an_outcome_was_stays(self, run: Path, text: data.Corpus) -> None:
         (run / "inspect.html").mkdir()
         with pytest.raises(InputError, match=r"has not written .*run/inspect\.html, or"):
             runs.start(run, Text(text, SMALL), overwrite=True)
@@ -598,7 +602,7 @@ class TestFilesOfTheUser:
     """Files that happen to have the name of one that a run writes."""
 
     @pytest.fixture
-    def run(self, tmp_path: Path, text: data.Text) -> Path:
+    def run(self, tmp_path: Path, text: data.Corpus) -> Path:
         run, training = runs.start(tmp_path / "run", Text(text, SMALL))
         training.run(watch=run.watch, save=run.save, should_stop=until(training, 10))
         run.close()
@@ -606,7 +610,7 @@ class TestFilesOfTheUser:
 
     @pytest.mark.parametrize("overwrite", [False, True])
     @pytest.mark.parametrize("name", [*NAMES, f".{runs.LOG}.new", f".{runs.CHECKPOINT}.new", ".forecast.csv.new"])
-    def test_are_refused_by_name_and_stay(self, tmp_path: Path, text: data.Text, name: str, overwrite: bool) -> None:
+    def test_are_refused_by_name_and_stay(self, tmp_path: Path, text: data.Corpus, name: str, overwrite: bool) -> None:
         for content in ("mine", ""):
             file = tmp_path / "run" / name
             file.parent.mkdir(exist_ok=True)
@@ -619,7 +623,7 @@ class TestFilesOfTheUser:
             assert file.read_text() == content
 
     @pytest.mark.parametrize("name", [*runs.OUTCOMES, f".{runs.CURVE}.new"])
-    def test_are_not_replaced_in_a_run(self, run: Path, text: data.Text, name: str) -> None:
+    def test_are_not_replaced_in_a_run(self, run: Path, text: data.Corpus, name: str) -> None:
         (run / name).write_text("mine")
         refused = pytest.raises(InputError, match=rf"has not written .*run/{re.escape(name)}, or")
         with refused:
@@ -633,7 +637,7 @@ class TestFilesOfTheUser:
             runs.resume(run)[0].close()
         assert (run / name).read_text() == "mine"
 
-    def test_written_while_another_run_takes_the_directory_stay(self, run: Path, text: data.Text) -> None:
+    def test_written_while_another_run_takes_the_directory_stay(self, run: Path, text: data.Corpus) -> None:
         new, training = runs.start(run, Text(text, SMALL), overwrite=True)
         runs.add(run, {"forecast.csv": b"ours"})
         (run / "inspect.html").write_text("mine")
@@ -641,7 +645,7 @@ class TestFilesOfTheUser:
         assert (run / "inspect.html").read_text() == "mine"
         assert not (run / "forecast.csv").exists()
 
-    def test_what_a_run_wrote_and_somebody_changed_is_theirs(self, run: Path, text: data.Text) -> None:
+    def test_what_a_run_wrote_and_somebody_changed_is_theirs(self, run: Path, text: data.Corpus) -> None:
         for content in (b"first", b"second"):
             runs.add(run, {"forecast.csv": content, "forecast.png": content})
         assert (run / "forecast.csv").read_bytes() == b"second"
@@ -659,7 +663,7 @@ class TestFilesOfTheUser:
             assert not list(run.glob(".*.new"))
             assert (run / "forecast.csv").read_bytes() == (run / "forecast.png").read_bytes() == b"old"
 
-    def test_a_run_without_its_record_is_gone_on_with_and_has_one_again(self, run: Path, text: data.Text) -> None:
+    def test_a_run_without_its_record_is_gone_on_with_and_has_one_again(self, run: Path, text: data.Corpus) -> None:
         (run / owned.RECORD).unlink()
         with pytest.raises(InputError, match="holds one"):
             runs.start(run, Text(text, SMALL))
@@ -670,7 +674,7 @@ class TestFilesOfTheUser:
         (run / runs.SETTINGS).write_text("{")
         runs.start(run, Text(text, SMALL), overwrite=True)[0].close()
 
-    def test_a_run_of_an_earlier_version_is_named_as_what_it_is(self, run: Path, text: data.Text) -> None:
+    def test_a_run_of_an_earlier_version_is_named_as_what_it_is(self, run: Path, text: data.Corpus) -> None:
         """It has no record, and which files are its own is not known any more."""
         (run / owned.RECORD).unlink()
         settings = (run / runs.SETTINGS).read_text()
@@ -699,7 +703,7 @@ class TestFilesOfTheUser:
             training.run(save=resumed.save, should_stop=until(training, 15))
         assert {file.name: file.read_text() for file in run.iterdir()} == {runs.LOG: "mine"}
 
-    def test_what_looks_like_half_a_save_is_not_settled_without_a_record(self, run: Path, text: data.Text) -> None:
+    def test_what_looks_like_half_a_save_is_not_settled_without_a_record(self, run: Path, text: data.Corpus) -> None:
         (run / owned.RECORD).unlink()
         (run / f".{runs.CURVE}.new").write_text("mine")
         (run / f".{runs.LOG}.new").write_text("mine")
@@ -725,7 +729,7 @@ class TestFilesOfTheUser:
 
 class TestLock:
     @pytest.mark.parametrize("kind", ["a file", "another name of a file", "another name of a lock", "a link", "a pipe"])
-    def test_what_is_not_ours_is_refused_and_stays(self, tmp_path: Path, text: data.Text, kind: str) -> None:
+    def test_what_is_not_ours_is_refused_and_stays(self, tmp_path: Path, text: data.Corpus, kind: str) -> None:
         run, _ = runs.start(tmp_path / "run", Text(text, SMALL))
         ours = (run.path / disk.LOCK).read_bytes()
         run.close()
@@ -742,7 +746,7 @@ class TestLock:
         assert victim.read_bytes() == (ours if kind == "another name of a lock" else b"mine")
         assert kind == "a pipe" or lock.read_bytes() == victim.read_bytes()
 
-    def test_a_second_process_is_refused_until_the_first_is_dead(self, tmp_path: Path, text: data.Text) -> None:
+    def test_a_second_process_is_refused_until_the_first_is_dead(self, tmp_path: Path, text: data.Corpus) -> None:
         path = tmp_path / "run"
         ready, told = os.pipe()
         child = os.fork()
@@ -773,7 +777,7 @@ class TestLock:
         assert training.step == 3
 
     def test_one_that_could_not_be_written_keeps_nobody_out(
-        self, tmp_path: Path, text: data.Text, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, text: data.Corpus, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -784,21 +788,21 @@ class TestLock:
                 runs.start(tmp_path / "run", Text(text, SMALL))
         assert in_a_child(lambda: runs.start(tmp_path / "run", Text(text, SMALL))[0].close()) == 0
 
-    def test_is_gone_with_the_run(self, tmp_path: Path, text: data.Text) -> None:
+    def test_is_gone_with_the_run(self, tmp_path: Path, text: data.Corpus) -> None:
         run, _ = runs.start(tmp_path / "run", Text(text, SMALL))
         assert (run.path / disk.LOCK).exists()
         path = run.path
         del run
         assert not (path / disk.LOCK).exists()
 
-    def test_within_a_process_the_newest_holds_it(self, tmp_path: Path, text: data.Text) -> None:
+    def test_within_a_process_the_newest_holds_it(self, tmp_path: Path, text: data.Corpus) -> None:
         old, training = runs.start(tmp_path / "run", Text(text, SMALL))
         new, _ = runs.resume(tmp_path / "run")
         with pytest.raises(InputError, match="another of this process has taken"):
             training.run(save=old.save, should_stop=until(training, 1))
         new.save(training)
 
-    def test_a_forked_process_neither_keeps_nor_removes_it(self, tmp_path: Path, text: data.Text) -> None:
+    def test_a_forked_process_neither_keeps_nor_removes_it(self, tmp_path: Path, text: data.Corpus) -> None:
         run, _ = runs.start(tmp_path / "run", Text(text, SMALL))
         assert in_a_child(run._lock.release) == 0
         assert (run.path / disk.LOCK).exists()
@@ -820,7 +824,7 @@ def refuse_to_write(number: int) -> Callable[..., None]:
 
 class TestDiskThatRefuses:
     @pytest.fixture
-    def started(self, tmp_path: Path, text: data.Text) -> Path:
+    def started(self, tmp_path: Path, text: data.Corpus) -> Path:
         run, training = runs.start(tmp_path / "run", Text(text, SMALL))
         for step in (5, 10):
             training.run(watch=run.watch, save=run.save, should_stop=until(training, step))
@@ -932,7 +936,7 @@ class TestDiskThatRefuses:
         assert weights_in(started) == undisturbed
 
     def test_a_directory_that_another_run_has_taken_is_left_to_it(
-        self, started: Path, tmp_path: Path, text: data.Text
+        self, started: Path, tmp_path: Path, text: data.Corpus
     ) -> None:
         run, training = runs.resume(started)
         started.rename(tmp_path / "moved")
@@ -944,7 +948,7 @@ class TestDiskThatRefuses:
         assert runs.resume(tmp_path / "moved")[1].step == 10
         assert other.path == started
 
-    def test_a_removed_directory_ends_the_command_with_a_message(self, tmp_path: Path, text: data.Text) -> None:
+    def test_a_removed_directory_ends_the_command_with_a_message(self, tmp_path: Path, text: data.Corpus) -> None:
         path = tmp_path / "run"
         command = Command(
             "train", text.source, "-o", path, "--hidden", 8, "--streams", 3, "--bptt", 7, "--epochs", 1000000, "--json"
@@ -961,7 +965,7 @@ class TestDiskThatRefuses:
 
 
 def test_a_clock_set_back_changes_nothing(
-    tmp_path: Path, text: data.Text, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, text: data.Corpus, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, training = runs.start(tmp_path / "run", Text(text, replace(SMALL, time_limit=1e6)))
     training.run(watch=run.watch, save=run.save, should_stop=until(training, 10))
@@ -983,7 +987,9 @@ def disk_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 class TestStopping:
-    def test_an_evaluation_is_given_up_and_made_anew(self, tmp_path: Path, text: data.Text, undisturbed: bytes) -> None:
+    def test_an_evaluation_is_given_up_and_made_anew(
+        self, tmp_path: Path, text: data.Corpus, undisturbed: bytes
+    ) -> None:
         class Long(Text):
             def evaluate(self, model: Any) -> float | None:
                 nonlocal evaluations

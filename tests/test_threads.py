@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from bptt import startup
 from bptt.cli import app
 from bptt.errors import InputError
-from bptt.tasks import KnownTask, Labelled, Series, Text, data, forecaster, table
-from bptt.tasks.labelled import Columns
+from bptt.tasks import Labelled, ResumableTask, Series, Text, data, forecaster, table
+from bptt.tasks.labelled import Roles
 from bptt.train import Training, fit
 from bptt.train import threads as thread_counts
 from bptt.train.threads import Threads
@@ -122,26 +122,26 @@ def test_fit_stays_at_one_number_for_the_sake_of_the_bits(monkeypatch: pytest.Mo
     assert seen == {2}
 
 
-def text(folder: Path) -> KnownTask:
-    return Text(data.Text(b"Every step of a long text is like the next. " * 400, "text"), Text.Recipe(steps=6))
+def text(folder: Path) -> ResumableTask:
+    return Text(data.Corpus(b"Every step of a long text is like the next. " * 400, "text"), Text.Recipe(steps=6))
 
 
-def series(folder: Path) -> KnownTask:
+def series(folder: Path) -> ResumableTask:
     file = folder / "wave.csv"
     file.write_text("y\n" + "".join(f"{math.sin(n / 5) + n % 7}\n" for n in range(2000)))
     return Series(table.read(file), Series.Recipe(steps=6, hidden=64, batch=64, window=100), ["y"])
 
 
-def labelled(folder: Path) -> KnownTask:
+def labelled(folder: Path) -> ResumableTask:
     file = folder / "waves.csv"
     rows = (f"{n},{math.sin(n * t / 50)},{n % 3}\n" for n in range(60) for t in range(40 + n))
     file.write_text("of,y,is\n" + "".join(rows))
-    return Labelled(table.read(file), Labelled.Recipe(steps=6, hidden=128), Columns("is", "of", None, ("y",)))
+    return Labelled(table.read(file), Labelled.Recipe(steps=6, hidden=128), Roles("is", "of", None, ("y",)))
 
 
 @pytest.mark.parametrize("task", [text, series, labelled])
 def test_the_weights_of_a_training_do_not_depend_on_the_number_of_threads(
-    task: Callable[[Path], KnownTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Callable[[Path], ResumableTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def weights(learn: Callable[..., None]) -> dict[str, torch.Tensor]:
         monkeypatch.setattr(Threads, "learn", learn)

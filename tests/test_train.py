@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 BPTT = 7
 SMALL = Recipe(hidden=12, bptt=BPTT, streams=3, epochs=3, lr=0.01, held_out=0.1)
-TEXT = data.Text("".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)).encode(), "squares")
+TEXT = data.Corpus("".join(f"{n * n % 97} is the square of {n}.\n" for n in range(30)).encode(), "squares")
 TOKENS = Vocabulary.of(TEXT).encode(TEXT)
 SYMBOLS = int(TOKENS.max()) + 1
 _, HELD_OUT = data.split(TOKENS, SMALL.held_out)
@@ -187,7 +187,7 @@ class TestLoop:
 
     def test_stops_when_the_held_out_text_stops_improving(self) -> None:
         recipe = replace(SMALL, epochs=100, patience=3, lr=0.05)
-        text = data.Text(b"ab" * 300 + b"caacbb" * 10, "letters")
+        text = data.Corpus(b"ab" * 300 + b"caacbb" * 10, "letters")
         ours = Training(Elman(3, recipe.hidden, 3), Text(text, recipe))
         stop = ours.run()
         assert stop.reason == "no improvement"
@@ -587,7 +587,7 @@ class TestRunDirectory:
 
     def test_nothing_is_made_for_a_text_that_is_too_short(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="must hold one window"):
-            runs.start(tmp_path / "new", Text(data.Text(b"too short", "x"), replace(SMALL, held_out=0.0)))
+            runs.start(tmp_path / "new", Text(data.Corpus(b"too short", "x"), replace(SMALL, held_out=0.0)))
         assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize("name", [runs.WEIGHTS, runs.CHECKPOINT])

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from bptt.cli import app
 from bptt.errors import InputError
 from bptt.runs import run as runs
-from bptt.tasks import TASKS, KnownTask, Labelled, Series, Text, data, labelled, table
+from bptt.tasks import TASKS, Labelled, ResumableTask, Series, Text, data, labelled, table
 
 EAGER = str(Path(__file__).parent / "eager.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
@@ -30,16 +30,16 @@ OPTIONS = "--hidden 64 --streams 8 --bptt 32 --steps 800 --json"
 
 
 def text(**recipe: Any) -> Text:
-    return Text(data.Text(TEXT.encode(), "text"), Text.Recipe(**{"hidden": 8, "streams": 4, "bptt": 8, **recipe}))
+    return Text(data.Corpus(TEXT.encode(), "text"), Text.Recipe(**{"hidden": 8, "streams": 4, "bptt": 8, **recipe}))
 
 
-def task_gradient(model: Any, task: KnownTask, step: int, h: torch.Tensor | None) -> tuple[list[torch.Tensor], int]:
+def task_gradient(model: Any, task: ResumableTask, step: int, h: torch.Tensor | None) -> tuple[list[torch.Tensor], int]:
     L, _, items = task.loss(model, step, h)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return list(torch.autograd.grad(L, parameters)) if items else [torch.zeros_like(p) for p in parameters], items
 
 
-def assert_shares_add_up(task: KnownTask, workers: int) -> None:
+def assert_shards_add_up(task: ResumableTask, workers: int) -> None:
     """Of the first and the last batch of an epoch."""
     torch.manual_seed(0)
     model = task.network(task.about(), task.recipe)
@@ -47,19 +47,19 @@ def assert_shares_add_up(task: KnownTask, workers: int) -> None:
     for step in (0, len(task) - 1):
         h = None if task.state is None else torch.rand(task.state)
         whole, items = task_gradient(model, task, step, h)
-        shares = []
+        shards = []
         for rank in range(workers):
             part = None if h is None else h.chunk(workers, 1)[rank].contiguous()
-            shares.append(task_gradient(model, task.share(rank, workers), step, part))
-        assert sum(count for _, count in shares) == items
-        added = [sum(gradients) for gradients in zip(*(gradient for gradient, _ in shares), strict=True)]
+            shards.append(task_gradient(model, task.shard(rank, workers), step, part))
+        assert sum(count for _, count in shards) == items
+        added = [sum(gradients) for gradients in zip(*(gradient for gradient, _ in shards), strict=True)]
         torch.testing.assert_close(added, whole, atol=1e-7, rtol=1e-5)
 
 
 @pytest.mark.parametrize("k1", [None, 3])
 def test_losses_of_the_shares_of_a_text_add_up(k1: int | None) -> None:
     for workers in (2, 4):
-        assert_shares_add_up(text(k1=k1), workers)
+        assert_shards_add_up(text(k1=k1), workers)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -70,9 +70,9 @@ def test_losses_of_the_shares_of_labelled_sequences_add_up(balanced: bool, tmp_p
     kinds = ["up" if int(name[1:]) % 3 else "down" for name in names]
     pl.DataFrame({"id": names, "kind": kinds, "u": draw.normal(size=len(names))}).write_csv(tmp_path / "data.csv")
     recipe = Labelled.Recipe(hidden=8, batch=4, validation=0, test=0, balanced=balanced)
-    task = Labelled(table.read(tmp_path / "data.csv"), recipe, labelled.Columns("kind", "id", None, ("u",)))
+    task = Labelled(table.read(tmp_path / "data.csv"), recipe, labelled.Roles("kind", "id", None, ("u",)))
     for workers in (2, 3):
-        assert_shares_add_up(task, workers)
+        assert_shards_add_up(task, workers)
 
 
 def test_losses_of_the_shares_of_a_series_add_up(tmp_path: Path) -> None:
@@ -84,16 +84,16 @@ def test_losses_of_the_shares_of_a_series_add_up(tmp_path: Path) -> None:
     data.write_csv(tmp_path / "data.csv")
     task = Series(table.read(tmp_path / "data.csv"), Series.Recipe(hidden=8, batch=5, window=12, season=6), ["y"])
     for workers in (2, 7):
-        assert_shares_add_up(task, workers)
+        assert_shards_add_up(task, workers)
 
 
-def test_every_task_can_be_shared() -> None:
-    assert all(callable(task.share) for task in TASKS.values())
+def test_every_task_can_be_divided_into_shards() -> None:
+    assert all(callable(task.shard) for task in TASKS.values())
 
 
 def test_streams_that_the_workers_do_not_divide() -> None:
     with pytest.raises(InputError, match=r"divide the streams; got 4 streams and 3 workers\. .* --streams 6"):
-        text().share(0, 3)
+        text().shard(0, 3)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -31,12 +31,12 @@ TURN, TURNS = 20, 15
 PARTIES = ("bptt", "torch")
 
 
-def parts(text: data.Text, recipe: Text.Recipe) -> tuple[Text, Tensor]:
+def parts(text: data.Corpus, recipe: Text.Recipe) -> tuple[Text, Tensor]:
     """The task, whose text is all but the last tenth and knows all characters; and the tokens (N,) of that tenth."""
     vocabulary = data.Vocabulary.of(text)
     characters = text.characters
     size = round(len(characters) * (1 - TEST))
-    known = data.Text(characters[:size].encode(), text.source)
+    known = data.Corpus(characters[:size].encode(), text.source)
     return Text(known, recipe, vocabulary), vocabulary.encode(characters[size:])
 
 
@@ -86,7 +86,7 @@ def measure_speed(task: Text) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
-def _speed(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Table:
+def _speed(text: data.Corpus, arguments: argparse.Namespace, lines: Lines) -> Table:
     rows = []
     for hidden in arguments.hidden:
         recipe = _recipe(arguments, hidden, seed=0)
@@ -101,7 +101,7 @@ def _speed(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Tabl
     return Table("Time of training on characters", head, rows)
 
 
-def _quality(text: data.Text, arguments: argparse.Namespace, lines: Lines) -> Table:
+def _quality(text: data.Corpus, arguments: argparse.Namespace, lines: Lines) -> Table:
     rows = []
     for hidden in arguments.hidden:
         bits: dict[str, list[float]] = {name: [] for name in PARTIES}

@@ -17,7 +17,7 @@ from bptt.errors import InputError
 TEXT, TABLE, SERIES, LABELLED = "Text", "Tables", "Series", "Labelled sequences"
 NETWORK, LENGTH = "Network", "Training"
 
-Threads = Annotated[
+ThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--threads",
@@ -204,7 +204,7 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Same seed, same weights.", rich_help_panel=LENGTH, show_default="0")
     ] = None,
-    threads: Threads = None,
+    threads: ThreadsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
@@ -267,7 +267,7 @@ def generate(
     ] = 0.8,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    threads: Threads = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Let a trained network continue a prime, symbol by symbol.
 
@@ -299,7 +299,7 @@ def forecast(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    threads: Threads = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Forecast the steps after the end of a series, with a network trained on it.
 
@@ -330,7 +330,7 @@ def classify(
         typer.Option("-o", "--out", parser=path, metavar="FILE", help="Write label and probability of each as CSV."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    threads: Threads = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Say what each sequence of a table is, with a network trained on labelled ones.
 
@@ -356,7 +356,7 @@ def inspect(
         typer.Option("-o", "--out", parser=path, metavar="FILE", help="The page.", show_default="RUN/inspect.html"),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    threads: Threads = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Play a trained network on a text: forward, then backward through time, where each number comes from.
 
@@ -390,7 +390,7 @@ def trace(
     ] = None,
     digits: Annotated[int, typer.Option(help="Significant digits to print.")] = 4,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    threads: Threads = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Work an example through: side A forward, side B backward through time, every number with its equation.
 

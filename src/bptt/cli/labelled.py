@@ -18,7 +18,7 @@ from bptt.errors import InputError
 from bptt.files import outputs
 from bptt.runs import progress
 from bptt.tasks import Labelled, labelled, table, timeline
-from bptt.tasks.labelled import Columns
+from bptt.tasks.labelled import Roles
 from bptt.train import Training
 
 CONFUSION = "confusion.csv"
@@ -39,8 +39,8 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Labelled:
         raise InputError(
             f"The rows of a sequence must be marked; say which column does: --sequence NAME, one of {source.listed()}."
         )
-    columns = labelled.columns(source, label, sequence, time, _names(inputs) if inputs else None)
-    return Labelled(source, recipe, columns, None if test_file is None else table.read(test_file))
+    roles = labelled.roles(source, label, sequence, time, _names(inputs) if inputs else None)
+    return Labelled(source, recipe, roles, None if test_file is None else table.read(test_file))
 
 
 def kept(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,20 +60,19 @@ def _names(given: str) -> list[str]:
 
 
 def introduction(task: Labelled) -> list[str]:
-    found, columns, recipe = task.all, task.columns, task.recipe
+    found, roles, recipe = task.all, task.roles, task.recipe
     lengths = [len(x) for x in found.x]
     apart = f" ({task.test_source})" if task.test_source else ""
     lines = [
         f"Table    {task.source}: {len(found):,} sequences of {min(lengths)} to {max(lengths)} steps, "
-        f"{len(columns.inputs)} inputs, {len(task.classes)} labels in {columns.label!r}",
-        f"Inputs   {shortened(columns.inputs)}",
-        "Time     "
-        + (f"{columns.time} orders the steps" if columns.time else "the steps of a sequence stand in order"),
+        f"{len(roles.inputs)} inputs, {len(task.classes)} labels in {roles.label!r}",
+        f"Inputs   {shortened(roles.inputs)}",
+        "Time     " + (f"{roles.time} orders the steps" if roles.time else "the steps of a sequence stand in order"),
         f"Parts    {len(task.learning):,} to learn from, {len(task.validating):,} for validation, "
         f"{len(task.testing):,} for the test{apart}; scaled by mean and deviation of the first",
     ]
     if found.missing:
-        cells = found.steps * len(columns.inputs)
+        cells = found.steps * len(roles.inputs)
         lines.append(f"Missing  {found.missing:,} of {cells:,} cells, read as the mean of their column")
     ends = " from both ends" if recipe.bidirectional else ""
     return [*lines, f"Batches  of {recipe.batch} sequences{ends}"]
@@ -123,9 +122,9 @@ def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
             f"{settings.task!r}. bptt --help lists the commands for it."
         )
     about = settings.about
-    columns, classes = labelled.columns_of(about), list(about["classes"])
+    roles, classes = labelled.roles_of(about), list(about["classes"])
     source = table.read(file)
-    found = labelled.sequences(source, columns, labelled=False)
+    found = labelled.sequences(source, roles, labelled=False)
     mean, sd = np.array(about["mean"]), np.array(about["sd"])
     o, _ = labelled.outputs(model, [(labelled.scaled(x, mean, sd), 0) for x in found.x])
     chances, said = o.softmax(-1).max(-1)
@@ -136,7 +135,7 @@ def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
     known = [n for n, label in enumerate(found.labels) if label in classes]
     counted = labelled.confusion(o[known], torch.tensor([classes.index(str(found.labels[n])) for n in known]).long())
     if out is not None:
-        outputs.write("a classification", {out: _rows_as_csv(columns, rows).encode()}, made_from=source.source)
+        outputs.write("a classification", {out: _rows_as_csv(roles, rows).encode()}, made_from=source.source)
     if json:
         facts: dict[str, Any] = {
             "run": str(run),
@@ -159,7 +158,7 @@ def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
     if out is not None:
         say(f"{out}: label and probability of {len(rows):,} sequences.")
     elif not known:
-        printed = Printed(columns.sequence, columns.label, "probability", box=None)
+        printed = Printed(roles.sequence, roles.label, "probability", box=None)
         for name, label, chance, _ in rows:
             printed.add_row(name, label, f"{chance:.3f}")
         console.print(printed)
@@ -188,8 +187,8 @@ def _as_csv(counted: np.ndarray, classes: Sequence[str]) -> str:
     return _csv([["is / said", *classes], *([name, *row] for name, row in zip(classes, counted.tolist(), strict=True))])
 
 
-def _rows_as_csv(columns: Columns, rows: Sequence[tuple[str, str, float, str | None]]) -> str:
-    header = [columns.sequence, f"{columns.label} said", "probability", columns.label]
+def _rows_as_csv(roles: Roles, rows: Sequence[tuple[str, str, float, str | None]]) -> str:
+    header = [roles.sequence, f"{roles.label} said", "probability", roles.label]
     return _csv([header, *([n, said, f"{p:.6f}", label or ""] for n, said, p, label in rows)])
 
 

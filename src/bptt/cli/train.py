@@ -19,7 +19,7 @@ from bptt.cli import labelled, series, text
 from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_when_asked
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.runs import progress, workers
-from bptt.tasks import TASKS, KnownTask, table
+from bptt.tasks import TASKS, ResumableTask, table
 from bptt.train import Reason, Stop, Training
 
 COMMANDS: dict[str, ModuleType] = {"text": text, "series": series, "labelled": labelled}
@@ -57,7 +57,7 @@ def train(
         if team and not team.leads:
             settings = runs.Settings.from_json(team.json_from_leader())
             task, training = runs.follow(settings, file)
-            stop = workers.Share(training, task, team).run(should_stop=lambda: bool(stopped_by))
+            stop = workers.DistributedTraining(training, task, team).run(should_stop=lambda: bool(stopped_by))
             raise typer.Exit(_exit_code(stop, stopped_by))
         started = team.once("started", runs.now()) if team else runs.now()
         if resume:
@@ -73,7 +73,7 @@ def train(
             run, training = runs.start(out, task, overwrite=overwrite, command=command, started=started)
         if team:
             team.json_from_leader(run.settings.as_json())
-            training = workers.Share(training, run.task, team)
+            training = workers.DistributedTraining(training, run.task, team)
         words_of = COMMANDS[run.task.name]
         write = (lambda: words_of.sample(training)) if hasattr(words_of, "sample") else None
         with closing(run), nullcontext() if team else collect_signals(stopped_by, training.give_up):
@@ -115,7 +115,7 @@ def _exit_code(stop: Stop, stopped_by: list[int]) -> int:
     return 130 if stop.reason == "interrupted" and signal.SIGINT in stopped_by else 0
 
 
-def _task(file: Path | None, given: dict[str, Any]) -> KnownTask:
+def _task(file: Path | None, given: dict[str, Any]) -> ResumableTask:
     """The task that the options ask for."""
     if "target" in given and "label" in given:
         raise InputError("A table holds a series, --target, or labelled sequences, --label; got both. Leave one out.")
@@ -154,7 +154,7 @@ def _changes(settings: runs.Settings, given: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _introduction(task: KnownTask, training: Training, chosen: engine.Choice, adapts: bool) -> list[str]:
+def _introduction(task: ResumableTask, training: Training, chosen: engine.Choice, adapts: bool) -> list[str]:
     recipe: Any = task.recipe
     weights = sum(parameter.numel() for parameter in training.model.parameters())
     stack = f"{recipe.layers} x " if recipe.layers > 1 else ""

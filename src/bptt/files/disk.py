@@ -47,7 +47,7 @@ class NotOursError(Exception):
         self.path = path
 
 
-def beside(path: Path) -> Path:
+def staged(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
@@ -58,13 +58,13 @@ def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[s
 
     Raises NotWrittenError where the disk refuses.
     """
-    settle(directory, files)
+    recover(directory, files)
     at, kept, moved = directory, False, False
     try:
         for name, content in files.items():
             at = directory / name
-            beside(at).unlink(missing_ok=True)
-            _write_synced(beside(at), content)
+            staged(at).unlink(missing_ok=True)
+            _write_synced(staged(at), content)
         sync_directory(directory)
         if keep is not None:
             at = directory / keep[1]
@@ -73,7 +73,7 @@ def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[s
                 kept = True
         for name in files:
             at = directory / name
-            beside(at).replace(at)
+            staged(at).replace(at)
             moved = True
         sync_directory(directory)
     except BaseException as error:
@@ -113,16 +113,16 @@ def write_apart(files: Mapping[Path, bytes]) -> None:
         raise
 
 
-def settle(directory: Path, names: Iterable[str]) -> None:
+def recover(directory: Path, names: Iterable[str]) -> None:
     """Ends a `write_together` of these names, the judge first, that a crash cut off. Raises NotWrittenError."""
     judge, *others = names
-    if beside(directory / judge).exists():
+    if staged(directory / judge).exists():
         _throw_away(directory, [judge, *others])
         return
     for name in others:
         at = directory / name
         try:
-            beside(at).replace(at)
+            staged(at).replace(at)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -132,7 +132,7 @@ def settle(directory: Path, names: Iterable[str]) -> None:
 def _throw_away(directory: Path, names: list[str]) -> None:
     for name in reversed(names):
         with suppress(OSError):
-            beside(directory / name).unlink(missing_ok=True)
+            staged(directory / name).unlink(missing_ok=True)
 
 
 def _write_synced(path: Path, content: bytes) -> None:

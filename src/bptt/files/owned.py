@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bptt.files import disk
-from bptt.files.disk import NotOursError, beside
+from bptt.files.disk import NotOursError, staged
 
 RECORD = "files.jsonl"
 SETTINGS = "settings.json"
@@ -89,7 +89,7 @@ def belongs_to_run(path: Path) -> bool:
     if not known and not all(path.with_name(name).exists() for name in (SETTINGS, CHECKPOINT)):
         return False
     names = {*known, *KEPT, *AT_THE_END, RECORD, disk.LOCK}
-    taken = {name.casefold() for known in names for name in (known, beside(Path(known)).name)}
+    taken = {name.casefold() for known in names for name in (known, staged(Path(known)).name)}
     return path.name.casefold() in taken
 
 
@@ -120,7 +120,7 @@ def _known(content: bytes) -> dict[str, set[str | None]]:
 
 def _there(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, Path]]:
     for name in names:
-        for at in (directory / name, beside(directory / name)):
+        for at in (directory / name, staged(directory / name)):
             if os.path.lexists(at):
                 yield name, at
 

@@ -38,9 +38,9 @@ from torch import Tensor
 from bptt import engine
 from bptt.errors import DamagedFileWarning, InputError
 from bptt.files import disk, owned
-from bptt.files.disk import Lock, LockedError, NotOursError, NotWrittenError, beside, settle
+from bptt.files.disk import Lock, LockedError, NotOursError, NotWrittenError, recover, staged
 from bptt.files.owned import AT_THE_END, CHECKPOINT, CURVE, KEPT, LOG, PREVIOUS, SETTINGS, TOGETHER, WEIGHTS
-from bptt.tasks import TASKS, KnownTask
+from bptt.tasks import TASKS, ResumableTask
 from bptt.train import Event, Recipe, Training, as_json, require_like
 
 SCHEMA = 4
@@ -116,7 +116,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 # What something made up may raise where it is believed, once its checksum was right.
-MADE_UP = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 FILE_NAMES = ("test_source",)  # in `Settings.about`; there alone, in `source` and `command` may be what is not UTF-8
 CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip")
 
@@ -125,7 +125,14 @@ class Run:
     """A run directory being written. Log lines wait in memory until `save` has been called once."""
 
     def __init__(
-        self, path: Path, settings: Settings, task: KnownTask, lock: Lock, *, saved: bool, newest_is_whole: bool = False
+        self,
+        path: Path,
+        settings: Settings,
+        task: ResumableTask,
+        lock: Lock,
+        *,
+        saved: bool,
+        newest_is_whole: bool = False,
     ) -> None:
         """saved: whether the directory holds this run already, and not nothing or another one."""
         self.path, self.settings, self.task, self.saved = path, settings, task, saved
@@ -212,7 +219,7 @@ class Run:
         path = self.path / CURVE
         try:
             picture = curve.png(read_log(self.path), self.task.measure, self.settings.recipe.clip)
-        except MADE_UP as flaw:
+        except MALFORMED as flaw:
             reason = (
                 flaw if isinstance(flaw, InputError) else f"{self.path / LOG} holds what no training says: {flaw!r}"
             )
@@ -236,7 +243,7 @@ class Run:
 
 
 def start(
-    path: str | Path, task: KnownTask, *, overwrite: bool = False, command: str = "", started: str = ""
+    path: str | Path, task: ResumableTask, *, overwrite: bool = False, command: str = "", started: str = ""
 ) -> tuple[Run, Training]:
     """A new training for the task, and the directory it will be saved in. started: if not now, see `now`.
 
@@ -310,7 +317,7 @@ def resume(
     return run, training
 
 
-def follow(settings: Settings, source: str | Path | None = None) -> tuple[KnownTask, Training]:
+def follow(settings: Settings, source: str | Path | None = None) -> tuple[ResumableTask, Training]:
     """The task and the training, from its beginning, of a run that another process keeps. Errors as for `resume`."""
     task = _again(settings, Path("RUN"), source)
     return task, _training(settings, task)
@@ -319,7 +326,7 @@ def follow(settings: Settings, source: str | Path | None = None) -> tuple[KnownT
 def began(path: Path) -> str | None:
     """When the run in the directory was started, as its settings say or a checkpoint; None where nothing does."""
     with suppress(InputError, OSError):
-        _settle(path)
+        _recover_if_free(path)
     for settings in (
         lambda: read_settings(path),
         lambda: _read_checkpoint(path, CHECKPOINT)[0],
@@ -332,7 +339,7 @@ def began(path: Path) -> str | None:
 
 def _restored(
     path: Path, source: str | Path | None, changes: Callable[[Settings], Mapping[str, Any]]
-) -> tuple[Training, KnownTask, Settings, int, bool]:
+) -> tuple[Training, ResumableTask, Settings, int, bool]:
     """The training of the newest checkpoint that is whole, its task, settings and bytes of log; if it is the newest."""
     try:
         read_settings(path)
@@ -349,7 +356,7 @@ def _restored(
             log_bytes = _whole("log_bytes", facts["log_bytes"])
         except _DamagedError as flaw:
             flaws.append(flaw)
-        except MADE_UP as error:
+        except MALFORMED as error:
             if isinstance(error, InputError):
                 raise
             flaws.append(_damaged(path / name, f"{type(error).__name__} {error}"))
@@ -373,7 +380,7 @@ def load(path: str | Path) -> tuple[Settings, Any]:
     """
     path = Path(path)
     with suppress(InputError, OSError):
-        _settle(path)
+        _recover_if_free(path)
     settings = read_settings(path)
     tensors, facts = _read_safetensors(path / WEIGHTS)
     _require_fingerprint(path / WEIGHTS, facts, settings)
@@ -381,7 +388,7 @@ def load(path: str | Path) -> tuple[Settings, Any]:
         model = TASKS[settings.task].network(settings.about, settings.recipe)
         require_like(tensors, model.state_dict())
         model.load_state_dict(tensors)
-    except MADE_UP as error:
+    except MALFORMED as error:
         raise _damaged(path / WEIGHTS, str(error)) from None
     return settings, model.eval()
 
@@ -405,7 +412,7 @@ def read_settings(path: Path) -> Settings:
         raise
     except KeyError as error:
         raise _damaged(file, f"{error} is missing") from None
-    except MADE_UP as error:
+    except MALFORMED as error:
         raise _damaged(file, str(error)) from None
 
 
@@ -495,23 +502,23 @@ def _lock(path: Path) -> Lock:
         raise _not_ours([error.path]) from None
     except OSError as error:
         raise _cannot_write(path, error) from None
-    _settle_all(path)
+    _recover(path)
     return lock
 
 
-def _settle_all(path: Path) -> None:
+def _recover(path: Path) -> None:
     """Ends a save that a crash cut off, where the record says that what it left is the run's."""
     try:
         for names in (TOGETHER, (CURVE,)):
             if owned.holds(path, names[0]):
-                settle(path, names)
+                recover(path, names)
     except NotWrittenError as refusal:
         raise _cannot_write(refusal.path, refusal.error) from None
 
 
-def _settle(path: Path) -> None:
+def _recover_if_free(path: Path) -> None:
     """The same, unless somebody writes here."""
-    if owned.holds(path, CHECKPOINT) and any(beside(path / name).exists() for name in TOGETHER):
+    if owned.holds(path, CHECKPOINT) and any(staged(path / name).exists() for name in TOGETHER):
         _lock(path).release()
 
 
@@ -544,7 +551,7 @@ def _cut(path: Path, size: int) -> None:
         raise _cannot_write(path, error) from None
 
 
-def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTask:
+def _again(settings: Settings, path: Path, source: str | Path | None) -> ResumableTask:
     """The task a run was begun for, with the same data read again."""
     try:
         at = settings.source if source is None else str(source)
@@ -556,7 +563,7 @@ def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTa
             f"A resumed training needs the data it began with; {settings.source} cannot be used any more: {error} Say "
             f"where they are now: bptt train FILE -o {path} --resume"
         ) from None
-    except MADE_UP as error:
+    except MALFORMED as error:
         raise _damaged(path / SETTINGS, f"what it says about the data cannot be used ({error!r})") from None
     if task.sha256 != settings.sha256:
         raise InputError(
@@ -567,7 +574,7 @@ def _again(settings: Settings, path: Path, source: str | Path | None) -> KnownTa
     return task
 
 
-def _training(settings: Settings, task: KnownTask) -> Training:
+def _training(settings: Settings, task: ResumableTask) -> Training:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.recipe.seed)
@@ -741,7 +748,7 @@ def _read_checkpoint(path: Path, name: str) -> tuple[Settings, dict[str, Tensor]
     tensors, facts = _read_safetensors(path / name)
     try:
         settings = Settings.from_json(facts["settings"])
-    except MADE_UP as error:
+    except MALFORMED as error:
         raise _damaged(path / name, f"its settings: {error}") from None
     try:
         known = read_settings(path)

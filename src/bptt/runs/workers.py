@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from bptt.errors import InputError, SilentError, WorkerLostError
-from bptt.tasks import KnownTask
+from bptt.tasks import ResumableTask
 from bptt.train import Event, GivenUpError, Stop, Task, Training
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -153,18 +153,18 @@ def _in_short(error: RuntimeError) -> str:
     return line.partition("] ")[2].partition(". ")[0] or line
 
 
-class Share(Training):
-    """A worker's share of a training; made and run by all workers at the same time.
+class DistributedTraining(Training):
+    """The training of one worker, on its shard of every batch; all workers make and run theirs at the same time.
 
     What decides about the training goes through `_exchange`: the leader's clock, and whether anybody wants to stop.
     """
 
-    def __init__(self, whole: Training, task: KnownTask, team: Team) -> None:
+    def __init__(self, whole: Training, task: ResumableTask, team: Team) -> None:
         """whole: a training for the task. All workers go on from where the leader's stands.
 
         Raises InputError where the task cannot be divided among so many.
         """
-        super().__init__(whole.model, task.share(team.rank, team.size))
+        super().__init__(whole.model, task.shard(team.rank, team.size))
         self.team = team
         facts = team.json_from_leader(whole.facts())
         tensors = safetensors.torch.load(team.bytes_from_leader(safetensors.torch.save(whole.tensors())))
@@ -173,7 +173,7 @@ class Share(Training):
         self.restore(tensors, facts)
         if not team.leads:
             self.rng = _another(self.rng, team.rank)
-        self._loss = DistributedDataParallel(_Loss(self.model, self.task))
+        self._loss = DistributedDataParallel(_StepLoss(self.model, self.task))
         self._whole_h: Tensor | None = None
         self._time, self._stopping = 0.0, False
         self._should_stop: Callable[[], bool] = lambda: False
@@ -249,7 +249,7 @@ class Share(Training):
         return agreed
 
 
-class _Loss(torch.nn.Module):
+class _StepLoss(torch.nn.Module):
     """The loss of a step as one forward pass, which is what DistributedDataParallel can wrap."""
 
     def __init__(self, model: torch.nn.Module, task: Task) -> None:

@@ -1,4 +1,4 @@
-"""What a network can be trained for, a file for each: how data become batches, what is judged, what must be kept."""
+"""The tasks a network can be trained for, a file each: its batches, its loss, and what a saved run must know of it."""
 
 from typing import Any, ClassVar, Protocol
 
@@ -8,10 +8,12 @@ from bptt.tasks.text import Text
 from bptt.train import Task
 
 
-class KnownTask(Task, Protocol):
-    """A task of the command line, which a run directory holds all about.
+class ResumableTask(Task, Protocol):
+    """A task that can be saved with a run, resumed, and divided among workers.
 
-    source, size, sha256   where the data came from (an absolute path, or a name), how many items, of the file's bytes
+    source   where the data came from: an absolute path, or a name
+    size     the number of its items
+    sha256   of the bytes of the file
     """
 
     name: ClassVar[str]
@@ -20,7 +22,7 @@ class KnownTask(Task, Protocol):
     sha256: str
 
     def about(self) -> dict[str, Any]:
-        """What must be known to build the network and read the data again, as JSON."""
+        """All that is needed to build the network and read the data again, as JSON."""
         ...
 
     @staticmethod
@@ -33,13 +35,13 @@ class KnownTask(Task, Protocol):
         ...
 
     @classmethod
-    def again(cls, about: Any, recipe: Any, source: str) -> "KnownTask":
+    def again(cls, about: Any, recipe: Any, source: str) -> "ResumableTask":
         """The task of a saved run with its data read again from `source`."""
         ...
 
-    def share(self, rank: int, workers: int) -> "KnownTask":
-        """What worker `rank` of `workers` learns from: some rows of every batch, in the order of ranks where a state
-        is carried. The losses of all shares add up to the loss of the batch; one without rows counts 0 items.
+    def shard(self, rank: int, workers: int) -> "ResumableTask":
+        """The part of the task for worker `rank` of `workers`: some rows of every batch, in the order of ranks where a
+        state is carried. The losses of all shards add up to the loss of the batch; one without rows counts 0 items.
 
         Raises InputError where the batch cannot be divided among so many.
         """
@@ -48,4 +50,6 @@ class KnownTask(Task, Protocol):
 
 TASKS: dict[str, Any] = {task.name: task for task in (Text, Series, Labelled)}
 
-__all__ = ["TASKS", "KnownTask", "Labelled", "Series", "Text"]
+KnownTask = ResumableTask  # its earlier name, until 1.0
+
+__all__ = ["TASKS", "KnownTask", "Labelled", "ResumableTask", "Series", "Text"]

@@ -35,7 +35,7 @@ WORD = re.compile(r" ?\w+| ?[^\w\s]|\s")
 
 
 @dataclass(frozen=True)
-class Text:
+class Corpus:
     """A text and where it came from: the absolute path of a file, or `ENGLISH`."""
 
     content: bytes
@@ -59,15 +59,18 @@ class Text:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def english() -> Text:
+Text = Corpus  # its earlier name, until 1.0
+
+
+def english() -> Corpus:
     """The English text that ships with CPython: its language reference as `help()` shows it, 465,000 characters.
 
-    It differs slightly between versions of Python, and `Text.sha256` with it.
+    It differs slightly between versions of Python, and `Corpus.sha256` with it.
     """
-    return Text("\n".join(topics[title] for title in sorted(topics)).encode(), ENGLISH)
+    return Corpus("\n".join(topics[title] for title in sorted(topics)).encode(), ENGLISH)
 
 
-def read(path: str | Path) -> Text:
+def read(path: str | Path) -> Corpus:
     """The text of a file, line ends as they are; a byte order mark at its start is dropped.
 
     Raises InputError for a file that is missing, empty, unreadable or a directory.
@@ -90,11 +93,11 @@ def read(path: str | Path) -> Text:
     content = content.removeprefix(codecs.BOM_UTF8)
     if not content:
         raise InputError(f"The text to train on must not be empty; {path} holds no characters. Name another file.")
-    return Text(content, str(path.absolute()))
+    return Corpus(content, str(path.absolute()))
 
 
-def reread(source: str) -> Text:
-    """The text a `Text.source` names."""
+def reread(source: str) -> Corpus:
+    """The text a `Corpus.source` names."""
     return english() if source == ENGLISH else read(source)
 
 
@@ -111,7 +114,7 @@ class Vocabulary:
     unit: Unit = "character"
 
     @classmethod
-    def of(cls, text: Text, unit: Unit = "character", words: int = 10_000, held_out: float = 0.0) -> "Vocabulary":
+    def of(cls, text: Corpus, unit: Unit = "character", words: int = 10_000, held_out: float = 0.0) -> "Vocabulary":
         """Every character of the text in the order of code points, all bytes, or the most frequent words.
 
         Words are counted in what is not held out, the last share of the text; `words` of them at most, `UNKNOWN` among
@@ -137,12 +140,12 @@ class Vocabulary:
         """The characters of the text that have no number, in the order of code points."""
         return [] if self.unit != "character" else sorted(set(text) - self._number.keys())
 
-    def encode(self, text: str | Text) -> Tensor:
+    def encode(self, text: str | Corpus) -> Tensor:
         """Tokens (N,), int32. Raises InputError that names the symbols outside the vocabulary."""
         if self.unit == "byte":
-            content = text.content if isinstance(text, Text) else text.encode("utf-8", "surrogateescape")
+            content = text.content if isinstance(text, Corpus) else text.encode("utf-8", "surrogateescape")
             return torch.from_numpy(np.frombuffer(content, np.uint8).astype(np.int32))
-        characters = text.characters if isinstance(text, Text) else text
+        characters = text.characters if isinstance(text, Corpus) else text
         if unknown := self.unknown(characters):
             raise InputError(
                 f"Every character must be among the {len(self)} of the text the model was trained on; "

@@ -70,8 +70,8 @@ class Recipe(train.Recipe):
         train.require_whole("split", self.split, least=0)
 
 
-class Columns(NamedTuple):
-    """Which columns of the table are what. time orders the steps of a sequence; None: they stand in order."""
+class Roles(NamedTuple):
+    """The column that has the label, and so on. time orders the steps of a sequence; None: they stand in order."""
 
     label: str
     sequence: str
@@ -140,7 +140,7 @@ class Labelled:
         self,
         source: Table,
         recipe: Recipe,
-        columns: Columns,
+        roles: Roles,
         test: Table | None = None,
         known: Mapping[str, Any] | None = None,
     ) -> None:
@@ -149,7 +149,7 @@ class Labelled:
         Raises InputError where columns do not exist or hold what they should not, a sequence has two labels, or a class
         has too few sequences for every part.
         """
-        self.recipe, self.columns = recipe, columns
+        self.recipe, self.roles = recipe, roles
         self.rank, self.workers = 0, 1
         self.source, self.sha256 = source.source, source.sha256
         self.test_source, self.test_sha256 = (None, None) if test is None else (test.source, test.sha256)
@@ -163,7 +163,7 @@ class Labelled:
                 f"A resumed training needs the test part it began with; {self.test_source} has changed. Restore it, or "
                 "start a new run in another directory with -o."
             )
-        found = sequences(source, columns)
+        found = sequences(source, roles)
         self.size = len(found)
         self.all = found
         labels = [_required(label) for label in found.labels]
@@ -177,7 +177,7 @@ class Labelled:
             self.classes = list(known["classes"])
         if len(self.classes) < 2:
             raise InputError(
-                f"There must be two labels or more to tell apart; column {columns.label!r} of {source.source} has only "
+                f"There must be two labels or more to tell apart; column {roles.label!r} of {source.source} has only "
                 f"{self.classes[0]!r}. Name another column with --label."
             )
         numbers = [self.classes.index(label) for label in labels]
@@ -195,7 +195,7 @@ class Labelled:
         if test is None:
             self.testing = self._batch_of(found, numbers, testing)
         else:
-            apart = sequences(test, columns)
+            apart = sequences(test, roles)
             for label in sorted({_required(label) for label in apart.labels} - set(self.classes)):
                 raise InputError(
                     f"The test part may hold no labels that the network was never shown; {test.source} has {label!r}, "
@@ -213,14 +213,14 @@ class Labelled:
     @classmethod
     def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Labelled":
         test = about["test_source"]
-        return cls(table.read(source), recipe, columns_of(about), test and table.read(test), about)
+        return cls(table.read(source), recipe, roles_of(about), test and table.read(test), about)
 
     def about(self) -> dict[str, Any]:
         return {
-            "label": self.columns.label,
-            "sequence": self.columns.sequence,
-            "time": self.columns.time,
-            "inputs": list(self.columns.inputs),
+            "label": self.roles.label,
+            "sequence": self.roles.sequence,
+            "time": self.roles.time,
+            "inputs": list(self.roles.inputs),
             "classes": self.classes,
             "mean": self.mean.tolist(),
             "sd": self.sd.tolist(),
@@ -261,7 +261,7 @@ class Labelled:
         """What the mean over these sequences divides by."""
         return float(sum(self.weights[self.learning[n][1]] for n in chosen)) if self.recipe.balanced else len(chosen)
 
-    def share(self, rank: int, workers: int) -> "Labelled":
+    def shard(self, rank: int, workers: int) -> "Labelled":
         part = copy.copy(self)
         part.rank, part.workers = rank, workers
         return part
@@ -273,10 +273,10 @@ class Labelled:
         return float(F.cross_entropy(o, y, self.weights if self.recipe.balanced else None))
 
 
-def columns(
+def roles(
     source: Table, label: str, sequence: str, time: str | None = None, inputs: Sequence[str] | None = None
-) -> Columns:
-    """Which columns of a table are what.
+) -> Roles:
+    """The roles of the columns of a table.
 
     time        orders the steps; `timeline.ROWS`: they stand in order; None: the column that looks like times, if any
     inputs      None: all other columns
@@ -298,25 +298,25 @@ def columns(
     if not inputs:
         beside = " and ".join(map(repr, (label, sequence) if time is None else (label, sequence, time)))
         raise InputError(f"There must be something to read besides {beside}; {source.source} has no other column.")
-    return Columns(label, sequence, time, tuple(inputs))
+    return Roles(label, sequence, time, tuple(inputs))
 
 
-def columns_of(about: Mapping[str, Any]) -> Columns:
-    return Columns(about["label"], about["sequence"], about["time"], tuple(about["inputs"]))
+def roles_of(about: Mapping[str, Any]) -> Roles:
+    return Roles(about["label"], about["sequence"], about["time"], tuple(about["inputs"]))
 
 
-def sequences(source: Table, columns: Columns, *, labelled: bool = True) -> Sequences:
+def sequences(source: Table, roles: Roles, *, labelled: bool = True) -> Sequences:
     """The sequences of a table in the order in which they begin. labelled=False: there need not be a label.
 
     Raises InputError for columns that do not exist, cells that are no numbers, sequences with two labels or none, and
     steps with the same time.
     """
-    rows_of, label = _rows_of(source, columns.sequence), None
-    if labelled or columns.label in source.columns:
-        label = source.texts(columns.label)
-    values = np.stack([source.numbers(name) for name in columns.inputs], 1)
-    if columns.time is not None:
-        rows_of = dict(zip(rows_of, timeline.in_order(source, columns.time, rows_of), strict=True))
+    rows_of, label = _rows_of(source, roles.sequence), None
+    if labelled or roles.label in source.columns:
+        label = source.texts(roles.label)
+    values = np.stack([source.numbers(name) for name in roles.inputs], 1)
+    if roles.time is not None:
+        rows_of = dict(zip(rows_of, timeline.in_order(source, roles.time, rows_of), strict=True))
     labels: list[str | None] = []
     for name, rows in rows_of.items():
         found = [] if label is None else list(dict.fromkeys(label[row] for row in rows))
@@ -329,7 +329,7 @@ def sequences(source: Table, columns: Columns, *, labelled: bool = True) -> Sequ
         if labelled and found == [None]:
             raise InputError(
                 f"Every sequence to learn from must have a label; {name!r}, which begins in {source.place(rows[0])} of "
-                f"{source.source}, has nothing in column {columns.label!r}. Take it out, or label it."
+                f"{source.source}, has nothing in column {roles.label!r}. Take it out, or label it."
             )
         labels.append(found[0] if found else None)
     return Sequences(list(rows_of), [values[rows] for rows in rows_of.values()], labels)

@@ -365,7 +365,7 @@ class Series:
         """What is to be said at the steps of windows past their first quarter, (T, B, ·)."""
         return self.wanted[starts + torch.arange(self.warm_up, self.window)[:, None]]
 
-    def share(self, rank: int, workers: int) -> "Series":
+    def shard(self, rank: int, workers: int) -> "Series":
         part = copy.copy(self)
         part.rank, part.workers = rank, workers
         return part

@@ -83,7 +83,7 @@ class Text:
     Recipe = Recipe
     evaluates_at_start = False
 
-    def __init__(self, text: data.Text, recipe: Recipe, vocabulary: Vocabulary | None = None) -> None:
+    def __init__(self, text: data.Corpus, recipe: Recipe, vocabulary: Vocabulary | None = None) -> None:
         """Raises InputError where the text is too short for the recipe, or has symbols outside the vocabulary."""
         self.vocabulary = vocabulary or Vocabulary.of(text, recipe.unit, recipe.words, recipe.held_out)
         tokens = self.vocabulary.encode(text)
@@ -131,7 +131,7 @@ class Text:
         loss = model.loss(o[window.fresh - window.start :], y)
         return loss if self.workers == 1 else loss / self.workers, None if last else h, y.numel()
 
-    def share(self, rank: int, workers: int) -> "Text":
+    def shard(self, rank: int, workers: int) -> "Text":
         if self.recipe.streams % workers:
             raise InputError(
                 f"Each worker reads as many streams as any other, so their number must divide the streams; got "

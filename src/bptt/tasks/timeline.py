@@ -22,7 +22,7 @@ from bptt.errors import InputError
 from bptt.tasks.table import LARGEST, Table, without_missing
 
 Found = TypeVar("Found")
-Unit = Literal["row", "number", "microsecond", "weekday", "month"]
+SpacingUnit = Literal["row", "number", "microsecond", "weekday", "month"]
 
 ROWS = "none"  # instead of a time column: rows are even steps as they stand
 SURELY = (
@@ -71,7 +71,7 @@ class Spacing:
     day     of months: their day, or the last of those that are shorter
     """
 
-    unit: Unit
+    unit: SpacingUnit
     every: float
     even: bool = True
     day: int = 1
