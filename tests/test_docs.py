@@ -1,5 +1,7 @@
-"""What README and docs print runs as printed: Python blocks in order, and the `bptt` commands of console blocks."""
+"""Examples run as printed: the Python blocks of README and docs in order, and those of docstrings."""
 
+import doctest
+import importlib
 import re
 from pathlib import Path
 
@@ -19,6 +21,22 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     names: dict[str, object] = {}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)
+
+
+MODULES = [
+    ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+    for room in ("lesson", "tasks", "train")
+    for path in sorted((ROOT / "src" / "bptt" / room).glob("*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted
+    assert not result.failed
 
 
 def test_tests_named_in_the_docs_exist() -> None:

@@ -55,8 +55,9 @@ class Recipe(train.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden", "layers", "batch"):
+        for name in ("hidden", "batch"):
             train.require_whole(name, getattr(self, name))
+        train.require_layers(self.layers)
         train.require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
         for name in ("validation", "test"):
             train.require_share(name, getattr(self, name))

@@ -62,8 +62,9 @@ class Recipe(train.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("horizon", "layers", "batch"):
+        for name in ("horizon", "batch"):
             train.require_whole(name, getattr(self, name))
+        train.require_layers(self.layers)
         train.require_whole("hidden", self.hidden, optional=True)
         for name in ("window", "season"):
             train.require_whole(name, getattr(self, name), optional=True, least=2)

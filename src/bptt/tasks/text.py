@@ -56,8 +56,9 @@ class Recipe(train.Recipe):
         super().__post_init__()
         train.require_one_of("unit", self.unit, get_args(Unit))
         train.require_whole("words", self.words, least=2)
-        for name in ("hidden", "layers", "streams"):
+        for name in ("hidden", "streams"):
             train.require_whole(name, getattr(self, name))
+        train.require_layers(self.layers)
         train.require_whole("k1", self.k1, optional=True)
         if self.bptt != "full":
             train.require_whole("bptt", self.bptt)
