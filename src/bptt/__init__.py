@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bptt.sheet import Cell, equations, losses
     from bptt.tape import Tape, record, recording
     from bptt.tasks import data, table
-    from bptt.train import forcing, schedules, truncated
+    from bptt.train import fit, forcing, schedules, truncated
 
     __version__: str
 
@@ -32,6 +32,7 @@ __all__ = [
     "data",
     "equations",
     "errors",
+    "fit",
     "forcing",
     "long",
     "losses",
@@ -72,6 +73,7 @@ _HOMES = {
     "SlowEngineWarning": "errors",
     "Tape": "tape",
     "convert": "nn",
+    "fit": "train",
     "record": "tape",
     "recording": "tape",
 }
