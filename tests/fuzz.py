@@ -31,9 +31,10 @@ import torch
 from safetensors.torch import save
 
 import bptt
+from bptt import runs
 from bptt.engine import native
 from bptt.errors import InputError
-from bptt.runs import run as runs
+from bptt.runs import formats
 from bptt.tape import tapefile
 from bptt.tasks import Text, data, table
 from bptt.tasks.text import Recipe
@@ -247,7 +248,7 @@ def fuzz_descriptions(path: Path, cases: int, draw: random.Random) -> str:
 def fuzz_runs(run: Path, cases: int, draw: random.Random) -> str:
     settings = json.loads((run / runs.SETTINGS).read_text())
     del settings["sha256"]
-    tensors, facts = runs._read_safetensors(run / runs.CHECKPOINT)
+    tensors, facts = formats.read_safetensors(run / runs.CHECKPOINT)
     files = {name: (run / name).read_bytes() for name in (runs.SETTINGS, runs.CHECKPOINT, runs.LOG)}
     (run / runs.PREVIOUS).unlink(missing_ok=True)
     refused = 0
@@ -258,13 +259,13 @@ def fuzz_runs(run: Path, cases: int, draw: random.Random) -> str:
             if draw.random() < 0.5:
                 said = described(settings, draw)
                 if isinstance(said, dict):
-                    said = {**said, "sha256": runs._digest({}, said)}
+                    said = {**said, "sha256": formats.digest({}, said)}
                 (run / runs.SETTINGS).write_text(json.dumps(said))
                 runs.load(run)
             else:
                 said = described(facts, draw)
                 (run / runs.CHECKPOINT).write_bytes(
-                    runs._as_safetensors(tensors, said if isinstance(said, dict) else {})
+                    formats.as_safetensors(tensors, said if isinstance(said, dict) else {})
                 )
                 resume(run)
         except InputError as error:

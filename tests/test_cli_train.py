@@ -18,11 +18,11 @@ import torch
 from cases import weights_in
 from typer.testing import CliRunner
 
+from bptt import runs
 from bptt.cli import app
 from bptt.cli import text as text_words
 from bptt.files import owned
-from bptt.runs import progress
-from bptt.runs import run as runs
+from bptt.runs import directory, progress
 from bptt.tasks import Text, data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -307,7 +307,7 @@ def test_unwritable_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(runs.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(directory.tempfile, "TemporaryFile", refuse)
     assert "new cannot be written: Permission denied" in bptt("train words.txt -o new --streams 4", code=2)
 
 

@@ -25,10 +25,10 @@ import pytest
 import torch
 from cases import weights_in
 
-from bptt import cli
+from bptt import cli, runs
 from bptt.errors import DamagedFileWarning, InputError
 from bptt.files import disk, owned
-from bptt.runs import run as runs
+from bptt.runs import formats
 from bptt.tasks import Text, data
 from bptt.tasks.text import Recipe
 from bptt.train import Evaluation, Training
@@ -405,12 +405,12 @@ class TestDamage:
         resumed, training = runs.resume(run)
         training.run(watch=resumed.watch, save=resumed.save)
         assert training.best_step == 40
-        tensors, facts = runs._read_safetensors(run / runs.CHECKPOINT)
+        tensors, facts = formats.read_safetensors(run / runs.CHECKPOINT)
         if name in tensors or isinstance(value, torch.Tensor):
             tensors = {key: tensor for key, tensor in {**tensors, name: value}.items() if tensor is not None}
         else:
             (facts if name == "log_bytes" else facts["training"])[name] = value
-        (run / runs.CHECKPOINT).write_bytes(runs._as_safetensors(tensors, facts))
+        (run / runs.CHECKPOINT).write_bytes(formats.as_safetensors(tensors, facts))
         with pytest.warns(DamagedFileWarning, match="Going on from the one before it, .* step 20"):
             runs.resume(run)
         (run / runs.PREVIOUS).unlink()
@@ -444,14 +444,14 @@ class TestDamage:
             facts = json.loads((run / name).read_text())
             del facts["sha256"]
             facts["about"]["vocabulary"]["symbols"] = chr(half) + facts["about"]["vocabulary"]["symbols"][1:]
-            (run / name).write_text(json.dumps({**facts, "sha256": runs._digest({}, facts)}))
+            (run / name).write_text(json.dumps({**facts, "sha256": formats.digest({}, facts)}))
         else:
-            tensors, facts = runs._read_safetensors(run / name)
+            tensors, facts = formats.read_safetensors(run / name)
             if name == runs.CHECKPOINT:
                 facts["settings"]["about"][chr(half)] = 1
             else:
                 facts["\ud800"] = 1
-            (run / name).write_bytes(runs._as_safetensors(tensors, facts))
+            (run / name).write_bytes(formats.as_safetensors(tensors, facts))
         with pytest.raises(InputError, match=rf"{name} must be a file as bptt.*surrogates not allowed"):
             runs.resume(run) if name == runs.CHECKPOINT else runs.load(run)
 
@@ -460,9 +460,9 @@ class TestDamage:
         assert runs.read_log(run) == [{"event": "one"}]
 
     def test_weights_that_were_made_up_are_refused_though_their_checksum_is_right(self, run: Path) -> None:
-        tensors, facts = runs._read_safetensors(run / runs.WEIGHTS)
+        tensors, facts = formats.read_safetensors(run / runs.WEIGHTS)
         for made_up in (tensors["rnn.weight_hh_l0"].to(torch.complex64), tensors["rnn.weight_hh_l0"].half()):
-            (run / runs.WEIGHTS).write_bytes(runs._as_safetensors({**tensors, "rnn.weight_hh_l0": made_up}, facts))
+            (run / runs.WEIGHTS).write_bytes(formats.as_safetensors({**tensors, "rnn.weight_hh_l0": made_up}, facts))
             with pytest.raises(InputError, match=r"weight_hh_l0 must be torch\.float32"):
                 runs.load(run)
 
@@ -630,7 +630,7 @@ class TestFilesOfTheUser:
             runs.start(run, Text(text, SMALL), overwrite=True)
         with refused:
             runs.add(run, {name.removeprefix(".").removesuffix(".new"): b"ours"})
-        if name.removeprefix(".").removesuffix(".new") in runs.AT_THE_END:
+        if name.removeprefix(".").removesuffix(".new") in owned.AT_THE_END:
             with refused:
                 runs.resume(run)
         else:

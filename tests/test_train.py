@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from bptt import train
+from bptt import runs, train
 from bptt.errors import InputError
 from bptt.files import owned
 from bptt.nn import RNN, Elman
-from bptt.runs import run as runs
+from bptt.runs import formats
 from bptt.tasks import Text, data
 from bptt.tasks import text as text_task
 from bptt.tasks.data import Vocabulary
@@ -579,7 +579,7 @@ class TestRunDirectory:
         if at == "sync":
             monkeypatch.setattr(os, "fsync", fail)
         else:
-            monkeypatch.setattr(runs, "as_safetensors", lambda *args: b"0" * 8)
+            monkeypatch.setattr(formats, "save", lambda *args: b"0" * 8)
             monkeypatch.setattr(Path, "replace", lambda *args: fail() or fail() or fail())
         with pytest.raises(InputError, match=r"cannot be written: No space left on device\. Make room"):
             ours.run(save=run.save)
@@ -662,7 +662,7 @@ class TestRunDirectory:
         settings = json.loads((finished / runs.SETTINGS).read_text())
         settings["about"]["vocabulary"] = vocabulary
         del settings["sha256"]
-        settings["sha256"] = runs._digest({}, settings)
+        settings["sha256"] = formats.digest({}, settings)
         (finished / runs.SETTINGS).write_text(json.dumps(settings))
         with pytest.raises(InputError, match="it belongs to another training"):
             runs.load(finished)

@@ -18,9 +18,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from bptt import runs
 from bptt.cli import app
 from bptt.errors import InputError
-from bptt.runs import run as runs
+from bptt.runs import formats
 from bptt.tasks import TASKS, Labelled, ResumableTask, Series, Text, data, labelled, table
 
 EAGER = str(Path(__file__).parent / "eager.py")
@@ -97,7 +98,7 @@ def test_streams_that_the_workers_do_not_divide() -> None:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    tensors, _ = runs._read_safetensors(run / runs.CHECKPOINT)
+    tensors, _ = formats.read_safetensors(run / runs.CHECKPOINT)
     return {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
 
 
@@ -164,7 +165,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def saved_step(run: Path) -> int:
-    _, facts = runs._read_safetensors(run / runs.CHECKPOINT)
+    _, facts = formats.read_safetensors(run / runs.CHECKPOINT)
     return facts["training"]["step"]
 
 
