@@ -1,9 +1,9 @@
 """The command line: `bptt train`, `bptt generate`, `bptt forecast`, `bptt classify`, `bptt inspect`, `bptt trace`,
 `bptt derive`.
 
-Exit codes: 0 done, or stopped by SIGTERM or SIGHUP with everything saved; 1 the training ran into NaN or infinity, or
-stdout refused what was printed; 2 something that was given cannot be used; 130 stopped by Ctrl-C with everything saved.
-Before anything has begun, while Python still imports, a signal ends a command with 128 + its number.
+Exit codes: 0 done, or stopped by SIGTERM or SIGHUP with everything saved; 1 NaN or infinity in the training, or stdout
+refused what was printed; 2 a file or an option cannot be used; 130 stopped by Ctrl-C with everything saved. While
+Python is still importing, a signal ends a command with 128 + its number.
 """
 
 import sys
@@ -48,6 +48,6 @@ app.command(short_help="Derive side B of a cell from its equations.")(commands.d
 
 
 def main() -> None:
-    """A shell completes what it is told for `bptt` also where that is called by a path."""
+    """Runs the command line. The completion script is for `bptt`, also where that is called by a path."""
     completing = {"--install-completion", "--show-completion"} & {*sys.argv[1:]}
     app(prog_name="bptt" if completing else as_called(), complete_var="_BPTT_COMPLETE")

@@ -1,6 +1,6 @@
-"""The commands: what each takes and says of itself. What does the work is imported when a command is called.
+"""The commands: their options and their help. The modules that do the work are imported when a command is called.
 
-`bptt --help`, mistakes in what was typed and the completion of a shell need this file alone, and no torch.
+`bptt --help`, completion in a shell and messages about mistyped options need this file alone, and no torch.
 """
 
 import math
@@ -450,7 +450,7 @@ def derive(
 
 
 def _begin(threads: int | None) -> None:
-    """When everything has been imported."""
+    """Called when everything has been imported."""
     import torch
 
     if threads is not None:

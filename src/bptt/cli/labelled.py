@@ -1,4 +1,4 @@
-"""Labelled sequences on the command line: `bptt classify`, and what `bptt train` says of them."""
+"""Labelled sequences on the command line: `bptt classify`, and the messages of `bptt train`."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Labelled:
 
 
 def kept(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run says in `about` of the columns and files given as options."""
+    """The columns and files among the options, as `Labelled.about` has them."""
     found = {name: options[name] for name in ("label", "sequence", "time") if name in options}
     if found.get("time") == timeline.ROWS:
         found["time"] = None
@@ -171,11 +171,11 @@ def _most_frequent(task: Labelled) -> int:
 
 def _report(say: Say, counted: np.ndarray, classes: Sequence[str], most_frequent: int | None, where: str) -> None:
     right, count = int(np.trace(counted)), int(counted.sum())
-    beside = ""
+    rule = ""
     if most_frequent is not None:
         always = int(counted[most_frequent].sum())
-        beside = f"; always saying {classes[most_frequent]!r}: {always / count:.1%}"
-    say(f"{right:,} of {count:,} sequences right, {right / count:.1%} ({where}){beside}.\n", "bold")
+        rule = f"; always saying {classes[most_frequent]!r}: {always / count:.1%}"
+    say(f"{right:,} of {count:,} sequences right, {right / count:.1%} ({where}){rule}.\n", "bold")
     width = max(len(str(counted.max())), *map(len, classes)) + 1
     say("is \\ said".ljust(width + 10) + "".join(name.rjust(width) for name in classes))
     for name, row in zip(classes, counted, strict=True):

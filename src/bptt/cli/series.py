@@ -1,4 +1,4 @@
-"""Series on the command line: `bptt forecast`, and what `bptt train` says of a series."""
+"""Series on the command line: `bptt forecast`, and the messages of `bptt train`."""
 
 import csv
 import io
@@ -120,7 +120,7 @@ def _time(found: series.Columns) -> str:
 
 
 def _otherwise(line: Any) -> str:
-    """How else the times could have been read."""
+    """The other way to read the times, if there is one."""
     if line.otherwise is None:
         return ""
     form, spacing = line.otherwise
@@ -131,7 +131,7 @@ def _otherwise(line: Any) -> str:
 
 
 def _in_words(form: str) -> str:
-    """The order of a date: "day/month/year"."""
+    """The form of a date in words: "day/month/year"."""
     words = {"%d": "day", "%m": "month", "%b": "month", "%Y": "year", "%y": "year", "%q": "quarter"}
     date = re.split(r"[ T]?%H", form)[0]
     return re.sub("%[a-zA-Z]", lambda part: words[part.group()], date)
@@ -264,7 +264,7 @@ def say_backtest(say: Say, task: Series, result: Backtest) -> None:
 
 
 def _figure(value: float) -> str:
-    """Of four digits; "-" where nothing of the test part was known so many steps ahead."""
+    """Four digits; "-" where no target of the test part is known so many steps ahead."""
     return "-" if math.isnan(value) else f"{value:.4g}"
 
 
@@ -273,7 +273,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column to the left and the others to the right."""
+    """Rows as lines: the first column aligned to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -364,7 +364,7 @@ def _header(time: str, said: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _rows(labels: Sequence[str], said: Mapping[str, Mapping[str, Any]], digits: int = 6) -> list[list[str]]:
-    """The numbers of each step with so many digits, or as many more as tell low from high."""
+    """The numbers of each step with this many digits, or more where low and high would look the same."""
     columns = []
     for of in said.values():
         width, size = (of["high"] - of["low"]).min(), max(abs(of["low"]).max(), abs(of["high"]).max())

@@ -1,4 +1,4 @@
-"""What a command has to do with its shell: how it was called and with which options, stdout, signals, exit codes."""
+"""A command and its shell: how it was called, its options, stdout, signals and exit codes."""
 
 import errno
 import os
@@ -20,12 +20,12 @@ from bptt.errors import InputError, SettingError, SilentError, WorkerLostError
 
 
 class Commands(TyperGroup):
-    """A mistake in what was given ends a command with its message and exit code 2, a lost worker with 1. A setting is
-    named as the option that it is.
+    """An InputError ends a command with its message and exit code 2, a lost worker with exit code 1. Messages name a
+    setting by its option.
 
-    A warning is a line on stderr. A stdout that refuses what is printed, as a full disk does, ends a command with a
-    message and exit code 1, or lets it go on, see `go_on_if_stdout_refuses`. A reader of stdout that leaves, as `head`
-    does, has all it wants: no error and no message.
+    Warnings are lines on stderr. Where stdout refuses to take what is printed, as on a full disk, the command ends with
+    a message and exit code 1, or goes on, see `go_on_if_stdout_refuses`. Where the reader of stdout leaves, as `head`
+    does, the command ends without error or message.
     """
 
     def main(self, *args: Any, **settings: Any) -> Any:
@@ -75,17 +75,17 @@ def _show(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _tell(line: str) -> None:
-    """On stderr, if it takes it."""
+    """Prints a line on stderr; nothing happens where stderr refuses it."""
     with suppress(OSError):
         print(line, file=sys.stderr)
 
 
 class _RefusedError(Exception):
-    """stdout did not take what was printed."""
+    """stdout refused to take what was printed."""
 
 
 class _Stdout:
-    """stdout of a command; the first time it refuses is the last time it is asked."""
+    """stdout of a command. After the first refusal nothing more is written to it."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.refusal, self.goes_on = stream, None, False
@@ -94,21 +94,21 @@ class _Stdout:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        with self._asked():
+        with self._watched():
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._asked():
+        with self._watched():
             self.stream.flush()
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
+    def _watched(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             self.refusal = self.refusal or error
-            _throw_away_what_follows(self.stream)
+            _discard_output(self.stream)
             if not self.goes_on:
                 raise _RefusedError from None
 
@@ -121,8 +121,8 @@ class _Stdout:
         )
 
 
-def _throw_away_what_follows(stream: Any) -> None:
-    """And what is still waiting, so that it is not tried again when Python ends."""
+def _discard_output(stream: Any) -> None:
+    """Discards all further output, and what is still in the buffer, so that Python does not try again at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -130,13 +130,13 @@ def _throw_away_what_follows(stream: Any) -> None:
 
 
 def go_on_if_stdout_refuses() -> None:
-    """For a command that does more than print: it goes on to its end in silence, and then says so."""
+    """For a command that does more than print: where stdout refuses, it goes on in silence and says so at its end."""
     if isinstance(sys.stdout, _Stdout):
         sys.stdout.goes_on = True
 
 
 def as_called() -> str:
-    """What to type for this program to run again: "bptt" where the shell finds it, else the path it was called by."""
+    """How to call this program again: "bptt" where the shell finds it, else the path by which it was called."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return f"{shlex.quote(shortest(Path(sys.executable)))} -m bptt"
@@ -152,20 +152,20 @@ def shortest(path: Path) -> str:
 
 
 def path(text: str) -> Path:
-    """A path that a user gives; an empty one, as an unset variable makes it, is the current directory to `Path`."""
+    """A path from the command line. An empty one, as of an unset variable, is refused: `Path` takes it for "."."""
     if not text:
         raise typer.BadParameter("A path must not be empty; got ''. The current directory is '.'")
     return Path(text)
 
 
 def shortened(names: Sequence[str]) -> str:
-    """The first six of them, and how many more there are."""
+    """The first six names, and the number of the others."""
     more = len(names) - 6
     return ", ".join(names[:6]) + (f" and {more:,} more" if more > 0 else "")
 
 
 class Say(Protocol):
-    """Prints a line, if wanted in a style of rich."""
+    """Prints a line, in a style of rich if one is given."""
 
     def __call__(self, line: str, style: str | None = None) -> None: ...
 
@@ -179,13 +179,13 @@ HANGUP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 def _requests() -> list[int]:
-    """SIGTERM, and SIGHUP of a terminal that closes, unless this process was started to ignore it, as nohup does."""
+    """SIGTERM and SIGHUP, without those that this process was started to ignore, as nohup does."""
     return [number for number in (signal.SIGTERM, HANGUP) if number and signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager
 def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[dict[int, Any]]:
-    """Signals call the handler; gives their handlers from before."""
+    """Within `with`, the signals call the handler. Yields their handlers from before."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield before
@@ -196,7 +196,7 @@ def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], 
 
 @contextmanager
 def leave_when_asked() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command at once with exit code 0: for where there is nothing, or no more, to save."""
+    """SIGTERM and SIGHUP end the command at once with exit code 0: for the time when there is nothing to save."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
@@ -209,11 +209,11 @@ def leave_when_asked() -> Iterator[None]:
 def collect_signals(
     received: list[int], then: Callable[[], None] = lambda: None, *, only_once: bool = True
 ) -> Iterator[None]:
-    """Collects SIGINT, SIGTERM and SIGHUP, and calls `then`; the second SIGINT or SIGTERM acts as if it were not here.
+    """Collects SIGINT, SIGTERM and SIGHUP, and calls `then`. A second SIGINT or SIGTERM has its usual effect.
 
-    A SIGHUP beside another signal says nothing new: the kernel and the shell both send one when a terminal closes, and
-    systemd sends one after its SIGTERM, of which Python, when busy, hears the SIGHUP first.
-    only_once=False: later ones never act, for those whom torchrun sends its own beside that of a terminal.
+    A SIGHUP after another signal is ignored: kernel and shell both send one when a terminal closes, and systemd sends
+    one after its SIGTERM (a busy Python can handle them in the other order).
+    only_once=False: a second signal has no effect, for workers that get one from the terminal and one from torchrun.
     """
 
     def receive(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Text on the command line: `bptt generate`, `bptt inspect`, and what `bptt train` says of a text."""
+"""Text on the command line: `bptt generate`, `bptt inspect`, and the messages of `bptt train`."""
 
 import json as json_format
 import math
@@ -118,7 +118,7 @@ def _load(run: Path) -> tuple[runs.Settings, Vocabulary, Elman]:
 
 
 def _opening(vocabulary: Vocabulary) -> str:
-    """What a network is given to start from when nothing was said."""
+    """The prime where none is given."""
     for prime in ("The ", "The", "\n"):
         if not vocabulary.unknown(prime):
             return prime

@@ -1,4 +1,4 @@
-"""`bptt train`: from a file and options to a task, a run directory and a training that is watched."""
+"""`bptt train`: makes the task, the run and the training from a file and options, and shows the progress."""
 
 import json as json_format
 import shlex
@@ -40,7 +40,7 @@ def train(
     overwrite: bool,
     json: bool,
 ) -> None:
-    """given: the options of the recipe and the columns that the user has given, by name."""
+    """given: the options on the command line for the recipe and the columns, by name."""
     go_on_if_stdout_refuses()
     command = shlex.join(["bptt", *sys.argv[1:]])
     with warnings.catch_warnings():
@@ -130,7 +130,7 @@ def _task(file: Path | None, given: dict[str, Any]) -> ResumableTask:
 
 
 def _recipe(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options that belong to the recipe of a task. Raises InputError for those that do not belong to the task."""
+    """The options of the recipe of a task. Raises InputError for options that do not belong to the task."""
     fields = TASKS[name].Recipe.__dataclass_fields__
     for option in given:
         if option not in fields and option not in OF_COLUMNS.get(name, ()):
@@ -142,7 +142,7 @@ def _recipe(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(settings: runs.Settings, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of the recipe among those given with --resume. The columns must be those of the run, if given."""
+    """The options of the recipe among those given with --resume. Columns, if given, must be those of the run."""
     changes = _recipe(settings.task, given)
     columns = {option: value for option, value in given.items() if option not in changes}
     for name, value in COMMANDS[settings.task].kept(columns).items() if columns else ():

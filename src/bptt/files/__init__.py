@@ -1,1 +1,1 @@
-"""Files whole or not at all: those of a run, and those that a user names."""
+"""Files that are written whole or not at all: those of a run, and those that a user names."""

@@ -1,12 +1,12 @@
-"""Files on the disk: whole or not at all, several as one, a directory written by one process at a time.
+"""Atomic writes: a file whole or not at all, several files all or none; and a lock on a directory.
 
-Nothing here knows whose a file is: `write_together` replaces what it is told to, `.NAME.new` of it included
-(`bptt.files.owned` says which are a run's own); `write_apart` leaves every other file alone.
+`write_together` replaces the files that it is given, and their staged versions. It does not ask whose they are
+(`bptt.files.owned` knows which belong to a run). `write_apart` touches no file but those that it is given.
 
-A file is written beside the old one as `.NAME.new`, synced, and moved over it. Of files that belong together the first
-is the judge: it is written first and moved first, and with its move all of them are the new ones. Whoever opens the
-directory after a crash settles what was left: while the judge still waits beside the old file the others are thrown
-away; once it has moved they follow it.
+A new version of a file is staged as `.NAME.new` next to the old one, synced, and moved over it. Of files that belong
+together the first is the commit record: it is staged first and moved first, and its move commits all of them. `recover`
+completes what a crash interrupted: as long as the commit record is still staged, all staged files are removed; once it
+has been moved, the others follow.
 """
 
 import errno
@@ -32,7 +32,7 @@ else:
 
 
 class NotWrittenError(Exception):
-    """The disk refused `path`; why stands in `error`. All files are the old ones, or the new ones once settled."""
+    """The disk refused `path`, with `error`. All files are the old ones, or, after `recover`, the new ones."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(str(error))
@@ -40,7 +40,7 @@ class NotWrittenError(Exception):
 
 
 class NotOursError(Exception):
-    """What is at `path` was not written by bptt."""
+    """bptt did not write the file at `path`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -48,13 +48,15 @@ class NotOursError(Exception):
 
 
 def staged(path: Path) -> Path:
+    """Where the new version of a file waits to be moved over the old one."""
     return path.with_name(f".{path.name}.new")
 
 
 def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[str, str] | None = None) -> None:
-    """Writes all files or none; the first is the judge.
+    """Writes all files or none; the first is the commit record.
 
-    keep  (name, other): the file `name`, if it is there, is kept as `other`; a crash just then leaves `other` alone
+    keep  (name, other): the old version of `name`, if there is one, is kept as `other`. A crash in between may leave
+          `other` alone
 
     Raises NotWrittenError where the disk refuses.
     """
@@ -81,14 +83,14 @@ def write_together(directory: Path, files: Mapping[str, bytes], *, keep: tuple[s
             if keep is not None and kept:
                 with suppress(OSError):
                     (directory / keep[1]).replace(directory / keep[0])
-            _throw_away(directory, list(files))
+            _remove_staged(directory, list(files))
         if isinstance(error, OSError):
             raise NotWrittenError(at, error) from None
         raise
 
 
 def write_apart(files: Mapping[Path, bytes]) -> None:
-    """Writes every file whole or not at all, and none where one of them finds no room, by way of names nobody has.
+    """Writes every file whole or not at all, and none where there is no room for one of them; staged at random names.
 
     Raises NotWrittenError where the disk refuses.
     """
@@ -114,10 +116,13 @@ def write_apart(files: Mapping[Path, bytes]) -> None:
 
 
 def recover(directory: Path, names: Iterable[str]) -> None:
-    """Ends a `write_together` of these names, the judge first, that a crash cut off. Raises NotWrittenError."""
-    judge, *others = names
-    if staged(directory / judge).exists():
-        _throw_away(directory, [judge, *others])
+    """Completes or undoes a `write_together` that a crash interrupted; its commit record is the first name.
+
+    Raises NotWrittenError where the disk refuses.
+    """
+    first, *others = names
+    if staged(directory / first).exists():
+        _remove_staged(directory, [first, *others])
         return
     for name in others:
         at = directory / name
@@ -129,14 +134,14 @@ def recover(directory: Path, names: Iterable[str]) -> None:
             raise NotWrittenError(at, error) from None
 
 
-def _throw_away(directory: Path, names: list[str]) -> None:
+def _remove_staged(directory: Path, names: list[str]) -> None:
     for name in reversed(names):
         with suppress(OSError):
             staged(directory / name).unlink(missing_ok=True)
 
 
 def _write_synced(path: Path, content: bytes) -> None:
-    """Into a file made anew, so that a link somebody put in its place is not followed."""
+    """Writes a new file; a link that somebody has put in its place is not followed."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -144,7 +149,7 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def read_whole(path: Path) -> bytes:
-    """All of a file, or of a pipe until its end. Raises OSError, for devices without an end and lack of memory too."""
+    """All of a file, or of a pipe until its end. Raises OSError, also for endless devices and where memory is short."""
     with path.open("rb") as file:
         if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty():
             raise OSError(errno.ENODEV, "it is a device, not a file", str(path))
@@ -155,18 +160,18 @@ def read_whole(path: Path) -> bytes:
 
 
 def open_to_append(path: Path) -> BinaryIO:
-    """Makes the file where there is none. Raises OSError where a link, a pipe or a device was put in its place."""
+    """Creates the file where there is none. Raises OSError for a link, a pipe or a device."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     return os.fdopen(_opened(path, flags), "ab")
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """Raises OSError where a directory, a pipe or a device was put in its place."""
+    """Raises OSError for a directory, a pipe or a device."""
     return os.fdopen(_opened(path, os.O_RDONLY), "rb")
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Its descriptor; does not wait at a pipe. Raises OSError where it is no file."""
+    """The descriptor of a file. Does not wait at a pipe. Raises OSError for anything but a file."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
@@ -176,9 +181,9 @@ def _opened(path: Path, flags: int) -> int:
 
 
 def from_json(text: str | bytes, *, file_names: bool = False) -> Any:
-    """The value. Raises ValueError for text that is not JSON, or says a character that UTF-8 does not have.
+    """The value. Raises ValueError for text that is not JSON, or with an escape for half a surrogate pair.
 
-    file_names   names of files are in it, which may have bytes that are not UTF-8, as `os.fsdecode` gives them
+    file_names   allow those that `os.fsdecode` makes of file names whose bytes are not UTF-8
     """
     try:
         value = json.loads(text)
@@ -188,7 +193,7 @@ def from_json(text: str | bytes, *, file_names: bool = False) -> Any:
     return value
 
 
-# What file systems answer that cannot sync a directory, as some on networks; such a one keeps its own order.
+# Errors of file systems that cannot sync a directory, such as some on networks; they keep an order of their own.
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
 
 
@@ -206,7 +211,7 @@ def sync_directory(directory: Path) -> None:
 
 
 class LockedError(Exception):
-    """Another process writes in the directory; `owner` says which, as far as it is known."""
+    """Another process writes in the directory: `owner`, as far as it is known."""
 
     def __init__(self, owner: str) -> None:
         super().__init__(owner)
@@ -216,12 +221,12 @@ class LockedError(Exception):
 class Lock:
     """The right to write in a directory, until `release`, the end of this object or of the process, however it ends.
 
-    It is the system's lock on the file `.lock`, in which stands who holds it. Within a process the newest Lock of a
-    directory holds it, and `held` of those before turns False. Where the system has no such locks, as on Windows and
-    some network drives, nobody is refused.
+    It is the system's lock on the file `.lock`, whose content names the holder. Within a process the newest Lock of a
+    directory holds it; `held` of earlier ones becomes False. Where the system has no such locks, as on Windows and some
+    network drives, nobody is refused.
 
-    Raises LockedError where another process holds it, NotOursError where the file holds anything else than a lock, is a
-    link or has a second name, OSError where the directory cannot be written.
+    Raises LockedError where another process holds it; NotOursError where the file has other contents, is a link or has
+    a second name; OSError where the directory cannot be written.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -277,7 +282,7 @@ def _opened_lock(path: Path) -> int:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a Lock has written the file."""
+    """Whether the file was written by a Lock."""
     try:
         with open_to_read(path) as file:
             return _is_of_lock(file.read(4096))
@@ -296,7 +301,7 @@ _HELD: weakref.WeakValueDictionary[tuple[int, int], Lock] = weakref.WeakValueDic
 
 
 def _release(descriptor: int, path: Path, key: tuple[int, int], process: int) -> None:
-    """The file goes with its owner, not with a process forked from it."""
+    """Removes the file for the process that made it; a process forked from it leaves it there."""
     if os.getpid() == process and _is_at(path, key):
         with suppress(OSError):
             path.unlink()

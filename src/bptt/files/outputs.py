@@ -1,4 +1,4 @@
-"""Files where a user wants them: whole or not at all, in a directory that is there, in no device's place."""
+"""Files that a user has named: written whole or not at all, in a directory that exists, never over a device."""
 
 import os
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from bptt.files import disk, owned
 
 
 def write(what: str, files: Mapping[Path, bytes], *, made_from: str | None = None) -> None:
-    """Writes all files, each whole, or none; what else lies beside them stays as it is.
+    """Writes all files, each whole, or none; no other file is touched.
 
-    what        for the message: "a tape", "a forecast"
+    what        for messages: "a tape", "a forecast"
     made_from   a file that none of them may replace
 
-    A link is followed, and what it points to replaced. Raises InputError where a file cannot be, and where it is one
-    of a run: `runs.add` alone writes those.
+    A link is followed, and its target replaced. Raises InputError where a file cannot be written, and for a file of a
+    run: `runs.add` alone writes those.
     """
     try:
         for path in files:
@@ -40,7 +40,7 @@ def write(what: str, files: Mapping[Path, bytes], *, made_from: str | None = Non
 
 
 def same_place(path: Path, other: Path) -> bool:
-    """Whether both name the same entry of a directory, itself a link or not."""
+    """Whether both paths name the same entry of the same directory, whether or not that is a link."""
     return path.name == other.name and os.path.realpath(path.parent) == os.path.realpath(other.parent)
 
 

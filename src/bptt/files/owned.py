@@ -1,8 +1,8 @@
-"""Which files of a run directory are the run's own: no others are replaced or removed.
+"""The files of a run directory that are the run's own; it replaces and removes no others.
 
-`files.jsonl` says it. Before a file is written for the first time a line is added with its name and the sha256 of what
-it will hold, or null for those that the run keeps changing. Who edits a file has made it theirs. A line speaks for
-`.NAME.new` as well, the file's next version. A crash leaves a line too many, which harms nobody.
+`files.jsonl` records them. Before a file is written for the first time, a line is added with its name and the SHA-256
+of its content, or null for a file that the run keeps changing. A file that somebody has edited is theirs, no longer the
+run's. The line holds for the staged version `.NAME.new` too. A crash can leave one line too many, which does no harm.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 CURVE = "curve.png"
 TOGETHER = (CHECKPOINT, LOG, WEIGHTS, SETTINGS)
-KEPT = (*TOGETHER, PREVIOUS)  # what a run has open or replaces as long as it goes on
+KEPT = (*TOGETHER, PREVIOUS)  # written again and again during a training
 AT_THE_END = (CURVE, "confusion.csv", "backtest.json", "backtest.png")
 
 
 def others(directory: Path, names: Iterable[str]) -> list[Path]:
-    """What has one of these names, or is in the place of its next version, and is not the run's.
+    """Files with one of these names, or staged for it, that are not the run's.
 
     Raises OSError where something cannot be read.
     """
@@ -41,15 +41,15 @@ def others(directory: Path, names: Iterable[str]) -> list[Path]:
 
 
 def own(directory: Path, names: Iterable[str]) -> list[Path]:
-    """What has one of these names, or is in the place of its next version, and is the run's; errors as for `add`."""
+    """Files with one of these names, or staged for it, that are the run's. Errors as for `add`."""
     known = _known(_content(directory))
     return [at for name, at in _there(directory, names) if _is_own(at, name, known)]
 
 
 def add(directory: Path, files: Mapping[str, bytes | None]) -> None:
-    """Has these be the run's own from now on, with this content or, for None, any.
+    """Records that these files are the run's from now on, with this content, or with any for None.
 
-    Raises NotOursError where the record was not written by a run, OSError where the disk refuses.
+    Raises NotOursError where a run has not written the record, OSError where the disk refuses.
     """
     content = _content(directory)
     known = _known(content)
@@ -69,7 +69,7 @@ def add(directory: Path, files: Mapping[str, bytes | None]) -> None:
 
 
 def holds(directory: Path, name: str) -> bool:
-    """Whether there is a record that names this file."""
+    """Whether the directory has a record, and it names this file."""
     try:
         return name in _known(_content(directory))
     except (NotOursError, OSError):
@@ -77,9 +77,10 @@ def holds(directory: Path, name: str) -> bool:
 
 
 def belongs_to_run(path: Path) -> bool:
-    """Whether the file, there or not, is one that the record beside it names or that a training writes in a run.
+    """Whether the path, existing or not, is in a run directory, and is one that its record names or a training writes.
 
-    Upper and lower case are the same here, as on some disks. Without a record, settings and checkpoint make a run.
+    Upper and lower case count as the same, as they do on some disks. Without a record, a directory with settings and
+    checkpoint is a run.
     """
     try:
         with disk.open_to_read(path.with_name(RECORD)) as record:
@@ -108,7 +109,7 @@ def _content(directory: Path) -> bytes:
 
 
 def _known(content: bytes) -> dict[str, set[str | None]]:
-    """For every name the contents that are the run's. A line that a power failure cut off is left out."""
+    """The recorded contents of each name. A line that was cut off by a power failure is left out."""
     known: dict[str, set[str | None]] = {}
     for line in content.splitlines():
         with suppress(ValueError):

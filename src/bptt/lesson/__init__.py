@@ -1,1 +1,1 @@
-"""The worked examples and how they are printed."""
+"""Worked examples, and how they are printed."""

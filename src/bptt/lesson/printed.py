@@ -1,8 +1,8 @@
-"""A worked example printed for reading: side A down the page, side B up again through time, every number by its tag.
+"""A worked example printed for reading: side A down the page, side B back through time, every number with its tag.
 
-Vectors stand upright, one unit to a line, so that a step is a block of lines and a page of 80 columns is wide enough; a
-table that does not fit goes on in another one below it. Colour helps and carries nothing: without it no number and no
-sign is missing. Numbers have a fixed count of significant digits, never of decimals.
+Vectors are columns, one unit to a line, so that a step is a block of lines and 80 characters are wide enough; a table
+that does not fit is continued in another one below. Colour is never the only sign of anything. Numbers have a fixed
+number of significant digits, not of decimals.
 """
 
 import math
@@ -46,7 +46,7 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def character(symbol: str) -> str:
-    """A character as something that can be seen and cannot move the cursor."""
+    """A character, visible and without effect on the terminal."""
     if symbol == " ":
         return "' '"
     return symbol if symbol.isprintable() else ascii(symbol)[1:-1]
@@ -67,7 +67,7 @@ class Column:
 
 
 def render(worked: Worked, console: Console, digits: int = 4) -> None:
-    """Print the whole example. Nothing is cut at any width of the console; below 60 columns lines may wrap."""
+    """Prints the whole example. Nothing is cut off at any width; below 60 columns lines may wrap."""
     for part in _parts(worked, console.width, digits):
         console.print(part, highlight=False)
 
@@ -284,7 +284,7 @@ def _jacobians(given: Example, steps: list[dict[str, Any]], digits: int) -> list
 
 
 def _names(given: Example, size: int, *, is_character: bool) -> list[str]:
-    """How the rows or columns of a matrix are labelled: by character, or counted from 1."""
+    """The labels of rows or columns of a matrix: characters, or numbers from 1."""
     if is_character and given.alphabet:
         return [character(symbol) for symbol in given.alphabet]
     return [str(index) for index in range(1, size + 1)]

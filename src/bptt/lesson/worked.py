@@ -1,16 +1,16 @@
-"""The worked examples: four small networks whose every number can be followed by hand.
+"""The worked examples: four small networks in which every number can be followed by hand.
 
     cell         one cell, one step: each equation of the sheet once
-    hello        a word, one character at a time; at each step the next character is wanted (any word works)
-    1,3,5,7,9    numbers, one at a time; the last output alone is to be the number that comes next
-    01101001     bits, one at a time, relu and a sigmoid output; at each step the bit before is wanted
+    hello        a word, one character at a time; the target of each step is the next character (any word works)
+    1,3,5,7,9    numbers, one at a time; the target of the last output is the number that comes next
+    01101001     bits, one at a time, relu and a sigmoid output; the target of each step is the bit before
 
-All run in float64 with a batch of one. Weights are drawn from (−1/√H, 1/√H) and rounded to two decimals, so that a
-pocket calculator can follow. A layer of torch holds two biases and the sheet one: the second is kept at zero and is
-not trained. Every step counts with w_t = 1, so that ∂o_t = ŷ_t − y_t has no factor (squared error: times 2).
+All run in float64 with a batch of one. Weights are drawn from (−1/√H, 1/√H) and rounded to two decimals, for a pocket
+calculator. A layer of torch has two biases and the sheet one: the second is kept at zero and not trained. Every step
+has the weight w_t = 1, so that ∂o_t = ŷ_t − y_t has no factor (squared error: times 2).
 
-`work` records the tape, takes one step of gradient descent with the tape's gradients, W ← W − lr ∂W, then trains on by
-the same rule, and has the tape judged.
+`work` records the tape, takes one step of gradient descent with the tape's gradients, W ← W − lr ∂W, goes on training
+in the same way, and checks the tape.
 """
 
 import math
@@ -50,12 +50,12 @@ class Network(Elman):
 
 @dataclass(frozen=True)
 class Example:
-    """A network, what it is given and what it should answer.
+    """A network with its input and its targets.
 
     kind       "cell", "word", "numbers" or "bits"
-    x          (T, 1, I); targets (T, 1) class numbers or (T, 1, O), or (1, O) when only the last step answers
-    alphabet   what the inputs and outputs stand for, where they stand for characters
-    scale      what numbers are divided by on the way in and multiplied by on the way out
+    x          (T, 1, I); targets (T, 1) class numbers or (T, 1, O), or (1, O) where only the last step has an output
+    alphabet   the characters of the inputs and outputs, where they stand for characters
+    scale      numbers are divided by it on the way in and multiplied by it on the way out
     """
 
     kind: str
@@ -72,7 +72,7 @@ class Example:
 
     @property
     def target(self) -> float:
-        """The number wanted from "numbers"."""
+        """The number that an example of kind "numbers" should answer."""
         return float(self.targets[-1, -1]) * self.scale
 
 
@@ -109,9 +109,9 @@ def example(
     nonlinearity: str | None = None,
     target: float | None = None,
 ) -> Example:
-    """The example that a text asks for: "cell", numbers with commas, bits, or any other word.
+    """The example for a text: "cell", numbers with commas, bits, or any other word.
 
-    Raises InputError for what cannot be worked through.
+    Raises InputError for a text or setting that makes no example.
     """
     _require(
         hidden is None or 1 <= hidden <= LONGEST,
@@ -222,9 +222,9 @@ def _network(
 
 
 def work(given: Example, updates: int | None = None) -> Worked:
-    """Record, update once, train on and judge. The example's model is trained by this.
+    """Records the tape, updates once, goes on training, and checks the tape. This trains the model of the example.
 
-    updates   how many in all; None goes on until the answer is right and sure, or stops after ten thousand
+    updates   their number in all; None: until the answer is right and sure, at most ten thousand
 
     Raises InputError for a negative number.
     """
@@ -246,7 +246,7 @@ def work(given: Example, updates: int | None = None) -> Worked:
 
 
 def _weights(model: Network) -> dict[str, Tensor]:
-    """The parameters under the sheet's names and in its layout; views."""
+    """The parameters under the names of the sheet and in its layout, as views."""
     rnn, readout = dict(model.rnn.named_parameters()), model.readout
     return {
         "W_xh": rnn["weight_ih_l0"].detach().mT,
@@ -288,7 +288,7 @@ def _train(given: Example, updates: int | None) -> Outcome:
 
 
 def _answer(given: Example) -> str | float:
-    """What the network says: the word it spells from the first character on, the number, the bits, the class."""
+    """The answer of the network: the word it spells from the first character on, the number, the bits or the class."""
     model = given.model
     with torch.no_grad():
         if given.kind == "word":
@@ -325,7 +325,7 @@ def _is_right(given: Example, answer: str | float) -> bool:
 
 
 def _is_sure(given: Example) -> bool:
-    """Right by a margin: every wanted outcome has probability 0.9; a number is off by a thousandth of the scale."""
+    """Right by a margin: every target has a probability of 0.9; a number is within a thousandth of the scale."""
     with torch.no_grad():
         y_hat, _ = given.model.predict(given.x, given.h0)
     if given.kind == "numbers":
@@ -336,7 +336,7 @@ def _is_sure(given: Example) -> bool:
 
 
 def as_data(worked: Worked) -> dict[str, Any]:
-    """Everything that `bptt trace` prints, as plain data for JSON; docs/trace.md names the keys.
+    """All that `bptt trace` prints, as plain data for JSON; docs/trace.md lists the keys.
 
     Arrays of a step have no batch axis. t counts from 1 as on the sheet.
     """

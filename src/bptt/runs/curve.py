@@ -1,4 +1,4 @@
-"""The picture of a training: its loss above, norm of the gradient and where it was clipped below."""
+"""The picture of a training: its loss above; the norm of the gradient, and where it was clipped, below."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 from bptt.train import Measure
 
-POINTS = 1500  # more than a page can show; longer logs are thinned
+POINTS = 1500  # as many as a page can show; of longer logs some are left out
 
 
 def png(events: Sequence[Mapping[str, Any]], measure: Measure, clip: float | None) -> bytes:
-    """The PNG file of a log (`bptt.train` events as JSON); clip: the norm above which gradients were scaled down."""
+    """The picture of a log (events of `bptt.train` as JSON), as a PNG file. clip: as in `Recipe`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,6 +1,7 @@
-"""A training as a person or a program watches it: a live bar in a terminal, plain lines in a pipe, JSON lines.
+"""The progress of a training: a live bar in a terminal, plain lines in a pipe, or lines of JSON.
 
-All three carry the same: the loss and how the task says it, the same held out, items per second, clip rate, time left.
+All three show the loss in nats and in the unit of the task, of training and held-out part, the items per second, the
+share of clipped steps, and the time left.
 """
 
 import json
@@ -31,7 +32,7 @@ class Display(Protocol):
 
 
 def console() -> Console:
-    """stdout; a terminal with NO_COLOR set is written to like a pipe, without any control codes."""
+    """stdout. With NO_COLOR, a terminal gets plain text like a pipe, without control codes."""
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     return Console(highlight=False, force_terminal=False if plain else None)
 
@@ -39,7 +40,7 @@ def console() -> Console:
 def display(
     console: Console, task: Task, sample: Callable[[], str] | None = None, *, as_lines_of_json: bool = False
 ) -> Display:
-    """The display that suits where the output goes. sample: what the network writes as it is now, if it can write."""
+    """The display that suits the output. sample: text that the network writes now, where its task is text."""
     if as_lines_of_json:
         return JsonLines(task)
     if console.is_terminal:
@@ -125,7 +126,7 @@ class PlainLines:
         )
 
     def said(self, event: Steps, before: str, digits: int) -> str:
-        """The loss as the measure says it, where that is not the same number."""
+        """The loss in the unit of the measure, where that is another number."""
         measure = self.task.measure
         return "" if measure.factor == 1 else f"{before}{measure.factor * event.loss:.{digits}f} {measure.short}"
 

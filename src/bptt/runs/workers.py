@@ -1,11 +1,11 @@
-"""One training shared by several processes, on one machine or many, as torchrun starts them.
+"""One training divided among several processes, on one machine or many, as torchrun starts them.
 
-Every worker learns from its share of every batch, DistributedDataParallel sums the gradients, and so all make the same
-update. Worker 0 leads: it alone touches the run directory, prints, evaluates and has the clock; what it read, the
-others receive. What a training decides along the way (to stop, to evaluate, to save, how far the learning rate has
-fallen) follows from numbers on which all have agreed, so that no worker waits for another that has gone elsewhere.
+Every worker computes the gradient of its shard of every batch, DistributedDataParallel sums the gradients, and so all
+make the same update. Worker 0 is the leader: it alone uses the run directory, prints, evaluates and reads the clock,
+and sends the others what it has read. All decisions of a training (to stop, to evaluate, to save, the learning rate)
+follow from numbers that all workers have in common, so that none waits for another that has decided otherwise.
 
-Gradients on the CPU travel by gloo, those on a GPU by NCCL; agreements always by gloo.
+Gradients on the CPU travel by gloo, those on a GPU by NCCL; messages between workers always by gloo.
 """
 
 import json
@@ -33,7 +33,7 @@ SECONDS_TO_LEAVE = 10.0
 
 
 class Team:
-    """The workers of one training: `rank` of this one, from 0 to `size` - 1; the one with rank 0 leads."""
+    """The workers of one training. `rank` is that of this one, from 0 to `size` - 1; rank 0 is the leader."""
 
     def __init__(self) -> None:
         self._store, self.rank, self.size = next(iter(rendezvous("env://")))
@@ -48,11 +48,11 @@ class Team:
         return self.rank == 0
 
     def once(self, name: str, value: str) -> str:
-        """The first value this was called with for the name since torchrun was started, by any worker."""
+        """The first value that any worker has given for this name since torchrun was started."""
         return self._store.compare_set(f"bptt/once/{name}", "", value).decode()
 
     def from_leader(self, value: Tensor) -> Tensor:
-        """The leader's value, in place."""
+        """Writes the leader's value into that of every worker."""
         distributed.broadcast(value, 0)
         return value
 
@@ -65,13 +65,13 @@ class Team:
         return json.loads(self.bytes_from_leader(json.dumps(value).encode()))
 
     def gathered(self, part: Tensor) -> Tensor | None:
-        """The parts of all workers, joined along axis 1; None but for the leader."""
+        """For the leader the parts of all workers, joined along axis 1; None for the others."""
         parts = [torch.empty_like(part) for _ in range(self.size)] if self.leads else None
         distributed.gather(part.contiguous(), parts)
         return None if parts is None else torch.cat(parts, 1)
 
     def tells(self, code: int) -> None:
-        """Returns for the first worker for whom something went wrong; raises SilentError with its code for others."""
+        """Returns for the first worker that calls this after a failure; raises SilentError with its code for others."""
         first = self._now.add("went wrong", 1) == 1
         if first:
             self._now.set("code", str(code))
@@ -79,7 +79,7 @@ class Team:
             raise SilentError(int(self._now.get("code")))
 
     def leave(self) -> None:
-        """Waits for the others to be here too: torchrun ends all as soon as it sees that one has failed."""
+        """Waits until all others are leaving too: torchrun ends all workers as soon as one has failed."""
         self._now.add("leaving", 1)
         until = time.monotonic() + SECONDS_TO_LEAVE
         while self._now.add("leaving", 0) < self.size and time.monotonic() < until:
@@ -87,11 +87,11 @@ class Team:
 
 
 def _met(store: Store, rank: int, size: int) -> Store:
-    """A part of the store that is new to all workers of this start.
+    """A part of the store that no earlier start of the workers has used.
 
-    torchrun keeps its store when it starts the workers again, and with it the addresses of those that are gone, and its
-    agents on several hosts need not count alike how often that was. So everyone asks under a name never used before,
-    and the leader answers until all have heard its own.
+    torchrun keeps its store when it starts the workers again, with the addresses of those that are gone, and its agents
+    on several hosts may count the starts differently. So every worker asks under a new random name, and the leader
+    answers with its own name until all have received it.
     """
     name = uuid.uuid4().hex
     if rank:
@@ -108,9 +108,9 @@ def _met(store: Store, rank: int, size: int) -> Store:
 
 @contextmanager
 def team() -> Iterator[Team | None]:
-    """The workers torchrun has started, of which this process is one; None in a process of its own.
+    """The workers that torchrun has started, including this process; None where there is no torchrun.
 
-    When something goes wrong, one worker raises what is to be told, InputError or WorkerLostError, and the others
+    After a failure one worker raises the error with the message, InputError or WorkerLostError, and the others raise
     SilentError.
     """
     if not all(name in os.environ for name in ENVIRONMENT):
@@ -148,7 +148,7 @@ def _is_of_the_connection(error: RuntimeError) -> bool:
 
 
 def _in_short(error: RuntimeError) -> str:
-    """What gloo says, without the line of its source before and the advice after."""
+    """The message of gloo, without the source line before it and the advice after it."""
     line = str(error).strip().splitlines()[-1]
     return line.partition("] ")[2].partition(". ")[0] or line
 
@@ -156,11 +156,11 @@ def _in_short(error: RuntimeError) -> str:
 class DistributedTraining(Training):
     """The training of one worker, on its shard of every batch; all workers make and run theirs at the same time.
 
-    What decides about the training goes through `_exchange`: the leader's clock, and whether anybody wants to stop.
+    `_exchange` gives all of them the leader's clock, and whether any of them wants to stop.
     """
 
     def __init__(self, whole: Training, task: ResumableTask, team: Team) -> None:
-        """whole: a training for the task. All workers go on from where the leader's stands.
+        """whole: a training for the task. All workers go on from the position of the leader's.
 
         Raises InputError where the task cannot be divided among so many.
         """
@@ -186,8 +186,8 @@ class DistributedTraining(Training):
         should_stop: Callable[[], bool] = lambda: False,
         threads: int | None = None,
     ) -> Stop:
-        """As in one process, on a fixed number of threads; `watch` and `save` are called on the leader, `should_stop`
-        of any worker stops all."""
+        """As in one process, with a fixed number of threads. The leader calls `watch` and `save`; `should_stop` of any
+        worker stops all."""
 
         def collect(training: Training) -> None:
             self._whole_h = None if self.h is None else self.team.gathered(self.h)
@@ -234,7 +234,7 @@ class DistributedTraining(Training):
         return loss if there else None
 
     def _exchange(self, loss: float = 0.0, items: int = 0) -> Callable[[], tuple[float, int]]:
-        """Begins to tell all workers of each other; what it returns waits for the sums of their losses and items."""
+        """Begins an exchange among all workers; the returned function waits for the sums of their losses and items."""
         clock = time.monotonic() if self.team.leads else 0.0
         mine = torch.tensor([loss, items, self._should_stop(), clock], dtype=torch.float64)
         work = distributed.all_reduce(mine, async_op=True)
@@ -250,7 +250,7 @@ class DistributedTraining(Training):
 
 
 class _StepLoss(torch.nn.Module):
-    """The loss of a step as one forward pass, which is what DistributedDataParallel can wrap."""
+    """The loss of a step as a forward pass, as DistributedDataParallel needs it."""
 
     def __init__(self, model: torch.nn.Module, task: Task) -> None:
         super().__init__()
@@ -258,13 +258,13 @@ class _StepLoss(torch.nn.Module):
 
     def forward(self, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
         loss, h, items = self.task.loss(self.model, step, h)
-        if not items:  # a share without rows still takes part, with a gradient of zero
+        if not items:  # a shard without rows takes part with a gradient of zero
             loss = sum((0 * parameter.sum() for parameter in self.model.parameters()), loss)
         return loss, h, items
 
 
 def _another(rng: Tensor, rank: int) -> Tensor:
-    """The random state of a worker, from the leader's."""
+    """The random state of another worker, derived from the leader's."""
     generator = torch.Generator()
     generator.set_state(rng)
     seeds = torch.randint(2**62, (rank,), generator=generator)

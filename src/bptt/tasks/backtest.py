@@ -1,7 +1,8 @@
-"""How good forecasts are: made at every step of a part of a series in turn, beside simple rules, in its own units.
+"""The backtest of a forecaster: errors of forecasts from every step of a part of a series, and those of simple rules.
 
-The origin rolls: from each step whose next `horizon` steps lie in the part, all of them are forecast with the series
-known up to that step. Network and rules stay as they were fitted. Unknown targets count for nobody.
+Rolling origin: from each step whose next `horizon` steps lie in the part, all of them are forecast from the series up
+to that step. Network and rules are not fitted again. Steps with an unknown target are left out for all of them. Errors
+are in the units of the series.
 """
 
 from collections.abc import Sequence
@@ -15,12 +16,12 @@ from bptt.tasks.forecaster import Base, Forecaster
 
 OURS, REPEATED = "bptt", "repeat-last"
 MEASURES = ("rmse", "mae")
-LEVEL = 0.01  # share of an error below which differences say nothing
+LEVEL = 0.01  # differences below this share of an error count as none
 
 
 @dataclass(frozen=True)
 class Row:
-    """Errors of one way to forecast one target, root mean square and mean absolute: of all steps, and by horizon."""
+    """Root mean square and mean absolute error of one forecaster for one target: over all steps, and by horizon."""
 
     name: str
     rmse: float
@@ -31,14 +32,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Backtest:
-    """Rows for each target, ours first; `origins` forecasts of `horizon` steps each."""
+    """Rows for each target, the network's first; `origins` forecasts of `horizon` steps each."""
 
     origins: int
     horizon: int
     rows: dict[str, list[Row]]
 
     def as_json(self) -> dict[str, Any]:
-        """Each row also with its errors as ratio to those of repeating the last value, None where these are zero."""
+        """As plain data. Ratios are to the error of repeating the last value, None where that is zero."""
         targets = {}
         for name, rows in self.rows.items():
             (last,) = (row for row in rows if row.name == REPEATED)
@@ -52,7 +53,7 @@ class Backtest:
         return {"origins": self.origins, "horizon": self.horizon, "targets": targets}
 
     def losses(self) -> list[str]:
-        """In plain words where ours is behind, or level with another way."""
+        """A sentence for each rule that is better than the network, or level with it."""
         said = []
         for name, (ours, *others) in self.rows.items():
             for row in others:
@@ -70,12 +71,12 @@ class Backtest:
 
 
 def ratio(row: Row, last: Row, measure: str) -> float | None:
-    """An error as a multiple of that of repeating the last value."""
+    """The error as a multiple of that of repeating the last value."""
     return getattr(row, measure) / getattr(last, measure) if getattr(last, measure) else None
 
 
 def rules(model: Forecaster) -> list[tuple[str, Base]]:
-    """The simple rules that stand beside the network."""
+    """The simple rules that the network is compared with."""
     seasonal: list[tuple[str, Base]] = [("seasonal-naive", "season")] if model.season else []
     return [("linear", "linear"), *seasonal, (REPEATED, "last")]
 
@@ -92,7 +93,7 @@ def run(model: Forecaster, values: Tensor, origins: Tensor, names: Sequence[str]
 
 
 def _row(name: str, missed: Tensor) -> Row:
-    """missed: (n, horizon), NaN where the truth is not known."""
+    """missed: errors (n, horizon), NaN where the truth is not known."""
     squares, sizes = missed.square(), missed.abs()
     return Row(
         name,

@@ -21,7 +21,7 @@ def backtest(
 
     times, truth   (n), (n, targets) of the test part
     forecasts      (origins, horizon, targets); those of origin i begin at step i of the test part
-    rule           the name of the rule the network corrects, and its forecasts
+    rule           the name of the rule that the network corrects, and its forecasts
     """
     names = list(result.rows)[:MOST_TARGETS]
     figure = _figure(len(names) * 2)
@@ -107,7 +107,7 @@ def _figure(rows: float) -> Any:
 
 
 def _drawable(times: np.ndarray) -> np.ndarray:
-    """The times, or the numbers of the steps where a picture would reach beyond the years that matplotlib knows."""
+    """The times; or the numbers of the steps, where the picture would exceed the years that matplotlib knows."""
     if times.dtype.kind != "M":
         return times
     seconds = times.astype("datetime64[s]").astype(np.int64)
@@ -118,7 +118,7 @@ def _drawable(times: np.ndarray) -> np.ndarray:
 
 
 def _literally(text: str) -> str:
-    """Text that matplotlib is not to read as a formula."""
+    """The text, escaped so that matplotlib does not read it as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -147,7 +147,7 @@ def _png(figure: Any) -> bytes:
 
 
 def drew(path: Path) -> bool:
-    """Whether the file is a picture from here, as it says itself."""
+    """Whether the metadata of the file say that bptt has drawn it."""
     try:
         with path.open("rb") as file:
             return b"tEXtSoftware\0bptt" in file.read(200)

@@ -1,4 +1,4 @@
-"""Text as a recurrent network reads it: symbols -> numbers -> streams side by side -> windows in time.
+"""From a text to the batches of a network: symbols -> numbers -> streams side by side -> windows in time.
 
 A symbol is a character, a byte or a word. A text of N tokens is cut into B equal parts, the streams. A training step
 sees a window of T consecutive tokens of every stream, (T, B), time first; the next window starts where this one ended,
@@ -7,7 +7,7 @@ so the state carried over fits:
     stream 0   t h e _ c | a t _ s a | t _ ...          window 0 | window 1 | ...
     stream 1   o n _ t h | e _ m a t | . _ ...
 
-The target of each token is its successor. Nothing is downloaded: `english` is a text every CPython carries.
+The target of each token is its successor. Nothing is downloaded: `english` is a text that comes with CPython.
 """
 
 import codecs
@@ -36,7 +36,7 @@ WORD = re.compile(r" ?\w+| ?[^\w\s]|\s")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and where it came from: the absolute path of a file, or `ENGLISH`."""
+    """A text and its source: the absolute path of a file, or `ENGLISH`."""
 
     content: bytes
     source: str
@@ -97,13 +97,13 @@ def read(path: str | Path) -> Corpus:
 
 
 def reread(source: str) -> Corpus:
-    """The text a `Corpus.source` names."""
+    """The text of a `Corpus.source`."""
     return english() if source == ENGLISH else read(source)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols a model knows, each being the number of its place.
+    """The symbols that a model knows; the number of a symbol is its place.
 
     unit "character": each symbol is one character. "byte": the 256 bytes, in UTF-8 where the text is one. "word": a
     word, a punctuation mark or a space of its own, each with the space before it, so that symbols one after the other
@@ -117,8 +117,8 @@ class Vocabulary:
     def of(cls, text: Corpus, unit: Unit = "character", words: int = 10_000, held_out: float = 0.0) -> "Vocabulary":
         """Every character of the text in the order of code points, all bytes, or the most frequent words.
 
-        Words are counted in what is not held out, the last share of the text; `words` of them at most, `UNKNOWN` among
-        them.
+        Words are counted outside the held-out part, which is the last share of the text. There are `words` of them at
+        most, `UNKNOWN` included.
         """
         if unit == "byte":
             return BYTES
@@ -141,7 +141,7 @@ class Vocabulary:
         return [] if self.unit != "character" else sorted(set(text) - self._number.keys())
 
     def encode(self, text: str | Corpus) -> Tensor:
-        """Tokens (N,), int32. Raises InputError that names the symbols outside the vocabulary."""
+        """Tokens (N,), int32. Raises InputError with the symbols that are not in the vocabulary."""
         if self.unit == "byte":
             content = text.content if isinstance(text, Corpus) else text.encode("utf-8", "surrogateescape")
             return torch.from_numpy(np.frombuffer(content, np.uint8).astype(np.int32))
@@ -207,9 +207,9 @@ def _code_points(text: str) -> np.ndarray:
 
 
 def split(tokens: Tensor, held_out: float) -> tuple[Tensor, Tensor]:
-    """The tokens to train on, and the last share of them, `held_out` in [0, 1), to judge by. Views, no copies.
+    """The tokens to train on, and the last share of them, `held_out` in [0, 1), to evaluate by. Views, no copies.
 
-    Raises InputError where a share above 0 comes to fewer than two tokens, the least that has something to predict.
+    Raises InputError where a share above 0 gives fewer than two tokens: one to read and one to predict.
     """
     last = round(len(tokens) * held_out)
     if held_out > 0 and last < 2:

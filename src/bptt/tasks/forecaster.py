@@ -1,24 +1,24 @@
-"""A forecast: what a simple rule says, and what a recurrent network learnt that the rule leaves over.
+"""Forecasts: a simple rule, the base, and a recurrent network that has learnt to correct it.
 
 At every step t the series is known up to t, and the next `horizon` steps of all targets are forecast at once:
 
     forecast = base + trust · left over · network
 
-Everything runs on columns scaled by the mean and standard deviation of the training part. The base is one of
+All columns are scaled by the mean and standard deviation of the training part. The base is one of
 
     none     the mean
     last     the last value, repeated
     season   the value one season before
-    linear   what one of these says, the anchor, plus a linear function of the last values of all columns
+    linear   one of these, the anchor, plus a linear function of the last values of all columns
 
 The network, an `Elman` with squared error, reads the last `window` steps from the zero state: of each column the value,
-its change since the step before, and whether it is known, if the training part has gaps; of each target how it has
-changed in a season, and what came next one season ago. What lies outside the range of the training part is cut to it,
-so that no trend leads the network to a place it has never seen. Its outputs are in units of what the base leaves over
-in the training part, and begin at zero: an untrained network is the base. `trust`, between 0 and 1, is how far each of
-its outputs is believed; the validation part decides.
+its change since the step before, and, if the training part has gaps, whether it is known; of each target its change in
+a season, and how far the value that came next one season ago is from the present one. Inputs outside the range of the
+training part are clipped to it, so that a trend never takes the network to inputs it has not seen. Its outputs are in
+units of the base's error in the training part ("left over") and are zero at first: an untrained network is the base.
+`trust`, between 0 and 1, is the factor of each output that fits the validation part best.
 
-Unknown values of a column are taken to be the last known one.
+Unknown values of a column are replaced by its last known value.
 """
 
 import math
@@ -34,10 +34,10 @@ from bptt.nn import Elman
 Base = Literal["none", "last", "season", "linear"]
 BASES: tuple[Base, ...] = get_args(Base)
 
-PENALTIES = tuple(10.0**power for power in range(-6, 4))  # in units of the mean variance of what the linear rule reads
-BLOCK = 1 << 14  # steps whose lags are laid out at a time
+PENALTIES = tuple(10.0**power for power in range(-6, 4))  # in units of the mean variance of the rule's inputs
+BLOCK = 1 << 14  # steps of which the linear rule's inputs are in memory at a time
 MOST_WEIGHTS = 512  # of the linear rule, for each of its outputs
-WINDOWS = 512  # windows read side by side where nothing is learnt
+WINDOWS = 512  # windows side by side in an evaluation
 BAND = 0.8
 
 
@@ -49,10 +49,10 @@ class Forecaster(torch.nn.Module):
     window            steps the network reads
     season            steps of a season, or None
     base              the rule
-    anchor, lags      of the linear rule: what it starts from, and how many values back it looks
+    anchor, lags      of the linear rule: the rule that it adds to, and the number of last values that it reads
     gaps              the columns that have gaps in the training part
 
-    hidden, layers and nonlinearity are those of `Elman`. What is fitted is in buffers; `copy_fitted` takes it over.
+    hidden, layers and nonlinearity are those of `Elman`. Fitted values are in buffers; `copy_fitted` copies them.
     """
 
     mean: Tensor
@@ -108,12 +108,12 @@ class Forecaster(torch.nn.Module):
         torch.nn.init.zeros_(self.network.readout.bias)
 
     def copy_fitted(self, other: "Forecaster") -> None:
-        """Takes over all that is fitted and not learnt."""
+        """Copies all values that are fitted, not learnt."""
         for name, value in other.named_buffers(recurse=False):
             getattr(self, name).copy_(value)
 
     def forward(self, u: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """o (T, B, horizon · targets) and h_n of what `channels` gives for windows (T, B, channels)."""
+        """o (T, B, horizon · targets) and h_n for windows (T, B, channels) of the result of `channels`."""
         return self.network(u, h0)
 
     def scaled(self, values: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Forecaster(torch.nn.Module):
         return _filled((values - self.mean) / self.sd)
 
     def channels(self, values: Tensor, s: Tensor) -> Tensor:
-        """What the network reads at each step (N, channels), float32. s: `scaled` values."""
+        """The inputs of the network at each step (N, channels), float32. s: `scaled` values."""
         targets = s[:, : self.targets]
         parts = [s, s - _back(s, 1)]
         if self.season:
@@ -130,18 +130,18 @@ class Forecaster(torch.nn.Module):
         return torch.cat(parts, 1).clamp(self.low, self.high).float()
 
     def following(self, values: Tensor) -> Tensor:
-        """What comes in the next steps of each step (N, horizon · targets), scaled; NaN where nobody knows."""
+        """The next values of each step (N, horizon · targets), scaled; NaN where they are not known."""
         truth = (values[:, : self.targets] - self.mean[: self.targets]) / self.sd[: self.targets]
         return _following(truth, self.horizon)
 
     @property
     def blind(self) -> int:
-        """Steps at the beginning of a series for which the base lacks what it looks back at."""
+        """The number of first steps for which the base lacks the values before."""
         back = {"none": 1, "last": 1, "season": self.season or 1}
         return max(self.lags, back[self.anchor]) - 1 if self.base == "linear" else back[self.base] - 1
 
     def rule(self, s: Tensor, at: Tensor, base: Base | None = None) -> Tensor:
-        """What the base, or another one, says at the steps `at` (n, horizon · targets), scaled. s: `scaled` values."""
+        """Forecasts of the base, or of another one, at the steps `at` (n, horizon · targets). s: `scaled` values."""
         base = base or self.base
         if base != "linear":
             return _simple(base, s[:, : self.targets], at, self.horizon, self.season)
@@ -158,7 +158,7 @@ class Forecaster(torch.nn.Module):
     def forecasts(self, values: Tensor, at: Tensor, base: Base | None = None) -> Tensor:
         """Forecasts (n, horizon, targets) made at the steps `at` (n), in the units of the columns (N, C).
 
-        base: what this rule alone says, without the network.
+        base: forecasts of this rule alone, without the network.
         """
         s = self.scaled(values)
         says = self.rule(s, at, base)
@@ -169,8 +169,8 @@ class Forecaster(torch.nn.Module):
     def onwards(self, values: Tensor, steps: int, ahead: Tensor | None = None) -> Tensor:
         """The `steps` after the last of values (N, C): forecasts (steps, targets) in the units of the columns.
 
-        Up to `horizon` steps are forecast at once. For more, the forecasts are taken for the truth and the next ones
-        made after them; `ahead` (n, inputs) then has what the inputs are in the steps to come, NaN where left out.
+        Up to `horizon` steps are forecast at once. For more, the forecasts are taken for the truth, and the next steps
+        are forecast from there; `ahead` (n, inputs) then has the inputs of the steps to come, NaN where not known.
         """
         inputs = values.shape[1] - self.targets
         found = values.new_zeros(0, self.targets)
@@ -192,9 +192,10 @@ class Forecaster(torch.nn.Module):
 
     @torch.no_grad()
     def judge(self, u: Tensor, rest: Tensor, at: Tensor) -> float:
-        """The mean square of what is left over (N, horizon · targets) at the steps `at`, once `trust` suits them best.
+        """Fits `trust` to the steps `at`; returns the mean square of the errors that are left there.
 
-        Sets `trust`, and `band` to the size that 80 % of the errors do not exceed, in standard deviations.
+        rest: the errors of the base, (N, horizon · targets). Sets `band` too: 80 % of the errors are no larger, in
+        standard deviations.
         """
         o, rest = self.outputs(u, at).double(), rest[at]
         known = ~rest.isnan()
@@ -206,7 +207,7 @@ class Forecaster(torch.nn.Module):
 
 
 def mean_square(errors: Tensor) -> float:
-    """Of errors (n, outputs) that are not NaN: the same bits for any number of threads, unlike torch's nanmean."""
+    """The mean square of errors (n, outputs) without NaN: unlike torch's nanmean, the same bits for any threads."""
     return float(errors.square().nansum(0).sum() / (~errors.isnan()).sum())
 
 
@@ -221,11 +222,11 @@ def fit(
     season: int | None,
     base: Base | Literal["auto"],
 ) -> tuple[Forecaster, dict[Base, float]]:
-    """A forecaster with its scaling and rules fitted, its network untrained and as small as can be, and the errors.
+    """A forecaster with scaling and rules fitted and a smallest possible, untrained network; and the rules' errors.
 
-    values       (N, C), of which the first `train` steps are fitted to and the next `validation` steps choose the lags
-                 and penalty of the linear rule, and, if `base` is "auto", the base
-    The errors are each rule's root mean square in the validation part, in standard deviations.
+    values       (N, C): the first `train` steps are fitted to; the next `validation` steps choose lags and penalty of
+                 the linear rule, and, if `base` is "auto", the base
+    The errors are root mean squares in the validation part, in standard deviations.
     """
     part, known = values[:train], values[: train + validation]
     mean = part.nanmean(0)
@@ -264,10 +265,10 @@ def fit(
 def _linear(
     s: Tensor, within: Tensor, following: Tensor, judges: Tensor, horizon: int, targets: int, season: int | None
 ) -> tuple[Base, int, Tensor, Tensor]:
-    """Anchor, lags, weight and bias of the linear rule, by least squares with a penalty, in the training part.
+    """Anchor, lags, weight and bias of the linear rule, by ridge regression in the training part.
 
-    within, following   what comes after each step (n, horizon · targets), known inside the training part only, and all
-    judges              the steps at which anchor, lags and penalty are judged
+    within, following   the next values of each step (n, horizon · targets): of the training part alone, and all
+    judges              the steps by which anchor, lags and penalty are chosen
     """
     steps = torch.arange(len(within) - horizon)
     anchors: list[Base] = [rule for rule in BASES if rule != "linear" and (rule != "season" or season)]
@@ -309,7 +310,7 @@ def _linear(
 
 
 def _simple(rule: Base, targets: Tensor, at: Tensor, horizon: int, season: int | None) -> Tensor:
-    """What a rule without weights says at the steps `at` (n, horizon · K). targets: (N, K) without gaps."""
+    """Forecasts of a rule without weights at the steps `at` (n, horizon · K). targets: (N, K) without gaps."""
     match rule:
         case "none":
             return targets.new_zeros(len(at), horizon * targets.shape[1])
@@ -322,13 +323,13 @@ def _simple(rule: Base, targets: Tensor, at: Tensor, horizon: int, season: int |
 
 
 def _choices_of_lags(steps: int, columns: int, season: int | None) -> list[int]:
-    """How far back a linear rule may look: never so far that it has fewer than three steps for each weight."""
+    """The numbers of lags to try: with at least three steps for each weight of the linear rule."""
     choices = {1, 2, 4, 8, 16, 24, 32} | ({season + 2, 2 * season + 2} if season else set())
     return sorted(lags for lags in choices if 3 * lags * columns <= steps and lags * columns <= MOST_WEIGHTS) or [1]
 
 
 def _lagged(s: Tensor, at: Tensor, lags: int) -> Iterator[Tensor]:
-    """What the linear rule reads at the steps `at`, in blocks (n, lags · C): each column now, and each lag less now."""
+    """Inputs of the linear rule at the steps `at`, in blocks (n, lags · C): the values now, and each lag minus now."""
     for steps in at.split(BLOCK):
         now = s[steps]
         back = (steps[:, None] - torch.arange(1, lags)).clamp_min(0)
@@ -349,12 +350,12 @@ def _filled(s: Tensor) -> Tensor:
 
 
 def _back(s: Tensor, lag: int) -> Tensor:
-    """s (N, C) as it was `lag` steps before; before the beginning, as at the beginning."""
+    """s (N, C), `lag` steps before; where there is no such step, the first one."""
     return s[(torch.arange(len(s)) - lag).clamp_min(0)]
 
 
 def _interpolated(y: Tensor) -> Tensor:
-    """Gaps of each column filled on a straight line between the known values around them; zero where none is known."""
+    """Each column with its gaps filled by linear interpolation; zero where no value is known."""
     place = np.arange(len(y))
     columns = []
     for column in y.mT.numpy():

@@ -1,8 +1,8 @@
-"""Labelled sequences: read a sequence to its end, then say what it is (many to one).
+"""Labelled sequences: the network reads a sequence to its end, then classifies it (many to one).
 
-A table in long format holds a row for every step: a column says which sequence it belongs to, one what the sequence is,
-the others are what the network reads. Sequences may differ in length; each is read as long as it is. Three parts are
-drawn class by class: the network learns from one, the second decides which weights are best, the third is read once.
+A table in long format has a row for every step. One column names the sequence of the row, one its label, and the others
+are the inputs. Sequences may differ in length. They are divided class by class into three parts: the network learns
+from the first, the second decides which weights are best, and the third is read once.
 
 Source of the network: Goodfellow et al. (2016), figure 10.5.
 """
@@ -37,9 +37,9 @@ class Recipe(train.Recipe):
     nonlinearity        φ of A3
     bidirectional       read from both ends
     batch               sequences in a batch
-    balanced            weigh the loss of a class by how rare it is
-    validation, test    shares of the sequences of each class that judge the weights, and that are read once at the end
-    split               the seed that draws the parts, so that trainings with other seeds are judged by the same
+    balanced            the rarer a class, the larger the weight of its loss
+    validation, test    shares of each class: to choose the best weights, and to read once at the end
+    split               the seed that draws the parts; trainings with other seeds are evaluated on the same parts
     """
 
     epochs: int = 60
@@ -72,7 +72,7 @@ class Recipe(train.Recipe):
 
 
 class Roles(NamedTuple):
-    """The column that has the label, and so on. time orders the steps of a sequence; None: they stand in order."""
+    """Columns by their role. `time` orders the steps of a sequence; None: the rows are in order."""
 
     label: str
     sequence: str
@@ -82,7 +82,7 @@ class Roles(NamedTuple):
 
 @dataclass(frozen=True)
 class Sequences:
-    """x (T_i, I) float64 of each sequence, NaN where a cell is missing; its name, and its label where there is one."""
+    """x (T_i, I) of each sequence, float64, NaN where a cell is missing; its name; its label, or None."""
 
     names: list[str]
     x: list[np.ndarray]
@@ -97,14 +97,14 @@ class Sequences:
 
     @property
     def missing(self) -> int:
-        """How many cells are missing."""
+        """The number of missing cells."""
         return int(sum(np.isnan(x).sum() for x in self.x))
 
 
 class Classifier(torch.nn.Module):
-    """A recurrent network with one output, read off the last state.
+    """A recurrent network with one output, computed from the last state.
 
-    Called with packed sequences of I numbers a step, or their array (T, B, I). Returns o (B, classes).
+    x is a packed batch of sequences with I numbers a step, or an array (T, B, I). Returns o (B, classes).
     """
 
     def __init__(
@@ -145,10 +145,10 @@ class Labelled:
         test: Table | None = None,
         known: Mapping[str, Any] | None = None,
     ) -> None:
-        """test: a table of its own for the test part. known: what `about` of a run that is gone on with says.
+        """test: a separate table for the test part. known: `about` of the run that is resumed.
 
-        Raises InputError where columns do not exist or hold what they should not, a sequence has two labels, or a class
-        has too few sequences for every part.
+        Raises InputError where columns do not exist or have unusable cells, a sequence has two labels, or a class has
+        too few sequences for every part.
         """
         self.recipe, self.roles = recipe, roles
         self.rank, self.workers = 0, 1
@@ -259,7 +259,7 @@ class Labelled:
         return loss, None, len(y)
 
     def _weight(self, chosen: Sequence[int]) -> float:
-        """What the mean over these sequences divides by."""
+        """The divisor of the mean over these sequences."""
         return float(sum(self.weights[self.learning[n][1]] for n in chosen)) if self.recipe.balanced else len(chosen)
 
     def shard(self, rank: int, workers: int) -> "Labelled":
@@ -279,10 +279,10 @@ def roles(
 ) -> Roles:
     """The roles of the columns of a table.
 
-    time        orders the steps; `timeline.ROWS`: they stand in order; None: the column that looks like times, if any
+    time        orders the steps; `timeline.ROWS`: the rows are in order; None: the column that looks like times, if any
     inputs      None: all other columns
 
-    Raises InputError for columns given twice, where nothing is left to read, and for a column that looks like times and
+    Raises InputError for a column given twice, where no input is left, and for a column that looks like times and
     cannot order the steps.
     """
     given = [label, sequence, *([time] if time not in (None, timeline.ROWS) else []), *(inputs or ())]
@@ -307,7 +307,7 @@ def roles_of(about: Mapping[str, Any]) -> Roles:
 
 
 def sequences(source: Table, roles: Roles, *, labelled: bool = True) -> Sequences:
-    """The sequences of a table in the order in which they begin. labelled=False: there need not be a label.
+    """The sequences of a table in the order of their first rows. labelled=False: labels may be missing.
 
     Raises InputError for columns that do not exist, cells that are no numbers, sequences with two labels or none, and
     steps with the same time.
@@ -337,7 +337,7 @@ def sequences(source: Table, roles: Roles, *, labelled: bool = True) -> Sequence
 
 
 def _rows_of(source: Table, sequence: str) -> dict[str, list[int]]:
-    """The rows of each sequence as they stand."""
+    """The rows of each sequence, in the order of the table."""
     rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(source.texts(sequence)):
         if name is None:
@@ -352,7 +352,7 @@ def _rows_of(source: Table, sequence: str) -> dict[str, list[int]]:
 def parts(
     numbers: Sequence[int], classes: Sequence[str], validation: float, test: float, seed: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """Which sequences to learn from, to validate with and to test with: drawn class by class, in the table's order.
+    """The sequences of the training, validation and test part, drawn class by class, in the order of the table.
 
     Raises InputError for a class with too few sequences to have one in every part.
     """
@@ -375,14 +375,14 @@ def parts(
 
 
 def scale(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every input over the steps (N, I), missing cells left out; 1 for a constant."""
+    """Mean and standard deviation of every input over the steps (N, I), without missing cells; sd 1 for a constant."""
     steps = np.where(np.isnan(steps).all(0, keepdims=True), 0.0, steps)
     mean, sd = np.nanmean(steps, 0), np.nanstd(steps, 0)
     return mean, np.where(sd > 1e-14 * np.abs(mean), sd, 1.0)
 
 
 def scaled(x: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> Tensor:
-    """What the network reads: inputs over the scale of the learning part, zero, its mean, where a cell is missing."""
+    """The inputs of the network, scaled by mean and deviation of the training part; 0 where a cell is missing."""
     return torch.from_numpy(np.nan_to_num((x - mean) / sd).astype(np.float32))
 
 
@@ -404,7 +404,7 @@ def outputs(model: Classifier, pairs: Sequence[tuple[Tensor, int]], at_once: int
 
 
 def confusion(o: Tensor, y: Tensor) -> np.ndarray:
-    """How often each class (rows) was taken for each (columns), (classes, classes)."""
+    """The confusion matrix (classes, classes): rows are the true classes, columns the predicted ones."""
     classes = o.shape[-1]
     return np.bincount((y * classes + o.argmax(-1)).numpy(), minlength=classes**2).reshape(classes, classes)
 
@@ -415,7 +415,7 @@ def _required(label: str | None) -> str:
 
 
 def _naturally(label: str) -> tuple[int, float, str]:
-    """Numbers by their size, before words."""
+    """A key that sorts numbers by their size, before words."""
     try:
         number = float(label)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Series: forecast the next steps of columns of a table, and say beside it what simple rules forecast.
+"""Series: forecasts of the next steps of columns of a table, compared with those of simple rules.
 
-The steps come in three parts in the order of time. The training part is all that scaling, rules and network are fitted
-to; the validation part chooses among rules and weights, those before the first step included; the test part is read
-once, by `backtest`. Each batch holds windows of the training part, shuffled anew in every epoch, and every step
-of a window past its first quarter is a place to forecast from. An epoch is a pass over all windows, or as many of them,
-drawn anew each time, as `STEPS_PER_EPOCH` batches hold.
+The steps are divided in the order of time into three parts. Scaling, rules and network are fitted to the training part
+alone. The validation part chooses among the rules, and among the weights of all epochs and of the untrained network.
+The test part is read once, by `backtest`. Each batch holds windows of the training part, in a new random order in every
+epoch, and the network forecasts from every step of a window after its first quarter. An epoch is a pass over all
+windows, or over as many, drawn anew each time, as `STEPS_PER_EPOCH` batches hold.
 """
 
 import copy
@@ -27,10 +27,10 @@ from bptt.tasks.table import Table
 from bptt.train import Measure
 
 UNITS, SHORT = (16, 32), 400  # hidden units for a training part of fewer steps, and of more
-LEAST = 8  # steps that the training part has at least, besides one horizon
+LEAST = 8  # the training part has at least so many steps and one horizon
 MOST_AHEAD = 10_000  # steps of a forecast
-STEPS_PER_EPOCH = 100  # at most, so that the validation part is heard in time
-JUDGES = 4000  # steps of the validation part at most that the network is judged at
+STEPS_PER_EPOCH = 100  # at most, so that evaluations are frequent enough
+JUDGES = 4000  # the network is evaluated at no more than so many steps of the validation part
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Recipe(train.Recipe):
     horizon             steps to forecast at once
     window              steps the network reads before it forecasts; None: two seasons, at least 32
     season              steps of a season; None: found
-    base                what the network corrects: "linear", "last", "season", "none", or "auto", the best of these
+    base                the rule that the network corrects: "linear", "last", "season", "none", or "auto", the best
     hidden, layers      hidden units of each of the stacked layers; hidden None: 16, for longer series 32
     nonlinearity        φ of A3
     batch               windows side by side
@@ -103,11 +103,11 @@ class Parts:
 class Columns:
     """Columns of a table on an even grid of time.
 
-    names       targets first, then inputs; `targets` says how many of them are the former
-    values      (N + future, C) float64, NaN where nobody knows
+    names       targets first, then inputs; `targets` is the number of the former
+    values      (N + future, C) float64, NaN where the value is not known
     timeline    of all steps
-    time        its column; `timeline.ROWS` where rows were said to be even steps, None where no column was found
-    known       N, the steps up to the last that has a target; inputs of later steps are given in advance
+    time        its column; `timeline.ROWS`: rows were given as even steps; None: no column was found
+    known       N, the steps up to the last that has a target; later steps have inputs alone, known in advance
     unread      the table's other columns
     """
 
@@ -179,12 +179,12 @@ def _part(steps: int, recipe: Recipe, horizon: int) -> Parts | None:
 class Series:
     """The task: columns of a table, and the recipe. See `bptt.train.Task`.
 
-    columns     what was read
+    columns     the columns that are read
     parts       the three parts
     season      steps of a season, or None; `season_reason` says why
-    fitted      scaling, base and linear rule, the network untrained
-    errors      of each rule in the validation part: root mean square, in standard deviations of the training part
-    base_leaves mean square of what the base leaves over in the validation part, in units of what it does in training
+    fitted      a forecaster with scaling, base and linear rule fitted, and its network untrained
+    errors      root mean square error of each rule in the validation part, in standard deviations of the training part
+    base_leaves mean square error of the base in the validation part, in units of its error in the training part
     """
 
     name: ClassVar[str] = "series"
@@ -192,7 +192,7 @@ class Series:
     items = "steps"
     measure = Measure("times the base's squared error", "of the base", "relative_squared_error")
     state = None
-    evaluates_at_start = True  # the base, which leaves a loss of 1 in each part
+    evaluates_at_start = True  # the untrained network is the base, with a loss of 1 in each part
 
     def __init__(
         self,
@@ -268,7 +268,7 @@ class Series:
                     )
 
     def _lay_out(self) -> None:
-        """What the network reads, what it is to say, and where its windows begin."""
+        """Computes the inputs of the network, its targets, and the starts of its windows."""
         train, known = self.parts.train, self.parts.known
         values = self.values[:known]
         s = self.fitted.scaled(values)
@@ -289,7 +289,7 @@ class Series:
             )
         judges = torch.arange(train - 1, known - self.recipe.horizon)
         judges = judges[(~self.rest[judges].isnan()).any(1)]
-        if len(judges) > JUDGES:  # not every so many: that could be the season, and all of one phase
+        if len(judges) > JUDGES:  # drawn at random, since an even spacing could meet one phase of the season alone
             drawn = torch.randperm(len(judges), generator=torch.Generator().manual_seed(0))[:JUDGES]
             judges = judges[drawn.sort().values]
         self.judges = judges
@@ -297,7 +297,7 @@ class Series:
 
     @property
     def origins(self) -> Tensor:
-        """Steps (n) to forecast from in the test part; none if there is no such part."""
+        """The steps (n) to forecast from in the test part; none where there is no test part."""
         first = self.parts.known - 1
         return torch.arange(first, self.size - self.recipe.horizon if self.parts.test else first)
 
@@ -356,14 +356,14 @@ class Series:
         return L, None, wanted[..., 0].numel()
 
     def _chosen(self, step: int) -> Tensor:
-        """Where the windows of a batch begin."""
+        """The starts of the windows of a batch."""
         epoch, place = divmod(step, len(self))
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self.starts[train.shuffled(len(self.starts), self.recipe.seed, epoch)]
         return self._order[1][place * self.recipe.batch :][: self.recipe.batch]
 
     def _wanted_in(self, starts: Tensor) -> Tensor:
-        """What is to be said at the steps of windows past their first quarter, (T, B, ·)."""
+        """The targets at the steps of windows after their first quarter, (T, B, ·)."""
         return self.wanted[starts + torch.arange(self.warm_up, self.window)[:, None]]
 
     def shard(self, rank: int, workers: int) -> "Series":
@@ -372,15 +372,15 @@ class Series:
         return part
 
     def evaluate(self, model: Forecaster) -> float:
-        """Squared error of the validation part as a multiple of what the base leaves there; 1 where that is nothing."""
+        """Squared error in the validation part as a multiple of the base's; 1 where the base has none."""
         left = model.judge(self.u, self.rest, self.judges)
         return left / self.base_leaves if self.base_leaves else 1.0
 
 
 def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
-    """The columns a run was trained on, of the same or another table.
+    """The columns that a run was trained on, read from the same or another table.
 
-    Raises InputError where another table's rows are spaced otherwise or too few, besides what `columns` raises.
+    Raises InputError where the steps of another table are too few or have another spacing, and as `columns` does.
     """
     found = columns(data, about["targets"], about["inputs"], about["time"] or timeline.ROWS)
     if str(found.timeline.spacing) != about["spacing"]:
@@ -398,10 +398,10 @@ def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
 def forecast(model: Forecaster, found: Columns, steps: int) -> dict[str, dict[str, np.ndarray]]:
     """For each target "forecast", "low" and "high" (steps) after the last known step.
 
-    Beyond the horizon of the network forecasts are fed back, and the band of its last step is widened with the square
-    root of the distance.
+    Beyond the horizon of the network, forecasts are fed back as values, and the band of its last step grows with the
+    square root of the distance.
 
-    Raises InputError where inputs would have to be known in advance and are not.
+    Raises InputError where inputs must be known in advance and are not.
     """
     inputs = list(found.names[found.targets :])
     ahead = found.values[found.known :, found.targets :]
@@ -438,7 +438,7 @@ def _window(wanted: int | None, season: int | None, train: int, horizon: int) ->
 
 
 def _season(training: Tensor, given: int | None, spacing: timeline.Spacing) -> tuple[int | None, str]:
-    """The season of targets (N, K) and the reason."""
+    """The season of targets (N, K), or None, and the reason."""
     n = len(training)
     most = n // 2
     if given is not None:
@@ -468,7 +468,7 @@ def _season(training: Tensor, given: int | None, spacing: timeline.Spacing) -> t
 
 
 def _explains(similar: np.ndarray, season: int, longer: int) -> bool:
-    """Whether a longer season leaves clearly less unexplained, in a column or in its changes."""
+    """Whether a longer season explains clearly more, of a column or of its changes."""
     chance = 3 / math.sqrt(similar.shape[1] - longer)
     return bool(
         (
@@ -485,7 +485,7 @@ def _is_in(similar: np.ndarray, lag: int, best: int) -> bool:
 
 
 def _refined(similar: np.ndarray, lag: int) -> int:
-    """The season near the lag: of a smooth one, noise moves the peak, but the peaks at its multiples much less."""
+    """The season near the lag. Noise moves the peak of a smooth season, but the peaks at its multiples much less."""
     r = similar[similar[:, lag].argmax()]
 
     def score(season: int) -> float:
@@ -499,14 +499,14 @@ def _at(similar: np.ndarray, lag: int) -> str:
 
 
 def _similarity(y: np.ndarray) -> np.ndarray:
-    """Autocorrelation (2, lags) of a column without its straight trend, and of its changes."""
+    """Autocorrelation (2, lags) of a column without its linear trend, and of its changes."""
     place, known = np.arange(len(y)), ~np.isnan(y)
     straight = y - np.polyval(np.polyfit(place[known], y[known], 1), place)
     return np.stack([_autocorrelation(straight)[:-1], _autocorrelation(np.diff(straight))])
 
 
 def _autocorrelation(y: np.ndarray) -> np.ndarray:
-    """Of each lag (N), over the pairs that are known."""
+    """The autocorrelation at each lag (N), over pairs of known values."""
     known = ~np.isnan(y)
     y = np.where(known, y - y[known].mean(), 0) if known.any() else np.zeros(len(y))
     size = 2 ** (2 * len(y) - 1).bit_length()
@@ -521,9 +521,9 @@ def _autocorrelation(y: np.ndarray) -> np.ndarray:
 
 
 def _repeats(similar: np.ndarray, lag: int, times: int) -> bool:
-    """Whether a column, or its changes, resembles itself at a lag, more than around it and more than by chance.
+    """Whether a column, or its changes, is similar to itself at a lag: more than at lags around it and than by chance.
 
-    times: how many multiples of the lag must be beyond chance
+    times: so many multiples of the lag must be beyond chance
     """
     chance = 3 / math.sqrt(similar.shape[1] - times * lag)
 

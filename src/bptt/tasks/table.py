@@ -1,8 +1,8 @@
-"""A table in a file, CSV or Parquet: named columns, read whole, every mistake with its place.
+"""Tables in CSV or Parquet files: named columns, read whole, with the place of every mistake.
 
-`read` finds the separator, checks that every line has the cells the first line names, and leaves cells as they are
-until `numbers` or `texts` asks for a column. An empty cell, NA, N/A, NaN, null or none is a missing number: NaN. The
-first line of a CSV file names the columns; lines are counted from 1 as an editor does, rows of a Parquet file too.
+`read` finds the separator and checks that every line has a cell for each column. Cells are converted when `numbers` or
+`texts` asks for their column. An empty cell, NA, N/A, NaN, null or none is a missing number: NaN. The first line of a
+CSV file names the columns. Lines of CSV and rows of Parquet are counted from 1.
 """
 
 import csv
@@ -26,8 +26,8 @@ from bptt.files import disk
 MISSING = ("", "na", "n/a", "nan", "null", "none")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MOST_LISTED = 12
-LARGEST = 1e100  # squares of numbers, and sums of them, must be numbers too
-UNIT = r"[%$\u20ac\u00a3\u00a5\u20b9]"  # beside a number: percent and signs of currencies
+LARGEST = 1e100  # so that sums of squares are finite
+UNIT = r"[%$\u20ac\u00a3\u00a5\u20b9]"  # percent and currency signs before or after a number
 BLOCK = 1 << 16  # rows whose cells are held as Python's strings at a time
 
 
@@ -53,7 +53,7 @@ class Table:
         return self.frame.columns
 
     def column(self, name: str) -> pl.Series:
-        """Cells as they are. Raises InputError that lists the columns where none has this name."""
+        """The cells, not converted. Raises InputError with a list of the columns where none has this name."""
         if name not in self.columns:
             raise InputError(
                 f"A column must be one of the table's: {self.listed()}; got {name!r}. "
@@ -66,7 +66,7 @@ class Table:
         return ", ".join(self.columns[:MOST_LISTED]) + more
 
     def place(self, row: int) -> str:
-        """Where a row stands in the file, rows counted from 0: "line 7" of a CSV file, "row 6" of another."""
+        """The place of a row (counted from 0) in the file: "line 7" of a CSV file, "row 6" of a Parquet file."""
         return f"row {row + 1}" if self.places is None else f"line {self.places[row]}"
 
     def numbers(self, name: str) -> np.ndarray:
@@ -133,7 +133,7 @@ class Table:
 
 
 def without_missing(cells: pl.Series) -> pl.Series:
-    """Cells of text without spaces around them, null where they stand for a missing value."""
+    """Cells of text, stripped of spaces; null where they stand for a missing value."""
     cells = cells.str.strip_chars()
     missing = cells.is_null() | cells.str.to_lowercase().is_in(MISSING)
     return cells.set(missing, None)
@@ -263,7 +263,7 @@ def _separator(lines: list[str]) -> str:
 
 
 def _records(lines: list[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """First line and cells of each record; blank lines are left out unless there is only one column."""
+    """First line and cells of each record. Blank lines are left out, unless there is only one column."""
     one_column = False
     for first, cells in (
         _quoted(lines, separator, path) if any('"' in line for line in lines) else _plain(lines, separator, path)
@@ -309,7 +309,7 @@ def _too_long(first: int, path: Path) -> InputError:
 
 
 def _readings(cell: str) -> list[str]:
-    """The numbers that a cell such as "1,231", "1.020,0" or "$12" may stand for, as they are to be written."""
+    """The numbers that a cell such as "1,231", "1.020,0" or "$12" may stand for, written without ambiguity."""
     body = r"([0-9](?:[0-9.,'\u2019\s]*[0-9])?)"
     parts = re.fullmatch(rf"({UNIT}?)\s*([-+\u2212]?)\s*({UNIT}?)\s*{body}\s*({UNIT}?)", cell)
     if parts is None:

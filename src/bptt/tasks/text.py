@@ -1,9 +1,9 @@
-"""Text: predict each next symbol, and so learn to write like it.
+"""Text: a network learns to predict each next symbol, and so to write.
 
-Every stream of the text is read from its beginning to its end, window after window, with the state carried over; the
-gradient stops where a window begins. With k1 smaller than the window there is an update every k1 steps whose gradient
-goes back through the whole window (`bptt.truncated`). Nothing is truncated when the window is "full": every stream is
-then read from end to end in one step, block by block of time, in bounded memory (`Elman.loss_of`). The held-out part is
+Every stream of the text is read from its beginning to its end, window after window. The state is carried over; the
+gradient stops where a window begins. With k1 smaller than the window there is an update every k1 steps, and its
+gradient goes back through the whole window (`bptt.truncated`). With the window "full" nothing is truncated: every
+stream is read from end to end in one step, in blocks of time and bounded memory (`Elman.loss_of`). The held-out part is
 the end of the text.
 """
 
@@ -26,19 +26,19 @@ from bptt.train import Measure, truncated
 
 EVALUATION_STREAMS = 32
 EVALUATION_STEPS = 256
-EVALUATION_OUTPUTS = 1 << 23  # elements of o that are made at a time, 32 MB, at least those of one prediction
+EVALUATION_OUTPUTS = 1 << 23  # elements of o computed at a time, 32 MB; at least those of one prediction
 
 
 @dataclass(frozen=True)
 class Recipe(train.Recipe):
     """Everything that decides a training besides the text. The defaults are those of the demo.
 
-    unit, words      what a symbol is: "character", "byte" or "word"; how many different words are told apart at most
+    unit, words      a symbol is a "character", a "byte" or a "word"; the largest number of different words
     hidden, layers   hidden units of each of the stacked layers
     nonlinearity     φ of A3
-    bptt             window length k2: through how many steps the gradient goes back; "full": a whole stream
+    bptt             window length k2, the steps that the gradient goes back; "full": a whole stream
     k1               steps from one update to the next; None: bptt
-    streams          how many parts of the text are read side by side, the batch
+    streams          parts of the text that are read side by side, the batch
     held_out         share of the text, at its end, kept for evaluation
     """
 
@@ -151,7 +151,7 @@ class Text:
 
 @torch.no_grad()
 def nats_per_token(model: Elman, tokens: Tensor) -> float:
-    """Mean of −ln ŷ over every token of a text but its first, each predicted once.
+    """Mean of −ln ŷ over all tokens of a text but the first, each predicted once.
 
     The text (N,) is read as up to 32 streams, each from the zero state, so the figure is slightly above that of one
     continuous reading.
@@ -173,7 +173,7 @@ def nats_per_token(model: Elman, tokens: Tensor) -> float:
 
 
 def _nats(model: Elman, x: Tensor, y: Tensor, h: Tensor | None) -> tuple[float, Tensor]:
-    """Sum of −ln ŷ over every step and row of a window (T, B), by calls for some rows and steps, and h_n."""
+    """Sum of −ln ŷ over all steps and rows of a window (T, B), computed in parts, and h_n."""
     O = model.readout.out_features
     rows = min(max(1, EVALUATION_OUTPUTS // O), x.shape[1])
     steps = max(1, EVALUATION_OUTPUTS // (O * rows))

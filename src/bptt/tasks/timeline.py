@@ -1,9 +1,9 @@
-"""The time of each row of a table: read, put on an even grid where there is one, and continued.
+"""The time of each row of a table: found, read, put on an even grid where there is one, and continued.
 
-`of` finds the column, reads numbers and dates in the forms people write them, and recognises the spacing: seconds to
-weeks, weekdays, calendar months to years, whole or decimal numbers. Rows missing from an even grid are counted, so that
-`Timeline.on_grid` can leave their places empty. Spacing that is not even is said; the rows then count as even steps. A
-column that looks like times and cannot be used is an error, unless `ROWS` stands for it.
+`of` finds the time column, reads numbers and dates in all usual forms, and recognises the spacing: seconds to weeks,
+weekdays, calendar months to years, whole or decimal numbers. Rows that are missing from an even grid are found, and
+`Timeline.on_grid` leaves their places empty. Where the spacing is not even, the rows count as even steps, and
+`Spacing.even` is False. A column that looks like times and cannot be used is an error, unless `ROWS` is given.
 """
 
 import itertools
@@ -59,16 +59,16 @@ SECOND = 1_000_000
 UNITS = {"week": 604_800 * SECOND, "day": 86_400 * SECOND, "hour": 3_600 * SECOND, "minute": 60 * SECOND,
          "second": SECOND, "millisecond": 1_000, "microsecond": 1}  # fmt: skip
 YEARS = 1000, 9999
-SINCE_1970 = 1e9, 2.5e9  # seconds, the years 2001 to 2049; other columns hold smaller numbers
+SINCE_1970 = 1e9, 2.5e9  # seconds, the years 2001 to 2049; numbers of other columns are usually smaller
 LATEST = 288_000 * 365.25 * UNITS["day"]  # since 1970, of dates that int64 counts in microseconds
 TOLERANCE = 0.1  # share of a step by which decimal times may miss the grid
 
 
 @dataclass(frozen=True)
 class Spacing:
-    """How far rows are apart: `every` so many units. Not even: the usual distance.
+    """The distance of two rows: `every` units; where they are not even, the usual distance.
 
-    day     of months: their day, or the last of those that are shorter
+    day     for months, the day of the month, or the last day of shorter months
     """
 
     unit: SpacingUnit
@@ -98,7 +98,7 @@ class Spacing:
 
     @property
     def seasons(self) -> tuple[int, ...]:
-        """Steps in which the calendar repeats, the shortest first: a day and a week for hours and less, a week for
+        """The seasons of the calendar in steps, the shortest first: a day and a week for hours and less, a week for
         days, a year for the rest."""
         match self.unit:
             case "weekday":
@@ -115,7 +115,7 @@ class Spacing:
         return tuple(round(p / self.every) for p in periods if self.every < p and p % self.every == 0)
 
     def after(self, last: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """The times so many steps (n) after `last`, an array of one time.
+        """The times that are `steps` (n) after `last`, an array of one time.
 
         Raises InputError for dates beyond what 64 bits count in microseconds.
         """
@@ -145,10 +145,10 @@ class Timeline:
     """Times of the steps of a series.
 
     column      the time column, None where rows are only counted
-    form        how times are written: dates as strftime has it, with %q for the quarter; numbers as format has it
+    form        the format of the times: of dates as in strftime, with %q for the quarter; of numbers as in format
     times       (N,) of each step, gaps included: datetime64[us], float64 or int64
-    places      (rows,) the step each row of the table is
-    otherwise   another form that fits as well, such as the month before the day, and the spacing it would give
+    places      (rows,) the step of each row of the table
+    otherwise   another form that fits too, such as the month before the day, and the spacing that it would give
     """
 
     column: str | None
@@ -163,28 +163,28 @@ class Timeline:
 
     @property
     def inserted(self) -> int:
-        """Steps that no row of the table gives."""
+        """The number of steps without a row."""
         return len(self.times) - len(self.places)
 
     def on_grid(self, values: np.ndarray) -> np.ndarray:
-        """A column (rows,) at its steps (N,), NaN between."""
+        """A column (rows,) on the grid (N,), NaN at steps without a row."""
         grid = np.full(len(self.times), np.nan)
         grid[self.places] = values
         return grid
 
     def gaps(self) -> list[tuple[int, int]]:
-        """First and last of the steps in each gap."""
+        """First and last step of each gap."""
         before = self.places[:-1][np.diff(self.places) > 1]
         after = self.places[1:][np.diff(self.places) > 1]
         return [(int(b) + 1, int(a) - 1) for b, a in zip(before, after, strict=True)]
 
     def following(self, steps: int, last: int | None = None) -> np.ndarray:
-        """The times of the next steps after step number `last`, by default the last there is."""
+        """The times of the next steps after step number `last`, by default the last one."""
         last = len(self.times) - 1 if last is None else last
         return self.spacing.after(self.times[last : last + 1], np.arange(1, steps + 1))
 
     def label(self, time: np.ndarray | np.generic | float) -> str:
-        """A time as the file writes it."""
+        """The time in the format of the file."""
         if self.spacing.unit in ("row", "number"):
             return format(float(time), self.form)
         moment = np.asarray(time, "datetime64[us]").item()
@@ -220,8 +220,8 @@ def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> 
 def _found(
     table: Table, taken: Collection[str], use: Callable[[str], Found], counts: Callable[[Found], bool]
 ) -> Found | None:
-    """What `use` makes of the first column that looks like times and can be used, or that is called like a counter,
-    can be used and `counts`.
+    """`use` of the first column that looks like times and can be used; or of one with the name of a counter that can
+    be used and that `counts` accepts.
 
     Raises InputError where columns look like times and none can be used.
     """
@@ -269,9 +269,9 @@ def ordering(table: Table, groups: Mapping[str, Sequence[int]], taken: Collectio
 
 
 def in_order(table: Table, column: str, groups: Mapping[str, Sequence[int]]) -> list[list[int]]:
-    """The rows of each group, which are steps of a sequence of that name, sorted by their times.
+    """The rows of each group (the steps of a sequence, by its name), sorted by their times.
 
-    Where a column can be read in several ways, as 01/02/2026, it is read as the rows of the groups stand most in order.
+    Dates such as 01/02/2026 can be read in several ways; the one that leaves most rows in order is taken.
 
     Raises InputError, with the place, for empty or unreadable times, and for steps with the same time.
     """
@@ -292,7 +292,7 @@ def in_order(table: Table, column: str, groups: Mapping[str, Sequence[int]]) -> 
 
 
 def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[str], list[str]]:
-    """Columns that look like times, the likelier first, those that are called like parts of a date, and those whose
+    """Columns that look like times, the likeliest first; those with the name of a part of a date; and those whose
     numbers count from 1970 on."""
     free = [name for name in table.columns if name not in taken]
     typed = [name for name in free if table.frame[name].dtype in (pl.Date, pl.Datetime, pl.Time)]
@@ -300,13 +300,13 @@ def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[s
     dated = [name for name in free if table.frame[name].dtype == pl.String and _like_times(table.frame[name])]
     calendar = [name for name in free if _called(name) in CALENDAR]
     likely = [*typed, *named, *dated]
-    if likely and not named:  # dates beside a year may be anything; beside a mere count they are the time
+    if likely and not named:  # with a column for the year, dates may be anything; with a mere count, they are the time
         likely += [name for name in calendar if _called(name) != "t"]
     return list(dict.fromkeys(likely)), calendar, [name for name in free if _since_1970(table.frame[name])]
 
 
 def _called(name: str) -> str:
-    """A column's name without capitals, separators and what stands in brackets at its end; T stays a temperature."""
+    """The name in lower case, without separators and brackets at its end; but T, which is a temperature."""
     called = re.sub(r"[\s_.-]|[(\[].*[)\]]$", "", name)
     return called if called == "T" else called.lower()
 
@@ -353,7 +353,7 @@ def _backwards(times: np.ndarray) -> np.ndarray:
 
 
 def _disorder(times: np.ndarray) -> int:
-    """How many rows are out of order, the newest first or last."""
+    """The number of rows that are out of order, in the better of both directions."""
     return int(min(_backwards(times).sum(), _backwards(times[::-1]).sum()))
 
 
@@ -390,7 +390,7 @@ def _of_local_clock(cells: pl.Series, times: np.ndarray) -> bool:
 
 
 def _telling_apart(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> str | None:
-    """The column that says which series a row belongs to, if there are several in one table."""
+    """The column that names the series of a row, where a table has several series."""
     if 3 * len(np.unique(times)) > 2 * len(times):
         return None
     found = {}
@@ -405,7 +405,7 @@ def _telling_apart(table: Table, column: str, times: np.ndarray, taken: Collecti
 
 
 def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
-    """Every way of reading the column: how dates are written, and the times."""
+    """All ways to read the column: the form of the dates, and the times."""
     cells = table.column(column)
     if cells.dtype in (pl.Date, pl.Datetime):
         _require_all(table, column, cells)
@@ -496,7 +496,7 @@ def _forms() -> Iterator[str]:
 
 
 def _read(cells: pl.Series, form: str) -> pl.Series:
-    """Dates, null where a cell is not written so or not in `YEARS`, as 20 for 2020 is not. Offsets become UTC."""
+    """Dates; null where a cell has another form or lies outside `YEARS`, such as 20 for 2020. Offsets become UTC."""
     dates = _parsed(cells, form)
     return dates.set(~dates.dt.year().is_between(*YEARS), None)
 
@@ -516,7 +516,7 @@ def _parsed(cells: pl.Series, form: str) -> pl.Series:
 
 
 def _unread(cells: pl.Series) -> int:
-    """The first row that the form fitting most rows does not fit."""
+    """The first row that does not have the form of most rows."""
     best = max((_read(cells, form).is_null() for form in _forms()), key=lambda null: len(null) - null.sum())
     return int(best.arg_true()[0])
 

@@ -1,8 +1,8 @@
-"""What a network is fed: the truth, its own output, or either as a coin falls.
+"""Teacher forcing, free running, and scheduled sampling between the two.
 
-A network trained on the truth is warmed up on a prime it is given, then continues it with symbols drawn from ŷ
-(`continuation`). Networks with output feedback (`bptt.nn.Jordan`) run free with `free_run` and are trained for it with
-`scheduled`; `discrepancy` measures what was learnt on the truth and is lost without it.
+`continuation` reads a prime and continues it with symbols drawn from ŷ. Networks with output feedback
+(`bptt.nn.Jordan`) run on their own outputs with `free_run` and are trained for it with `scheduled`; `discrepancy`
+compares a network under teacher forcing with the same network running free.
 """
 
 import math
@@ -21,11 +21,11 @@ Feed = Literal["output", "greedy", "sample"]
 
 
 def continuation(model: Elman, prime: Tensor, length: int, *, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
-    """`length` tokens that follow the prime, one by one as they are drawn.
+    """Draws `length` tokens that follow the prime, and yields them one by one.
 
     prime        tokens (N,), N > 0, read from the zero state
-    temperature  divides the outputs before softmax: below 1 bolder, above 1 more varied; 0 takes the likeliest token
-    seed         same model, prime, temperature and seed: same tokens
+    temperature  divides the outputs before softmax: below 1 bolder, above 1 more varied; 0: always the likeliest token
+    seed         the same model, prime, temperature and seed give the same tokens
 
     Raises InputError for an empty prime, a length below 1, a temperature that is negative, NaN or infinite, or a seed
     outside [0, 2**63).
@@ -75,10 +75,10 @@ def free_run(
 ) -> tuple[Tensor, State]:
     """o (T, B, O) of a network fed with its own outputs, and the state after the last step.
 
-    x            (T, B, input_size); its length is how far the network runs
-    state        where it starts, say the state after a warm-up on the truth: `_, state = network(x, y)`
+    x            (T, B, input_size); the network runs for T steps
+    state        the first state, such as that after a warm-up on the truth: `_, state = network(x, y)`
     feed         "output": ŷ itself, through which gradients flow; "greedy": the likeliest class (or ŷ rounded for
-                 binary outputs); "sample": a draw from ŷ. Gradients stop at what was chosen or drawn
+                 binary outputs); "sample": a draw from ŷ. No gradient flows through a choice or a draw
     temperature  divides the outputs before a draw
 
     Raises InputError for a feed that the network's loss does not know, or a temperature that is not above zero.
@@ -99,11 +99,11 @@ def scheduled(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, State]:
-    """o (T, B, O) and the last state where each step of each row is fed the truth with probability `truth`.
+    """o (T, B, O) and the last state, where each step of each row is fed the truth with probability `truth`.
 
-    A coin is thrown for every step and every row; where it fails the network is fed its own output as `feed` says.
-    truth = 1 is teacher forcing, 0 is free running; `bptt.schedules` has how it usually falls. Other arguments as for
-    `free_run` and `Jordan`.
+    A coin is thrown for every step and every row; otherwise the network is fed its own output as `feed` says. truth = 1
+    is teacher forcing, 0 is free running; `bptt.schedules` has the usual ways from one to the other. Other arguments as
+    for `free_run` and `Jordan`.
 
     Source: Bengio et al., "Scheduled sampling for sequence prediction with recurrent neural networks" (2015).
     """
@@ -125,10 +125,10 @@ def scheduled(
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """Forced against free on the same sequences, by horizon: the steps since the truth ended (H_max,).
+    """Teacher forcing against free running on the same sequences, for each step after the warm-up, (T − warm_up,).
 
     forced_loss  mean loss of each step under teacher forcing (one step ahead)
-    free_loss    the same while running free
+    free_loss    mean loss of each step while running free
     distance     mean over rows of ‖h forced − h free‖ / ‖h forced‖
     """
 
@@ -147,7 +147,7 @@ def discrepancy(
     feed: Feed = "output",
     generator: torch.Generator | None = None,
 ) -> Discrepancy:
-    """What a network trained on the truth loses without it: warmed up on `warm_up` steps, then forced and free."""
+    """Reads `warm_up` steps of the truth, then runs twice over the rest: with teacher forcing, and free."""
     if not 0 <= warm_up < len(x):
         raise InputError(f"the warm-up must leave steps to run free: 0 <= warm_up < {len(x)}; got {warm_up}.")
     state = network.initial(x)
@@ -165,7 +165,7 @@ def discrepancy(
 def _walk(
     network: Jordan, x: Tensor, state: State, next_fed: Callable[[int, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, State]:
-    """h and o of all steps, one after the other, and the last state. `next_fed` makes of o what is fed to the next."""
+    """h and o of all steps, and the last state. `next_fed(t, o)` is the feedback of step t for the next one."""
     states, outputs = [], []
     for t, x_t in enumerate(x):
         h, o = network.step(x_t, state)
@@ -180,7 +180,7 @@ def _walk(
 def _chooser(
     network: Jordan, feed: str, temperature: float, generator: torch.Generator | None
 ) -> Callable[[Tensor], Tensor]:
-    """What is fed back, as a function of o (B, O)."""
+    """The feedback as a function of o (B, O)."""
     known = ("output",) if network.loss_name == "squared_error" else ("output", "greedy", "sample")
     if feed not in known:
         raise InputError(f"a network with {network.loss_name} can be fed with {', '.join(known)}; got {feed!r}.")

@@ -1,4 +1,4 @@
-"""How often the truth is fed in scheduled sampling, as a function of the step of the training.
+"""The probability of the truth in scheduled sampling, as a function of the step of the training.
 
 All fall from 1 toward 0. Source: Bengio et al., "Scheduled sampling for sequence prediction with recurrent neural
 networks" (2015), section 2.4.
@@ -30,7 +30,7 @@ def exponential(step: int, *, k: float) -> float:
 
 
 def inverse_sigmoid(step: int, *, k: float) -> float:
-    """k / (k + exp(step / k)), with k >= 1: the fall begins later and is faster the larger k is.
+    """k / (k + exp(step / k)), with k >= 1: the larger k, the later and the faster is the fall.
 
     >>> inverse_sigmoid(0, k=100) > 0.99 > inverse_sigmoid(1000, k=100)
     True

@@ -1,10 +1,10 @@
-"""How many threads a training works on: all it may have, or one while other programs need the cores.
+"""The number of threads of a training: all that it may have, or one while other programs need the cores.
 
-Threads that share out a step wait for the slowest of them. While another program takes turns with one of them on its
-core, all of them wait for that turn, and one thread alone is the faster way. No system says so in a portable way, so
-both ways are timed: now and then a short trial of the other one, and the faster one goes on.
+The threads that divide a step wait for the slowest of them. While another program takes turns with one of them on its
+core, all wait for that turn, and a single thread is faster. There is no portable way to ask a system for this, so both
+ways are timed: now and then the other one is tried for a moment, and the faster one is kept.
 
-The bits of a training's weights do not depend on the number of threads (tests/test_threads.py).
+The bits of the weights do not depend on the number of threads (tests/test_threads.py).
 """
 
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from collections.abc import Callable
 import torch
 
 TRIAL_SECONDS = 0.15  # of steps, and at least two of them
-GAIN = 1.05  # how much faster the other way must be
-DROP = 0.7  # a rate below this share of what it was calls for a trial at once
-SHORTEST_PATIENCE, LONGEST_PATIENCE = 4, 64  # between two trials, as a multiple of what the last one took
+GAIN = 1.05  # the other way is kept if it is so many times as fast
+DROP = 0.7  # where the rate falls below this share of the last one, a trial comes at once
+SHORTEST_PATIENCE, LONGEST_PATIENCE = 4, 64  # time between two trials, as a multiple of the last one's
 
 
 class Threads:
     """Within `with`, torch and the engine work on `number` threads; afterwards on as many as before.
 
-    number   to begin with and at most; None: as many as torch has
-    steady   it stays at `number`
-    apply    what sets the number of threads
+    number   at the start and at most; None: as many as torch has
+    steady   keep that number
+    apply    the function that sets the number of threads
 
-    The next trial comes after 4 times what the last one took, so that trials stay a small share of the time where one
-    thread is many times slower; each that confirms the present way doubles this, up to 64 times.
+    The next trial comes after 4 times the time of the last one, so that trials cost little even where one thread is
+    many times slower. Each trial that confirms the present way doubles this time, up to 64 times.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Threads:
         self._apply = apply
         self._patience = SHORTEST_PATIENCE
         self._on_trial = False
-        self._before = 0.0  # items per second when the last trial ended
-        self._rate = 0.0  # items per second of late
-        self._cost, self._since = TRIAL_SECONDS, 0.0  # seconds of the last trial, and since
+        self._before = 0.0  # items per second at the end of the last trial
+        self._rate = 0.0  # items per second now
+        self._cost, self._since = TRIAL_SECONDS, 0.0  # seconds of the last trial, and since its end
         self._begin_window()
 
     def __enter__(self) -> "Threads":
@@ -50,12 +50,12 @@ class Threads:
         self._apply(self._outside)
 
     def learn(self, seconds: float, items: int) -> None:
-        """What the last step took on `number` threads; sets the number for the next one."""
+        """Takes the time of the last step on `number` threads, and sets the number for the next step."""
         if not self._tries:
             return
         self._since += seconds
         self._steps += 1
-        if self._steps == 0:  # the first one after a change wakes threads up
+        if self._steps == 0:  # the first step after a change wakes threads up
             return
         self._seconds += seconds
         self._items += items

@@ -1,8 +1,8 @@
 """Truncated BPTT: an update every k1 steps, each with a gradient that goes back through the last k2.
 
-Losses of the k1 new steps are sent back; at the k2-th step before the end of the window the state counts as a constant.
-With k1 = k2 = k the windows follow each other and nothing is computed twice; k2 = T with k1 = T is full BPTT. Where
-k2 > k1, the steps of which a window is not the first are computed again with the weights as they are by then.
+Each update takes the losses of the k1 new steps; the state before the last k2 steps counts as a constant. With
+k1 = k2 = k the windows follow each other and nothing is computed twice; k1 = k2 = T is full BPTT. With k2 > k1 windows
+overlap, and the steps in the overlap are computed again, with the present weights.
 
 Source: Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
 trajectories" (1990), who write BPTT(k2; k1).
@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Window(NamedTuple):
-    """One update: forward over the steps [start, end), losses of [fresh, end), constant state before `start`."""
+    """One update: forward over steps [start, end), the losses of [fresh, end); the state before `start` is constant."""
 
     start: int
     fresh: int
@@ -51,13 +51,13 @@ def windows(T: int, k1: int, k2: int) -> Iterator[Window]:
 def updates(
     model: Model, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loss of each window, to be sent back and followed by an update, with the state after it.
+    """Yields the loss of each window, for the caller to send back and update the weights, and the state after it.
 
     model  (x, h0 or None) -> (o, h_n), such as `bptt.nn.Elman`; time first
-    loss   (o, y) -> scalar, for the k1 new steps of a window. A mean is one over these alone: it weighs every window
-           alike, whatever a shorter last one or a mask leaves of it. A sum over steps weighs every step alike
+    loss   (o, y) -> scalar, for the k1 new steps of a window. A mean gives every window the same weight, also a
+           shorter last one or one with masked steps. A sum gives every step the same weight
     x, y   (T, B, ...) inputs and targets
-    h0     state before the first step, say the last h_n of the same stream; None is zero
+    h0     state before the first step, such as the last h_n of the same stream; None: zero
 
     Between two windows the caller may change the weights. The yielded state is detached, (layers, B, H).
 
@@ -75,7 +75,7 @@ def _check_targets(x: Tensor, y: Tensor) -> None:
 
 
 def _outputs(model: Model, x: Tensor, h0: Tensor | None, k1: int, k2: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Of each window which steps are new, their outputs, and the state after them."""
+    """For each window its new steps, their outputs, and the state after them."""
     plan = list(windows(len(x), k1, k2))
     for number, (start, fresh, end) in enumerate(plan):
         next_start = plan[number + 1].start if number + 1 < len(plan) else end
@@ -84,9 +84,9 @@ def _outputs(model: Model, x: Tensor, h0: Tensor | None, k1: int, k2: int) -> It
 
 
 def through(model: Model, x: Tensor, h: Tensor | None, at: int) -> tuple[Tensor, Tensor | None, Tensor]:
-    """o of all steps of a window x, from the state h before it; the state after `at` steps, and that after the last.
+    """o of all steps of a window x that begins in state h; the state after `at` steps; the state after the last.
 
-    Both states are detached: the first is where another window begins, the gradient of this one goes through it.
+    Both states are detached. The next window begins in the first one; the gradient of this window flows through it.
     """
     outputs, h_at = [], h
     if at:
@@ -103,7 +103,7 @@ def through(model: Model, x: Tensor, h: Tensor | None, at: int) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class Bias:
-    """How a truncated gradient differs from the full one, over all parameters and for each.
+    """The difference between the truncated gradient and the full one, over all parameters and for each.
 
     cosine          of the angle between the two; 1 is the same direction
     relative_error  ‖truncated − full‖ / ‖full‖
@@ -117,14 +117,14 @@ class Bias:
 def bias(
     model: torch.nn.Module, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Tensor | None = None
 ) -> Bias:
-    """What truncation does to the gradient of the loss of the whole sequence, at the weights as they are.
+    """Compares the truncated gradient with the full one, for the loss of the whole sequence and the present weights.
 
     loss  (o, y) -> scalar, for all steps together: a sum, a mean, with a mask or without, or anything else
 
-    ∂L/∂o of the whole sequence is sent back twice: through all steps, and through the windows of `updates`. So for a
-    sum over steps the truncated gradient is the sum of those of the windows, for a mean their mean weighed by steps.
-    Arguments otherwise as for `updates`. Parameters and their gradients are left alone; dropout is off meanwhile, so
-    that truncation is all that differs.
+    ∂L/∂o of the whole sequence is sent back twice: through all steps, and through the windows of `updates`. For a sum
+    over steps the truncated gradient is therefore the sum of the windows' gradients; for a mean, their mean weighted by
+    steps. Other arguments as for `updates`. Parameters and their `grad` do not change. Dropout is off, so that
+    truncation is the only difference.
 
     Raises InputError where the loss is not one number that depends on o.
     """
@@ -141,8 +141,8 @@ def bias(
                 f"the loss must be one number that depends on the outputs o, a tensor of one element; got {L}. "
                 "Sum or average over what is left, and compute with tensors."
             )
-        do, *beside = torch.autograd.grad(L, [at, *parameters.values()], allow_unused=True, materialize_grads=True)
-        full = dict(zip(parameters, beside, strict=True))  # what goes past o, such as a penalty on weights
+        do, *direct = torch.autograd.grad(L, [at, *parameters.values()], allow_unused=True, materialize_grads=True)
+        full = dict(zip(parameters, direct, strict=True))  # not by way of o, such as a penalty on weights
         truncated = {name: gradient.clone() for name, gradient in full.items()}
         _add_gradients(full, o, do, parameters)
         for new, o_new, _ in _outputs(model, x, h0, k1, k2):
