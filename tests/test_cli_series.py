@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from typer.testing import CliRunner
+from commands import bptt
 
 from bptt import runs
-from bptt.cli import app
 from bptt.cli.series import BACKTEST, BACKTEST_PICTURE, FORECAST, kept
 from bptt.tasks import Series
 
@@ -37,15 +36,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     air().write_csv("air.csv")
     return tmp_path
-
-
-def bptt(command: str, code: int = 0) -> str:
-    """stdout of the command, or stderr where another exit code than 0 is expected."""
-    result = CliRunner().invoke(app, shlex.split(command), prog_name="bptt")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.stderr if code else result.stdout
 
 
 def is_picture(path: Path) -> bool:

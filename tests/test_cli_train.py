@@ -10,20 +10,22 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 from cases import weights_in
+from commands import bptt
 from typer.testing import CliRunner
 
 from bptt import runs
-from bptt.cli import app
+from bptt.cli import app, commands
 from bptt.cli import text as text_words
 from bptt.files import owned
 from bptt.runs import directory, progress
-from bptt.tasks import Text, data
+from bptt.tasks import TASKS, Text, data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,20 +41,29 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def bptt(command: str, code: int = 0) -> str:
-    """stdout of the command, or stderr where another exit code than 0 is expected."""
-    result = CliRunner().invoke(app, shlex.split(command), prog_name="bptt")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.stderr if code else result.stdout
-
-
 def start(command: str, **options: object) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-m", "bptt", *shlex.split(command)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, "text": True}
     return subprocess.Popen(arguments, **{**pipes, **options})  # type: ignore[arg-type]
+
+
+def test_the_help_says_the_defaults_of_the_recipes() -> None:
+    """The command line does not import the recipes for its help, and repeats their defaults."""
+    said = {}
+    for name, parameter in inspect.signature(commands.train).parameters.items():
+        for option in get_args(parameter.annotation)[1:]:
+            if isinstance(option.show_default, str):
+                said[name] = option.show_default
+    compared = 0
+    for task, kind in TASKS.items():
+        for field in fields(kind.Recipe):
+            if field.default is not None and field.name in said:
+                by_task = dict(part.split(": ") for part in said[field.name].split(", ") if ": " in part)
+                default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+                assert by_task.get(task, said[field.name]) == default, field.name
+                compared += 1
+    assert compared > 25
 
 
 def test_what_next_runs_where_the_shell_finds_no_bptt(here: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import bptt
 from typer.testing import CliRunner
 
 from bptt import runs
@@ -47,14 +48,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "waves.csv", waves(80))
     return tmp_path
-
-
-def bptt(command: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, command.split(), prog_name="bptt")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.stderr if code else result.stdout
 
 
 def test_sequences_are_gathered_and_sorted_by_time(tmp_path: Path) -> None:

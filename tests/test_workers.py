@@ -16,10 +16,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from typer.testing import CliRunner
+from commands import bptt
 
 from bptt import runs
-from bptt.cli import app
 from bptt.errors import InputError
 from bptt.runs import formats
 from bptt.tasks import TASKS, Labelled, ResumableTask, Series, Text, data, labelled, table
@@ -100,11 +99,6 @@ def test_streams_that_the_workers_do_not_divide() -> None:
 def weights(run: Path) -> dict[str, torch.Tensor]:
     tensors, _ = formats.read_safetensors(run / runs.CHECKPOINT)
     return {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-
-
-def bptt(command: str) -> None:
-    result = CliRunner().invoke(app, command.split(), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from bptt.errors import InputError
 
 TEXT, TABLE, SERIES, LABELLED = "Text", "Tables", "Series", "Labelled sequences"
 NETWORK, LENGTH = "Network", "Training"
+OF_THE_RUN = ("out", "file", "threads", "resume", "overwrite", "json")  # options of `train`; the others are its task's
 
 ThreadsOption = Annotated[
     int | None,
@@ -235,16 +236,13 @@ def train(
 
     [cyan]bptt train vowels.csv -o runs/vowels --label speaker --sequence utterance[/cyan]   # whose voice it is
     """
-    options = {
-        "target": target, "horizon": horizon, "season": season, "window": window, "base": base,
-        "label": label, "sequence": sequence, "test_file": test_file, "bidirectional": bidirectional,
-        "balanced": balanced, "inputs": inputs, "time": time, "validation": validation, "test": test, "batch": batch,
-        "unit": unit, "words": words, "bptt": _steps_or_full(bptt), "k1": k1, "streams": streams, "held_out": held_out,
-        "hidden": hidden, "layers": layers, "nonlinearity": nonlinearity,
-        "optimizer": optimizer, "lr": lr, "clip": None if clip == math.inf else clip, "epochs": epochs, "steps": steps,
-        "time_limit": time_limit, "patience": patience, "seed": seed,
-    }  # fmt: skip
-    given = {name: value for name, value in options.items() if was_given(context, name)}
+    given = {
+        name: value for name, value in context.params.items() if name not in OF_THE_RUN and was_given(context, name)
+    }
+    if "bptt" in given:
+        given["bptt"] = _steps_or_full(given["bptt"])
+    if given.get("clip") == math.inf:
+        given["clip"] = None
     if "epochs" in given and "steps" in given:
         raise InputError("The length of a training is --epochs or --steps; got both. Leave one out.")
     if resume and overwrite:
@@ -458,8 +456,8 @@ def _begin(threads: int | None) -> None:
     startup.over()
 
 
-def _steps_or_full(text: str | None) -> int | str | None:
-    if text in (None, "full"):
+def _steps_or_full(text: str) -> int | str:
+    if text == "full":
         return text
     try:
         return int(text)

@@ -13,7 +13,7 @@ import torch
 from rich.table import Table as Printed
 
 from bptt import runs
-from bptt.cli.shell import Say, shortened
+from bptt.cli.shell import Say, say_on, shortened
 from bptt.errors import InputError
 from bptt.files import outputs
 from bptt.runs import progress
@@ -146,10 +146,7 @@ def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
         print(json_format.dumps(facts, ensure_ascii=False))
         return
     console = progress.console()
-
-    def say(line: str, style: str | None = None) -> None:
-        console.print(line, style=style, markup=False, soft_wrap=True)
-
+    say = say_on(console)
     if known:
         learnt = ", which the network has learnt from" if source.sha256 == settings.sha256 else ""
         _report(say, counted, classes, None, f"{file}{learnt}")

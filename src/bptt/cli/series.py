@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bptt import runs
-from bptt.cli.shell import Say, shortened
+from bptt.cli.shell import Say, say_on, shortened
 from bptt.errors import InputError
 from bptt.files import outputs
 from bptt.runs import progress
@@ -341,11 +341,7 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
         }
         print(json_format.dumps(facts, ensure_ascii=False, allow_nan=False))
         return
-    console = progress.console()
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, soft_wrap=True)
-
+    say = say_on(progress.console())
     if data is None and source.sha256 != settings.sha256:
         say(f"{source.source} has changed since the training; this goes on from its present end.\n")
     for printed in _aligned([_header(line.column or "step", said), *_rows(labels, said)]):

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 from typer.core import TyperGroup
 
 from bptt.errors import InputError, SettingError, SilentError, WorkerLostError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Commands(TyperGroup):
@@ -168,6 +171,13 @@ class Say(Protocol):
     """Prints a line, in a style of rich if one is given."""
 
     def __call__(self, line: str, style: str | None = None) -> None: ...
+
+
+def say_on(console: "Console") -> Say:
+    def say(line: str, style: str | None = None) -> None:
+        console.print(line, style=style, markup=False, soft_wrap=True)
+
+    return say
 
 
 def was_given(context: typer.Context, option: str) -> bool:

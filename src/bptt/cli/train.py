@@ -16,7 +16,7 @@ import typer
 
 from bptt import engine, runs
 from bptt.cli import labelled, series, text
-from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_when_asked
+from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_when_asked, say_on
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.runs import progress, workers
 from bptt.tasks import TASKS, ResumableTask, table
@@ -47,10 +47,7 @@ def train(
         warnings.simplefilter("ignore", SlowEngineWarning)
         chosen = engine.choose("cpu", torch.float32)
     console = progress.console()
-
-    def say(line: str, style: str | None = None) -> None:
-        console.print(line, style=style, markup=False, soft_wrap=True)
-
+    say = say_on(console)
     context.with_resource(leave_when_asked())
     stopped_by: list[int] = []
     with workers.team() as team, collect_signals(stopped_by, only_once=False) if team else nullcontext():
