@@ -120,7 +120,7 @@ def test_one_figure_says_how_good_a_training_was(here: Path) -> None:
     settings, model = runs.load(here / "run")
     assert isinstance(settings.recipe, Series.Recipe)
     task = Series.again(settings.about, settings.recipe, settings.source)
-    missed, at = [], task.judges
+    missed, at = [], task.validation_origins
     for base in (None, "last"):
         forecast = model.forecasts(task.values, at, base)[:, 0, 0]
         missed.append(float((forecast - task.values[at + 1, 0]).square().mean()))

@@ -162,7 +162,7 @@ def test_trust_is_what_suits_the_judges_best() -> None:
     o = model.outputs(u, at).double()
     rest = torch.full((300, 5), math.nan).double()
     rest[at] = o * torch.tensor([0.25, 1.0, -1.0, 3.0, 0.0])
-    assert model.judge(u, rest, at) == pytest.approx(float(((rest[at] - o * model.trust) ** 2).mean()))
+    assert model.fit_trust(u, rest, at) == pytest.approx(float(((rest[at] - o * model.trust) ** 2).mean()))
     torch.testing.assert_close(model.trust, torch.tensor([0.25, 1.0, 0.0, 1.0, 0.0]).double())
     assert model.band[0] == 0
     torch.testing.assert_close(model.band[2], rest[at, 2].abs().quantile(0.8) * model.left_over[2])

@@ -73,7 +73,7 @@ class TestParts:
         assert (found.parts.train, found.parts.validation, found.parts.test) == (70, 15, 15)
         assert found.origins.tolist() == list(range(84, 97))
         assert found.recipe.hidden == 16
-        assert found.judges.tolist() == list(range(69, 82))
+        assert found.validation_origins.tolist() == list(range(69, 82))
         assert found.about() | {"season": 12, "lags": 0, "base": "", "anchor": ""} == {
             "targets": ["y"], "inputs": [], "time": "date", "spacing": "month", "season": 12, "window": found.window,
             "base": "", "anchor": "", "lags": 0, "gaps": [], "parts": [70, 15, 15],
@@ -82,7 +82,7 @@ class TestParts:
     def test_each_holds_a_horizon(self, file: Path) -> None:
         found = task(write(file, y=airline(100)), horizon=24)
         assert (found.parts.train, found.parts.validation, found.parts.test) == (52, 24, 24)
-        assert len(found.origins) == len(found.judges) == 1
+        assert len(found.origins) == len(found.validation_origins) == 1
 
     def test_without_a_test_part(self, file: Path) -> None:
         found = task(write(file, y=airline(100)), test=0.0)
@@ -169,22 +169,22 @@ def test_short_windows_lose_none(file: Path, window: int) -> None:
 
 
 def test_the_judges_of_a_long_series_are_of_all_seasons_phases(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(series, "JUDGES", 40)
+    monkeypatch.setattr(series, "MOST_VALIDATION_ORIGINS", 40)
     found = task(write(file, y=np.sin(np.arange(1867) * 2 * np.pi / 7)), season=7)
-    assert len(found.judges) == 40
-    assert found.judges.diff().min() > 0
-    assert found.parts.train - 1 <= found.judges[0]
-    assert found.judges[-1] < found.parts.known - 1
-    assert set((found.judges % 7).tolist()) == set(range(7))
-    assert torch.equal(task(file, season=7, seed=3).judges, found.judges)
+    assert len(found.validation_origins) == 40
+    assert found.validation_origins.diff().min() > 0
+    assert found.parts.train - 1 <= found.validation_origins[0]
+    assert found.validation_origins[-1] < found.parts.known - 1
+    assert set((found.validation_origins % 7).tolist()) == set(range(7))
+    assert torch.equal(task(file, season=7, seed=3).validation_origins, found.validation_origins)
 
 
 def test_the_judges_of_a_long_series_are_where_something_is_known(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(series, "JUDGES", 4)
+    monkeypatch.setattr(series, "MOST_VALIDATION_ORIGINS", 4)
     y = airline(200)
     y[141:168] = math.nan
     found = task(write(file, y=y))
-    assert found.judges.tolist() == [139, 167, 168]
+    assert found.validation_origins.tolist() == [139, 167, 168]
     assert 0 < found.base_leaves < math.inf
 
 
@@ -283,10 +283,10 @@ class TestLearning:
     def test_weights_are_never_worse_than_the_base_in_validation(self, file: Path) -> None:
         found = task(write(file, y=np.random.default_rng(3).normal(size=200)), epochs=2, lr=0.5)
         model = trained(found)
-        best = model.judge(found.u, found.rest, found.judges)
+        best = model.fit_trust(found.u, found.rest, found.validation_origins)
         torch.nn.init.zeros_(model.network.readout.weight)
         torch.nn.init.zeros_(model.network.readout.bias)
-        assert best <= model.judge(found.u, found.rest, found.judges)
+        assert best <= model.fit_trust(found.u, found.rest, found.validation_origins)
 
     def test_several_targets_with_gaps(self, file: Path) -> None:
         y, x = driven(300)
@@ -367,7 +367,10 @@ class TestForecast:
         said = series.forecast(model, found.columns, 1)["y"]
         width = said["high"][0] - said["forecast"][0]
         assert said["forecast"][0] - said["low"][0] == pytest.approx(width)
-        missed = found.values[found.judges + 1, 0] - model.forecasts(found.values, found.judges)[:, 0, 0]
+        missed = (
+            found.values[found.validation_origins + 1, 0]
+            - model.forecasts(found.values, found.validation_origins)[:, 0, 0]
+        )
         assert float((missed.abs() < width).double().mean()) == pytest.approx(0.8, abs=0.03)
 
     def test_inputs_must_be_known_beyond_the_horizon(self, file: Path) -> None:

@@ -109,7 +109,7 @@ def train(
     ] = None,
     validation: Annotated[
         float | None,
-        typer.Option(help="Share that judges the weights.", rich_help_panel=TABLE, show_default="0.15"),
+        typer.Option(help="Share that chooses the best weights.", rich_help_panel=TABLE, show_default="0.15"),
     ] = None,
     test: Annotated[
         float | None,
@@ -131,7 +131,9 @@ def train(
     ] = None,
     words: Annotated[
         int | None,
-        typer.Option(help="Words told apart; rarer ones become <unk>.", rich_help_panel=TEXT, show_default="10000"),
+        typer.Option(
+            help="Different words at most; rarer ones become <unk>.", rich_help_panel=TEXT, show_default="10000"
+        ),
     ] = None,
     bptt: Annotated[
         str | None,
@@ -152,7 +154,7 @@ def train(
     held_out: Annotated[
         float | None,
         typer.Option(
-            help="Share of the text, at its end, to judge by; 0: none.", rich_help_panel=TEXT, show_default="0.05"
+            help="Share of the text, at its end, that is held out; 0: none.", rich_help_panel=TEXT, show_default="0.05"
         ),
     ] = None,
     hidden: Annotated[
@@ -303,7 +305,7 @@ def forecast(
 
     80 % of the forecasts in the validation part were no farther from the truth than low and high are from these.
 
-    A picture is written beside the CSV.
+    A picture is written next to the CSV.
 
     [bold]Examples[/bold]
 

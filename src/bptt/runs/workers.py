@@ -70,7 +70,7 @@ class Team:
         distributed.gather(part.contiguous(), parts)
         return None if parts is None else torch.cat(parts, 1)
 
-    def tells(self, code: int) -> None:
+    def report(self, code: int) -> None:
         """Returns for the first worker that calls this after a failure; raises SilentError with its code for others."""
         first = self._now.add("went wrong", 1) == 1
         if first:
@@ -123,7 +123,7 @@ def team() -> Iterator[Team | None]:
     except InputError:
         assert joined is not None
         try:
-            joined.tells(2)
+            joined.report(2)
         finally:
             joined.leave()
         raise
@@ -132,7 +132,7 @@ def team() -> Iterator[Team | None]:
             raise
         if joined is not None:
             with suppress(distributed.DistError):  # the store may have gone as well
-                joined.tells(1)
+                joined.report(1)
         raise WorkerLostError(
             f"All workers must stay until the training ends; one has gone ({_in_short(error)}). Nothing is lost but "
             "the steps since the last checkpoint: go on from there with --resume. torchrun --max-restarts N does so "

@@ -191,7 +191,7 @@ class Forecaster(torch.nn.Module):
         return says * self.sd[: self.targets] + self.mean[: self.targets]
 
     @torch.no_grad()
-    def judge(self, u: Tensor, rest: Tensor, at: Tensor) -> float:
+    def fit_trust(self, u: Tensor, rest: Tensor, at: Tensor) -> float:
         """Fits `trust` to the steps `at`; returns the mean square of the errors that are left there.
 
         rest: the errors of the base, (N, horizon · targets). Sets `band` too: 80 % of the errors are no larger, in
@@ -232,10 +232,10 @@ def fit(
     mean = part.nanmean(0)
     sd = (part - mean).square().nanmean(0).sqrt()
     sd = torch.where(sd > 1e-9 * part.nan_to_num().abs().amax(0), sd, 1.0)
-    s, judges = _filled((known - mean) / sd), torch.arange(train - 1, train + validation - horizon)
+    s, origins = _filled((known - mean) / sd), torch.arange(train - 1, train + validation - horizon)
     truth = ((known - mean) / sd)[:, :targets]
     following, within = _following(truth, horizon), _following(truth[:train], horizon)
-    anchor, lags, weight, bias = _linear(s, within, following, judges, horizon, targets, season)
+    anchor, lags, weight, bias = _linear(s, within, following, origins, horizon, targets, season)
     model = Forecaster(
         targets,
         values.shape[1] - targets,
@@ -251,7 +251,7 @@ def fit(
         getattr(model, name).copy_(value)
     rules: list[Base] = [rule for rule in BASES if rule != "season" or season is not None]
     errors: dict[Base, float] = {
-        rule: float((model.rule(s, judges, rule) - following[judges]).square().nanmean().sqrt()) for rule in rules
+        rule: float((model.rule(s, origins, rule) - following[origins]).square().nanmean().sqrt()) for rule in rules
     }
     model.base = min(rules, key=lambda rule: errors[rule]) if base == "auto" else base
     u = model.channels(part, s[:train]).double()
@@ -263,12 +263,12 @@ def fit(
 
 
 def _linear(
-    s: Tensor, within: Tensor, following: Tensor, judges: Tensor, horizon: int, targets: int, season: int | None
+    s: Tensor, within: Tensor, following: Tensor, origins: Tensor, horizon: int, targets: int, season: int | None
 ) -> tuple[Base, int, Tensor, Tensor]:
     """Anchor, lags, weight and bias of the linear rule, by ridge regression in the training part.
 
     within, following   the next values of each step (n, horizon · targets): of the training part alone, and all
-    judges              the steps by which anchor, lags and penalty are chosen
+    origins             the steps by which anchor, lags and penalty are chosen
     """
     steps = torch.arange(len(within) - horizon)
     anchors: list[Base] = [rule for rule in BASES if rule != "linear" and (rule != "season" or season)]
@@ -294,7 +294,7 @@ def _linear(
                 moments[anchor] += weighted.mT @ (wanted[block] - says[anchor][block])
         middle = gram[-1, :-1]
         variances, directions = torch.linalg.eigh(gram[:-1, :-1] - middle[:, None] * middle)
-        seen = torch.cat(list(_lagged(s, judges, lags)))
+        seen = torch.cat(list(_lagged(s, origins, lags)))
         for anchor in anchors:
             centre = moments[anchor][-1]
             turned = directions.mT @ (moments[anchor][:-1] - middle[:, None] * centre)
@@ -302,7 +302,7 @@ def _linear(
                 damped = variances.clamp_min(0) + penalty * variances.mean().clamp_min(1e-30)
                 weight = directions @ (turned / damped[:, None])
                 bias = centre - middle @ weight
-                missed = seen @ weight + bias + says[anchor][judges] - following[judges]
+                missed = seen @ weight + bias + says[anchor][origins] - following[origins]
                 if (error := float(missed.square().nanmean())) < best:
                     best = error
                     chosen = anchor, lags, weight, bias

@@ -30,7 +30,7 @@ UNITS, SHORT = (16, 32), 400  # hidden units for a training part of fewer steps,
 LEAST = 8  # the training part has at least so many steps and one horizon
 MOST_AHEAD = 10_000  # steps of a forecast
 STEPS_PER_EPOCH = 100  # at most, so that evaluations are frequent enough
-JUDGES = 4000  # the network is evaluated at no more than so many steps of the validation part
+MOST_VALIDATION_ORIGINS = 4000  # the network is evaluated at no more than so many steps of the validation part
 
 
 @dataclass(frozen=True)
@@ -287,13 +287,15 @@ class Series:
                 f"windows of {self.window} steps, a horizon of {self.recipe.horizon} and the base "
                 f"{self.fitted.base!r}. Give a longer series, or a shorter --window or --season."
             )
-        judges = torch.arange(train - 1, known - self.recipe.horizon)
-        judges = judges[(~self.rest[judges].isnan()).any(1)]
-        if len(judges) > JUDGES:  # drawn at random, since an even spacing could meet one phase of the season alone
-            drawn = torch.randperm(len(judges), generator=torch.Generator().manual_seed(0))[:JUDGES]
-            judges = judges[drawn.sort().values]
-        self.judges = judges
-        self.base_leaves = forecaster.mean_square(self.rest[judges].double())
+        origins = torch.arange(train - 1, known - self.recipe.horizon)
+        origins = origins[(~self.rest[origins].isnan()).any(1)]
+        if (
+            len(origins) > MOST_VALIDATION_ORIGINS
+        ):  # drawn at random, since an even spacing could meet one phase of the season alone
+            drawn = torch.randperm(len(origins), generator=torch.Generator().manual_seed(0))[:MOST_VALIDATION_ORIGINS]
+            origins = origins[drawn.sort().values]
+        self.validation_origins = origins
+        self.base_leaves = forecaster.mean_square(self.rest[origins].double())
 
     @property
     def origins(self) -> Tensor:
@@ -373,7 +375,7 @@ class Series:
 
     def evaluate(self, model: Forecaster) -> float:
         """Squared error in the validation part as a multiple of the base's; 1 where the base has none."""
-        left = model.judge(self.u, self.rest, self.judges)
+        left = model.fit_trust(self.u, self.rest, self.validation_origins)
         return left / self.base_leaves if self.base_leaves else 1.0
 
 
