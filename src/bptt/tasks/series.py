@@ -289,9 +289,8 @@ class Series:
             )
         origins = torch.arange(train - 1, known - self.recipe.horizon)
         origins = origins[(~self.rest[origins].isnan()).any(1)]
-        if (
-            len(origins) > MOST_VALIDATION_ORIGINS
-        ):  # drawn at random, since an even spacing could meet one phase of the season alone
+        if len(origins) > MOST_VALIDATION_ORIGINS:
+            # Drawn at random, since an even spacing could meet one phase of the season alone.
             drawn = torch.randperm(len(origins), generator=torch.Generator().manual_seed(0))[:MOST_VALIDATION_ORIGINS]
             origins = origins[drawn.sort().values]
         self.validation_origins = origins
