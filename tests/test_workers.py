@@ -57,13 +57,13 @@ def assert_shards_add_up(task: ResumableTask, workers: int) -> None:
 
 
 @pytest.mark.parametrize("k1", [None, 3])
-def test_losses_of_the_shares_of_a_text_add_up(k1: int | None) -> None:
+def test_losses_of_the_shards_of_a_text_add_up(k1: int | None) -> None:
     for workers in (2, 4):
         assert_shards_add_up(text(k1=k1), workers)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_losses_of_the_shares_of_labelled_sequences_add_up(balanced: bool, tmp_path: Path) -> None:
+def test_losses_of_the_shards_of_labelled_sequences_add_up(balanced: bool, tmp_path: Path) -> None:
     """Of 25 batches the last has one sequence, so that some workers have nothing to do."""
     draw = np.random.default_rng(0)
     names = [f"s{n}" for n in range(97) for _ in range(n % 5 + 2)]
@@ -75,7 +75,7 @@ def test_losses_of_the_shares_of_labelled_sequences_add_up(balanced: bool, tmp_p
         assert_shards_add_up(task, workers)
 
 
-def test_losses_of_the_shares_of_a_series_add_up(tmp_path: Path) -> None:
+def test_losses_of_the_shards_of_a_series_add_up(tmp_path: Path) -> None:
     """With gaps, so that the windows have different numbers of steps that count."""
     draw = np.random.default_rng(0)
     y = np.sin(np.arange(300) / 3) + 0.1 * draw.normal(size=300)
