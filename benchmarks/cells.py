@@ -13,8 +13,6 @@ from typing import Any
 import torch
 
 import bptt
-from bptt import engine
-from bptt.autograd import cells, function
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -35,10 +33,7 @@ def main() -> None:
         print(f"T={T} B={B} H={H}, {torch.get_num_threads()} threads")
         for options in OPTIONS:
             rnn = bptt.nn.RNN(H, H, **options)
-            chosen = function if not options else cells
-            compiled, by_the_book = alternately(
-                lambda rnn=rnn, x=x: step(rnn, x), lambda r=rnn, x=x, c=chosen: slowly(r, x, c)
-            )
+            compiled, by_the_book = alternately(lambda rnn=rnn, x=x: step(rnn, x), lambda rnn=rnn, x=x: slowly(rnn, x))
             name = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "plain"
             print(f"  {compiled:9.0f} compiled {by_the_book:9.0f} reference {by_the_book / compiled:6.1f}x  {name}")
 
@@ -48,13 +43,9 @@ def step(rnn: bptt.nn.RNN, x: torch.Tensor) -> None:
     output.backward(torch.ones_like(output))
 
 
-def slowly(rnn: bptt.nn.RNN, x: torch.Tensor, module: Any) -> None:
-    chosen = module.choose
-    module.choose = lambda *_: engine.Choice(engine.reference, "the judge")
-    try:
+def slowly(rnn: bptt.nn.RNN, x: torch.Tensor) -> None:
+    with bptt.using("reference"):
         step(rnn, x)
-    finally:
-        module.choose = chosen
 
 
 def alternately(*calls: Callable[[], None], turns: int = 7) -> list[float]:

@@ -6,7 +6,7 @@ Descriptions: that of a tape, one value of it replaced, taken out or put elsewhe
 Runs: settings and checkpoints with one value of what they say replaced likewise, and the checksum that belongs to it.
 Files: tapes, weights, checkpoints, settings, tables and texts, each begun from a real one and changed: bits turned,
 parts cut out, doubled or moved, numbers replaced. A change that reached lines of bptt not reached before joins those
-that are changed further, which is what makes it coverage-guided. Native: sweeps and layers of the C++ engine with
+that are changed further, which is what makes it coverage-guided. Native: layers of the C++ engine with
 arrays whose shapes, types, memory, tokens and batch sizes are sometimes wrong; `make fuzz` runs these under
 AddressSanitizer.
 What is not an InputError (for arrays ValueError, TypeError, IndexError, RuntimeError) is a finding: exit code 1.
@@ -33,8 +33,12 @@ from safetensors.torch import save
 import bptt
 from bptt import runs
 from bptt.engine import native
+from bptt.engine.contract import Gradients, Layout, Signature, Weights
+from bptt.engine.steps import Steps
 from bptt.errors import InputError
 from bptt.runs import formats
+from bptt.sheet import Cell
+from bptt.sheet.cells import elman
 from bptt.tape import tapefile
 from bptt.tasks import Text, data, table
 from bptt.tasks.text import Recipe
@@ -297,6 +301,44 @@ def odd(array: Any, draw: random.Random) -> Any:
     return array
 
 
+def fuzz_engine(
+    x: Any, N: tuple[int, ...], B: int, I: int, H: int, steps: Steps, activation: str, array: Any, draw: random.Random
+) -> None:
+    """A plain cell or one with options, by the contract of an engine."""
+    options: dict[str, Any] = {}
+    if draw.random() < 0.7:
+        options = {name: draw.random() < 0.5 for name in ("residual", "norm", "dropout", "bias")}
+        options["leak"] = draw.choice([None, 0.5])
+    cell = Cell(elman("relu" if activation == "gelu" else activation, **options))
+    signature, layout = Signature.of(cell), Layout.of(cell, torch=draw.random() < 0.5)
+    shapes = {"W_xh": (I, H), "W_hh": (H, H)}
+    of_tensors = {k: shapes.get(name, (H,)) for name, at in layout.made_of.items() for k in at}
+
+    def tensors(array: Any) -> list[Any]:
+        shapes = (of_tensors[k][::-1] if layout.transposed else of_tensors[k] for k in range(len(layout.names)))
+        return [array(*shape) for shape in shapes]
+
+    def to_write(*shape: int) -> Any:
+        made = array(*shape)
+        return torch.empty(shape) if made._is_zerotensor() else made  # torch's matmul would write to no memory
+
+    weights, first = Weights(layout, tensors(array)), [array(1, B, H) if draw.random() < 0.7 else None]
+    extras = [array(B, H) for _ in signature.masks]
+    out = array(*N, H) if draw.random() < 0.3 else None
+    made = native.forward(cell, weights, x, first, steps, extras, out=out, values=draw.random() < 0.3)
+    if made.kept and draw.random() < 0.2:
+        made = made._replace(kept=tuple(odd(each, draw) for each in made.kept))
+    into = Gradients(
+        to_write(*N, I) if draw.random() < 0.7 and x.is_floating_point() else None,
+        [to_write(1, B, H) if draw.random() < 0.7 else None],
+        [each if draw.random() < 0.7 else None for each in tensors(to_write)],
+        cotangents={} if draw.random() < 0.3 else None,
+    )
+    dy = array(*N, H) if draw.random() < 0.7 else None
+    d_last = [array(1, B, H) if draw.random() < 0.7 else None]
+    native.backward(cell, weights, made, x, first, steps, dy, d_last, into, extras)
+
+
 def fuzz_native(cases: int, draw: random.Random) -> str:
     refused = 0
     for _ in range(cases):
@@ -322,29 +364,33 @@ def fuzz_native(cases: int, draw: random.Random) -> str:
             if draw.random() < 0.1:
                 draw.shuffle(sizes)
         N = (sum(size for size in sizes if 0 < size < 100),) if sizes is not None else (T, B)
-        options: dict[str, Any] = {"batch_sizes": sizes, "reverse": draw.random() < 0.5}
+        steps = Steps(T if sizes is None else len(sizes), B, sizes, draw.random() < 0.5)
+        if draw.random() < 0.05:
+            steps = steps._replace(T=draw.choice([0, T + 1, 2**31, -1]))
+        if draw.random() < 0.05:
+            steps = steps._replace(B=draw.choice([0, B + 1, B + 7, -1]))
         activation = draw.choice(["tanh", "relu", "sigmoid", "identity", "gelu"][: 4 if draw.random() < 0.95 else 5])
         try:
+            tokens = draw.random() < 0.3
+            x = (
+                odd(torch.randint(-1 if draw.random() < 0.1 else 0, I + draw.choice([0, 0, 0, 1]), N), draw)
+                if tokens and I
+                else array(*N, I)
+            )
             if draw.random() < 0.4:
-                h0 = array(B, H)
-                h = native.forward_sweep(array(*N, H), array(H, H), h0, activation, **options)
-                native.backward_sweep(array(*N, H), h, array(H, H), activation, **options)
-            else:
-                tokens = draw.random() < 0.3
-                x = (
-                    odd(torch.randint(-1 if draw.random() < 0.1 else 0, I + draw.choice([0, 0, 0, 1]), N), draw)
-                    if tokens and I
-                    else array(*N, I)
-                )
-                bias = array(H) if draw.random() < 0.7 else None
-                h0 = array(1, B, H) if draw.random() < 0.7 else None
-                w_xh, w_hh = array(H, I), array(H, H)
-                h = native.forward_layer(x, h0, w_xh, w_hh, bias, bias, activation, **options)
-                wanted = {"dx": (*N, I), "dweight_ih": (H, I), "dweight_hh": (H, H), "dbias": (H,), "dh0": (1, B, H)}
-                given = {name: array(*shape) for name, shape in wanted.items() if draw.random() < 0.7}
-                if not x.is_floating_point() and x.is_contiguous() and not x.is_neg() and draw.random() < 0.1:
-                    x.numpy()[:] = draw.choice([-1, I, 2**40, -(2**62)])
-                native.backward_layer(array(*N, H), None, h, h0, x, w_xh, w_hh, activation, **options, **given)
+                fuzz_engine(x, N, B, I, H, steps, activation, array, draw)
+                continue
+            bias = array(H) if draw.random() < 0.7 else None
+            h0 = array(1, B, H) if draw.random() < 0.7 else None
+            w_xh, w_hh = array(H, I), array(H, H)
+            h = native.forward_layer(x, h0, w_xh, w_hh, bias, bias, activation, steps)
+            wanted = {"dx": (*N, I), "dweight_ih": (H, I), "dweight_hh": (H, H), "dbias": (H,), "dh0": (1, B, H)}
+            wanted |= {"da": (*N, H), "total": (*N, H)}
+            given = {name: array(*shape) for name, shape in wanted.items() if draw.random() < 0.7}
+            if not x.is_floating_point() and x.is_contiguous() and not x.is_neg() and draw.random() < 0.1:
+                x.numpy()[:] = draw.choice([-1, I, 2**40, -(2**62)])
+            dh_n = array(1, B, H) if draw.random() < 0.7 else None
+            native.backward_layer(array(*N, H), dh_n, h, h0, x, w_xh, w_hh, activation, steps, **given)
         except REFUSALS:
             refused += 1
     return f"{cases} cases, {refused} refused"

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from bptt import Tape, record, recording
-from bptt.autograd.function import Record
 from bptt.engine.activations import activation
 from bptt.lesson import worked
 from bptt.nn import RNN, Elman
 from bptt.sheet import losses
-from bptt.tape import player
+from bptt.tape import Record, player
 
 
 @dataclass

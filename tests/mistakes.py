@@ -30,6 +30,10 @@ from bptt.tasks import Text, data, table
 from bptt.tasks.text import Recipe
 from bptt.train import forcing, schedules, truncated
 
+SLOW = "s : size S\ns_t = 0.9 ⊙ s_{t-1} + x_t W_xs\nh_t = tanh(s_t W_sh)"
+STAR = "k_t = σ(x_t W_xk + h_{t-1} W_hk + b_k)\nh_t = k_t ⊙ h_{t-1} + (1 − k_t) ⊙ tanh(x_t)"
+DECAY = "δ : input\nh_t = tanh(x_t W_xh + (exp(−δ_t) ⊙ h_{t-1}) W_hh)"
+ZONE = "m : rows\nn_t = tanh(x_t W_xn + h_{t-1} W_hn)\nh_t = m ⊙ h_{t-1} + (1 − m) ⊙ n_t"
 WORDS = "the cat sat on the mat. " * 40
 SMALL = "--hidden 8 --streams 4 --bptt 10"
 TYPES = (InputError, ValueError, TypeError, IndexError, RuntimeError)
@@ -223,6 +227,53 @@ CODE = {
         "bptt.Cell('h_t = tanh(W_xh x_t + W_hh h_{t-1})')": r"right of what it multiplies, as in x_t W_xh",
         "bptt.Cell('h_t = tanh(x_t W_xh + 𝑢 * h_{t-1})')": r"it only looks like 'u'",
         "bptt.Cell('h_t = tanh(x_t W_xh + h_{t-1} W_hh + drop(b_h))')": r"drop is for values of a step",
+    },
+    "Layers of any cell": {
+        "Recurrent('lsmt', 4, 8)": r"is one of elman, lstm, .*; got 'lsmt'\. Did you mean lstm\?",
+        "Recurrent('a gated unit', 4, 8)": r"got 'a gated unit'\. One of your own is text: its equations",
+        "Recurrent(torch.nn.LSTM, 4, 8)": r"cell must be a bptt\.Cell, the name .* or the text of one; got type",
+        "Recurrent('h_t = tahn(x_t W_xh + h_{t-1} W_hh)', 4, 8)": r"Did you mean tanh\?",
+        "Recurrent('α : constant = 0.5; h_t = α ⊙ h_{t-1} + x_t', 4, 4)": r"and this cell has none",
+        "Recurrent('lstm', 4, '8')": r"hidden_size must be an integer above zero; got '8'",
+        "Recurrent('lstm', 4, [8, 0])": r"hidden_size must be one integer above zero, or a list of them",
+        "Recurrent('lstm', 4, 8, 0)": r"num_layers must be an integer above zero; got 0",
+        "Recurrent(SLOW, 4, 8)": r"beside I and H, here S; got none\. Write sizes=\{'S': 16\}",
+        "Recurrent(SLOW, 4, 8, sizes={'S': 3, 'R': 2})": r"here S; got R, S",
+        "Recurrent('lstm', 4, 8, sizes={'S': 3})": r"here none; got S",
+        "Recurrent(SLOW, 4, 8, sizes={'S': 2.5})": r"sizes\['S'\] must be an integer above zero; got 2\.5",
+        "Recurrent(SLOW, 4, 8, sizes=[3])": r"sizes= is a dict, from names .*; got list",
+        "Recurrent(STAR, 4, 8)": r"inputs as wide as the output; layer 0 gets 4 .* hidden_size 8",
+        "Recurrent(STAR, 4, 4, 2, bidirectional=True)": r"layer 1 gets 8 numbers .* get the outputs of both",
+        "Recurrent('lstm', 4, 8, init='xavier')": r"init must be 'torch', 'orthogonal', .*; got 'xavier'",
+        "Recurrent('lstm', 4, 8, init=1)": r"init= is a dict, from names .*; got int",
+        "Recurrent('lstm', 4, 8, init={'b_forget': 1})": r"which are W_xi, W_hi, .*; got 'b_forget'",
+        "Recurrent('lstm', 4, 8, init={'b_f': 'orthogonal'})": r"'orthogonal' draws matrices, and b_f_l0 .* \(8,\)",
+        "Recurrent('lstm', 4, 8, init={'W_xi': 'identity'})": r"draws square matrices, and W_xi_l0 .* \(4, 8\)",
+        "Recurrent('lstm', 4, 8, init={'b_f': float('nan')})": r"begins with a number .*; got init\['b_f'\] = nan",
+        "Recurrent('lstm', 4, 8, dropout=1.0)": r"dropout must lie in \[0, 1\).*; got 1\.0",
+        "Recurrent('lstm', 4, 8, recurrent_dropout=0.5)": r"what stands in drop\(\.\.\.\), and the text .* has no drop",
+        "Recurrent('h0 : vector; h_t = h0 * h_{t-1} + x_t W', 4, 8, learn_h0=True)": r"learn_h0 makes a parameter h0",
+        "Recurrent('lstm', 4, 8, checkpoint='often')": r"checkpoint must be None, .auto., .*; got 'often'",
+        "Recurrent('lstm', 4, 8, checkpoint='10B')(torch.ones(6, 2, 4))": r"a memory budget must hold .*; got '10B'",
+        "Recurrent('lstm', 4, 8)(torch.ones(6, 2, 9))": r"Expected 4, got 9",
+        "Recurrent('lstm', 4, 8)(torch.full((6, 2), 4))": r"tokens must lie in \[0, 4\), the input size; got 4 to 4",
+        "Recurrent(STAR, 4, 4)(torch.ones(6, 2).long())": r"integer x holds tokens, .* here x_t stands by itself",
+        "Recurrent('lstm', 4, 8)(torch.ones(6, 2, 4), torch.zeros(1, 2, 8))": r"a tuple \(h0, c0\), .*; got Tensor",
+        "Recurrent('lstm', 4, 8)(torch.ones(6, 2, 4), [torch.zeros(1, 2, 8)])": r"\(h0, c0\), .*; got 1 of them",
+        "Recurrent('lstm', 4, 8)(torch.ones(6, 2, 4), (torch.zeros(1, 2, 8), None))": r"c0 must be a tensor .* None",
+        "Recurrent('lstm', 4, 8)(torch.ones(6, 2, 4), (torch.zeros(1, 2, 8), torch.zeros(1, 2, 9)))": r"c0 size",
+        "Recurrent('gru', 4, [8, 5])(torch.ones(6, 2, 4), torch.zeros(2, 2, 8))": r"hx must be a tuple with one tensor",
+        "Recurrent(DECAY, 4, 8)(torch.ones(6, 2, 4))": r"inputs= are those .* beside x, here δ; got none",
+        "Recurrent(DECAY, 4, 8)(torch.ones(6, 2, 4), inputs={'detla': torch.ones(6, 2)})": r"here δ; got detla",
+        "Recurrent(DECAY, 4, 8)(torch.ones(6, 2, 4), inputs=torch.ones(6, 2))": r"inputs= is a dict, .*; got Tensor",
+        "Recurrent(DECAY, 4, 8)(torch.ones(6, 2, 4), inputs={'δ': torch.ones(2, 6)})": r"shape \(6, 2, 1\)",
+        "Recurrent(DECAY, 4, 8)(torch.ones(6, 2, 4), inputs={'δ': [1.0] * 6})": r"laid out as the input.*; got list",
+        "Recurrent(DECAY, 4, 8)(pack(6, 5), inputs={'δ': pack(5, 6).data[:, :1]})": r"same lengths .*; got Tensor",
+        "Recurrent(DECAY, 4, 8)(pack(6, 5), inputs={'δ': pack(6, 4)})": r"with the same lengths in the same order",
+        "Recurrent('lstm', 4, 8)(torch.ones(6, 2, 4), inputs={'δ': torch.ones(6, 2)})": r"here none; got δ",
+        "Recurrent(ZONE, 4, 8)(torch.ones(6, 2, 4), inputs={'m': torch.ones(6, 2, 8)})": r"shape \(2, 8\), a row",
+        "Recurrent(ZONE, 4, [8, 5])": r"all layers read the same m, which is H wide, and here their H differs: 5, 8",
+        "Recurrent(ZONE, 4, 8)(torch.ones(6, 2, 4), inputs={'m': torch.ones(2, 8).requires_grad_()})": r"no gradient",
     },
     "Tables": {
         "table.read('ragged.csv')": r"line 3 of ragged\.csv has 2, separated by comma",
@@ -512,7 +563,13 @@ def names() -> dict[str, Any]:
         rnn(torch.ones(6, 2, 4))
     freed = torch.ones(6, 2, 4)
     freed.untyped_storage().resize_(0)
+
+    def pack(*lengths: int) -> Any:
+        x = torch.ones(max(lengths), len(lengths), 4)
+        return torch.nn.utils.rnn.pack_padded_sequence(x, list(lengths), enforce_sorted=False)
+
     return {
+        "Recurrent": bptt.nn.Recurrent, "SLOW": SLOW, "STAR": STAR, "DECAY": DECAY, "ZONE": ZONE, "pack": pack,
         "bptt": bptt, "torch": torch, "data": data, "forcing": forcing, "losses": losses, "runs": runs, "table": table,
         "schedules": schedules, "train": train, "truncated": truncated, "worked": worked, "Recipe": Recipe,
         "model": model, "rnn": rnn, "jordan": bptt.nn.Jordan(4, 8, 5), "x": x, "y": y, "o": torch.zeros(6, 2, 5),

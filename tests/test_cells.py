@@ -1,76 +1,56 @@
-"""Cells with options: the reference judged by its equations and gradcheck, the compiled sweeps by the reference."""
+"""Cells with options: the compiled engine judged by the reference, then the module that has them."""
 
-import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from cases import ACTIVATIONS, LENGTHS, UGLY, batch_sizes, tolerance
+from drawn import OPTIONS, Drawn, cotangents, drawn
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
-from bptt.autograd import cells
-from bptt.engine import cells as reference
-from bptt.engine import native_cells
-from bptt.engine.cells import Cell
+from bptt.engine import native, reference
+from bptt.engine.steps import Steps
+from bptt.sheet import Cell
+from bptt.sheet.cells import elman
 
 F64 = torch.float64
-OPTIONS = list(itertools.product([1.0, 0.3], [False, True], [False, True], [False, True]))  # leak, residual, mask, norm
 
 
-def tensors(B: int, I: int, H: int, dtype: torch.dtype, mask: bool, norm: bool) -> dict[str, Any]:
-    def draw(*shape: int) -> Tensor:
-        return (
-            torch.randn(*shape, dtype=dtype) / (4 * max(shape[-1], 1)) ** 0.5
-        ).requires_grad_()  # states stay below 1
-
-    return {
-        "h0": draw(1, B, H),
-        "weight_ih": draw(H, I),
-        "weight_hh": draw(H, H),
-        "bias_ih": draw(H),
-        "bias_hh": draw(H),
-        "mask": torch.nn.functional.dropout(torch.ones(B, H, dtype=dtype), 0.4) if mask else None,
-        "norm_weight": (1 + draw(H).detach()).requires_grad_() if norm else None,
-        "norm_bias": draw(H) if norm else None,
-    }
+def everything(given: Drawn, engine: Any) -> list[Tensor]:
+    """Outputs, last states, what is kept, and all gradients for random cotangents on both."""
+    with torch.no_grad():
+        made = given.forward(engine)
+        torch.manual_seed(4)
+        dy, d_last = cotangents(made)
+        found = given.backward(engine, made, dy, d_last, given.arrays())
+        one = given.backward(engine, made, None, d_last, given.arrays())
+    return [made.y, *made.last, *made.kept, *found, *one]
 
 
-def everything(x: Tensor, given: dict[str, Any], how: dict[str, Any]) -> list[Tensor]:
-    """States, last states and all gradients for random cotangents on both."""
-    outputs = cells.layer(x, **given, **how)
-    torch.manual_seed(4)
-    cotangents = [torch.randn(output.shape, dtype=output.dtype) for output in outputs]
-    leaves = [leaf for leaf in (x, *given.values()) if leaf is not None and leaf.requires_grad]
-    return [*outputs, *torch.autograd.grad(outputs, leaves, cotangents, materialize_grads=True)]
-
-
-def by_the_book(monkeypatch: pytest.MonkeyPatch, *args: Any) -> list[Tensor]:
-    with monkeypatch.context() as patch:
-        patch.setattr(cells, "choose", lambda *_: bptt.engine.Choice(bptt.engine.reference, "judge"))
-        return everything(*args)
-
-
-@pytest.mark.parametrize(("leak", "residual", "mask", "norm"), OPTIONS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_compiled_sweeps_equal_the_reference(
-    monkeypatch: pytest.MonkeyPatch, activation: str, leak: float, residual: bool, mask: bool, norm: bool
-) -> None:
-    cell = Cell(activation, leak, residual)
-    for dtype, reverse in ((F64, False), (torch.float32, True)):
-        allowed = near(dtype, residual, norm)
-        for T, B, I, H in UGLY:
-            given = tensors(B, I, H, dtype, mask, norm)
-            x = torch.randn(T, B, I, dtype=dtype, requires_grad=True)
-            args = (x, given, {"cell": cell, "reverse": reverse})
-            torch.testing.assert_close(everything(*args), by_the_book(monkeypatch, *args), **allowed)
+def test_the_compiled_engine_equals_the_reference(activation: str, options: dict[str, Any]) -> None:
+    for dtype, reverse, bias, torch_layout in ((F64, False, True, True), (torch.float32, True, False, False)):
+        cell, allowed = Cell(elman(activation, bias=bias, **options)), near(dtype, options["residual"], options["norm"])
+        assert native.serves(cell)
+        shapes = [(Steps(T, B, None, reverse), I, H) for T, B, I, H in UGLY]
         for lengths in LENGTHS[1:]:
             sizes = batch_sizes(lengths)
-            given = tensors(len(lengths), 3, 18, dtype, mask, norm)
-            x = torch.randn(sum(sizes), 3, dtype=dtype, requires_grad=True)
-            args = (x, given, {"cell": cell, "reverse": not reverse, "batch_sizes": sizes})
-            torch.testing.assert_close(everything(*args), by_the_book(monkeypatch, *args), **allowed)
+            shapes.append((Steps(len(sizes), len(lengths), sizes, not reverse), 3, 18))
+        for steps, I, H in shapes:
+            spread = 0.5 / max(I, H) ** 0.5  # states stay below 1
+            for tokens in (False, True):
+                given = drawn(
+                    cell, steps, sizes={"I": I, "H": H}, dtype=dtype, torch_layout=torch_layout, spread=spread,
+                    tokens=tokens,
+                )  # fmt: skip
+                torch.testing.assert_close(everything(given, native), everything(given, reference), **allowed)
+                given.first = [None]
+                arrays = [given.forward(engine) for engine in (native, reference)]
+                torch.testing.assert_close(*[[made.y, *made.last] for made in arrays], **allowed)
 
 
 def near(dtype: torch.dtype, residual: bool, norm: bool) -> dict[str, Any]:
@@ -82,76 +62,62 @@ def near(dtype: torch.dtype, residual: bool, norm: bool) -> dict[str, Any]:
     return {key: value * (10 if residual else 1) * (100 if norm else 1) for key, value in tolerance(dtype).items()}
 
 
-ALONE_AND_TOGETHER = [options for options in OPTIONS if sum(map(bool, options[1:])) + (options[0] != 1) in (1, 4)]
-
-
-@pytest.mark.parametrize(("leak", "residual", "mask", "norm"), ALONE_AND_TOGETHER)
-def test_first_and_second_derivatives(leak: float, residual: bool, mask: bool, norm: bool) -> None:
-    given = tensors(2, 2, 3, F64, mask, norm)
-    x = torch.randn(2, 2, 2, dtype=F64, requires_grad=True)
-    names = [name for name, value in given.items() if value is not None and value.requires_grad]
-    how: dict[str, Any] = {"cell": Cell("tanh", leak, residual)}
-
-    def run(x: Tensor, *leaves: Tensor) -> Any:
-        return cells.layer(x, **(given | dict(zip(names, leaves, strict=True))), **how)
-
-    leaves = (x, *(given[name] for name in names))
-    assert torch.autograd.gradcheck(run, leaves)
-    assert torch.autograd.gradgradcheck(run, leaves)
-
-
-def test_the_reference_is_its_equations() -> None:
-    H, B = 4, 3
-    a, h0, W_hh = (torch.randn(*shape, dtype=F64) for shape in ((2, B, H), (B, H), (H, H)))
-    mask, gamma, beta = (
-        torch.tensor([[0.0, 2, 2, 0]] * B, dtype=F64),
-        torch.rand(H, dtype=F64),
-        torch.rand(H, dtype=F64),
-    )
-    states = reference.forward_sweep(
-        a, W_hh, h0, Cell("sigmoid", 0.25, True), mask=mask, norm_weight=gamma, norm_bias=beta
-    )
-    h = h0
-    for t in range(2):
-        total = a[t] + (mask * h) @ W_hh
-        n = (total - total.mean(1, keepdim=True)) / (total.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-        h = 0.75 * h + 0.25 * torch.sigmoid(gamma * n + beta + h)
-        torch.testing.assert_close(states[t], h, **tolerance(F64))
+def test_the_engine_is_asked_by_what_a_cell_says_and_not_by_its_names() -> None:
+    plain = Cell("s_t = x_t W_in + s_{t-1} W_rec + b\nh_t = sigmoid(s_t)\n")
+    assert not native.serves(plain)  # the past of what is no state's function
+    renamed = Cell("h_t = sigmoid(x_t W_in + h_{t-1} W_rec + b)\n")
+    assert native.serves(renamed)
+    given = drawn(renamed, Steps(5, 3))
+    torch.testing.assert_close(everything(given, native), everything(given, reference), **tolerance(F64))
+    for text in (
+        "h_t = tanh(x_t W_xh − h_{t-1} W_hh + b_h)",
+        "h_t = tanh(2 ⊙ (x_t W_xh) + h_{t-1} W_hh + b_h)",
+        "v : scalar\nh_t = tanh(x_t W_xh + h_{t-1} W_hh + v)",
+        "h_t = tanh(x_t W_xh + h_{t-1} W_hh + h_{t-1} W_h2)",
+        "h_t = softplus(x_t W_xh + h_{t-1} W_hh + b_h)",
+        "lstm",
+    ):
+        cell = bptt.sheet.named(text) if text == "lstm" else Cell(text)
+        assert not native.serves(cell), text
+        with pytest.raises(ValueError, match="no sweeps for this cell yet"):
+            drawn(cell, Steps(2, 2)).forward(native)
 
 
 def test_a_cell_without_options_is_the_plain_one() -> None:
-    x = torch.randn(5, 3, 4, dtype=F64, requires_grad=True)
-    given = tensors(3, 4, 7, F64, False, False)
-    plain = {name: given[name] for name in ("h0", "weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-    outputs = bptt.autograd.function.layer(x, **plain, activation="relu")
-    torch.manual_seed(4)
-    cotangents = [torch.randn(output.shape, dtype=F64) for output in outputs]
-    expected = [*outputs, *torch.autograd.grad(outputs, [x, *plain.values()], cotangents)]
-    torch.testing.assert_close(everything(x, given, {"cell": Cell("relu")}), expected, **tolerance(F64))
+    given = drawn(Cell(elman("relu", leak=1.0)), Steps(5, 3))
+    other = replace(given, cell=Cell(elman("relu")))
+    for engine in (native, reference):
+        found = [everything(one, engine) for one in (given, other)]
+        n = 1 + len(given.forward(engine).last)
+        kept = len(given.forward(engine).kept)
+        torch.testing.assert_close(found[0][:n] + found[0][n + kept :], found[1], **tolerance(F64))
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 def test_bits_do_not_depend_on_threads_or_company(dtype: torch.dtype) -> None:
-    given = tensors(9, 5, 100, dtype, True, True)
-    x = torch.randn(30, 9, 5, dtype=dtype)
-    a = torch.nn.functional.linear(x, given["weight_ih"]).detach()
-    args = (given["weight_hh"].detach(), given["h0"][0].detach(), Cell("tanh", 0.5, True))
-    options = {name: given[name].detach() for name in ("mask", "norm_weight", "norm_bias")}
+    """Those of the sweeps. Products with inputs, and weight gradients, are torch's: so tokens, and the first state."""
+    cell = Cell(elman(leak=0.5, residual=True, norm=True, dropout=True))
+    given = drawn(
+        cell, Steps(30, 9), sizes={"I": 5, "H": 100}, dtype=dtype, spread=0.05, torch_layout=True, tokens=True
+    )
     threads, results = torch.get_num_threads(), []
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            h, kept = native_cells.forward_sweep(a, *args, **options)
-            sides = {"mask": options["mask"], "norm_weight": options["norm_weight"]}
-            results.append([h, *native_cells.backward_sweep(a, kept, args[0], args[2], 9, **sides)])
+            with torch.no_grad():
+                made = given.forward(native)
+                torch.manual_seed(4)
+                into = given.arrays()
+                given.backward(native, made, *cotangents(made), into)
+            results.append([made.y, *made.last, *made.kept, *into.first])
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(mine, its) for mine, its in zip(results[0], other, strict=True))
-    alone, _ = native_cells.forward_sweep(
-        a[:, 4:5], args[0], args[1][4:5], args[2], **(options | {"mask": options["mask"][4:5]})
+    alone = Drawn(
+        cell, Steps(30, 1), given.x[:, 4:5], [given.first[0][:, 4:5]], {}, given.weights, [given.extras[0][4:5]]
     )
-    assert torch.equal(alone[:, 0], results[0][0][:, 4])
+    assert torch.equal(alone.forward(native).y[:, 0], results[0][0][:, 4])
 
 
 # The module
@@ -314,15 +280,36 @@ def test_functions_as_phi_export_at_any_batch() -> None:
     torch.testing.assert_close(program.module()(x), rnn(x), **near(F64, False, True))
 
 
-def test_memory_is_not_bounded_for_cells_with_options() -> None:
-    with pytest.raises(bptt.InputError, match=r"in blocks; got checkpoint='auto'. Set checkpoint=None"):
-        bptt.nn.RNN(3, 4, leak=0.5, checkpoint="auto")
+def test_memory_is_bounded_for_cells_with_options() -> None:
+    rnn, x = bptt.nn.RNN(3, 4, 2, leak=0.5, norm="layer", dtype=F64), torch.randn(900, 2, 3, dtype=F64)
+    kept: list[int] = []
+
+    def sizes(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    def gradients(checkpoint: Any) -> tuple[list[Tensor], int]:
+        rnn.checkpoint = checkpoint
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(sizes, lambda tensor: tensor):
+            output, _ = rnn(x)
+        return [output, *torch.autograd.grad(output.square().sum(), list(rnn.parameters()))], sum(kept)
+
+    (whole, all_kept), (in_blocks, less) = gradients(None), gradients(1)
+    torch.testing.assert_close(in_blocks, whole, **near(F64, False, True))
+    assert less < all_kept / 2
 
 
-def test_a_tape_refuses_cells_with_options() -> None:
-    rnn, x = bptt.nn.RNN(3, 5, leak=0.5), torch.randn(4, 2, 3)
-    with pytest.raises(bptt.InputError, match=r"the plain cell.* RNN\(3, 5, leak=0.5\)"):
-        bptt.record(rnn, x, torch.zeros(4, 2, 5), loss="squared_error")
+def test_a_tape_records_cells_with_options() -> None:
+    rnn, x = bptt.nn.RNN(3, 5, leak=0.5, dtype=F64), torch.randn(4, 2, 3, dtype=F64)
+    tape = bptt.record(rnn, x, torch.zeros(4, 2, 5, dtype=F64), loss="squared_error")
+    output = rnn(x)[0]
+    record = tape.layer(0)
+    torch.testing.assert_close(record["h"], output, rtol=0, atol=0)
+    assert record.d("h") is not None
+    torch.testing.assert_close(record.from_outside["h"], 2 * output / output[..., 0].numel(), **tolerance(F64))
+    with pytest.raises(bptt.InputError, match="know the plain cell"):
+        _ = record.activation
 
 
 @pytest.mark.parametrize(

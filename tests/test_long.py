@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 from cases import ACTIVATIONS, tolerance
+from published_cells import PUBLISHED
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 import bptt
-from bptt import engine
 from bptt.engine import blocks, native
 from bptt.errors import InputError
-from bptt.nn import RNN, Elman
+from bptt.nn import RNN, Elman, Recurrent
 from bptt.sheet import losses
 
 F32, F64 = torch.float32, torch.float64
@@ -25,11 +25,9 @@ CHECKPOINTS = [1, 513, 1025, 5000, "auto", "600kB", "1GB"]
 
 
 @pytest.fixture
-def on_the_reference(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BPTT_ENGINE", "reference")
-    engine.choose.cache_clear()
-    yield
-    engine.choose.cache_clear()
+def on_the_reference() -> Iterator[None]:
+    with bptt.using("reference"):
+        yield
 
 
 def everything(rnn: RNN, x: Any, h0: Tensor | None, checkpoint: Any) -> list[Tensor]:
@@ -252,6 +250,105 @@ def test_torch_checkpoint_around_it(use_reentrant: bool, checkpoint: Any) -> Non
     output.sum().backward()
     assert x.grad is not None
     assert_same_bits([x.grad], [*plain])
+
+
+# Other cells
+
+
+def rows_of(given: Any) -> Tensor:
+    return given.data if isinstance(given, PackedSequence) else given
+
+
+def of_any_cell(network: Any, given: Any, inputs: dict[str, Any], checkpoint: Any) -> list[Tensor]:
+    """Output, last states and all gradients, for random cotangents on all of them."""
+    network.checkpoint = checkpoint
+    torch.manual_seed(2)
+    output, last = network(given, **({"inputs": inputs} if inputs else {}))
+    outputs = [rows_of(output), *(last if isinstance(last, tuple) else [last])]
+    torch.manual_seed(3)
+    cotangents = [torch.randn_like(y) for y in outputs]
+    leaves = [rows_of(given), *network.parameters(), *map(rows_of, inputs.values())]
+    leaves = [leaf for leaf in leaves if leaf.requires_grad]
+    return [y.detach() for y in outputs] + [*torch.autograd.grad(outputs, leaves, cotangents)]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "leak": {"leak": 0.4},
+    "residual": {"residual": True, "nonlinearity": "sigmoid"},  # with tanh rounding grows over so many steps
+    "norm and dropout": {"norm": "layer", "recurrent_dropout": 0.5},
+    "all": {"leak": 0.4, "residual": True, "norm": "layer", "recurrent_dropout": 0.5, "learn_h0": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("checkpoint", [1, 50, "auto", "1MB"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
+@pytest.mark.parametrize("kind", ["dense", "packed", "tokens"])
+def test_blocks_of_cells_with_options(kind: str, bidirectional: bool, checkpoint: Any, options: dict[str, Any]) -> None:
+    rnn = RNN(5, 20, 2, bidirectional=bidirectional, dtype=F64, **options)
+    x: Any = torch.randn(160, 7, 5, dtype=F64, requires_grad=True)
+    if kind == "packed":
+        x = pack_padded_sequence(x, [160, 120, 120, 60, 20, 20, 1])
+    elif kind == "tokens":
+        x = torch.randint(5, (160, 7))
+    in_blocks, whole = (of_any_cell(rnn, x, {}, c) for c in (checkpoint, None))
+    torch.testing.assert_close(in_blocks, whole, **tolerance(F64))
+
+
+CELLS = {
+    "lstm": "lstm",
+    "gru-v1": "gru-v1",
+    "rows": PUBLISHED["zoneout lstm"],
+    "inputs": PUBLISHED["phased lstm"],
+    "fixed lines": PUBLISHED["ctrnn"],
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("checkpoint", [1, 7, "auto", "20kB"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
+@pytest.mark.filterwarnings("ignore:bptt runs on the slow reference engine")
+def test_blocks_of_any_cell(packed: bool, bidirectional: bool, checkpoint: Any, cell: str) -> None:
+    layers = Recurrent(CELLS[cell], 5, 6, 2, bidirectional=bidirectional, learn_h0=True, dtype=F64)
+    for parameter in layers.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    T, B = 30, 3
+    x: Any = torch.randn(T, B, 5, dtype=F64, requires_grad=True)
+    inputs: dict[str, Any] = {}
+    if cell == "rows":
+        inputs = {name: torch.rand(B, 6, dtype=F64).round() for name in ("m", "k")}
+    elif cell == "inputs":
+        inputs = {"k": torch.rand(T, B, 1, dtype=F64, requires_grad=True)}
+    if packed:
+        x = pack_padded_sequence(x, [30, 17, 4])
+        if cell == "inputs":
+            inputs = {"k": pack_padded_sequence(inputs["k"], [30, 17, 4])}
+    in_blocks, whole = (of_any_cell(layers, x, inputs, c) for c in (checkpoint, None))
+    torch.testing.assert_close(in_blocks, whole, **tolerance(F64))
+
+
+@pytest.mark.filterwarnings("ignore:bptt runs on the slow reference engine")
+def test_second_derivatives_of_other_cells_in_blocks() -> None:
+    for network in (
+        RNN(2, 3, 2, leak=0.5, norm="layer", dtype=F64, checkpoint=1),
+        Recurrent("lstm", 2, 3, 2, dtype=F64, checkpoint=1),
+    ):
+        x = torch.randn(3, 2, 2, dtype=F64, requires_grad=True)
+        with bptt.using("reference"):  # where a block has one step
+            assert torch.autograd.gradgradcheck(
+                lambda x, *_, network=network: network(x)[0], (x, *network.parameters()), fast_mode=True
+            )
+
+
+@pytest.mark.parametrize("checkpoint", [None, 1])
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_tokens_without_a_row_are_explained(checkpoint: Any) -> None:
+    layers = [Recurrent("gru", 5, 4, checkpoint=checkpoint)]
+    layers += [RNN(5, 4, nonlinearity=torch.nn.functional.silu)] if checkpoint is None else []
+    for network in layers:
+        with pytest.raises(IndexError, match=r"tokens must lie in \[0, 5\).* got 1 to 7"):
+            network(torch.tensor([[1], [7], [2]]))
 
 
 # The whole chain

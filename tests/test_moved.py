@@ -10,7 +10,7 @@ import pytest
 import bptt
 
 PAGE = (Path(__file__).parent.parent / "docs" / "moved.md").read_text()
-WORKING, GONE = ([*re.findall(r"^\| `(.+)` \| `(.+)` \|$", part, re.M)] for part in PAGE.split("## ")[1:])
+WORKING, GONE, _ = ([*re.findall(r"^\| `(.+)` \| `(.+)` \|$", part, re.M)] for part in PAGE.split("## ")[1:])
 
 
 def found(name: str) -> Any:

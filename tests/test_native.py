@@ -1,10 +1,11 @@
-"""The reference in float64 judges the compiled sweeps: every output, ugly shapes, memory filled with NaN beforehand."""
+"""The reference in float64 judges the compiled engine: every output, ugly shapes, memory filled with NaN beforehand."""
 
 import itertools
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,11 @@ import torch
 
 from bptt.autograd import function, long
 from bptt.engine import _native, native, reference
+from bptt.engine.contract import Gradients, Layout, Made, Weights
+from bptt.engine.steps import Steps
 from bptt.nn import RNN
+from bptt.sheet import Cell
+from bptt.sheet.cells import elman
 
 ACTIVATIONS = ["tanh", "relu", "sigmoid", "identity"]
 # Largest error over largest value. float64: the contract's 1e-12. float32: sums of up to 300 terms and 7 steps of
@@ -45,208 +50,76 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance)
 
 
-def check_both_sweeps(rows_shape, h_shape, B, H, activation, dtype, **steps):
-    W_hh = random(1, H, H) / H**0.5
-    a, dh, h0 = random(2, *rows_shape, H), random(3, *rows_shape, H), random(4, B, H)
-    W, a_, dh_, h0_ = (array.to(dtype) for array in (W_hh, a, dh, h0))
-    W = W.t().contiguous().t()  # as torch.nn.RNN holds it
-    W_hh, a, dh, h0 = W.double(), a_.double(), dh_.double(), h0_.double()
-
-    total = torch.empty_like(a)
-    h = reference.forward_sweep(a, W_hh, h0, activation, total=total, **steps)
-    out, out_total = unwritten(*h_shape, dtype=dtype), unwritten(*a.shape, dtype=dtype)
-    assert native.forward_sweep(a_, W, h0_, activation, out=out, total=out_total, **steps) is out
-    assert_close(out, h)
-    assert_close(out_total, total)
-    assert torch.equal(native.forward_sweep(a_, W, h0_, activation, **steps), out)
-
-    h_ = h.to(dtype)
-    total = torch.empty_like(dh)
-    da, dh0 = reference.backward_sweep(dh, h_.double(), W_hh, activation, total=total, **steps)
-    out, out_total = unwritten(*dh.shape, dtype=dtype), unwritten(*dh.shape, dtype=dtype)
-    da_, dh0_ = native.backward_sweep(dh_, h_, W, activation, out=out, total=out_total, **steps)
-    assert da_ is out
-    assert_close(da_, da)
-    assert_close(dh0_, dh0)
-    assert_close(out_total, total)
-    again, dh0_again = native.backward_sweep(dh_, h_, W, activation, **steps)
-    assert torch.equal(again, da_)
-    assert torch.equal(dh0_again, dh0_)
+def plain(activation="tanh", *, torch_layout=True, bias=True):
+    """A plain cell and its layout."""
+    cell = Cell(elman(activation, bias=bias))
+    return cell, Layout.of(cell, torch=torch_layout)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("T", "B", "H"), SHAPES)
-def test_dense_sweeps(T, B, H, reverse, dtype):
-    check_both_sweeps((T, B), (T + 1, B, H), B, H, "tanh", dtype, reverse=reverse)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("batch_sizes", PACKED, ids=str)
-@pytest.mark.parametrize("H", [5, 16, 37])
-def test_packed_sweeps(batch_sizes, H, reverse, dtype):
-    N, B = sum(batch_sizes), max(batch_sizes, default=3)
-    check_both_sweeps((N,), (B + N, H), B, H, "tanh", dtype, batch_sizes=batch_sizes, reverse=reverse)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("rows", [(7, 5), (7, 1)])
-@pytest.mark.parametrize("H", [15, 64])
-def test_activations_in_the_sweeps(rows, H, activation, dtype):
-    T, B = rows
-    check_both_sweeps(rows, (T + 1, B, H), B, H, activation, dtype)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_arrays_may_be_overwritten_in_place(packed, reverse):
-    T, B, H = 5, 3, 21
-    W_hh, h0 = random(1, H, H) / H**0.5, random(4, B, H)
-    a, dh = random(2, T, B, H), random(3, T, B, H)
-    steps = {"reverse": reverse}
-    if packed:
-        a, dh, steps = a.flatten(0, 1), dh.flatten(0, 1), {"reverse": reverse, "batch_sizes": [B] * T}
-    total, dh_total = torch.empty_like(a), torch.empty_like(dh)
-    h = native.forward_sweep(a, W_hh, h0, "tanh", total=total, **steps)
-    da, dh0 = native.backward_sweep(dh, h, W_hh, "tanh", total=dh_total, **steps)
-
-    out = torch.full_like(h, torch.nan)
-    first = B if packed else 1
-    inside = out[: len(a)] if reverse else out[first:]
-    inside.copy_(a)
-    assert torch.equal(native.forward_sweep(inside, W_hh, h0, "tanh", out=out, **steps), h)
-
-    a_ = a.clone()
-    assert torch.equal(native.forward_sweep(a_, W_hh, h0, "tanh", total=a_, **steps), h)
-    assert torch.equal(a_, total)
-
-    dh_ = dh.clone()
-    da_, dh0_ = native.backward_sweep(dh_, h, W_hh, "tanh", total=dh_, **steps)
-    assert torch.equal(da_, da)
-    assert torch.equal(dh0_, dh0)
-    assert torch.equal(dh_, dh_total)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("H", [16, 37, 128])
-def test_a_row_does_not_depend_on_its_neighbours(H, dtype):
-    T, B = 4, 37
-    W_hh = (random(1, H, H) / H**0.5).to(dtype)
-    a, dh, h0 = (random(seed, *shape).to(dtype) for seed, shape in ((2, (T, B, H)), (3, (T, B, H)), (4, (B, H))))
-    h = native.forward_sweep(a, W_hh, h0, "tanh")
-    da, dh0 = native.backward_sweep(dh, h, W_hh, "tanh")
-    for rows in [slice(0, 1), slice(1, 3), slice(5, 12), slice(36, 37), slice(3, 32)]:
-        h_rows = native.forward_sweep(a[:, rows], W_hh, h0[rows], "tanh")
-        assert torch.equal(h_rows, h[:, rows])
-        da_rows, dh0_rows = native.backward_sweep(dh[:, rows], h_rows, W_hh, "tanh")
-        assert torch.equal(da_rows, da[:, rows])
-        assert torch.equal(dh0_rows, dh0[rows])
-
-
-def test_inputs_need_not_be_contiguous():
-    T, B, H = 4, 3, 18
-    a, dh, h0, W_hh = random(1, H, B, T), random(2, H, B, T), random(3, H, B), random(4, 2 * H, 3 * H)[::2, ::3] / H
-    h = native.forward_sweep(a.permute(2, 1, 0), W_hh, h0.mT, "tanh")
-    assert_close(h, reference.forward_sweep(a.permute(2, 1, 0), W_hh, h0.mT, "tanh"))
-    spread = torch.full((T + 1, B, 2 * H), torch.nan, dtype=h.dtype)[..., ::2]
-    spread.copy_(h)
-    da, dh0 = native.backward_sweep(dh.permute(2, 1, 0), spread, W_hh, "tanh")
-    expected_da, expected_dh0 = reference.backward_sweep(dh.permute(2, 1, 0), h, W_hh, "tanh")
-    assert_close(da, expected_da)
-    assert_close(dh0, expected_dh0)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_nan_is_passed_on(activation):
-    a, h0, W_hh = torch.zeros(3, 2, 5), torch.zeros(2, 5), torch.zeros(5, 5)
-    a[1, 0, 2] = torch.nan
-    h = native.forward_sweep(a, W_hh, h0, activation)
-    assert torch.equal(h.isnan(), reference.forward_sweep(a, W_hh, h0, activation).isnan())
-    assert h.isnan().any()
-
-
-def run_layer(x, h0, weights, dh, dh_n, *, threads=1, **steps):
-    """Every output of the fused layer, written over NaN, with weights and gradients in torch's layout."""
-    weight_ih, weight_hh, b_ih, b_hh = weights
-    dtype, H = weight_hh.dtype, len(weight_hh)
-    rows = x.shape if x.dtype == torch.int64 else x.shape[:-1]
-    found = {name: unwritten(*rows, H, dtype=dtype) for name in ("a", "dh", "da")}
-    found |= {name: unwritten(1, *h0.shape, dtype=dtype) for name in ("h_n", "dh0")}
-    found |= {"dweight_ih": unwritten(*weight_ih.shape, dtype=dtype), "dweight_hh": unwritten(H, H, dtype=dtype)}
-    found |= {"dbias": unwritten(H, dtype=dtype)}
-    if x.is_floating_point():
-        found["dx"] = unwritten(*x.shape, dtype=dtype)
+def run_layer(x, h0, weights, dh, dh_n, steps, *, activation="tanh", threads=1, watched=True):
+    """Every output of the engine, written over NaN, with weights and gradients in torch's layout."""
+    cell, layout = plain(activation)
+    given, first, dtype = Weights(layout, weights), [h0[None]], weights[0].dtype
+    out = unwritten(*steps.rows, len(weights[0]), dtype=dtype)
+    into: Any = Gradients(
+        unwritten(*x.shape, dtype=dtype) if x.is_floating_point() else None,
+        [unwritten(1, *h0.shape, dtype=dtype)],
+        [unwritten(*weight.shape, dtype=dtype) for weight in weights],
+        cotangents={} if watched else None,
+    )
     torch.set_num_threads(threads)
     try:
-        found["h"] = native.forward_layer(
-            x, h0[None], weight_ih, weight_hh, b_ih, b_hh, "tanh", h_n=found["h_n"], total=found["a"], **steps
-        )
-        native.backward_layer(
-            dh,
-            dh_n[None],
-            found["h"],
-            h0[None],
-            x,
-            weight_ih,
-            weight_hh,
-            "tanh",
-            dx=found.get("dx"),
-            dweight_ih=found["dweight_ih"],
-            dweight_hh=found["dweight_hh"],
-            dbias=found["dbias"],
-            dh0=found["dh0"],
-            da=found["da"],
-            total=found["dh"],
-            **steps,
-        )
+        made: Any = native.forward(cell, given, x, first, steps, out=out, values=watched)
+        native.backward(cell, given, made, x, first, steps, dh, [dh_n[None]], into)
     finally:
         torch.set_num_threads(1)
-    return found
+    assert made.y is out
+    dweight_ih, dweight_hh, dbias_ih, dbias_hh = into.weights
+    assert torch.equal(dbias_ih, dbias_hh)
+    found = {"h": out, "h_n": made.last[0], "dx": into.x, "dh0": into.first[0]}
+    found |= {"dweight_ih": dweight_ih, "dweight_hh": dweight_hh, "dbias": dbias_ih}
+    if watched:
+        assert made.values["h"] is out
+        found |= {"a": made.values["a"], "da": into.cotangents["a"], "dh": into.cotangents["h"]}
+    return {name: array for name, array in found.items() if array is not None}
 
 
-def exact_layer(x, h0, weights, dh, dh_n, *, batch_sizes=None, reverse=False):
-    """The same in float64: products by torch, sweeps by the reference, gradients by autograd."""
-    weight_ih, weight_hh, b_ih, b_hh = (array.double().requires_grad_() for array in weights)
-    h0 = h0.double().requires_grad_()
-    if x.is_floating_point():
-        x = x.double().requires_grad_()
-    H = len(weight_hh)
-    x_share = (x @ weight_ih.mT if x.is_floating_point() else weight_ih.mT[x]) + (b_ih + b_hh)
-    a = torch.empty_like(x_share)
-    steps = {"batch_sizes": batch_sizes, "reverse": reverse}
-    reference.forward_sweep(x_share.detach(), weight_hh.detach().mT, h0.detach(), "tanh", total=a, **steps)
-    h = reference.forward_sweep(x_share, weight_hh.mT, h0, "tanh", **steps)
-    rows, N, B = h.reshape(-1, H), x_share[..., 0].numel(), len(h0)
-    y = rows[:N] if reverse else rows[B:]
-    direct = dh.double().reshape(-1, H).clone()
-    sizes = [B] * len(x) if batch_sizes is None else batch_sizes
-    starts = np.cumsum([0, *sizes])
-    unstarted, h_n = dh_n.double().clone(), h0.detach().clone()
-    for r in range(max(sizes, default=0)):
-        t = 0 if reverse else sum(size > r for size in sizes) - 1
-        direct[starts[t] + r] += dh_n[r]
-        unstarted[r] = 0
-        h_n[r] = y[starts[t] + r].detach()
-    inputs = [h0, weight_ih, weight_hh, b_ih, *([x] if x.is_floating_point() else [])]
-    seeds = torch.autograd.grad([y, h0], inputs, [direct, unstarted], allow_unused=True)
-    names = ["dh0", "dweight_ih", "dweight_hh", "dbias", "dx"]
-    found = {
-        name: torch.zeros_like(of) if seed is None else seed
-        for name, of, seed in zip(names, inputs, seeds, strict=False)
-    }
-    found |= {
-        "h": y.detach().view(a.shape),
-        "h_n": h_n[None],
-        "dh0": found["dh0"][None],
-        "a": a,
-        "dh": torch.empty_like(a),
-    }
-    found["da"], _ = reference.backward_sweep(
-        direct.view(a.shape), h.detach(), weight_hh.detach().mT, "tanh", total=found["dh"], **steps
-    )
-    return found
+def exact_side_a(x, h0, weights, steps, *, activation="tanh"):
+    """Side A in float64, by the reference."""
+    cell, layout = plain(activation)
+    given = Weights(layout, [weight.double() for weight in weights])
+    x = x.double() if x.is_floating_point() else x
+    made: Any = reference.forward(cell, given, x, [h0.double()[None]], steps, values=True)
+    return {"h": made.y, "h_n": made.last[0], "a": made.values["a"]}
+
+
+def exact_side_b(h, x, h0, weights, dh, dh_n, steps, *, activation="tanh"):
+    """Side B in float64 of these states, by the reference."""
+    cell, layout = plain(activation)
+    weights = [weight.double() for weight in weights]
+    x = x.double() if x.is_floating_point() else x
+    h0, made = h0.double()[None], Made(h.double(), (), ())
+    dx = torch.empty_like(x) if x.is_floating_point() else None
+    into: Any = Gradients(dx, [torch.empty_like(h0)], [torch.empty_like(each) for each in weights], cotangents={})
+    reference.backward(cell, Weights(layout, weights), made, x, [h0], steps, dh.double(), [dh_n.double()[None]], into)
+    names = "dweight_ih", "dweight_hh", "dbias"
+    exact = {"da": into.cotangents["a"], "dh": into.cotangents["h"], "dx": dx, "dh0": into.first[0]}
+    return exact | dict(zip(names, into.weights, strict=False))
+
+
+def exact_layer(x, h0, weights, dh, dh_n, steps) -> dict[str, Any]:
+    """Both sides in float64: side A by the reference, its gradients by autograd, those of a_t and h_t by side B."""
+    h0, weights = h0.double().requires_grad_(), [weight.double().requires_grad_() for weight in weights]
+    x = x.double().requires_grad_() if x.is_floating_point() else x
+    exact = exact_side_a(x, h0, weights, steps)
+    d = {exact["h"]: dh.double(), exact["h_n"]: dh_n.double()[None]}
+    d = {of: seed for of, seed in d.items() if of.requires_grad}
+    inputs = [h0, *weights[:3], *([x] if x.is_floating_point() else [])]
+    found = torch.autograd.grad(list(d), inputs, list(d.values()), materialize_grads=True)
+    side_b = exact_side_b(exact["h"].detach(), x.detach(), h0.detach(), [w.detach() for w in weights], dh, dh_n, steps)
+    exact |= side_b | dict(zip(["dh0", "dweight_ih", "dweight_hh", "dbias", "dx"], found, strict=False))
+    exact["dh0"] = exact["dh0"][None]
+    return {name: array if array is None else array.detach() for name, array in exact.items()}
 
 
 def layer_inputs(rows, B, I, H, dtype, *, tokens=False):
@@ -254,6 +127,147 @@ def layer_inputs(rows, B, I, H, dtype, *, tokens=False):
     x = torch.randint(I, rows, generator=generator) if tokens else random(1, *rows, I).to(dtype)
     weights = [random(2, H, I) / I**0.5, random(3, H, H) / H**0.5, random(4, H), random(5, H)]
     return x, random(6, B, H).to(dtype), [weight.to(dtype) for weight in weights], random(7, *rows, H).to(dtype)
+
+
+def check_each_side(steps, H, dtype, *, activation="tanh"):
+    """Side B is judged on the states that the engine made."""
+    x, h0, (W_ih, W_hh, b_ih, b_hh), dh = layer_inputs(steps.rows, steps.B, 3, H, dtype)
+    weights = [W_ih / 3**0.5, W_hh, b_ih / 3**0.5, b_hh / 3**0.5]  # x W_xh + b_h then has variance 1
+    dh_n = random(9, steps.B, H).to(dtype)
+    found = run_layer(x, h0, weights, dh, dh_n, steps, activation=activation)
+    expected = exact_side_a(x, h0, weights, steps, activation=activation)
+    expected |= exact_side_b(found["h"], x, h0, weights, dh, dh_n, steps, activation=activation)
+    for name, array in found.items():
+        assert_close(array, expected[name])
+    for name, array in run_layer(x, h0, weights, dh, dh_n, steps, activation=activation, watched=False).items():
+        assert torch.equal(array, found[name]), name
+
+
+def check_layer(steps, I, H, dtype, *, tokens):
+    x, h0, weights, dh = layer_inputs(steps.rows, steps.B, I, H, dtype, tokens=tokens)
+    dh_n = random(9, steps.B, H).to(dtype)
+    expected = exact_layer(x, h0, weights, dh, dh_n, steps)
+    for name, array in run_layer(x, h0, weights, dh, dh_n, steps).items():
+        assert_close(array, expected[name])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("T", "B", "H"), SHAPES)
+def test_dense_layers(T, B, H, reverse, dtype):
+    check_each_side(Steps(T, B, None, reverse), H, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("sizes", PACKED, ids=str)
+@pytest.mark.parametrize("H", [5, 16, 37])
+def test_packed_layers(sizes, H, reverse, dtype):
+    check_each_side(Steps(len(sizes), max(sizes, default=3), sizes, reverse), H, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_rows_without_a_step_keep_their_first_state(dtype):
+    check_each_side(Steps(2, 5, [3, 1], False), 17, dtype)
+    check_each_side(Steps(2, 5, [3, 1], True), 17, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("B", [5, 1])
+@pytest.mark.parametrize("H", [15, 64])
+def test_activations_in_the_layers(B, H, activation, dtype):
+    check_each_side(Steps(7, B), H, dtype, activation=activation)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_cotangents_may_be_overwritten_in_place(packed, reverse):
+    T, B, H = 5, 3, 21
+    steps = Steps(T, B, [B] * T if packed else None, reverse)
+    x, h0, weights, dh = layer_inputs(steps.rows, B, 4, H, torch.float64)
+    expected = run_layer(x, h0, weights, dh, h0, steps)
+    for of in ("da", "dh"):
+        dh_, dh0 = dh.clone(), unwritten(1, B, H, dtype=torch.float64)
+        da, total = (dh_, None) if of == "da" else (None, dh_)
+        native.backward_layer(
+            dh_,
+            h0[None],
+            expected["h"],
+            h0[None],
+            x,
+            weights[0],
+            weights[1],
+            "tanh",
+            steps,
+            dh0=dh0,
+            da=da,
+            total=total,
+        )
+        assert torch.equal(dh_, expected[of])
+        assert torch.equal(dh0, expected["dh0"])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("H", [16, 37, 128])
+def test_a_row_does_not_depend_on_its_neighbours(H, dtype):
+    T, B = 4, 37
+    x, h0, weights, dh = layer_inputs((T, B), B, 5, H, dtype)
+    whole = run_layer(x, h0, weights, dh, h0, Steps(T, B))
+    for rows in [slice(0, 1), slice(1, 3), slice(5, 12), slice(36, 37), slice(3, 32)]:
+        steps = Steps(T, rows.stop - rows.start)
+        found = run_layer(x[:, rows], h0[rows], weights, dh[:, rows], h0[rows], steps)
+        for name in ("a", "h", "h_n", "da", "dh", "dx", "dh0"):
+            assert torch.equal(found[name], whole[name][:, rows]), name
+
+
+def test_inputs_need_not_be_contiguous():
+    T, B, I, H = 4, 3, 5, 18
+    x, h0, dh = random(1, I, B, T).permute(2, 1, 0), random(3, H, B).mT, random(2, H, B, T).permute(2, 1, 0)
+    weights = [random(4, 2 * H, 3 * I)[::2, ::3], random(5, 2 * H, 3 * H)[::2, ::3] / H, random(6, 2 * H)[::2]]
+    weights.append(random(7, 1).expand(H))
+    expected = exact_layer(x, h0, weights, dh, h0, Steps(T, B))
+    for name, array in run_layer(x, h0, weights, dh, h0, Steps(T, B)).items():
+        assert_close(array, expected[name])
+    cell, layout = plain()
+    spread = torch.full((T, B, 2 * H), torch.nan, dtype=x.dtype)[..., ::2]
+    spread.copy_(expected["h"])
+    into: Any = Gradients(None, [None], [torch.empty(3 * H, 2 * I, dtype=x.dtype)[::3, ::2], None, None, None])
+    made = reference.forward(cell, Weights(layout, weights), x, [h0[None]], Steps(T, B))._replace(y=spread)
+    native.backward(cell, Weights(layout, weights), made, x, [h0[None]], Steps(T, B), dh, [h0[None]], into)
+    assert_close(into.weights[0], expected["dweight_ih"])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_is_passed_on(activation):
+    cell, layout = plain(activation)
+    x, weights = torch.zeros(3, 2, 4), [torch.ones(5, 4), torch.zeros(5, 5), torch.zeros(5), torch.zeros(5)]
+    x[1, 0, 2] = torch.nan
+    weights[1][1, 3] = 1
+    given = cell, Weights(layout, weights), x, [torch.zeros(1, 2, 5)], Steps(3, 2)
+    h = native.forward(*given).y
+    assert torch.equal(h.isnan(), reference.forward(*given).y.isnan())
+    assert h.isnan().any()
+    assert not h.isnan().all()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_weights_as_the_sheet_has_them_give_the_bits_of_those_of_torch(bias):
+    steps = Steps(7, 5)
+    x, h0, weights, dh = layer_inputs(steps.rows, 5, 3, 37, torch.float32)
+    found = []
+    for torch_layout in (False, True):
+        cell, layout = plain(torch_layout=torch_layout, bias=bias)
+        weight_ih, weight_hh, b_h, _ = weights
+        tensors = [weight_ih, weight_hh, b_h, b_h * 0] if torch_layout else [weight_ih.mT, weight_hh.mT, b_h]
+        tensors = tensors if bias else tensors[:2]
+        own = Weights(layout, tensors)
+        into: Any = Gradients(None, [None], [torch.empty_like(each) for each in tensors])
+        made = native.forward(cell, own, x, [h0[None]], steps)
+        native.backward(cell, own, made, x, [h0[None]], steps, dh, [None], into)
+        found.append([made.y, *(layout.turned(each) for each in into.weights[: 2 + bias])])
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.equal(mine, theirs)
 
 
 LAYERS = [  # (T, B, I, H)
@@ -267,26 +281,15 @@ LAYERS = [  # (T, B, I, H)
 @pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize(("T", "B", "I", "H"), LAYERS)
 def test_layer(T, B, I, H, tokens, reverse, dtype):
-    x, h0, weights, dh = layer_inputs((T, B), B, I, H, dtype, tokens=tokens)
-    dh_n = random(9, B, H).to(dtype)
-    expected = exact_layer(x, h0, weights, dh, dh_n, reverse=reverse)
-    found = run_layer(x, h0, weights, dh, dh_n, reverse=reverse)
-    for name, array in found.items():
-        assert_close(array, expected[name])
+    check_layer(Steps(T, B, None, reverse), I, H, dtype, tokens=tokens)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("tokens", [False, True])
-@pytest.mark.parametrize("batch_sizes", [*PACKED, [3] * 100 + [2] * 70 + [1] * 30], ids=lambda sizes: str(sizes[:9]))
-def test_packed_layer(batch_sizes, tokens, reverse, dtype):
-    N, B, I, H = sum(batch_sizes), max(batch_sizes, default=2), 5, 37
-    x, h0, weights, dh = layer_inputs((N,), B, I, H, dtype, tokens=tokens)
-    dh_n = random(9, B, H).to(dtype)
-    steps = {"batch_sizes": batch_sizes, "reverse": reverse}
-    expected = exact_layer(x, h0, weights, dh, dh_n, **steps)
-    for name, array in run_layer(x, h0, weights, dh, dh_n, **steps).items():
-        assert_close(array, expected[name])
+@pytest.mark.parametrize("sizes", [*PACKED, [3] * 100 + [2] * 70 + [1] * 30], ids=lambda sizes: str(sizes[:9]))
+def test_packed_layer(sizes, tokens, reverse, dtype):
+    check_layer(Steps(len(sizes), max(sizes, default=2), sizes, reverse), 5, 37, dtype, tokens=tokens)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -296,9 +299,10 @@ def test_packed_layer(batch_sizes, tokens, reverse, dtype):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_results_do_not_depend_on_the_number_of_threads(T, B, I, H, reverse, dtype):
     x, h0, weights, dh = layer_inputs((T, B), B, I, H, dtype)
-    alone = run_layer(x, h0, weights, dh, h0, reverse=reverse)
+    steps = Steps(T, B, None, reverse)
+    alone = run_layer(x, h0, weights, dh, h0, steps)
     for threads in (2, 3, 5):
-        together = run_layer(x, h0, weights, dh, h0, threads=threads, reverse=reverse)
+        together = run_layer(x, h0, weights, dh, h0, steps, threads=threads)
         for name, array in alone.items():
             assert torch.equal(together[name], array), (threads, name)
 
@@ -310,7 +314,7 @@ def test_results_do_not_depend_on_the_number_of_threads(T, B, I, H, reverse, dty
 def test_walks_that_accumulate_give_the_bits_of_one(T, B, I, H, tokens, reverse, dtype):
     x, h0, weights, dh = layer_inputs((T, B), B, I, H, dtype, tokens=tokens)
     dh_n = random(9, B, H).to(dtype)
-    whole = run_layer(x, h0, weights, dh, dh_n, reverse=reverse)
+    whole = run_layer(x, h0, weights, dh, dh_n, Steps(T, B, None, reverse))
     steps = -(-native.rows_of_a_block(H) // B)
     bounds = [0, steps, 3 * steps, T] if reverse else [T, T - steps, T - 3 * steps, 0]
     assert bounds == sorted(bounds, reverse=not reverse)
@@ -329,7 +333,7 @@ def test_walks_that_accumulate_give_the_bits_of_one(T, B, I, H, tokens, reverse,
             weights[0],
             weights[1],
             "tanh",
-            reverse=reverse,
+            Steps(abs(last - first), B, None, reverse),
             dx=None if dx is None else dx[now],
             dweight_ih=found["dweight_ih"],
             dweight_hh=found["dweight_hh"],
@@ -343,26 +347,28 @@ def test_walks_that_accumulate_give_the_bits_of_one(T, B, I, H, tokens, reverse,
 
 
 def test_cotangents_and_initial_state_may_be_absent():
-    x, h0, weights, dh = layer_inputs((5, 3), 3, 4, 18, torch.float64)
+    steps = Steps(5, 3)
+    x, h0, weights, dh = layer_inputs(steps.rows, 3, 4, 18, torch.float64)
     zero, no_dh = torch.zeros_like(h0), torch.zeros_like(dh)
-    given = run_layer(x, zero, weights, no_dh, zero)
-    weight_ih, weight_hh, b_ih, b_hh = weights
-    h = native.forward_layer(x, None, weight_ih, weight_hh, b_ih, b_hh, "tanh")
-    assert torch.equal(h, given["h"])
-    dweight_ih = torch.full_like(given["dweight_ih"], torch.nan)
-    native.backward_layer(None, None, h, None, x, weight_ih, weight_hh, "tanh", dweight_ih=dweight_ih)
-    assert torch.equal(dweight_ih, given["dweight_ih"])
-    no_bias = native.forward_layer(x, None, weight_ih, weight_hh, None, None, "tanh")
-    zero_bias = native.forward_layer(x, None, weight_ih, weight_hh, b_ih * 0, None, "tanh")
+    given = run_layer(x, zero, weights, no_dh, zero, steps)
+    cell, layout = plain()
+    made: Any = native.forward(cell, Weights(layout, weights), x, [None], steps)
+    assert torch.equal(made.y, given["h"])
+    assert torch.equal(made.last[0], given["h_n"])
+    into: Any = Gradients(None, [None], [torch.full_like(weights[0], torch.nan), None, None, None])
+    native.backward(cell, Weights(layout, weights), made, x, [None], steps, None, [None], into)
+    assert torch.equal(into.weights[0], given["dweight_ih"])
+    weight_ih, weight_hh, b_ih, _ = weights
+    no_bias = native.forward_layer(x, None, weight_ih, weight_hh, None, None, "tanh", steps)
+    zero_bias = native.forward_layer(x, None, weight_ih, weight_hh, b_ih * 0, None, "tanh", steps)
     assert torch.equal(no_bias, zero_bias)
 
 
 @pytest.mark.parametrize("tokens", [[0, 5], [-1, 0]])
 def test_tokens_out_of_range_are_refused(tokens):
+    weights = torch.zeros(3, 5), torch.zeros(3, 3)
     with pytest.raises(IndexError, match=r"tokens must lie in \[0, 5\)"):
-        native.forward_layer(
-            torch.tensor([tokens]), torch.zeros(1, 2, 3), torch.zeros(3, 5), torch.zeros(3, 3), None, None, "tanh"
-        )
+        native.forward_layer(torch.tensor([tokens]), torch.zeros(1, 2, 3), *weights, None, None, "tanh", Steps(1, 2))
 
 
 @pytest.mark.parametrize("tokens", [[0, 5], [-(2**40), 0]])
@@ -400,11 +406,15 @@ def cut_short(array):
 LAYER_INPUTS = ["x", "h0", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "dy", "dh_n"]
 
 
-def gradients_of_a_layer(given):
+CELLS = {"plain": plain()[0], "leaky": Cell(elman(leak=0.5, residual=True))}
+
+
+def gradients_of_a_layer(given, cell="plain"):
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh, dy, dh_n = (given[name] for name in LAYER_INPUTS)
     inputs = [array.detach().requires_grad_() for array in (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)]
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh = inputs
-    y, h_n = function.layer(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, "tanh")
+    weights = [weight_ih, weight_hh, bias_ih, bias_hh]
+    y, (h_n,) = function.layer(CELLS[cell], x, [h0], weights, torch_layout=True)
     return y, h_n, *torch.autograd.grad([y, h_n], inputs, [dy, dh_n])
 
 
@@ -413,22 +423,24 @@ def given_to_a_layer(T=3, B=2, I=4, H=5):
     return {name: random(k, *shape) for k, (name, shape) in enumerate(zip(LAYER_INPUTS, shapes, strict=True))}
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", [negated, negated_and_strided])
 @pytest.mark.parametrize("name", LAYER_INPUTS)
-def test_numbers_that_torch_keeps_negated_are_those_it_shows(name, kind):
+def test_numbers_that_torch_keeps_negated_are_those_it_shows(name, kind, cell):
     given = given_to_a_layer()
     odd = {**given, name: kind(given[name])}
     assert odd[name].is_neg()
-    for found, expected in zip(gradients_of_a_layer(odd), gradients_of_a_layer(given), strict=True):
+    for found, expected in zip(gradients_of_a_layer(odd, cell), gradients_of_a_layer(given, cell), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", [freed, cut_short])
 @pytest.mark.parametrize("name", LAYER_INPUTS)
-def test_arrays_beyond_their_storage_are_refused(name, kind):
+def test_arrays_beyond_their_storage_are_refused(name, kind, cell):
     given = given_to_a_layer()
     with pytest.raises(ValueError, match=r"reaches to byte .* of its storage"):
-        gradients_of_a_layer({**given, name: kind(given[name])})
+        gradients_of_a_layer({**given, name: kind(given[name])}, cell)
 
 
 @pytest.mark.parametrize("name", LAYER_INPUTS)
@@ -441,20 +453,25 @@ def test_arrays_without_memory_are_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("layer", "spoilt"),
+    ("layer", "names"),
     [
-        (lambda x, h0, layers: long.stack(x, h0, layers, "tanh", checkpoint=2), "h0"),
-        (lambda x, h0, layers: long.stack(x, h0, layers, "tanh", checkpoint=2), "x"),
-        (lambda x, h0, layers: RNN(4, 5, leak=0.5, dtype=torch.float64)(x, h0), "h0"),
-        (lambda x, h0, layers: RNN(4, 5, leak=0.5, dtype=torch.float64)(x, h0), "x"),
+        (
+            lambda x, h0, weights: long.stack(
+                plain()[0], x, [long.Layer([h0], weights)], torch_layout=True, checkpoint=2
+            ),
+            ["x", "h0"],
+        ),
+        (lambda x, h0, weights: RNN(4, 5, leak=0.5, dtype=torch.float64)(x, h0), ["x", "h0"]),
+        (lambda x, h0, weights: RNN(4, 5, leak=0.5, checkpoint=2, dtype=torch.float64)(x, h0), ["x", "h0"]),
     ],
 )
-def test_what_torch_computes_before_the_engine_is_refused_too(layer, spoilt):
-    given = given_to_a_layer()
-    given[spoilt] = freed(given[spoilt])
-    x, h0, *parameters = (given[name] for name in LAYER_INPUTS[:6])
-    with pytest.raises((ValueError, RuntimeError), match="storage"):
-        layer(x, h0, [parameters])
+def test_what_torch_computes_before_the_engine_is_refused_too(layer, names):
+    for name in names:
+        given = given_to_a_layer()
+        given[name] = freed(given[name])
+        x, h0, *weights = (given[name] for name in LAYER_INPUTS[:6])
+        with pytest.raises((ValueError, RuntimeError), match="storage"):
+            layer(x, h0, weights)
 
 
 @pytest.mark.parametrize(
@@ -471,33 +488,52 @@ def test_what_torch_computes_before_the_engine_is_refused_too(layer, spoilt):
 def test_outputs_that_cannot_hold_what_is_written_are_refused(name, spoil):
     x, _, weights, dh = layer_inputs((5,), 5, 5, 5, torch.float64)
     weight_ih, weight_hh, *_ = weights
-    h = native.forward_layer(x, None, weight_ih, weight_hh, None, None, "tanh", batch_sizes=[5])
+    h = native.forward_layer(x, None, weight_ih, weight_hh, None, None, "tanh", Steps(1, 5, [5]))
     output = {name: spoil(torch.zeros(5, 5, dtype=torch.float64))}
     with pytest.raises(ValueError, match=f"`{name}`"):
-        native.backward_layer(dh, None, h, None, x, weight_ih, weight_hh, "tanh", batch_sizes=[5], **output)
+        native.backward_layer(dh, None, h, None, x, weight_ih, weight_hh, "tanh", Steps(1, 5, [5]), **output)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("position", range(4))
+def test_arrays_for_gradients_beyond_their_storage_are_refused(position, cell):
+    x, _, weights, dy = layer_inputs((3, 2), 2, 4, 5, torch.float64)
+    given = CELLS[cell], Weights(Layout.of(CELLS[cell], torch=True), weights)
+    made = native.forward(*given, x, [None], Steps(3, 2))
+    into: Any = Gradients(None, [None], [torch.empty_like(weight) for weight in weights])
+    into.weights[position] = freed(weights[position])
+    with pytest.raises(ValueError, match=r"reaches to byte .* of its storage"):
+        native.backward(*given, made, x, [None], Steps(3, 2), dy, [None], into)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_output_beyond_its_storage_is_refused(cell):
+    x, _, weights, _ = layer_inputs((3, 2), 2, 4, 5, torch.float64)
+    given = CELLS[cell], Weights(Layout.of(CELLS[cell], torch=True), weights)
+    out = torch.empty(3, 2, 5, dtype=torch.float64)
+    assert native.forward(*given, x, [None], Steps(3, 2), out=out).y is out
+    with pytest.raises(ValueError, match=r"`out`.* reaches to byte .* of its storage"):
+        native.forward(*given, x, [None], Steps(3, 2), out=freed(out))
 
 
 @pytest.mark.parametrize("name", ["dh_n", "dh0"])
 def test_a_layer_without_recurrence_has_no_states_that_go_on(name):
     x, _, (weight, *_), dh = layer_inputs((5, 2), 2, 3, 4, torch.float64)
-    h = native.forward_layer(x, None, weight, None, None, None, "identity")
+    h = native.forward_layer(x, None, weight, None, None, None, "identity", Steps(5, 2))
     state = torch.zeros(1, 2, 4, dtype=torch.float64)
     dh_n, dh0 = (state, None) if name == "dh_n" else (None, state)
     with pytest.raises(ValueError, match="need `weight_hh`"):
-        native.backward_layer(dh, dh_n, h, None, x, weight, None, "identity", dh0=dh0)
+        native.backward_layer(dh, dh_n, h, None, x, weight, None, "identity", Steps(5, 2), dh0=dh0)
 
 
 def test_several_python_threads_may_call_at_once():
     x, h0, weights, _ = layer_inputs((40, 8), 8, 20, 96, torch.float32)
     torch.set_num_threads(2)
     try:
-        weight_ih, weight_hh = weights[:2]
-        expected = native.forward_layer(x, h0[None], weight_ih, weight_hh, None, None, "tanh")
+        given: Any = (x, h0[None], *weights[:2], None, None, "tanh", Steps(40, 8))
+        expected = native.forward_layer(*given)
         with ThreadPoolExecutor(4) as executor:
-            calls = [
-                executor.submit(native.forward_layer, x, h0[None], weight_ih, weight_hh, None, None, "tanh")
-                for _ in range(200)
-            ]
+            calls = [executor.submit(native.forward_layer, *given) for _ in range(200)]
             assert all(torch.equal(call.result(timeout=60), expected) for call in calls)
     finally:
         torch.set_num_threads(1)
@@ -509,12 +545,13 @@ def test_a_fork_after_use_does_not_hang():
     script = """
 import os, torch
 from bptt.engine import native
+from bptt.engine.steps import Steps
 torch.set_num_threads(2)
-a, W, h0 = torch.ones(30, 8, 100), torch.eye(100) / 2, torch.zeros(8, 100)
-sweep = lambda: native.forward_sweep(a, W, h0, "tanh")
-expected = sweep()
+x, W, h0 = torch.ones(30, 8, 100), torch.eye(100) / 2, torch.zeros(1, 8, 100)
+layer = lambda: native.forward_layer(x, h0, W, W, None, None, "tanh", Steps(30, 8))
+expected = layer()
 child = os.fork()
-same = torch.equal(sweep(), expected)
+same = torch.equal(layer(), expected)
 if child == 0:
     os._exit(0 if same else 1)
 assert same
@@ -529,15 +566,17 @@ def test_runs_and_teams_give_the_same_bits():
     script = """
 import hashlib, os, sys, torch
 from bptt.engine import native
+from bptt.engine.steps import Steps
 torch.set_num_threads(int(sys.argv[1]))
 generator = torch.Generator().manual_seed(0)
 shapes = (50, 8, 30), (200, 30), (200, 200), (50, 8, 200)
 x, W_xh, W_hh, dh = (torch.randn(shape, generator=generator) for shape in shapes)
 W_hh /= 20
 def digest():
-    h = native.forward_layer(x, None, W_xh, W_hh, None, None, "tanh")
+    steps = Steps(50, 8)
+    h = native.forward_layer(x, None, W_xh, W_hh, None, None, "tanh", steps)
     dx, dW_xh, dW_hh = torch.empty_like(x), torch.empty_like(W_xh), torch.empty_like(W_hh)
-    native.backward_layer(dh, None, h, None, x, W_xh, W_hh, "tanh", dx=dx, dweight_ih=dW_xh, dweight_hh=dW_hh)
+    native.backward_layer(dh, None, h, None, x, W_xh, W_hh, "tanh", steps, dx=dx, dweight_ih=dW_xh, dweight_hh=dW_hh)
     return hashlib.sha256(b"".join(array.numpy().tobytes() for array in (h, dx, dW_xh, dW_hh))).hexdigest()
 print(digest(), flush=True)
 if os.fork() == 0:
@@ -554,50 +593,98 @@ os.wait()
     assert len(digests) == 1
 
 
+def packed(*sizes):
+    """Makes the input a packed one with other sizes."""
+
+    def spoil(given):
+        given.update(x=given["x"].flatten(0, 1), steps=Steps(len(sizes), 3, list(sizes)), out=None, total=None)
+
+    return spoil
+
+
 REFUSED = {
-    "a has the wrong rank": (ValueError, "a", lambda x: x.update(a=x["a"][0])),
-    "a has the wrong width": (ValueError, "a", lambda x: x.update(a=x["a"][..., :-1])),
-    "h0 is not a matrix": (ValueError, "h0", lambda x: x.update(h0=x["h0"][0])),
-    "W_hh is not square": (ValueError, "W_hh", lambda x: x.update(W_hh=x["W_hh"][:-1])),
-    "dtypes differ": (TypeError, "a", lambda x: x.update(a=x["a"].double())),
-    "half precision": (TypeError, "a", lambda x: x.update({name: x[name].half() for name in ("a", "h0", "W_hh")})),
-    "another device": (ValueError, "CPU", lambda x: x.update(a=x["a"].to("meta"))),
-    "unknown activation": (ValueError, "nonlinearity", lambda x: x.update(activation="gelu")),
-    "out is too small": (ValueError, "out", lambda x: x.update(out=torch.empty(2, 3, 4))),
-    "out is strided": (ValueError, "out", lambda x: x.update(out=torch.empty(3, 4, 3).mT)),
-    "total is too small": (ValueError, "total", lambda x: x.update(total=torch.empty(1, 3, 4))),
-    "batch sizes grow": (ValueError, "increase", lambda x: x.update(a=x["a"].flatten(0, 1), batch_sizes=[2, 3, 1])),
-    "batch sizes negative": (ValueError, "in \\[0", lambda x: x.update(a=x["a"].flatten(0, 1), batch_sizes=[3, -1])),
-    "more rows than h0": (ValueError, "in \\[0, 3\\]", lambda x: x.update(a=x["a"].flatten(0, 1), batch_sizes=[6])),
-    "rows left over": (ValueError, "sum", lambda x: x.update(a=x["a"].flatten(0, 1), batch_sizes=[3, 2])),
+    "x has the wrong rank": (ValueError, "x", lambda g: g.update(x=g["x"][0])),
+    "x has the wrong width": (ValueError, "x", lambda g: g.update(x=g["x"][..., :-1])),
+    "h0 has the wrong rank": (ValueError, "h0", lambda g: g.update(h0=g["h0"][0])),
+    "weight_ih is no matrix": (ValueError, "weight_ih", lambda g: g.update(weight_ih=g["weight_ih"][0])),
+    "weight_hh is not square": (ValueError, "weight_hh", lambda g: g.update(weight_hh=g["weight_hh"][:-1])),
+    "bias_ih is a number": (ValueError, "bias_ih", lambda g: g.update(bias_ih=torch.tensor(1.0))),
+    "bias_hh is too long": (ValueError, "bias_hh", lambda g: g.update(bias_hh=torch.zeros(5))),
+    "dtypes differ": (TypeError, "x", lambda g: g.update(x=g["x"].double())),
+    "half precision": (TypeError, "weight_ih", lambda g: g.update(weight_ih=g["weight_ih"].half())),
+    "another device": (ValueError, "CPU", lambda g: g.update(x=g["x"].to("meta"))),
+    "unknown activation": (ValueError, "nonlinearity", lambda g: g.update(activation="gelu")),
+    "out is too small": (ValueError, "out", lambda g: g.update(out=torch.empty(1, 3, 4))),
+    "out is strided": (ValueError, "out", lambda g: g.update(out=torch.empty(2, 4, 3).mT)),
+    "total is too small": (ValueError, "total", lambda g: g.update(total=torch.empty(1, 3, 4))),
+    "h_n is too small": (ValueError, "h_n", lambda g: g.update(h_n=torch.empty(1, 2, 4))),
+    "fewer steps": (ValueError, "x", lambda g: g.update(steps=Steps(1, 3))),
+    "fewer rows": (ValueError, "x", lambda g: g.update(steps=Steps(2, 2))),
+    "sizes grow": (ValueError, "increase", packed(2, 3, 1)),
+    "sizes negative": (ValueError, r"in \[0", packed(3, -1)),
+    "fewer sizes than steps": (
+        ValueError,
+        "number of sizes",
+        lambda g: g.update(x=g["x"].flatten(0, 1), steps=Steps(3, 3, [3, 3])),
+    ),
+    "more rows than h0": (ValueError, r"in \[0, 3\]", packed(6)),
+    "rows left over": (ValueError, "sum", packed(3, 2)),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_forward_refuses(case):
     error, text, spoil = REFUSED[case]
-    inputs = {"a": torch.zeros(2, 3, 4), "W_hh": torch.zeros(4, 4), "h0": torch.zeros(3, 4), "activation": "tanh"}
-    native.forward_sweep(**inputs)
-    spoil(inputs)
+    given: dict[str, Any] = {
+        "x": torch.zeros(2, 3, 5),
+        "h0": torch.zeros(1, 3, 4),
+        "activation": "tanh",
+        "steps": Steps(2, 3),
+    }
+    given |= {"weight_ih": torch.zeros(4, 5), "weight_hh": torch.zeros(4, 4)}
+    given |= {"bias_ih": torch.zeros(4), "bias_hh": None}
+    native.forward_layer(**given)
+    spoil(given)
     with pytest.raises(error, match=text):
-        native.forward_sweep(**inputs)
+        native.forward_layer(**given)
+
+
+def of_zeros(name, *shape, dtype=torch.float32):
+    return name, lambda given: given.update({name: torch.zeros(shape, dtype=dtype)})
 
 
 @pytest.mark.parametrize(
-    ("dh", "h", "options"),
+    ("name", "spoil"),
     [
-        ((2, 4), (3, 3, 4), {}),
-        ((2, 3, 4), (2, 3, 4), {}),
-        ((2, 3, 4), (3, 3, 5), {}),
-        ((2, 3, 4), (3, 3, 4), {"out": torch.empty(3, 3, 4)}),
-        ((2, 3, 4), (3, 3, 4), {"total": torch.empty(2, 3, 4).double()}),
-        ((6, 4), (8, 4), {"batch_sizes": [3, 3]}),
-        ((6, 4), (5, 4), {"batch_sizes": [3, 3]}),
+        of_zeros("dh", 2, 4),
+        of_zeros("dh", 2, 3, 5),
+        of_zeros("dh", 2, 3, 4, dtype=torch.float64),
+        of_zeros("dh_n", 3, 4),
+        of_zeros("h", 3, 3, 4),
+        of_zeros("h", 2, 3, 5),
+        of_zeros("h0", 3, 4),
+        of_zeros("x", 2, 3, 6),
+        of_zeros("weight_ih", 4),
+        of_zeros("weight_hh", 5, 4),
+        of_zeros("dx", 2, 3, 4),
+        of_zeros("dweight_ih", 5, 4),
+        of_zeros("dweight_hh", 4, 5),
+        of_zeros("dbias", 3),
+        of_zeros("dh0", 3, 4),
+        of_zeros("da", 3, 3, 4),
+        of_zeros("total", 2, 3, 4, dtype=torch.float64),
+        ("sizes", lambda given: given.update(steps=Steps(2, 3, [3, 3]))),
+        ("sizes", lambda given: given.update(steps=Steps(2, 2, [3, 3]), x=given["x"].flatten(0, 1))),
     ],
 )
-def test_backward_refuses(dh, h, options):
-    with pytest.raises((TypeError, ValueError)):
-        native.backward_sweep(torch.zeros(dh), torch.zeros(h), torch.zeros(4, 4), "tanh", **options)
+def test_backward_refuses(name, spoil):
+    given: dict[str, Any] = {"dh": torch.zeros(2, 3, 4), "dh_n": torch.zeros(1, 3, 4), "h": torch.zeros(2, 3, 4)}
+    given |= {"h0": torch.zeros(1, 3, 4), "x": torch.zeros(2, 3, 5), "activation": "tanh", "steps": Steps(2, 3)}
+    given |= {"weight_ih": torch.zeros(4, 5), "weight_hh": torch.zeros(4, 4)}
+    native.backward_layer(**given)
+    spoil(given)
+    with pytest.raises((TypeError, ValueError), match=name):
+        native.backward_layer(**given)
 
 
 def phi(activation, a):
@@ -676,3 +763,16 @@ def test_an_unknown_instruction_set_is_refused_with_the_choices():
     assert "ImportError: BPTT_ISA must name an instruction set this processor has: " in refused.stderr
     assert "baseline" in refused.stderr
     assert "'avx1024'" in refused.stderr
+
+
+def test_states_may_have_any_strides_where_cotangents_are_told() -> None:
+    cell, steps = Cell(elman()), Steps(4, 3)
+    weights = Weights(Layout.of(cell, torch=True), [random(1, 2, 5), random(2, 2, 2), random(3, 2), random(4, 2)])
+    x, dy = random(5, 4, 3, 5), random(6, 4, 3, 2)
+    y = native.forward(cell, weights, x, [None], steps).y
+    told = []
+    for states in (y, y.mT.contiguous().mT):
+        into = Gradients(None, [None], [None] * 4, cotangents={})
+        native.backward(cell, weights, Made(states, (), ()), x, [None], steps, dy, [None], into)
+        told.append(into.cotangents)
+    torch.testing.assert_close(told[1], told[0], rtol=0, atol=0)

@@ -1,7 +1,9 @@
 """What the constructor of RNN takes beyond torch's, and half precision."""
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -206,6 +208,27 @@ def test_modules_with_options_are_copied_saved_and_described(hidden_size: Any) -
     assert "init='orthogonal', learn_h0=True" in repr(rnn)
 
 
+@pytest.mark.parametrize("module", [bptt.nn.RNN(3, 4, leak=0.5), bptt.nn.RNNCell(3, 4)], ids=["RNN", "RNNCell"])
+def test_modules_that_were_saved_before_they_held_their_cells_are_loaded(module: Any) -> None:
+    state = {name: value for name, value in vars(module).items() if name not in ("_cells", "_cell")}
+    kind: Any = type(module)
+    twin = kind.__new__(kind)
+    twin.__setstate__(copy.deepcopy(state))
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(twin(x), module(x), rtol=0, atol=0)
+
+
+def test_cells_of_a_leak_that_changes_all_the_time_are_forgotten() -> None:
+    rnn, x = bptt.nn.RNN(3, 4), torch.randn(2, 1, 3)
+    cells = []
+    for step in range(3, 300):
+        rnn.leak = 1 / step
+        rnn(x)[0].sum().backward()
+        cells.append(weakref.ref(rnn.cell))
+    gc.collect()
+    assert cells[0]() is None
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -354,10 +377,25 @@ def test_a_cell_of_no_inputs_is_that_of_torch() -> None:
     torch.testing.assert_close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])
 
 
-def test_a_checkpoint_is_left_out_with_all_layers_also_by_cells_with_options() -> None:
+def test_a_checkpoint_serves_options_but_no_functions_and_is_left_out_with_all_layers() -> None:
     rnn, x = bptt.nn.RNN(3, 4, leak=0.5), torch.randn(5, 2, 3)
     expected = rnn(x)
     rnn.checkpoint = "auto"
     torch.testing.assert_close(rnn(x, return_all_layers=True)[:2], expected, rtol=0, atol=0)
-    with pytest.raises(bptt.InputError, match=r"in blocks; got RNN\(3, 4, leak=0.5, checkpoint='auto'\)"):
+    torch.testing.assert_close(rnn(x), expected, rtol=0, atol=0)
+    with pytest.warns(bptt.SlowEngineWarning):
+        rnn = bptt.nn.RNN(3, 4, nonlinearity=torch.nn.GELU(), checkpoint="auto")
+    with pytest.raises(bptt.InputError, match=r"(?s)function as φ cannot be walked in blocks.*GELU.*checkpoint=None"):
         rnn(x)
+    assert rnn(x, return_all_layers=True)[0].shape == (5, 2, 4)
+
+
+def test_rows_of_a_cell_have_no_gradients() -> None:
+    with bptt.using("reference"):
+        layers = bptt.nn.Recurrent("m : rows\nh_t = tanh(m ⊙ (x_t W_xh) + h_{t-1} W_hh)", 3, 4)
+        x, m = torch.randn(5, 2, 3), torch.rand(2, 4, requires_grad=True)
+        with pytest.raises(bptt.InputError, match=r"'m'.* is declared as rows.* declare it as input"):
+            layers(x, inputs={"m": m})
+        assert layers(x, inputs={"m": m.detach()})[0].requires_grad
+        with torch.no_grad():
+            layers(x, inputs={"m": m})

@@ -8,8 +8,8 @@ import torch
 from cases import tolerance
 from torch.autograd import gradcheck, gradgradcheck
 
-from bptt.autograd import readout
-from bptt.autograd.readout import Readout
+from bptt.autograd.readout import Readout, _Product
+from bptt.engine import readout
 
 
 def both(H: int, O: int, dtype: torch.dtype = torch.float32, *, bias: bool = True) -> tuple[Readout, torch.nn.Linear]:
@@ -39,8 +39,8 @@ def test_output_and_gradients_are_those_of_linear(shape: tuple[int, ...], bias: 
 def test_derivatives_of_both_orders_pass_gradcheck() -> None:
     layer = Readout(3, 2, dtype=torch.float64)
     arguments = [torch.randn(4, 3, dtype=torch.float64, requires_grad=True), layer.weight, layer.bias]
-    assert gradcheck(readout._Product.apply, arguments, check_batched_grad=True)
-    assert gradgradcheck(readout._Product.apply, arguments)
+    assert gradcheck(_Product.apply, arguments, check_batched_grad=True)
+    assert gradgradcheck(_Product.apply, arguments)
 
 
 def test_rows_weights_and_gradients_may_lie_anyhow() -> None:

@@ -19,8 +19,8 @@ from torch.nn.utils.rnn import pack_sequence
 
 import bptt
 from bptt import InputError, Tape, record, recording
-from bptt.engine import choose, native
-from bptt.nn import RNN, Elman
+from bptt.engine.contract import Layout
+from bptt.nn import RNN, Elman, Recurrent
 from bptt.tape import tapefile
 
 LOSSES = ["cross_entropy", "binary_cross_entropy", "squared_error"]
@@ -29,13 +29,9 @@ NAMES = ["W_xh", "W_hh", "b_h", "W_ho", "b_o"]
 
 
 @pytest.fixture(params=["reference", "native"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param == "native" and native is None:
-        pytest.skip("the compiled sweeps are not installed: pip install . builds them")
-    monkeypatch.setenv("BPTT_ENGINE", request.param)
-    choose.cache_clear()
-    yield request.param
-    choose.cache_clear()
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    with bptt.using(request.param):
+        yield request.param
 
 
 class Last(torch.nn.Module):
@@ -393,6 +389,136 @@ def test_cells_are_recorded_one_step_each() -> None:
     assert torch.equal(tapes[3].dh[0], tapes[4].dh0)
 
 
+CELLS = {
+    "leak": lambda: RNN(3, 4, leak=0.5, dtype=torch.float64),
+    "norm": lambda: RNN(3, 4, norm="layer", dtype=torch.float64),
+    "all options": lambda: RNN(3, 4, leak=0.5, residual=True, norm="layer", recurrent_dropout=0.5, dtype=torch.float64),
+    "lstm": lambda: Recurrent("lstm", 3, 4, dtype=torch.float64),
+    "gru": lambda: Recurrent("gru", 3, 4, 2, bidirectional=True, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_tapes_of_every_cell_hold_its_numbers_by_name(kind: str, packed: bool) -> None:
+    rnn = CELLS[kind]()
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    given = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor([6, 3])) if packed else x
+
+    def step() -> list[Tensor]:
+        torch.manual_seed(1)
+        rnn.zero_grad()
+        output = rnn(given)[0]
+        output = output.data if packed else output
+        output.square().sum().backward()
+        return [output, *(parameter.grad for parameter in rnn.parameters() if parameter.grad is not None)]
+
+    expected = step()
+    with recording() as tapes:
+        seen = step()
+    assert all(map(torch.equal, seen, expected))
+    (tape,) = tapes
+    assert tape.complete
+    assert torch.equal(tape.h, expected[0])
+    top = tape.layers[-1]
+    assert torch.equal(top[top.output], top.h)
+    assert top.d(top.output) is top.dh
+    for line in top.cell.derivation.steps:
+        total = top.d(line.name)
+        assert total is not None
+        assert total.shape == top[line.name].shape
+    with pytest.raises(KeyError, match=r"the values of this cell are .*; got 'none'"):
+        top["none"]
+    layout = Layout.of(top.cell, torch=isinstance(rnn, RNN))
+    suffix = f"_l{rnn.num_layers - 1}{'_reverse' * rnn.bidirectional}"
+    for name, positions in layout.made_of.items():
+        for k in positions:
+            found, parameter = top.d_weights[name], getattr(rnn, layout.names[k] + suffix)
+            assert parameter.grad is not None
+            assert torch.equal(layout.turned(found), parameter.grad), name
+            value = sum(layout.turned(getattr(rnn, layout.names[k] + suffix).detach()) for k in positions)
+            assert torch.equal(top.weights[name], torch.as_tensor(value)), name
+    with recording() as judged, bptt.using("reference"):
+        step()
+    for own, judge in zip(tape.layers, judged[0].layers, strict=True):
+        for found, wanted in ((own.values, judge.values), (own.totals, judge.totals), (own.d_first, judge.d_first)):
+            assert found.keys() == wanted.keys()
+            for name, value in found.items():
+                torch.testing.assert_close(value, wanted[name], **tolerance(torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_a_tape_keeps_further_inputs_as_they_were() -> None:
+    rnn = Recurrent("k : input\nh_t = tanh(x_t W_xh + k_t ⊙ h_{t-1})", 3, 4)
+    k = torch.rand(5, 2, 1)
+    before = k.clone()
+    with recording() as tapes:
+        rnn(torch.randn(5, 2, 3), inputs={"k": k})
+    k.zero_()
+    assert torch.equal(tapes[0].layers[0].weights["k"], before)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_what_a_tape_knows_of_the_plain_cell_alone_is_refused_for_others(kind: str, tmp_path: Path) -> None:
+    with recording() as tapes:
+        CELLS[kind]()(torch.randn(6, 2, 3, dtype=torch.float64))[0].sum().backward()
+    direction = "reverse" if tapes[0].bidirectional else None
+    for ask in (
+        lambda tape: tape.check(),
+        lambda tape: tape.save(tmp_path / "a.tape"),
+        lambda tape: tape.page(tmp_path / "a.html"),
+        lambda tape: tape.a,
+        lambda tape: tape.da,
+        lambda tape: tape.grad("W_hh", direction=direction),
+        lambda tape: tape.grad("W_hh", direction=direction, step=2),
+        lambda tape: tape.layers[0].W_xh,
+        lambda tape: tape.layers[0].db_h,
+    ):
+        with pytest.raises(InputError, match=r"know the plain cell, .* are there by name: tape\.layers"):
+            ask(tapes[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_cell_with_names_of_its_own_has_a_whole_tape(tmp_path: Path) -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            text = "z_t = b_c + s_{t-1} W_s + x_t W_u\ns_t = tanh(z_t)\n"
+            self.rnn = Recurrent(text, 3, 4, dtype=torch.float64)
+            self.head = torch.nn.Linear(4, 5, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0])
+
+    model = Own()
+    x, y = torch.randn(6, 2, 3, dtype=torch.float64), torch.randint(5, (6, 2))
+    tape = record(model, x, y, loss="cross_entropy")
+    assert tape.check().ok
+    assert torch.equal(tape.a, tape.layers[0]["z"])
+    assert torch.equal(tape.W_hh, model.rnn.get_parameter("W_s_l0"))
+    assert torch.equal(tape.grad("b_h"), tape.layers[0].d_weights["b_c"])
+    tape.page(tmp_path / "a.html")
+    tape.save(tmp_path / "a.tape")
+    loaded = Tape.load(tmp_path / "a.tape")
+    assert loaded.check().ok
+    for name, value in arrays_of(tape).items():
+        other = arrays_of(loaded)[name]
+        assert value is other is None or torch.equal(value, other), name
+
+
+@pytest.mark.parametrize("checkpoint", [1, 4, "auto"])
+def test_a_checkpoint_changes_no_number_of_a_tape(engine: str, checkpoint: int | str) -> None:
+    model, x, y = example()
+    expected = record(model, x, y)
+    model.rnn.checkpoint = checkpoint
+    tape = record(model, x, y)
+    for name, value in arrays_of(tape).items():
+        other = arrays_of(expected)[name]
+        assert value is other is None or torch.equal(value, other), name
+
+
 @pytest.mark.parametrize("T_B", [(0, 2), (3, 0), (1, 1)])
 def test_tapes_of_nothing(T_B: tuple[int, int], tmp_path: Path) -> None:
     T, B = T_B
@@ -408,13 +534,13 @@ def test_tapes_of_nothing(T_B: tuple[int, int], tmp_path: Path) -> None:
 def arrays_of(tape: Tape) -> dict[str, Tensor]:
     own = {name: getattr(tape, name) for name in tapefile.OUTPUT}
     for layer in tape.layers:
-        own |= {f"{layer.layer}{layer.reverse}{name}": getattr(layer, name) for name in tapefile.LAYER}
+        own |= {f"{layer.layer}{layer.reverse}{name}": getattr(layer, name) for name in (*tapefile.LAYER, "h", "h0")}
     return own
 
 
 SPOILED = {
     "o": "A5", "y_hat": "A6", "loss": "B1", "L": "B1", "do": "B3", "W_ho": "A5",
-    "0Falsea": "A2", "0Falsestates": "A3", "0FalseW_hh": "A2", "0FalseW_xh": "A2",
+    "0Falsea": "A2", "0Falseh": "A3", "0Falseh0": "A2", "0FalseW_hh": "A2", "0FalseW_xh": "A2",
     "0Falsedh_direct": "B6", "0Falsedh": "B6", "0Falseda": "B7", "0Falsedx": "B11", "0Falsedh0": "B11",
     "0FalsedW_xh": "B9", "0FalsedW_hh": "B10", "0Falsedb_h": "B8",
 }  # fmt: skip

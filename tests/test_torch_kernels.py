@@ -1,4 +1,4 @@
-"""Where none of our sweeps run, plain layers are torch's own kernels: BPTT_ENGINE=torch has it so on the CPU."""
+"""Where none of our sweeps run, plain layers are torch's own kernels: `using("torch")` has it so on the CPU."""
 
 import itertools
 import warnings
@@ -20,13 +20,9 @@ OURS = [native, reference]
 
 
 @pytest.fixture
-def _torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BPTT_ENGINE", "torch")
-    for function in (engine.choose, engine.torch_serves):
-        function.cache_clear()
-    yield
-    for function in (engine.choose, engine.torch_serves):
-        function.cache_clear()
+def _torch() -> Iterator[None]:
+    with bptt.using("torch"):
+        yield
 
 
 @pytest.fixture
@@ -34,7 +30,7 @@ def _no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("an engine of ours was called")
 
-    for ours, name in itertools.product(OURS, ("forward_layer", "backward_layer")):
+    for ours, name in itertools.product(OURS, ("forward", "backward")):
         monkeypatch.setattr(ours, name, refuse)
 
 
@@ -125,7 +121,18 @@ def test_nobody_is_warned_where_torch_serves() -> None:
         bptt.convert(torch.nn.RNN(3, 4, 2))(torch.randn(5, 2, 3))[0].sum().backward()
 
 
-def test_devices_without_sweeps_of_ours_have_torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("BPTT_ENGINE", raising=False)
-    engine.torch_serves.cache_clear()
+@pytest.mark.usefixtures("_no_loop")
+def test_using_asks_for_torch_kernels_too() -> None:
+    theirs, ours = torch.nn.RNN(3, 4, 2), bptt.nn.RNN(3, 4, 2)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 2, 3)
+    with bptt.using("torch"):
+        output, h_n = ours(x)
+    assert torch.equal(output, theirs(x)[0])
+    assert torch.equal(h_n, theirs(x)[1])
+    with bptt.using("reference"), pytest.raises(AssertionError, match="an engine of ours was called"):
+        ours(x)
+
+
+def test_devices_without_sweeps_of_ours_have_torch_kernels() -> None:
     assert [engine.torch_serves(device) for device in ("cpu", "cuda", "mps", "xpu")] == [False, True, True, True]

@@ -119,6 +119,35 @@ def test_expanded_weights_are_refused_where_torch_computes_something_else() -> N
         call_for_per_sample_grads(rnn, batch_first=True)(torch.randn(2, 5, I))
 
 
+@pytest.mark.parametrize("cell", ["elman", "lstm"])
+@pytest.mark.parametrize("grad", [True, False])
+def test_layers_of_other_cells_are_refused(cell: str, grad: bool) -> None:
+    layers = bptt.nn.Recurrent(cell, I, H, batch_first=True)
+    with (
+        torch.set_grad_enabled(grad),
+        pytest.raises(bptt.InputError, match=r"torch.jit.trace.* Recurrent\('(elman|lstm)"),
+    ):
+        torch.jit.trace(Model(layers), (torch.randn(5, 2, I),))
+    with pytest.raises(bptt.InputError, match=r"call_for_per_sample_grads.* Recurrent\(.*torch.func.grad"):
+        call_for_per_sample_grads(layers, batch_first=True)(torch.randn(2, 5, I))
+
+
+@pytest.mark.filterwarnings("ignore:bptt runs on the slow reference engine")
+def test_layers_of_any_cell_are_one_node_for_fx() -> None:
+    class Timed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = bptt.nn.Recurrent("k : input\nh_t = tanh(x_t W_xh + k_t ⊙ (h_{t-1} W_hh))", I, H)
+
+        def forward(self, x: Tensor, k: Tensor) -> Tensor:
+            return self.layers(x, inputs={"k": k}, lengths=[5, 2])[0]
+
+    model, x, k = Timed(), torch.randn(5, 2, I), torch.rand(5, 2)
+    graph = torch.fx.symbolic_trace(model)
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["layers"]
+    assert torch.equal(graph(x, k), model(x, k))
+
+
 def test_a_recurrent_module_is_one_node_for_fx() -> None:
     class Several(torch.nn.Module):
         def __init__(self) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bptt import errors, nn, runs, sheet, tape, tasks, train
     from bptt.autograd import function as ops
     from bptt.autograd import long, onnx
+    from bptt.engine import using
     from bptt.errors import InputError, SlowEngineWarning
     from bptt.nn import convert
     from bptt.sheet import Cell, equations, losses
@@ -50,6 +51,7 @@ __all__ = [
     "tasks",
     "train",
     "truncated",
+    "using",
 ]
 
 MOVED = {
@@ -76,6 +78,7 @@ _HOMES = {
     "fit": "train",
     "record": "tape",
     "recording": "tape",
+    "using": "engine",
 }
 
 

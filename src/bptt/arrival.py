@@ -52,7 +52,6 @@ class _Operators(ModuleType):
         if vars(ops).get("bptt") is self:
             del ops.bptt
             import_module("bptt.autograd.operators")
-            import_module("bptt.autograd.cell_operators")
         return getattr(ops.bptt, name)
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong on the user's side.
+"""Errors and warnings for the user.
 
 InputError(ValueError)   a file, text, shape or setting that cannot be used: rule, what was received, what to do.
 SlowEngineWarning        the exact result comes from the slow engine; says why and what would avoid it.

@@ -1,136 +1,92 @@
-"""One recurrent layer in one direction as a torch operation with its autograd formula.
+"""One layer of any cell as a torch operation with its autograd formula: the eager path.
 
-Forward is A1 to A4 for all steps; backward is B7 to B11 and the future's part of B6. The numbers come from an
-engine (`bptt.engine`); here is what torch needs to know about them. Kept for the backward pass: inputs, weights and the
-states; a_t is overwritten by h_t.
-
-Weights come in torch's layout, so the sheet's `W_xh` is `weight_ih.T`, `W_hh` is `weight_hh.T`, `b_h` the sum of both
-biases. Inputs of integers are tokens: their share is a row of `W_xh`, gathered, never a product with a one-hot vector.
-
-Second derivatives, torch.func and everything that traces goes through `bptt.autograd.operators`.
+The numbers come from an engine (`bptt.engine`). Kept for the way back are the output, what the derivation of the cell
+says, and of the inputs those that side B reads. Second derivatives, torch.func and everything that traces go through
+`bptt.autograd.operators`.
 """
 
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from bptt.autograd import operators
-from bptt.engine import choose, packing, torch_serves
+from bptt.autograd.private import Backward, is_traced, sample_by_sample, seen_by_others, version
+from bptt.autograd.recorded import Record, recorder
+from bptt.engine import asked_for, choose, reference, torch_serves
+from bptt.engine.contract import Engine, Gradients, Layout, Made, Signature, Weights, read_by_side_b
+from bptt.engine.steps import Steps
+from bptt.errors import InputError
+from bptt.sheet import Cell
 
 
-@dataclass
-class Record:
-    """Everything one layer computed on both sides, as the fast path left it; None until it has happened.
+def layer(
+    cell: Cell,
+    x: Tensor,
+    first: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    extras: Sequence[Tensor] = (),
+    *,
+    sizes: Sequence[int] | Tensor | None = None,
+    reverse: bool = False,
+    torch_layout: bool = False,
+    index: int = 0,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The output of all steps (T, B, H), or (N, H) when packed, and the last value of each state (1, B, ·).
 
-    Arrays are (T, B, ·), or packed (N, ·) with `batch_sizes`; `x` may be integer tokens without a last axis.
-    `states` is (T+1, B, H) with h_0 in slot 0 (with `reverse` in slot T); `h0`, `h` and `h_prev` are parts of it.
-    `dh` is the total ∂L/∂h_t of B6, `dh_direct` the part that came from above. `dW_xh`, `dW_hh` and `db_h` are the sums
-    B9, B10 and B8, None where a parameter asked for no gradient. A second backward pass replaces all of side B.
+    cell       without fixed lines: their values are among the weights (`bptt.engine.evaluation`)
+    x          (T, B, I) or integer tokens (T, B) in [0, I); packed (N, I) or (N,) with `sizes`
+    first      (1, B, ·) for each state of the cell, the output first, or None for zero
+    weights    for each name of the cell's `Layout`; with torch_layout as torch.nn.RNN holds them
+    extras     masks (B, ·), then further inputs of all steps, in the order of the cell's `Signature`
+    sizes      where packed, the rows of each step; while torch.compile traces, a tensor of them
+    reverse    time runs backwards
+    index      which layer of a stack this is, for the record
+    functions  in the place of those that the cell declares, by name: autograd goes through side A
+
+    Raises IndexError for tokens outside [0, I), TypeError or ValueError for arrays that do not belong together,
+    InputError for masks that ask for a gradient.
     """
-
-    layer: int
-    reverse: bool
-    activation: str
-    batch_sizes: Sequence[int] | None
-    W_xh: Tensor
-    W_hh: Tensor
-    b_h: Tensor | None
-    x: Tensor
-    a: Tensor
-    states: Tensor
-    dh_direct: Tensor | None = None
-    dh: Tensor | None = None
-    da: Tensor | None = None
-    dx: Tensor | None = None
-    dh0: Tensor | None = None
-    dW_xh: Tensor | None = None
-    dW_hh: Tensor | None = None
-    db_h: Tensor | None = None
-
-    @property
-    def batch(self) -> int:
-        """B, the number of rows."""
-        return self.states.shape[1] if self.batch_sizes is None else len(self.states) - len(self.a)
-
-    @property
-    def h(self) -> Tensor:
-        """h_t of every step, laid out as `a`."""
-        return packing.of_steps(self.states, self.batch, self.batch_sizes, self.reverse)
-
-    @property
-    def h0(self) -> Tensor:
-        """(B, H), the states before the first step in the order of time."""
-        return packing.of_h0(self.states, self.batch, self.batch_sizes, self.reverse)
-
-    @property
-    def h_prev(self) -> Tensor:
-        """h_{t-1} of every step (h_{t+1} with `reverse`), laid out as `a`."""
-        return packing.previous_states(self.states, self.batch, self.batch_sizes, self.reverse)
+    like = weights[0] if weights else x
+    if functions is not None:
+        return _by_autograd(cell, x, first, weights, extras, sizes, reverse, torch_layout, functions)
+    if seen_by_others(x, like):
+        return operators.layer(cell, x, first, weights, extras, sizes, reverse, torch_layout)
+    assert not isinstance(sizes, Tensor), "sizes are numbers except where they are traced"
+    device = "cpu" if x.is_cpu else x.device.type  # the first is quick to ask
+    kind = _kind(cell, torch_layout, device, like.dtype, asked_for())
+    if extras:
+        check_masks(extras[: kind.masks - kind.weights])
+    given = first[0]
+    steps = Steps.of(x, sizes, reverse) if given is None else Steps.of(x, sizes, reverse, given.shape[1])
+    if kind.engine is reference and not x.is_floating_point():
+        operators.check_tokens_of_layer(cell, torch_layout, weights, x)
+    if torch.is_grad_enabled():
+        y, *last = _Layer.apply(_How(kind, steps, index), x, *first, *weights, *extras)
+        return y, tuple(last)
+    if recorder.get() is None:
+        made = kind.engine.forward(cell, Weights(kind.layout, weights), x, first, steps, extras)
+    else:
+        made = _side_a(_How(kind, steps, index), x, (*first, *weights, *extras))[0]
+    return made.y, made.last
 
 
-class Recorder(Protocol):
-    """Whoever `recorder` holds is told of each network call, then of each layer in it."""
-
-    def begin(self, network: torch.nn.Module) -> None: ...
-
-    def add(self, record: Record) -> None: ...
-
-
-recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-is_traced = torch.compiler.is_dynamo_compiling
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_transforms = torch._C._are_functorch_transforms_active
-_older_vmap: Any = torch
-_has_samples = _older_vmap._C._functorch.is_legacy_batchedtensor
-
-Backward = Callable[..., tuple[Tensor | None, ...]]
-
-
-def begin(network: torch.nn.Module) -> bool:
-    """Tell whoever is watching that the layers of this network follow; whether there is somebody.
-
-    Nobody watches what torch.compile traces.
-    """
-    watching = None if is_traced() else recorder.get()
-    if watching is not None:
-        watching.begin(network)
-    return watching is not None
-
-
-def is_seen_by_modes() -> bool:
-    """Whether a graph is being made of torch's operations, or their shapes are being worked out."""
-    return _dispatch_modes() > 0
-
-
-def is_transformed(x: Tensor) -> bool:
-    """Whether x goes through a transform of torch.func, carries a tangent, or has no numbers."""
-    return _transforms() or forward_ad._current_level >= 0 or x.is_meta
-
-
-def seen_by_others(x: Tensor, weight: Tensor) -> bool:
-    """Whether these are more than arrays of numbers: traced, transformed, without data, or of a class of their own."""
-    return (
-        is_traced()
-        or _dispatch_modes() > 0
-        or _transforms()
-        or forward_ad._current_level >= 0
-        or type(x) not in _PLAIN
-        or type(weight) not in _PLAIN
-        or x.is_meta
-    )
+def check_masks(masks: Sequence[Tensor]) -> None:
+    """InputError where one asks for a gradient."""
+    if torch.is_grad_enabled() and any(mask.requires_grad for mask in masks):
+        raise InputError(
+            "A mask, of drop or declared as rows, has no gradient, and one of these asks for one. Hand in .detach() of "
+            "it, or declare it as input and give it for every step."
+        )
 
 
 def on_torch(x: Tensor, weight: Tensor, activation: str) -> bool:
-    """Whether torch's own kernels compute plain layers of these: no sweep of ours runs on the device, torch knows the
-    activation, x holds numbers, and nobody records, traces or transforms."""
+    """Whether torch's own kernels compute plain layers of these: on the device is no engine of ours but the reference,
+    torch knows the activation, x holds numbers, and nobody records, traces or transforms."""
     return (
         not is_traced()
         and torch_serves("cpu" if x.is_cpu else x.device.type)
@@ -142,189 +98,221 @@ def on_torch(x: Tensor, weight: Tensor, activation: str) -> bool:
     )
 
 
-def layer(
-    x: Tensor,
-    h0: Tensor | None,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    activation: str,
-    *,
-    batch_sizes: Sequence[int] | Tensor | None = None,
-    reverse: bool = False,
-    index: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """The states of all steps (T, B, H), or (N, H) when packed, and the last state of every row (1, B, H).
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """The common part of all calls of layers of one cell, on one device, in one dtype.
 
-    x          (T, B, I) or integer tokens (T, B) in [0, I); packed (N, I) or (N,) with `batch_sizes`
-    h0         (1, B, H), or None for zero
-    weight_ih  (H, I), weight_hh (H, H), bias_ih and bias_hh (H) or None: parameters as torch.nn.RNN holds them
-    activation "tanh", "relu", "sigmoid" or "identity"
-    batch_sizes where packed, the rows of each step; while torch.compile traces, a tensor of them
-    reverse    time runs backwards
-    index      which layer of a stack this is, for the record
-
-    Raises IndexError for tokens outside [0, I), TypeError or ValueError for arrays that do not belong together.
+    The tensors of a call beside x are the first states up to `states`, the weights up to `weights`, the masks up to
+    `masks`, then the inputs.
     """
-    if seen_by_others(x, weight_hh):
-        return operators.layer(
-            x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation, batch_sizes=batch_sizes, reverse=reverse
-        )
-    assert not isinstance(batch_sizes, Tensor), "sizes are numbers except where they are traced"
-    device = "cpu" if x.is_cpu else x.device.type  # the first is quick to ask
-    how = _How(choose(device, weight_hh.dtype).engine, activation, batch_sizes, reverse, index)
-    if torch.is_grad_enabled():
-        return _Layer.apply(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
-    return _side_a(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)[:2]
+
+    cell: Cell
+    layout: Layout
+    engine: Engine
+    states: int
+    weights: int
+    masks: int
+
+
+@lru_cache
+def _unread(kind: _Kind, needed: tuple[bool, ...]) -> tuple[int, ...]:
+    """Places of the tensors, x at 0, that the way back does not read. needed: of which arguments a gradient is."""
+    read = read_by_side_b(kind.cell, kind.layout, needed[1:])
+    return tuple(k for k, is_read in enumerate(read) if not is_read)
+
+
+@lru_cache
+def _kind(cell: Cell, torch_layout: bool, device: str, dtype: torch.dtype, asked: str | None) -> _Kind:
+    layout, signature = Layout.of(cell, torch=torch_layout), Signature.of(cell)
+    states = len(signature.states)
+    weights = states + len(layout.names)
+    engine = choose(device, dtype, cell).engine
+    return _Kind(cell, layout, engine, states, weights, weights + len(signature.masks))
 
 
 class _How(NamedTuple):
     """Options of one layer call."""
 
-    engine: ModuleType
-    activation: str
-    batch_sizes: Sequence[int] | None
-    reverse: bool
+    kind: _Kind
+    steps: Steps
     place: int
 
 
-def sample_by_sample(backward: Backward) -> Backward:
-    """A backward function that also takes cotangents of many samples at once, one call after the other.
-
-    torch.autograd.grad(is_grads_batched=True), and with it jacobian and hessian of torch.autograd.functional with
-    vectorize=True and the checks of gradcheck, go backward under a vmap older than torch.func's: the cotangents then
-    look like those of one sample and have no numbers to point at.
-    """
+def without_autocast(backward: Backward) -> Backward:
+    """A backward function that computes in the dtype of its arrays, also where the loss goes back under autocast."""
 
     def wrapped(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        for d in cotangents:
-            if d is not None and _has_samples(d):
-                break
-        else:
+        device = next((d.device.type for d in cotangents if d is not None), "cpu")
+        if not torch.is_autocast_enabled(device):
             return backward(ctx, *cotangents)
-        level = torch._C._vmapmode_increment_nesting() - 1
-        torch._C._vmapmode_decrement_nesting()
-        of_samples: dict[int, Any] = {
-            k: _older_vmap._remove_batch_dim(d, level, 0, 0)
-            for k, d in enumerate(cotangents)
-            if d is not None and _has_samples(d)
-        }
-        number = len(next(iter(of_samples.values())))
-        each = [
-            backward(ctx, *(of_samples[k][v] if k in of_samples else d for k, d in enumerate(cotangents)))
-            for v in range(number)
-        ]
-        return tuple(
-            None if of_all[0] is None else _older_vmap._add_batch_dim(torch.stack(of_all), 0, level)
-            for of_all in map(list, zip(*each, strict=True))
-        )
+        with torch.autocast(device, enabled=False):
+            return backward(ctx, *cotangents)
 
     return wrapped
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        h0: Tensor | None,
-        weight_ih: Tensor,
-        weight_hh: Tensor,
-        bias_ih: Tensor | None,
-        bias_hh: Tensor | None,
-        how: _How,
-    ) -> tuple[Tensor, Tensor]:
-        y, h_n, ctx.record = _side_a(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, how)
-        ctx.how, ctx.I = how, weight_ih.shape[1]
+    def forward(ctx: Any, how: _How, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        made, record = _side_a(how, x, tensors)
         ctx.set_materialize_grads(False)
-        needs, keeps_all = ctx.needs_input_grad, ctx.record is not None
-        ctx.save_for_backward(
-            x if needs[2] or keeps_all else None, h0, weight_ih if needs[0] or keeps_all else None, weight_hh, y
-        )  # what is not read on the way back may change meanwhile; there an array of its shape takes its place
-        return y, h_n
+        inputs: list[Any] = [x, *tensors]
+        unread: list[tuple[int, Tensor, int]] = []
+        if record is None:
+            # Those that are not read may change meanwhile; only second derivatives want them as they were.
+            for k in _unread(how.kind, ctx.needs_input_grad):
+                tensor = inputs[k]
+                if tensor is not None:
+                    unread.append((k, tensor, version(tensor)))
+                    inputs[k] = None
+        ctx.call = how, record, unread
+        y, last, kept, _ = made
+        ctx.save_for_backward(*inputs, y, *kept)
+        return y, *last
 
     @staticmethod
+    @without_autocast
     @sample_by_sample
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        dy, dh_n = cotangents
+        tensors = saved(ctx)
         if not torch.is_grad_enabled():
-            return _gradients(ctx, dy, dh_n)
-        if ctx.record is not None:
+            return None, *_gradients(ctx, tensors, cotangents)
+        needs = ctx.needs_input_grad
+        if all(d is None for d in cotangents):
+            return (None,) * len(needs)
+        (kind, steps, _), record, unread = ctx.call
+        if record is not None:
             with torch.no_grad():
-                _gradients(ctx, dy, dh_n)
-        x, h0, weight_ih, weight_hh, y = saved(ctx)
-        x = y.new_empty((*y.shape[:-1], ctx.I)) if x is None else x
-        weight_ih = y.new_empty((len(weight_hh), ctx.I)) if weight_ih is None else weight_ih
-        _, activation, batch_sizes, reverse, _ = ctx.how
-        sizes = None if batch_sizes is None else torch.as_tensor(batch_sizes, dtype=torch.int64)
-        needs = ctx.needs_input_grad[:6]
-        return *operators.gradients_of_layer(
-            dy, dh_n, y, h0, x, weight_ih, weight_hh, sizes, activation, reverse, needs
-        ), None
+                _gradients(ctx, tensors, cotangents)
+        inputs = [*tensors[: len(needs) - 1]]
+        for k, tensor, count in unread:
+            inputs[k] = _as_it_was(tensor, count)
+        call = operators.Call(kind.cell, kind.layout, steps)
+        return None, *operators.gradients_by_reference(call, inputs, needs[1:], cotangents)
 
 
-def _side_a(
-    x: Tensor,
-    h0: Tensor | None,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    how: _How,
-) -> tuple[Tensor, Tensor, Record | None]:
-    """The states of all steps, the last of every row; and a record if anybody is watching."""
-    engine, activation, batch_sizes, reverse, place = how
-    B, H = packing.rows_of_batch(x, batch_sizes), weight_hh.shape[0]
-    h_n = weight_hh.new_empty(1, B, H)
+def _side_a(how: _How, x: Tensor, tensors: Sequence[Any]) -> tuple[Made, Record | None]:
+    """And a record if anybody is watching."""
+    kind, steps, place = how
+    cell, states, end = kind.cell, kind.states, kind.weights
+    first, weights, extras = tensors[:states], Weights(kind.layout, tensors[states:end]), tensors[end:]
     watching = recorder.get()
-    total = None
-    if watching is not None:
-        total = weight_hh.new_empty((x.shape[0], B, H) if batch_sizes is None else (x.shape[0], H))
-    y = engine.forward_layer(
-        x, h0, weight_ih, weight_hh, bias_ih, bias_hh, activation,
-        batch_sizes=batch_sizes, reverse=reverse, h_n=h_n, total=total,
-    )  # fmt: skip
+    made = kind.engine.forward(cell, weights, x, first, steps, extras, values=watching is not None)
     if watching is None:
-        return y, h_n, None
-    assert total is not None
-    W_xh, W_hh = weight_ih.mT.clone(), weight_hh.mT.clone()
-    b_h = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
-    states = packing.with_h0(y, h0, B, batch_sizes, reverse)
-    record = Record(place, reverse, activation, batch_sizes, W_xh, W_hh, b_h, x.clone(), total, states)
+        return made, None
+    values = made.values or reference.forward(cell, weights, x, first, steps, extras, values=True).values
+    assert values is not None
+    signature = Signature.of(cell)
+    before = {
+        name: values[name].new_zeros(steps.B, last.shape[-1]) if h is None else h[0].clone()
+        for name, h, last in zip(signature.states, first, made.last, strict=True)
+    }
+    given = {name: tensor.clone() for name, tensor in weights.by_name().items()}
+    given |= {name: tensor.clone() for name, tensor in zip(signature.masks + signature.inputs, extras, strict=True)}
+    own = {name: made.y.clone() if name == signature.output else array for name, array in values.items()}
+    record = Record(place, cell, steps, given, x.clone(), before, own)
     watching.add(record)
-    return y, h_n, record
+    return made, record
 
 
-def _gradients(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, h0, weight_ih, weight_hh, y = saved(ctx)
-    engine, activation, batch_sizes, reverse, _ = ctx.how
-    needs_x, needs_h0, needs_ih, needs_hh, needs_bias_ih, needs_bias_hh, _ = ctx.needs_input_grad
-    record: Record | None = ctx.record
-    recorded = record is not None
-    B, H, I = packing.rows_of_batch(y, batch_sizes), weight_hh.shape[0], ctx.I
-    if x is None:
-        x = y.new_empty(*y.shape[:-1], I)
-    dx = x.new_empty(*x.shape) if needs_x or (recorded and x.is_floating_point()) else None
-    dh0 = y.new_empty(1, B, H) if needs_h0 or recorded else None
-    dweight_ih = None if not needs_ih else y.new_empty(H, I) if weight_ih is None else torch.empty_like(weight_ih)
-    if weight_ih is None:
-        weight_ih = y.new_empty(H, I) if dweight_ih is None else dweight_ih
-    dweight_hh = torch.empty_like(weight_hh) if needs_hh else None
-    dbias = y.new_empty(H) if needs_bias_ih or needs_bias_hh else None
-    da, total = (torch.empty_like(y), torch.empty_like(y)) if recorded else (None, None)
-    engine.backward_layer(
-        dy, dh_n, y, h0, x, weight_ih, weight_hh, activation, batch_sizes=batch_sizes, reverse=reverse,
-        dx=dx, dweight_ih=dweight_ih, dweight_hh=dweight_hh, dbias=dbias, dh0=dh0,
-        da=da, total=total,
-    )  # fmt: skip
+def _gradients(ctx: Any, tensors: Sequence[Any], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+    (kind, steps, _), record, unread = ctx.call
+    states, end, masks = 1 + kind.states, 1 + kind.weights, 1 + kind.masks
+    _, *needs = ctx.needs_input_grad
+    number = len(needs)
+    inputs = [*tensors[:number]]
+    for k, tensor, _ in unread:
+        inputs[k] = tensor
+    gradients = [torch.empty_like(tensor) if need else None for tensor, need in zip(inputs, needs, strict=True)]
+    for k in (*range(states), *range(masks, number)):  # weights may have any strides
+        d = gradients[k]
+        if d is not None and not d.is_contiguous():
+            gradients[k] = d.new_empty(d.shape)
+    for k, tensor, _ in unread:
+        inputs[k] = gradients[k] if needs[k] else _in_its_place(tensor)
+    x, y, *kept = inputs[0], *tensors[number:]
+    dx, d_first = gradients[0], gradients[1:states]
     if record is not None:
-        received = packing.received_by_states(dy, dh_n, record.states, B, batch_sizes, reverse)
-        record.dh_direct, record.dh, record.da = packing.of_steps(received, B, batch_sizes, reverse), total, da
-        record.dx, record.dh0, record.db_h = (_copy(g) for g in (dx, None if dh0 is None else dh0[0], dbias))
-        record.dW_xh, record.dW_hh = (None if dW is None else dW.mT.clone() for dW in (dweight_ih, dweight_hh))
-    dbias_hh = dbias if needs_bias_hh and not needs_bias_ih else _copy(dbias)
-    return dx if needs_x else None, dh0 if needs_h0 else None, dweight_ih, dweight_hh, dbias, dbias_hh, None
+        dx = x.new_empty(x.shape) if x.is_floating_point() else None
+        d_first = [h.new_empty(1, *h.shape) for h in record.first.values()]
+    into = Gradients(dx, d_first, gradients[states:end], gradients[masks:], None if record is None else {}, own=True)
+    first, weights, extras = inputs[1:states], Weights(kind.layout, inputs[states:end]), inputs[end:]
+    dy, *d_last = cotangents
+    made = Made(y, (), tuple(kept))
+    kind.engine.backward(kind.cell, weights, made, x, first, steps, dy, d_last, into, extras)
+    if record is not None:
+        if not into.cotangents:  # the engine does not tell them
+            beside = Gradients(None, [None] * (states - 1), [None] * (end - states), cotangents=into.cotangents)
+            reference.backward(kind.cell, weights, made, x, first, steps, dy, d_last, beside, extras)
+        _complete(record, kind.layout, into, dy, d_last)
+        gradients[:states] = [d if need else None for d, need in zip((dx, *d_first), needs, strict=False)]
+    return gradients
+
+
+def _complete(
+    record: Record, layout: Layout, into: Gradients, dy: Tensor | None, d_last: Sequence[Tensor | None]
+) -> None:
+    """Side B of a record; copies, for autograd may add to the arrays that it gets."""
+    of_last = dict(zip(record.first, d_last, strict=True))
+    outside = {record.output: dy, **dict.fromkeys(record.first)} | {record.output: dy}
+    record.from_outside = {
+        name: record.steps.without_first(record.steps.received(d, of_last.get(name), record.values[name]))
+        for name, d in outside.items()
+    }
+    assert into.cotangents is not None
+    record.totals = into.cotangents
+    record.dx = None if into.x is None else into.x.clone()
+    record.d_first = {name: d[0].clone() for name, d in zip(record.first, into.first, strict=True) if d is not None}
+    record.d_weights = {
+        name: layout.turned(gradient).clone()
+        for name, positions in layout.made_of.items()
+        for gradient in [next((into.weights[k] for k in positions if into.weights[k] is not None), None)]
+        if gradient is not None
+    }
+
+
+def _in_its_place(tensor: Tensor) -> Tensor | None:
+    """An array of its shape for an engine that does not read it, since its storage may be gone by now."""
+    if tensor.dim() < 2:
+        return None
+    return torch.empty_like(tensor) if tensor.is_floating_point() else torch.zeros_like(tensor)
+
+
+def _as_it_was(tensor: Tensor, count: int) -> Tensor:
+    if version(tensor) != count:
+        raise RuntimeError(
+            "The second derivative of a recurrent layer needs its inputs and weights as they were, and one of them has "
+            "been changed in place since. Change a copy, x.clone(), or call backward before the change."
+        )
+    return tensor
+
+
+def _by_autograd(
+    cell: Cell,
+    x: Tensor,
+    first: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    extras: Sequence[Tensor],
+    sizes: Sequence[int] | Tensor | None,
+    reverse: bool,
+    torch_layout: bool,
+    functions: Mapping[str, Callable[..., Any]],
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    if isinstance(sizes, Tensor):
+        raise InputError(
+            "A cell with a function as φ takes no PackedSequence that is traced, whose steps would have to be known. "
+            "Trace padded batches, or take φ by name."
+        )
+    if not is_traced() and recorder.get() is not None:
+        raise InputError(
+            "A tape holds what the sheet of a cell says, and this one has a function of its own as φ. Take φ by name."
+        )
+    if not x.is_floating_point() and not seen_by_others(x, weights[0]):
+        operators.check_tokens_of_layer(cell, torch_layout, weights, x)
+    steps = Steps.of(x, sizes, reverse, None if first[0] is None else first[0].shape[1])
+    given = Weights(Layout.of(cell, torch=torch_layout), weights)
+    made = reference.forward(cell, given, x, first, steps, extras, functions=functions)
+    return made.y, made.last
 
 
 def saved(ctx: Any) -> tuple[Any, ...]:
@@ -350,8 +338,3 @@ def saved(ctx: Any) -> tuple[Any, ...]:
                 f"backward() before optimizer.step(). torch.nn.RNN asks the same on a GPU. (torch: {text})"
             ) from None
         raise
-
-
-def _copy(gradient: Tensor | None) -> Tensor | None:
-    """Apart from the one that goes to autograd, which may add to it in place."""
-    return None if gradient is None else gradient.clone()

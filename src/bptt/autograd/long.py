@@ -4,7 +4,7 @@ Plain BPTT keeps the states of all layers at all steps for the way back. Here th
 time alone; on the way back a block is walked forward once more, then back while its numbers are in the cache. The price
 is one more forward sweep, the same bits come out (`native` engine; `reference`: the same to rounding).
 
-`stack` is for layers whose states are used by others: its output (T, B, H) is there in any case. `loss` goes from
+`stack` is for layers whose output is used by others, which is there in any case. `loss` goes from
 tokens or inputs through layers and output layer to L, and holds nothing of size T I, T H or T O.
 
 How much is kept is said by a checkpoint:
@@ -22,81 +22,87 @@ sublinear memory cost" (2016).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bptt.autograd import function
-from bptt.engine import choose, packing
+from bptt.autograd.function import check_masks, saved, without_autocast
+from bptt.autograd.operators import check_tokens_of_layer
+from bptt.autograd.private import sample_by_sample
+from bptt.engine import choose, reference
+from bptt.engine.arrays import check_storage
 from bptt.engine.blocks import Block, Checkpoint, Plan, Walk, plan
-from bptt.engine.native import check_storage
-from bptt.sheet import losses
-
-Layer = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+from bptt.engine.contract import Engine, Gradients, Layout, Made, Signature, Weights, sizes_of
+from bptt.engine.readout import of_block
+from bptt.engine.steps import Steps
+from bptt.sheet import Cell, losses
+from bptt.sheet.expressions import Name
 
 # A call for the output layer and its loss costs some 60 µs, which the arithmetic of so many rows outweighs.
-_ROWS_OF_A_GRAIN = 512
+_ROWS_OF_A_CUT = 512
 
 
-def joined(states: Sequence[Tensor | None]) -> Tensor | None:
-    """The states of all layers (L, B, H) from those of each (1, B, H); None where all are."""
-    given = [h for h in states if h is not None]
-    if len(given) < 2:
-        return given[0] if given else None
-    return torch.cat(given)
+class Layer(NamedTuple):
+    """The tensors of one layer, as `bptt.autograd.function.layer` takes them."""
+
+    first: Sequence[Tensor | None]
+    weights: Sequence[Tensor]
+    masks: Sequence[Tensor] = ()
 
 
 def stack(
+    cell: Cell,
     x: Tensor,
-    h0: Tensor | None,
     layers: Sequence[Layer],
-    activation: str,
+    inputs: Sequence[Tensor] = (),
     *,
+    torch_layout: bool = False,
     checkpoint: Checkpoint = "auto",
-    batch_sizes: Sequence[int] | None = None,
+    sizes: Sequence[int] | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """The top layer's states of all steps (T, B, H), packed (N, H), and the last states of all layers (L, B, H).
+) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+    """The top layer's output of all steps (T, B, H), packed (N, H), and the last states of each layer.
 
-    layers      weight_ih, weight_hh, bias_ih, bias_hh of each of the L layers
-    h0          (L, B, H), or None for zero; x and the others as for `bptt.autograd.function.layer`
+    inputs      further inputs of all steps, which every layer reads
     checkpoint  bounds what is kept besides this output
     dropout     the probability with which an output between two layers is zeroed. Masks are drawn block by block, from
                 one number that torch's generator gives: not those that are drawn without a checkpoint
 
-    Second derivatives may be asked for and take the memory of plain BPTT. Errors are those of `function.layer`, and
-    InputError for a checkpoint that is none or a budget that cannot be met.
+    The others are those of `bptt.autograd.function.layer`. Second derivatives may be asked for and take the memory of
+    plain BPTT. Errors are those of `layer`, and InputError for a checkpoint that is none or for a budget that cannot be
+    met.
     """
-    how = _How.of(x, layers, activation, batch_sizes, reverse, dropout)
+    how = _How.of(cell, torch_layout, x, layers, len(inputs), sizes, reverse, dropout)
     blocks = how.plan(x, layers, checkpoint, outputs=0)
-    parameters = [parameter for layer in layers for parameter in layer]
     if torch.is_grad_enabled():
-        return _Stack.apply(x, h0, how, blocks, *parameters)
-    y = _output(x, layers, how)
-    return y, _forward(x, h0, layers, how, blocks, y, keep=False).h_n
+        y, *last = _Stack.apply(how, blocks, x, *how.flat(layers, inputs))
+        states = len(layers[0].first)
+        return y, [tuple(last[k : k + states]) for k in range(0, len(last), states)]
+    y = how.output(x, layers)
+    return y, [tuple(last) for last in _forward(x, layers, inputs, how, blocks, y, keep=False).last]
 
 
 def loss(
     name: str,
+    cell: Cell,
     x: Tensor,
     y: Tensor,
-    h0: Tensor | None,
     layers: Sequence[Layer],
-    activation: str,
     weight: Tensor,
     bias: Tensor | None,
     weights: Tensor | None = None,
     *,
+    torch_layout: bool = False,
     mask: Tensor | None = None,
     class_weights: Tensor | None = None,
     skip_nan: bool = False,
     checkpoint: Checkpoint = "auto",
     dropout: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """L of B1, a scalar, and the last states of all layers (L, B, H), which count as constants.
+) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+    """L of B1, a scalar, and the last states of each layer, which count as constants.
 
     x             (T, B, I), or integer tokens (T, B)
     weight, bias  (O, H), and (O) or None: the output layer A5 as torch.nn.Linear holds it
@@ -104,208 +110,273 @@ def loss(
     The gradients are taken along, block by block from the end, and wait for L.backward(). They cannot be differentiated
     again. Other arguments and errors are those of `stack` and `bptt.losses.loss`.
     """
-    how = _How.of(x, layers, activation, None, False, dropout)
+    how = _How.of(cell, torch_layout, x, layers, 0, None, False, dropout)
     blocks = how.plan(x, layers, checkpoint, outputs=len(weight))
     target = losses.target(
         name, (*x.shape[:2], len(weight)), weight.dtype, y, weights,
         mask=mask, class_weights=class_weights, skip_nan=skip_nan,
     )  # fmt: skip
-    parameters = [parameter for layer in layers for parameter in layer]
     if torch.is_grad_enabled():
-        return _Loss.apply(x, h0, weight, bias, target, how, blocks, *parameters)
+        L, *last = _Loss.apply(how, blocks, target, weight, bias, x, *how.flat(layers, ()))
+        states = len(layers[0].first)
+        return L, [tuple(last[k : k + states]) for k in range(0, len(last), states)]
     shares = weight.new_empty(-(-len(x) // blocks.grain))
     free = iter(range(len(shares)))
 
-    def take(block: Block, states: _States) -> None:
-        here, h = target.at(block.rows), states.outputs[-1]
-        for grain in reversed(_grains(len(h), blocks)):
-            shares[next(free)] = losses.of_states(here.at(grain), h[grain], weight, bias)
+    def take(block: Block, walked: "_OfBlock") -> None:
+        here, h = target.at(block.rows), walked.made[-1].y
+        for cut in reversed(_cuts(len(h), blocks)):
+            shares[next(free)] = of_block(here.at(cut), h[cut], weight, bias)
 
-    h_n = _forward(x, h0, layers, how, blocks, None, keep=False, take=take).h_n
-    return shares.sum(), h_n
+    last = _forward(x, layers, (), how, blocks, None, keep=False, take=take).last
+    return shares.sum(), [tuple(of_layer) for of_layer in last]
 
 
 class _How(NamedTuple):
-    """What a walk is told beside its tensors."""
+    """Options of a walk through a stack of layers. Flat, its tensors are those of each layer (first states, weights,
+    masks), then the further inputs."""
 
-    engine: ModuleType
-    activation: str
-    batch_sizes: Sequence[int] | None
+    cell: Cell
+    layout: Layout
+    engine: Engine
+    layers: int
+    inputs: int
+    sizes: Sequence[int] | None
     reverse: bool
     dropout: float
     seed: int
+    B: int
 
-    @classmethod
+    @staticmethod
     def of(
-        cls,
+        cell: Cell,
+        torch_layout: bool,
         x: Tensor,
         layers: Sequence[Layer],
-        activation: str,
-        batch_sizes: Sequence[int] | None,
+        inputs: int,
+        sizes: Sequence[int] | None,
         reverse: bool,
         dropout: float,
     ) -> "_How":
-        engine = choose(x.device.type, layers[0][1].dtype).engine
+        check_masks([mask for layer in layers for mask in layer.masks])
+        like = layers[0].weights[0] if layers[0].weights else x
+        engine = choose(x.device.type, like.dtype, cell).engine
+        if engine is reference and not x.is_floating_point():
+            check_tokens_of_layer(cell, torch_layout, layers[0].weights, x)
         dropout = dropout if len(layers) > 1 else 0.0
         seed = int(torch.randint(2**62, (), device="cpu")) if dropout else 0
-        return cls(engine, activation, batch_sizes, reverse, dropout, seed)
+        first = layers[0].first[0]
+        B = Steps.of(x, sizes).B if first is None else first.shape[1]
+        layout = Layout.of(cell, torch=torch_layout)
+        return _How(cell, layout, engine, len(layers), inputs, sizes, reverse, dropout, seed, B)
+
+    def flat(self, layers: Sequence[Layer], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        return [*(t for layer in layers for tensors in layer for t in tensors), *inputs]
+
+    def parts(self, flat: Sequence[Any]) -> tuple[list[Layer], list[Any]]:
+        """The inverse of `flat`."""
+        signature = Signature.of(self.cell)
+        states, weights, masks = len(signature.states), len(self.layout.names), len(signature.masks)
+        one = states + weights + masks
+        layers = []
+        for k in range(0, one * self.layers, one):
+            own = list(flat[k : k + one])
+            layers.append(Layer(own[:states], own[states : states + weights], own[states + weights :]))
+        return layers, list(flat[one * self.layers :])
+
+    def widths(self, x: Tensor, layer: Layer) -> tuple[int, list[int], list[int]]:
+        """Of the output, of the states, and of what is kept for the way back."""
+        signature, of = Signature.of(self.cell), self.cell.derivation.widths
+        length = sizes_of(self.cell, Weights(self.layout, layer.weights), x, layer.first)
+        kept = [length[of[e.name]] if isinstance(e, Name) else 1 for e in signature.kept]
+        return length[of[signature.output]], [length[of[name]] for name in signature.states], kept
 
     def plan(self, x: Tensor, layers: Sequence[Layer], checkpoint: Checkpoint, outputs: int) -> Plan:
-        B = packing.rows_of_batch(x, self.batch_sizes)
-        T = len(x) if self.batch_sizes is None else len(self.batch_sizes)
-        H, I = layers[0][0].shape
-        width, number = B * H, layers[0][1].element_size()
-        kept = len(layers) * width
+        T = len(x) if self.sizes is None else len(self.sizes)
+        H, of_states, of_kept = self.widths(x, layers[0])
+        like = layers[0].weights[0] if layers[0].weights else x
+        B, width, number = Steps.of(x, self.sizes).B, H * Steps.of(x, self.sizes).B, like.element_size()
         masked = 2 * (len(layers) - 1) * width if self.dropout else 0
         gradients = 2 * width + 4 * B * outputs  # ∂h and ∂x; o, log ŷ, ∂o and what autograd adds
-        held = kept + masked
+        state = len(layers) * B * sum(of_states)
+        held = len(layers) * B * (H + sum(of_kept)) + masked
         rows = self.engine.rows_of_a_block(H)
+        length = sizes_of(self.cell, Weights(self.layout, layers[0].weights), x, layers[0].first)
+        I = length[self.cell.sheet.widths["x"]]
         walk = Walk(
             T,
             B,
-            self.batch_sizes,
+            self.sizes,
             self.reverse,
             rows,
-            kept * number,
+            state * number,
             held * number,
             (held + gradients) * number,
             I + outputs,
-            -(-_ROWS_OF_A_GRAIN // rows) if outputs else 1,
+            -(-_ROWS_OF_A_CUT // rows) if outputs else 1,
         )
         return plan(checkpoint, walk)
 
+    def output(self, x: Tensor, layers: Sequence[Layer]) -> Tensor:
+        H = self.widths(x, layers[0])[0]
+        like = layers[0].weights[0] if layers[0].weights else x
+        return like.new_empty(*x.shape[: 2 if self.sizes is None else 1], H)
+
+    def steps(self, block: Block) -> Steps:
+        T = block.rows.stop - block.rows.start if block.batch_sizes is None else len(block.batch_sizes)
+        return Steps(T, block.B, block.batch_sizes, self.reverse)
+
     def mask(self, number: int, layer: int, like: Tensor) -> Tensor:
-        """What the input of a layer is multiplied with, the same whenever its block is walked."""
+        """A factor of the input of a layer, the same whenever its block is walked."""
         generator = torch.Generator(like.device).manual_seed(self.seed + (number << 16) + layer)
         kept = 1 - self.dropout
         return torch.empty_like(like).bernoulli_(kept, generator=generator).div_(kept or 1)
 
 
-class _States(NamedTuple):
-    """What the way back through a block needs: of each layer its input, its states and the mask on its input."""
+class _OfBlock(NamedTuple):
+    """All that the way back through a block needs: of each layer its input, what it made, the mask on its input."""
 
     inputs: list[Tensor]
-    outputs: list[Tensor]
+    made: list[Made]
     masks: list[Tensor | None]
+
+    def flat(self) -> list[Tensor | None]:
+        made = [array for of_layer in self.made for array in (of_layer.y, *of_layer.kept)]
+        return [*self.inputs, *self.masks, *made]
+
+    @staticmethod
+    def of(flat: Sequence[Any], layers: int) -> "_OfBlock":
+        one = len(flat) // layers - 2
+        arrays = flat[2 * layers :]
+        made = [Made(arrays[k], (), tuple(arrays[k + 1 : k + one])) for k in range(0, len(arrays), one)]
+        return _OfBlock(list(flat[:layers]), made, list(flat[layers : 2 * layers]))
 
 
 class _Walked(NamedTuple):
-    """What is kept of the walk forward: states before each block (L, B, H), None being zero, and of the last blocks all
-    states; and the last states (L, B, H)."""
+    """The walk forward: the states of each layer before each block, None being zero; the numbers of the last blocks;
+    the last states."""
 
-    starts: list[Tensor | None]
-    kept: dict[int, _States]
-    h_n: Tensor
+    starts: list[list[list[Tensor | None]]]
+    kept: dict[int, _OfBlock]
+    last: list[list[Tensor]]
 
 
 @dataclass
-class _Gradients:
-    """Where gradients go; None is not asked for. `begun` once the parameters' hold the share of a block."""
+class _Asked:
+    """Arrays for gradients; None is not asked for. `begun` once those of the weights hold the share of a block."""
 
-    dx: Tensor | None
-    layers: list[tuple[Tensor | None, Tensor | None, Tensor | None]]
+    x: Tensor | None
+    layers: list[list[Tensor | None]]
+    inputs: list[Tensor | None]
     deepest: int  # the lowest layer that must be walked back
     begun: bool = False
 
-    @classmethod
-    def asked_for(cls, x: Tensor, layers: Sequence[Layer], x_needed: bool, h0_needed: bool, needed: Sequence[bool]):
-        arrays = []
-        for k, (weight_ih, weight_hh, bias_ih, bias_hh) in enumerate(layers):
-            ih, hh, *biases = needed[4 * k : 4 * k + 4]
-            bias = bias_ih if bias_ih is not None else bias_hh
-            arrays.append(
-                (
-                    torch.empty_like(weight_ih) if ih else None,
-                    torch.empty_like(weight_hh) if hh else None,
-                    torch.empty_like(bias) if bias is not None and any(biases) else None,
-                )
-            )
-        asking = [k for k in range(len(layers)) if any(needed[4 * k : 4 * k + 4])]
-        deepest = 0 if x_needed or h0_needed else min(asking, default=len(layers))
-        return cls(x.new_empty(x.shape) if x_needed else None, arrays, deepest)
+    @staticmethod
+    def of(how: _How, x: Tensor, layers: Sequence[Layer], inputs: Sequence[Tensor], needs: Sequence[bool]) -> "_Asked":
+        """needs: of x, then of all tensors as `_How.flat` lists them."""
+        needed, of_inputs = how.parts(needs[1:])
+        arrays = [
+            [torch.empty_like(w) if need else None for w, need in zip(layer.weights, of_layer.weights, strict=True)]
+            for layer, of_layer in zip(layers, needed, strict=True)
+        ]
+        of_first = needs[0] or any(need for of_layer in needed for need in of_layer.first) or any(of_inputs)
+        asking = [k for k, of_layer in enumerate(arrays) if any(array is not None for array in of_layer)]
+        deepest = 0 if of_first else min(asking, default=how.layers)
+        further = [torch.zeros_like(d) if need else None for d, need in zip(inputs, of_inputs, strict=True)]
+        return _Asked(x.new_empty(x.shape) if needs[0] else None, arrays, further, deepest)
 
-    def as_returned(self, needed: Sequence[bool]) -> list[Tensor | None]:
-        """Those of the parameters in their order; both biases get the same, each an array of its own."""
-        found = []
-        for k, (dweight_ih, dweight_hh, dbias) in enumerate(self.layers):
-            needs_bias_ih, needs_bias_hh = needed[4 * k + 2 : 4 * k + 4]
-            second = dbias.clone() if dbias is not None and needs_bias_ih and needs_bias_hh else dbias
-            found += [dweight_ih, dweight_hh, dbias if needs_bias_ih else None, second if needs_bias_hh else None]
-        return found
+    def returned(self, how: _How, needs: Sequence[bool], d_first: Sequence[Sequence[Tensor]]) -> list[Tensor | None]:
+        """Of x, then of all tensors as `_How.flat` lists them."""
+        needed, _ = how.parts(needs[1:])
+        found: list[Tensor | None] = [self.x]
+        for of_layer, weights, first in zip(needed, self.layers, d_first, strict=True):
+            found += [d if need else None for d, need in zip(first, of_layer.first, strict=True)]
+            found += [*weights, *[None] * len(of_layer.masks)]
+        return found + self.inputs
 
 
 class _Stack(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, h0: Tensor | None, how: _How, blocks: Plan, *parameters: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        layers = _as_layers(parameters)
-        y = _output(x, layers, how)
-        walked = _forward(x, h0, layers, how, blocks, y, keep=True)
-        ctx.how, ctx.blocks = how, blocks
+    def forward(ctx: Any, how: _How, blocks: Plan, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        layers, inputs = how.parts(tensors)
+        y = how.output(x, layers)
+        walked = _forward(x, layers, inputs, how, blocks, y, keep=True)
+        ctx.how, ctx.blocks, ctx.number = how, blocks, 1 + len(tensors)
         ctx.set_materialize_grads(False)
-        kept = (array for states in walked.kept.values() for arrays in states for array in arrays)
-        ctx.save_for_backward(x, h0, *parameters, *walked.starts, *kept)
-        return y, walked.h_n
+        starts = [h for of_block in walked.starts for of_layer in of_block for h in of_layer]
+        kept = [array for walked_block in walked.kept.values() for array in walked_block.flat()]
+        ctx.counts = len(starts), len(walked.kept)
+        ctx.save_for_backward(x, *tensors, *starts, *kept)
+        return y, *(h for of_layer in walked.last for h in of_layer)
 
     @staticmethod
-    @function.sample_by_sample
+    @without_autocast
+    @sample_by_sample
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        dy, dh_n = cotangents
-        x, h0, *others = function.saved(ctx)
-        needs_x, needs_h0, _, _, *needed = ctx.needs_input_grad
-        layers, others = _as_layers(others[: len(needed)]), others[len(needed) :]
+        how, needs = ctx.how, ctx.needs_input_grad[2:]
+        all_saved = saved(ctx)
+        x, *tensors = all_saved[: ctx.number]
         if torch.is_grad_enabled():
-            return _differentiable_gradients(ctx, x, h0, layers, dy, dh_n)
-        gradients = _Gradients.asked_for(x, layers, needs_x, needs_h0, needed)
-        starts, kept = others[: len(ctx.blocks.blocks)], others[len(ctx.blocks.blocks) :]
-        walked = _Walked(starts, _as_states(kept, len(layers), len(starts)), x.new_empty(0))
+            return None, None, *_differentiable_gradients(ctx, x, tensors, needs, cotangents)
+        layers, inputs = how.parts(tensors)
+        others, (starts, blocks_kept) = all_saved[ctx.number :], ctx.counts
+        states = len(layers[0].first)
+        flat_starts = [list(others[k : k + states]) for k in range(0, starts, states)]
+        by_block = [flat_starts[k : k + how.layers] for k in range(0, len(flat_starts), how.layers)]
+        kept, one = others[starts:], (len(others) - starts) // max(1, blocks_kept)
+        whole = {
+            len(by_block) - blocks_kept + k: _OfBlock.of(kept[k * one : (k + 1) * one], how.layers)
+            for k in range(blocks_kept)
+        }
+        dy, *d_last = cotangents
 
-        def cotangent(block: Block, states: _States) -> Tensor | None:
+        def cotangent(block: Block, walked: _OfBlock) -> Tensor | None:
             return None if dy is None else dy[block.rows]
 
-        dh0 = _backward(x, layers, ctx.how, ctx.blocks, walked, cotangent, dh_n, gradients)
-        return gradients.dx, dh0 if needs_h0 else None, None, None, *gradients.as_returned(needed)
+        asked = _Asked.of(how, x, layers, inputs, needs)
+        of_layers = [d_last[k : k + states] for k in range(0, len(d_last), states)]
+        walked = _Walked(by_block, whole, [])
+        d_first = _backward(x, layers, inputs, how, ctx.blocks, walked, cotangent, of_layers, asked)
+        return None, None, *asked.returned(how, needs, d_first)
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
-        h0: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: losses.Target,
         how: _How,
         blocks: Plan,
-        *parameters: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        needs_x, needs_h0, needs_weight, needs_bias, _, _, _, *needed = ctx.needs_input_grad
-        layers = _as_layers(parameters)
-        walked = _forward(x, h0, layers, how, blocks, None, keep=True)
-        gradients = _Gradients.asked_for(x, layers, needs_x, needs_h0, needed)
+        target: losses.Target,
+        weight: Tensor,
+        bias: Tensor | None,
+        x: Tensor,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        _, _, _, needs_weight, needs_bias, *needs = ctx.needs_input_grad
+        layers, _ = how.parts(tensors)
+        walked = _forward(x, layers, (), how, blocks, None, keep=True)
+        asked = _Asked.of(how, x, layers, (), needs)
         dweight = torch.zeros_like(weight) if needs_weight else None
         dbias = torch.zeros_like(bias) if needs_bias and bias is not None else None
         # One array: small ones that stay, between large ones that go, would keep memory from returning.
         shares = weight.new_empty(-(-len(x) // blocks.grain))
         free = reversed(range(len(shares)))
 
-        def cotangent(block: Block, states: _States) -> Tensor | None:
-            h = states.outputs[-1]
-            dh = torch.empty_like(h) if gradients.deepest < len(layers) else None
+        def cotangent(block: Block, walked: _OfBlock) -> Tensor | None:
+            h = walked.made[-1].y
+            dh = torch.empty_like(h) if asked.deepest < len(layers) else None
             here = target.at(block.rows)
-            for grain in _grains(len(h), blocks):
-                dh_now = None if dh is None else dh[grain]
-                shares[next(free)] = losses.of_states(here.at(grain), h[grain], weight, bias, dh_now, dweight, dbias)
+            for cut in _cuts(len(h), blocks):
+                dh_now = None if dh is None else dh[cut]
+                shares[next(free)] = of_block(here.at(cut), h[cut], weight, bias, dh_now, dweight, dbias)
             return dh
 
-        dh0 = _backward(x, layers, how, blocks, walked, cotangent, None, gradients)
-        ctx.save_for_backward(
-            gradients.dx, dh0 if needs_h0 else None, dweight, dbias, *gradients.as_returned(needed)
-        )  # fmt: skip
-        ctx.mark_non_differentiable(walked.h_n)
-        return shares.sum(), walked.h_n
+        no_cotangents = [[None] * len(layer.first) for layer in layers]
+        d_first = _backward(x, layers, (), how, blocks, walked, cotangent, no_cotangents, asked)
+        ctx.save_for_backward(dweight, dbias, *asked.returned(how, needs, d_first))
+        last = [h for of_layer in walked.last for h in of_layer]
+        ctx.mark_non_differentiable(*last)
+        return shares.sum(), *last
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -314,170 +385,180 @@ class _Loss(torch.autograd.Function):
                 "the gradients of a loss in blocks are taken along with it and cannot be differentiated again; got "
                 "create_graph=True. Evaluate the network and its loss one after the other."
             )
-        scaled = [None if gradient is None else gradient * cotangents[0] for gradient in function.saved(ctx)]
-        return *scaled[:4], None, None, None, *scaled[4:]
+        return None, None, None, *(None if d is None else d * cotangents[0] for d in saved(ctx))
 
 
-def _grains(steps: int, blocks: Plan) -> list[slice]:
-    """The grains of a block of so many steps, in the order of the walk back."""
+def _cuts(steps: int, blocks: Plan) -> list[slice]:
+    """The parts of a block of so many steps between two places where a cut may fall, in the order of the walk back."""
     return [slice(max(0, end - blocks.grain), end) for end in range(steps, 0, -blocks.grain)]
-
-
-def _output(x: Tensor, layers: Sequence[Layer], how: _How) -> Tensor:
-    weight_hh = layers[0][1]
-    return weight_hh.new_empty((*x.shape[: 2 if how.batch_sizes is None else 1], len(weight_hh)))
-
-
-def _as_states(kept: list[Any], L: int, blocks: int) -> dict[int, _States]:
-    """Those of the last blocks by their number, from all their arrays one after the other."""
-    each = [kept[k : k + 3 * L] for k in range(0, len(kept), 3 * L)]
-    states = (_States(of[:L], of[L : 2 * L], of[2 * L :]) for of in each)
-    return dict(enumerate(states, blocks - len(each)))
-
-
-def _as_layers(parameters: Sequence[Tensor | None]) -> list[Layer]:
-    layers = []
-    for k in range(0, len(parameters), 4):
-        weight_ih, weight_hh, bias_ih, bias_hh = parameters[k : k + 4]
-        assert weight_ih is not None
-        assert weight_hh is not None
-        layers.append((weight_ih, weight_hh, bias_ih, bias_hh))
-    return layers
 
 
 def _forward(
     x: Tensor,
-    h0: Tensor | None,
     layers: Sequence[Layer],
+    inputs: Sequence[Tensor],
     how: _How,
     blocks: Plan,
     y: Tensor | None,
     *,
     keep: bool,
-    take: Callable[[Block, _States], None] = lambda block, states: None,
+    take: Callable[[Block, _OfBlock], None] = lambda block, walked: None,
 ) -> _Walked:
-    """Walks all blocks forward; y, unless None, receives the states of the top layer, `take` every block's states."""
-    B, H = packing.rows_of_batch(x, how.batch_sizes), len(layers[0][1])
-    check_storage(h0=h0)
-    h = (
-        layers[0][1].new_zeros(len(layers), B, H)
-        if h0 is None
-        else h0.detach().clone(memory_format=torch.contiguous_format)
-    )
-    starts: list[Tensor | None] = []
-    kept: dict[int, _States] = {}
+    """Walks all blocks forward; y, unless None, receives the top layer's output, `take` every block's numbers."""
+    like = layers[0].weights[0] if layers[0].weights else x
+    now: list[list[Tensor]] = []
+    for layer in layers:
+        check_storage(**{f"state {k}": h for k, h in enumerate(layer.first)})
+        widths = how.widths(x, layers[0])[1]
+        now.append([
+            like.new_zeros(1, how.B, width) if h is None else h.detach().clone(memory_format=torch.contiguous_format)
+            for h, width in zip(layer.first, widths, strict=True)
+        ])  # fmt: skip
+    starts: list[list[list[Tensor | None]]] = []
+    kept: dict[int, _OfBlock] = {}
     for number, block in enumerate(blocks.blocks):
-        start = None if h0 is None and number == 0 else h[:, : block.B].clone()
+        start: list[list[Tensor | None]] = [
+            [
+                None if first is None and number == 0 else h[:, : block.B].clone()
+                for h, first in zip(of_layer, layer.first, strict=True)
+            ]
+            for of_layer, layer in zip(now, layers, strict=True)
+        ]
         stays = keep and number >= len(blocks.blocks) - blocks.kept
         out = None if y is None or stays else y[block.rows]
-        states, h[:, : block.B] = _walk(number, block, x, start, layers, how, out)
+        walked = _walk(number, block, x, start, layers, inputs, how, out)
+        for of_layer, made in zip(now, walked.made, strict=True):
+            for h, last in zip(of_layer, made.last, strict=True):
+                h[:, : block.B] = last
         if stays:
-            kept[number] = states
+            kept[number] = walked
             if y is not None:
-                y[block.rows] = states.outputs[-1]
+                y[block.rows] = walked.made[-1].y
         starts.append(start)
-        take(block, states)
-    return _Walked(starts, kept, h)
+        take(block, walked)
+    return _Walked(starts, kept, now)
 
 
 def _walk(
     number: int,
     block: Block,
     x: Tensor,
-    h: Tensor | None,
+    start: Sequence[Sequence[Tensor | None]],
     layers: Sequence[Layer],
+    inputs: Sequence[Tensor],
     how: _How,
     out: Tensor | None = None,
-) -> tuple[_States, Tensor]:
-    """All layers of one block, from the states h (L, B, H); and the states it ends with."""
-    states = _States([], [], [])
-    input = x[block.rows]
-    h_n = layers[0][1].new_empty(len(layers), block.B, len(layers[0][1]))
+) -> _OfBlock:
+    """All layers of one block, from the states of each."""
+    walked = _OfBlock([], [], [])
+    input, steps = x[block.rows], how.steps(block)
     for k, layer in enumerate(layers):
         mask = how.mask(number, k, input) if k and how.dropout else None
         input = input if mask is None else input * mask
-        output = how.engine.forward_layer(
-            input, None if h is None else h[k : k + 1], *layer, how.activation, batch_sizes=block.batch_sizes,
-            reverse=how.reverse, out=out if k + 1 == len(layers) else None, h_n=h_n[k : k + 1],
+        made = how.engine.forward(
+            how.cell, Weights(how.layout, layer.weights), input, start[k], steps, _extras(layer, inputs, block),
+            out=out if k + 1 == len(layers) else None,
         )  # fmt: skip
-        states.inputs.append(input)
-        states.outputs.append(output)
-        states.masks.append(mask)
-        input = output
-    return states, h_n
+        walked.inputs.append(input)
+        walked.made.append(made)
+        walked.masks.append(mask)
+        input = made.y
+    return walked
+
+
+def _extras(layer: Layer, inputs: Sequence[Tensor], block: Block) -> list[Tensor]:
+    return [*(mask[: block.B] for mask in layer.masks), *(d[block.rows] for d in inputs)]
 
 
 def _backward(
     x: Tensor,
     layers: Sequence[Layer],
+    inputs: Sequence[Tensor],
     how: _How,
     blocks: Plan,
     walked: _Walked,
-    cotangent: Callable[[Block, _States], Tensor | None],
-    dh_n: Tensor | None,
-    gradients: _Gradients,
-) -> Tensor:
-    """Walks all blocks back, fills `gradients` and returns ∂h_0 (L, B, H).
+    cotangent: Callable[[Block, _OfBlock], Tensor | None],
+    d_last: Sequence[Sequence[Tensor | None]],
+    asked: _Asked,
+) -> list[list[Tensor]]:
+    """Walks all blocks back, fills `asked` and returns the gradients of the first states of each layer.
 
-    cotangent  what the top layer's states of a block receive from above
-    dh_n       (L, B, H) the cotangent of the last states, None being zero
+    cotangent  of the top layer's output of a block
+    d_last     of the last states of each layer, None being zero
     """
-    B, H = packing.rows_of_batch(x, how.batch_sizes), len(layers[0][1])
-    check_storage(dh_n=dh_n)
-    dh = (
-        layers[0][1].new_zeros(len(layers), B, H) if dh_n is None else dh_n.clone(memory_format=torch.contiguous_format)
-    )
+    like = layers[0].weights[0] if layers[0].weights else x
+    widths = how.widths(x, layers[0])[1]
+    d_states: list[list[Tensor]] = []
+    for of_layer in d_last:
+        check_storage(**{f"the cotangent of state {k}": d for k, d in enumerate(of_layer)})
+        d_states.append([
+            like.new_zeros(1, how.B, width) if d is None else d.clone(memory_format=torch.contiguous_format)
+            for d, width in zip(of_layer, widths, strict=True)
+        ])  # fmt: skip
     for number, block in reversed([*enumerate(blocks.blocks)]):
-        start = walked.starts[number]
-        states = walked.kept.get(number) or _walk(number, block, x, start, layers, how)[0]
-        dy = cotangent(block, states)
-        for k in reversed(range(gradients.deepest, len(layers))):
-            dweight_ih, dweight_hh, dbias = gradients.layers[k]
-            dx = torch.empty_like(states.inputs[k]) if k > gradients.deepest else None
-            if k == 0 and gradients.dx is not None:
-                dx = gradients.dx[block.rows]
-            dh_block = dh[k : k + 1, : block.B]
-            dh0 = torch.empty_like(dh_block, memory_format=torch.contiguous_format)
-            how.engine.backward_layer(
-                dy, dh_block, states.outputs[k], None if start is None else start[k : k + 1], states.inputs[k],
-                *layers[k][:2], how.activation, batch_sizes=block.batch_sizes, reverse=how.reverse,
-                dx=dx, dweight_ih=dweight_ih, dweight_hh=dweight_hh, dbias=dbias, dh0=dh0, accumulate=gradients.begun,
+        start, steps = walked.starts[number], how.steps(block)
+        here = walked.kept.get(number) or _walk(number, block, x, start, layers, inputs, how)
+        dy = cotangent(block, here)
+        for k in reversed(range(asked.deepest, len(layers))):
+            dx = torch.empty_like(here.inputs[k]) if k > asked.deepest else None
+            if k == 0 and asked.x is not None:
+                dx = asked.x[block.rows]
+            d_block = [d[:, : block.B].contiguous() for d in d_states[k]]
+            into = Gradients(
+                dx,
+                [torch.empty_like(d) for d in d_block],
+                asked.layers[k],
+                [None if d is None else d.new_empty(d[block.rows].shape) for d in asked.inputs],
+                accumulate=asked.begun,
+                own=True,
+            )
+            how.engine.backward(
+                how.cell, Weights(how.layout, layers[k].weights), here.made[k], here.inputs[k], start[k], steps,
+                dy, d_block, into, _extras(layers[k], inputs, block),
             )  # fmt: skip
-            dh_block.copy_(dh0)
-            mask = states.masks[k]
+            for d, found in zip(d_states[k], into.first, strict=True):
+                assert found is not None
+                d[:, : block.B] = found
+            for d, found in zip(asked.inputs, into.inputs, strict=True):
+                if d is not None and found is not None:
+                    d[block.rows] += found
+            mask = here.masks[k]
             dy = dx if dx is None or mask is None else dx * mask
-        gradients.begun = True
-    return dh
+        asked.begun = True
+    return d_states
 
 
 def _differentiable_gradients(
-    ctx: Any, x: Tensor, h0: Tensor | None, layers: Sequence[Layer], dy: Tensor | None, dh_n: Tensor | None
-) -> tuple[Tensor | None, ...]:
+    ctx: Any, x: Tensor, tensors: Sequence[Tensor | None], needs: Sequence[bool], cotangents: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated again: autograd through every layer of every block."""
     how: _How = ctx.how
-    flat: list[Any] = [x, h0, *(parameter for layer in layers for parameter in layer)]
+    flat: list[Any] = [x, *tensors]
     aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in flat]
-    input, initial, *parameters = aliases
-    B, H = packing.rows_of_batch(x, how.batch_sizes), len(layers[0][1])
-    h = layers[0][1].new_zeros(len(layers), B, H) if initial is None else initial
+    input, (layers, inputs) = aliases[0], how.parts(aliases[1:])
+    like = layers[0].weights[0] if layers[0].weights else x
+    now = [
+        [like.new_zeros(1, how.B, width) if h is None else h for h, width in zip(layer.first, widths, strict=True)]
+        for layer in layers
+        for widths in [how.widths(x, layers[0])[1]]
+    ]
     tops = []
     for number, block in enumerate(ctx.blocks.blocks):
-        top, ends = input[block.rows], []
-        for k, layer in enumerate(_as_layers(parameters)):
+        top = input[block.rows]
+        for k, layer in enumerate(layers):
             top = top * how.mask(number, k, top) if k and how.dropout else top
-            top, end = function.layer(
-                top, h[k : k + 1, : block.B], *layer, how.activation, batch_sizes=block.batch_sizes, reverse=how.reverse
-            )
-            ends.append(end)
-        h = torch.cat([torch.cat(ends), h[:, block.B :]], 1)
+            top, ends = function.layer(
+                how.cell, top, [h[:, : block.B] for h in now[k]], layer.weights, _extras(layer, inputs, block),
+                sizes=block.batch_sizes, reverse=how.reverse, torch_layout=how.layout.transposed,
+            )  # fmt: skip
+            now[k] = [torch.cat([end, h[:, block.B :]], 1) for end, h in zip(ends, now[k], strict=True)]
         tops.append(top)
     y = torch.cat(tops[::-1] if how.reverse else tops)
-    known = [(output, seed) for output, seed in ((y, dy), (h, dh_n)) if seed is not None]
-    needed = [*ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]]
-    wanted = [alias for alias, need in zip(aliases, needed, strict=True) if need]
+    outputs = (y, *(h for of_layer in now for h in of_layer))
+    known = [(output, seed) for output, seed in zip(outputs, cotangents, strict=True) if seed is not None]
+    wanted = [alias for alias, need in zip(aliases, needs, strict=True) if need]
     found = torch.autograd.grad(
         [output for output, _ in known], wanted, [seed for _, seed in known], create_graph=True, allow_unused=True
     )
     gradients = iter(found)
-    dx, dh0, *of_parameters = (next(gradients) if need else None for need in needed)
-    return dx, dh0, None, None, *of_parameters
+    return [next(gradients) if need else None for need in needs]

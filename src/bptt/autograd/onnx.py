@@ -1,20 +1,23 @@
-"""Models with recurrent layers of this package as ONNX files, each layer as the operator RNN of the standard.
+"""Models with recurrent layers of this package as ONNX files: RNN, LSTM and GRU of the standard.
 
 So any runtime computes them with its own kernels, for any length and batch. `translations` is for whoever calls
 `torch.onnx.export` directly.
 
-Source: the operator RNN, https://onnx.ai/onnx/operators/onnx__RNN.html
+Source: the operators RNN, LSTM and GRU, https://onnx.ai/onnx/operators/
 """
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from bptt.engine.contract import Layout
+from bptt.engine.native import plain
 from bptt.errors import InputError
+from bptt.sheet import Cell, named
 
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Affine"}
 
@@ -27,7 +30,7 @@ def export(
     dynamic_shapes: Any = None,
     **options: Any,
 ) -> None:
-    """Write a model that holds `bptt.nn.RNN` or `RNNCell` as an ONNX file.
+    """Write a model that holds `bptt.nn.RNN`, `RNNCell` or `Recurrent` of lstm, gru or gru-v1 as an ONNX file.
 
     args            what the model is called with, as an example
     dynamic_shapes  which axes are free, for each of args as `torch.export.export` wants it, by names of your choice:
@@ -35,8 +38,8 @@ def export(
     options         further options of `torch.onnx.export`, such as input_names and output_names
 
     The model is written as it computes in eval mode, and left in the mode it was in. Packed sequences, and lengths= and
-    reset= of `RNN`, have no counterpart. Raises InputError where the packages onnx
-    and onnxscript are not installed, and when the directory is missing.
+    reset= of `RNN`, have no counterpart. Raises InputError for other cells, where the packages onnx and onnxscript are
+    not installed, and when the directory is missing.
 
     >>> export(RNN(3, 5), (torch.zeros(4, 2, 3),), "rnn.onnx", dynamic_shapes=({0: "T", 1: "B"},))
     """
@@ -53,13 +56,18 @@ def export(
                 model.eval(), args, path, dynamo=True, dynamic_shapes=dynamic_shapes, custom_translation_table=table,
                 verbose=False, external_data=False, **options,
             )  # fmt: skip
+        except torch.onnx.OnnxExporterError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, InputError):
+                cause = cause.__cause__
+            raise cause or error from None
         finally:
             for module, mode in training.items():
                 module.training = mode
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """What torch.onnx.export takes as custom_translation_table: the layer of this package as the operator RNN."""
+    """For torch.onnx.export as custom_translation_table: a layer as the operator that ONNX has for its cell."""
     try:
         import onnxscript
     except ImportError:
@@ -69,38 +77,89 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         ) from None
     op: Any = onnxscript.opset18
 
-    def rnn_layer(
+    def layer(
         x: Any,
-        h0: Any,
-        weight_ih: Any,
-        weight_hh: Any,
-        bias_ih: Any,
-        bias_hh: Any,
-        batch_sizes: Any,
-        activation: str,
+        first: Sequence[Any],
+        weights: Sequence[Any],
+        extras: Sequence[Any],
+        sizes: Any,
+        cell: str,
+        torch_layout: bool,
         reverse: bool,
     ) -> Any:
-        if batch_sizes is not None:
+        if sizes is not None:
             raise InputError("ONNX has no packed sequences; export the model with padded input of shape (T, B, I)")
-        if x.dtype is not None and x.dtype.is_integer():  # tokens are rows of W_xh, one-hot inputs to the operator
-            inputs = op.Constant(value_ints=[weight_ih.shape[1]])
-            x = op.CastLike(op.OneHot(x, inputs, op.Constant(value_floats=[0.0, 1.0])), weight_ih)
-        first = op.Constant(value_ints=[0])
-        biases = None
-        if bias_ih is not None:
-            biases = op.Unsqueeze(op.Concat(bias_ih, bias_hh, axis=0), first)
-        y, h_n = op.RNN(
-            x,
-            op.Unsqueeze(weight_ih, first),
-            op.Unsqueeze(weight_hh, first),
-            biases,
-            None,
-            h0,
-            activations=[_ACTIVATIONS[activation]],
-            **({"activation_alpha": [1.0], "activation_beta": [0.0]} if activation == "identity" else {}),
-            direction="reverse" if reverse else "forward",
-            hidden_size=weight_hh.shape[0],
-        )
-        return op.Squeeze(y, op.Constant(value_ints=[1])), h_n
+        own = Cell(cell)
+        form = _form(own)
+        layout = Layout.of(own, torch=torch_layout)
 
-    return {torch.ops.bptt.rnn_layer.default: rnn_layer}
+        def matrix(name: str) -> Any:  # (columns, rows)
+            found = weights[layout.made_of[name][0]]
+            return found if torch_layout else op.Transpose(found, perm=[1, 0])
+
+        def stacked(names: Sequence[str], of: Callable[[str], Any]) -> Any:
+            blocks = [of(name) for name in names]
+            return op.Unsqueeze(blocks[0] if len(blocks) == 1 else op.Concat(*blocks, axis=0), zero)
+
+        zero = op.Constant(value_ints=[0])
+        W, R = stacked(form.of_x, matrix), stacked(form.of_h, matrix)
+        H = weights[layout.made_of[form.of_h[0]][0]].shape[0]
+        biases = None
+        if any(name for name in form.biases):
+            none = op.CastLike(op.Constant(value_floats=[0.0] * int(H)), W)
+            positions = [layout.made_of.get(name, ()) for name in form.biases]
+            of_x = [weights[at[0]] if at else none for at in positions]
+            of_h = [weights[at[1]] if len(at) > 1 else none for at in positions]
+            if form.bias_of_h is not None:
+                of_h[-1] = weights[layout.made_of[form.bias_of_h][0]]
+            biases = op.Unsqueeze(op.Concat(*of_x, *of_h, axis=0), zero)
+        if x.dtype is not None and x.dtype.is_integer():  # tokens are rows of W_xh, one-hot inputs to the operator
+            rows = weights[layout.made_of[form.of_x[0]][0]].shape[1 if torch_layout else 0]
+            inputs = op.Constant(value_ints=[int(rows)])
+            x = op.CastLike(op.OneHot(x, inputs, op.Constant(value_floats=[0.0, 1.0])), weights[0])
+        y, *last = getattr(op, form.operator)(
+            x, W, R, biases, None, *first, **form.options, direction="reverse" if reverse else "forward",
+            hidden_size=H,
+        )  # fmt: skip
+        return [op.Squeeze(y, op.Constant(value_ints=[1])), *last]
+
+    return {torch.ops.bptt.layer.default: layer}
+
+
+class _Form(NamedTuple):
+    """An operator of ONNX; the matrices and biases of its gates in its order; the bias beside h of the last gate."""
+
+    operator: str
+    of_x: tuple[str, ...]
+    of_h: tuple[str, ...]
+    biases: tuple[str, ...]
+    options: dict[str, Any]
+    bias_of_h: str | None = None
+
+
+def _form(cell: Cell) -> _Form:
+    own = plain(cell)
+    if own is not None:
+        options: dict[str, Any] = {"activations": [_ACTIVATIONS[own.activation]]}
+        if own.activation == "identity":
+            options |= {"activation_alpha": [1.0], "activation_beta": [0.0]}
+        return _Form("RNN", (own.W_xh,), (own.W_hh,), () if own.b_h is None else (own.b_h,), options)
+    for name, form in _GATED.items():
+        if cell.derivation.steps == named(name).derivation.steps:
+            return form
+    raise InputError(
+        "ONNX has operators for the plain cell without options and for lstm, gru and gru-v1 as they are built in; got "
+        f"\n{cell.text}"
+    )
+
+
+_GATED = {
+    "lstm": _Form(
+        "LSTM", ("W_xi", "W_xq", "W_xf", "W_xg"), ("W_hi", "W_hq", "W_hf", "W_hg"), ("b_i", "b_q", "b_f", "b_g"), {}
+    ),
+    "gru": _Form(
+        "GRU", ("W_xz", "W_xr", "W_xn"), ("W_hz", "W_hr", "W_hn"), ("b_z", "b_r", "b_xn"), {"linear_before_reset": 1},
+        "b_hn",
+    ),
+    "gru-v1": _Form("GRU", ("W_xz", "W_xr", "W_xn"), ("W_hz", "W_hr", "W_hn"), ("b_z", "b_r", "b_n"), {}),
+}  # fmt: skip

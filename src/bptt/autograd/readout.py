@@ -1,18 +1,16 @@
-"""The output layer A5, o = h W_ho + b_o, on the compiled engine: the same bits for any number of threads.
-
-torch's own product has other last bits with one thread than with four, and a training would depend on them.
-"""
+"""The output layer A5, o = h W_ho + b_o, as torch sees it: a module, and with its loss a function of the states."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bptt.autograd import function
-from bptt.engine import native
-
-ROWS = 128  # the engine goes through so many at a time
+from bptt.autograd.function import saved
+from bptt.autograd.private import sample_by_sample, seen_by_others
+from bptt.engine.readout import gradients, has_product, of_block, product
+from bptt.sheet.losses import Target, target
 
 
 class Readout(torch.nn.Linear):
@@ -22,64 +20,48 @@ class Readout(torch.nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if _serves(input, self.weight) and not torch.is_autocast_enabled("cpu"):
+        if (
+            has_product(input, self.weight)
+            and not seen_by_others(input, self.weight)
+            and not torch.is_autocast_enabled("cpu")
+        ):
             return _Product.apply(input, self.weight, self.bias)
         return F.linear(input, self.weight, self.bias)
 
     def _slow_forward(self, input: Tensor) -> Tensor:
-        """What torch calls in the place of `forward` while torch.jit.trace looks on."""
+        """Called by torch in the place of `forward` while torch.jit.trace looks on."""
         return super().forward(input)
 
 
-def _serves(h: Tensor, weight: Tensor) -> bool:
-    """Whether the engine has this product, of arrays of numbers that nobody traces or transforms."""
-    if function.seen_by_others(h, weight):
-        return False
-    floats = h.dtype is weight.dtype and h.dtype in (torch.float32, torch.float64)
-    return floats and h.is_cpu and weight.is_cpu and h.shape[-1:] == weight.shape[1:] and weight.numel() > 0
-
-
-def product(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(A5) h (..., H), weight (O, H) and bias (O) or None as torch.nn.Linear holds them -> o (..., O); no autograd."""
-    if not _serves(h, weight):
-        return F.linear(h, weight, bias)
-    rows = h.reshape(-1, h.shape[-1])
-    o = h.new_empty(*h.shape[:-1], len(weight))
-    steps = _steps(len(rows))
-    native.forward_layer(
-        rows, None, weight, None, bias, None, "identity", batch_sizes=steps, out=o.view(-1, len(weight))
-    )
-    return o
-
-
-def gradients(
-    do: Tensor,
+def loss_of_states(
+    name: str,
     h: Tensor,
     weight: Tensor,
-    dh: Tensor | None = None,
-    dweight: Tensor | None = None,
-    dbias: Tensor | None = None,
-) -> None:
-    """(B4, B5, B6) of `product` for ∂o (..., O): writes dh (..., H), adds to dweight (O, H) and dbias (O), if given."""
-    do, rows = do.reshape(-1, len(weight)), h.reshape(-1, h.shape[-1])
-    dh = None if dh is None else dh.view(rows.shape)
-    if _serves(h, weight):
-        native.backward_layer(
-            do, None, do, None, rows, weight, None, "identity", batch_sizes=_steps(len(rows)),
-            dx=dh, dweight_ih=dweight, dbias=dbias, accumulate=True,
-        )  # fmt: skip
-        return
-    if dbias is not None:
-        dbias += do.sum(0)  # B4
-    if dweight is not None:
-        dweight.addmm_(do.mT, rows)  # B5
-    if dh is not None:
-        torch.mm(do, weight, out=dh)  # B6, what comes from above
+    bias: Tensor | None,
+    y: Tensor,
+    weights: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    skip_nan: bool = False,
+    block: int = 1 << 20,
+) -> Tensor:
+    """`bptt.losses.loss` of o = h W_ho + b_o without ever holding more of o and its gradient than a block of time.
 
+    h       (T, B, H) states
+    weight  (O, H), W_hoᵀ, and bias (O) or None, as torch.nn.Linear holds them
+    block   how many elements of o are made at a time, at least those of one step, from the end of time
 
-def _steps(rows: int) -> list[int]:
-    whole, rest = divmod(rows, ROWS)
-    return [ROWS] * whole + [rest] * (rest > 0)
+    The gradients B3, B4, B5 and the first term of B6 are taken along with each block on the way forward, so what is
+    kept for the way back is one array like h. They cannot be differentiated again. Errors are those of
+    `bptt.losses.loss`.
+    """
+    wanted = target(
+        name, (*h.shape[:-1], len(weight)), h.dtype, y, weights,
+        mask=mask, class_weights=class_weights, skip_nan=skip_nan,
+    )  # fmt: skip
+    steps = max(1, block // max(1, len(weight) * h.shape[1]))
+    return _LossOfStates.apply(h, weight, bias, wanted, steps)
 
 
 class _Product(torch.autograd.Function):
@@ -89,12 +71,12 @@ class _Product(torch.autograd.Function):
         return product(h, weight, bias)
 
     @staticmethod
-    @function.sample_by_sample
+    @sample_by_sample
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         (do,) = cotangents
         if do is None:
             return None, None, None
-        h, weight = function.saved(ctx)
+        h, weight = saved(ctx)
         needs_h, needs_weight, needs_bias = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a gradient of this gradient may be asked for
             rows = do.reshape(-1, len(weight))
@@ -106,3 +88,32 @@ class _Product(torch.autograd.Function):
         dbias = weight.new_zeros(len(weight)) if needs_bias else None
         gradients(do, h, weight, dh, dweight, dbias)
         return dh, dweight, dbias
+
+
+class _LossOfStates(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Target,
+        steps: int,
+    ) -> Tensor:
+        needs_h, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        dh = h.new_empty(h.shape) if needs_h else None
+        dweight = torch.zeros_like(weight) if needs_weight else None
+        dbias = torch.zeros_like(bias) if needs_bias and bias is not None else None
+        shares = []
+        for end in range(len(h), 0, -steps):
+            now = slice(max(0, end - steps), end)
+            dh_now = None if dh is None else dh[now]
+            shares.append(of_block(target.at(now), h[now], weight, bias, dh_now, dweight, dbias))
+        ctx.save_for_backward(dh, dweight, dbias)
+        return torch.stack(shares[::-1]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (dL,) = cotangents
+        return *(None if g is None else g * dL for g in ctx.saved_tensors), None, None

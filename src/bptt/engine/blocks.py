@@ -21,7 +21,7 @@ Checkpoint = str | int | None
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 # Beside its arithmetic a block costs some 0.2 ms of calls, the arithmetic of about a hundred rows of 128 units.
 _SUMS_WORTH_A_BLOCK = 16
-# What "auto" keeps of states, in bytes: half of what a process with torch takes before it has done anything.
+# Bytes of states that "auto" keeps: half of a process with torch before it has done anything.
 _KEPT_BY_AUTO = 128 * 10**6
 
 
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """What is walked: its steps, and the bytes it takes.
+    """A sequence to walk: its steps, and the bytes it takes.
 
     T, B, batch_sizes, reverse  as in `bptt.engine`
     rows_of_a_sum               how many rows the engine sums at a time

@@ -1,182 +1,340 @@
-"""The two sweeps by the book and the layer around them: PyTorch, any floating dtype, any device, differentiable.
+"""The engine by the book: both sides of a cell as its sheet says them. PyTorch, any floating dtype, any device.
 
-This is the definition that judges every other engine, and the file to read first. The contract stands in `bptt.engine`.
-Inside, every array is packed: the rows of one step, then those of the next; a dense (T, B, H) array is the case of
-B rows at each step. Row r of a step follows row r of the step before it. Rows end early in a packed batch: going
-forward in time fewer and fewer rows go on; going back, each row joins at its own last step, from its own h_0.
+This is the definition that judges every other engine, and the file to read first. Side A is differentiable, so autograd
+in turn judges side B. Inside, every array is packed: the rows of one step, then those of the next; a dense (T, B, ·)
+array is the case of B rows at each step. Rows of a packed batch end early: forward in time fewer and fewer go on; back,
+each joins at its own last step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from bptt.engine import packing
-from bptt.engine.activations import activation as named
-
-
-def forward_sweep(
-    a: Tensor,
-    W_hh: Tensor,
-    h0: Tensor,
-    activation: str,
-    *,
-    batch_sizes: Sequence[int] | None = None,
-    reverse: bool = False,
-    out: Tensor | None = None,
-    total: Tensor | None = None,
-) -> Tensor:
-    phi = named(activation).phi
-    time = -1 if reverse else 1
-    a_steps = a.flatten(0, -2).split(_rows_of_steps(a, batch_sizes))
-    h_prev = h0[:0] if reverse else h0
-    a_totals, h_steps = [], []
-    for x_share in a_steps[::time]:
-        h_prev = torch.cat([h_prev, h0[len(h_prev) :]])[: len(x_share)]  # A1
-        a_t = x_share + h_prev @ W_hh  # A2
-        h_prev = phi(a_t)  # A3, A4
-        a_totals.append(a_t)
-        h_steps.append(h_prev)
-    if total is not None:
-        total.copy_(_as_array(a_totals[::time], like=a))
-    h = torch.cat([h0, *h_steps][::time])
-    h = h if batch_sizes is not None else h.view(a.shape[0] + 1, *h0.shape)
-    return h if out is None else out.copy_(h)
+from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
+from bptt.engine.evaluation import SIZE, Environment, Evaluated, Functions, evaluated
+from bptt.engine.functions import TORCH
+from bptt.engine.steps import Steps
+from bptt.sheet import Cell
+from bptt.sheet.derivation import ZERO, plus
+from bptt.sheet.expressions import Call, Expression, Name, Product, mapped, names, walk
+from bptt.sheet.printing import TEXT
 
 
-def backward_sweep(
-    dh: Tensor,
-    h: Tensor,
-    W_hh: Tensor,
-    activation: str,
-    *,
-    batch_sizes: Sequence[int] | None = None,
-    reverse: bool = False,
-    out: Tensor | None = None,
-    total: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    phi = named(activation)
-    time = 1 if reverse else -1
-    rows = _rows_of_steps(dh, batch_sizes)
-    dh_steps = dh.flatten(0, -2).split(rows)
-    h = h.flatten(0, -2)
-    batch = len(h) - sum(rows)
-    h_steps = (h[: len(h) - batch] if reverse else h[batch:]).split(rows)
-    future = h[:0]  # ∂a_{t+1} W_hhᵀ
-    to_h0, da_steps, dh_totals = [], [], []
-    for direct, h_t in zip(dh_steps[::time], h_steps[::time], strict=True):
-        to_h0.append(future[len(h_t) :])
-        future = future[: len(h_t)]
-        dh_t = direct + torch.cat([future, future.new_zeros(len(h_t) - len(future), h.shape[-1])])  # B6
-        da_t = phi.backward(dh_t, h_t)  # B7
-        future = da_t @ W_hh.mT  # B11
-        dh_totals.append(dh_t)
-        da_steps.append(da_t)
-    dh0 = torch.cat([future, *to_h0[::-1]])
-    dh0 = torch.cat([dh0, dh0.new_zeros(batch - len(dh0), h.shape[-1])])
-    if total is not None:
-        total.copy_(_as_array(dh_totals[::time], like=dh))
-    da = _as_array(da_steps[::time], like=dh)
-    return (da if out is None else out.copy_(da)), dh0
-
-
-def forward_layer(
+def forward(
+    cell: Cell,
+    weights: Weights,
     x: Tensor,
-    h0: Tensor | None,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    activation: str,
+    first: Sequence[Tensor | None],
+    steps: Steps,
+    extras: Sequence[Tensor] = (),
     *,
-    batch_sizes: Sequence[int] | None = None,
-    reverse: bool = False,
     out: Tensor | None = None,
-    h_n: Tensor | None = None,
-    total: Tensor | None = None,
-) -> Tensor:
-    W_xh, W_hh = weight_ih.mT, weight_hh.mT
-    h0 = W_hh.new_zeros(packing.rows_of_batch(x, batch_sizes), len(W_hh)) if h0 is None else h0[0]
-    if x.is_floating_point():
-        a = x @ W_xh  # A2, the input's share
-    else:
-        check_tokens(x, len(W_xh))
-        a = F.embedding(x, W_xh)
-    for bias in (bias_ih, bias_hh):
-        a = a if bias is None else a + bias
-    states = forward_sweep(a, W_hh, h0, activation, batch_sizes=batch_sizes, reverse=reverse, total=total)
-    if h_n is not None:
-        h_n[0] = packing.last_states(states, len(h0), batch_sizes, reverse)
-    h = packing.of_steps(states, len(h0), batch_sizes, reverse)
-    return h.clone() if out is None else out.copy_(h)
+    values: bool = False,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+) -> Made:
+    """A1 to A4 for t = 1..T. functions: others in the place of those that the cell declares, by name."""
+    signature = Signature.of(cell)
+    side = _side_a(cell) if functions is None else _compiled_side_a(cell, TORCH | dict(functions))
+    env, of_rows = _given(cell, weights, x, first, steps, extras)
+    before = _first(cell, env, x, first, steps)
+    rows = steps.rows_of_steps
+    timed = {key: array.split(rows) for key, array in of_rows.items() if key != ("x", 0) or side.reads_x}
+    timed |= {key: product(env | of_rows).split(rows) for key, product in side.ahead.items()}
+    now = dict(before)
+    made: dict[str, list[Tensor]] = {name: [] for name in side.lines}
+    for t in _in_time(steps):
+        for name, state in now.items():
+            if steps.sizes is not None and len(state) != rows[t]:  # rows join or leave
+                state = torch.cat([state, before[name][len(state) :]])[: rows[t]]
+            env[name, -1] = state  # A1
+        for key, of_steps in timed.items():
+            env[key] = of_steps[t]
+        for name, line in side.lines.items():  # A2, A3
+            env[name, 0] = line(env)
+            made[name].append(env[name, 0])
+        for name in now:  # A4
+            now[name] = env[name, 0]
+    like = before[signature.states[0]]
+    arrays = {name: _as_array(made[name], side.widths[name], env, steps, like=like) for name in side.lines}
+    last = tuple(steps.last_of(arrays[name], before[name][None]) for name in signature.states)
+    y = arrays[signature.output]
+    kept = tuple(arrays[_key(e)] for e in signature.kept)
+    known = {line.name: arrays[line.name] for line in cell.derivation.steps} if values else None
+    return Made(y if out is None else out.copy_(y), last, kept, known)
 
 
-def backward_layer(
-    dh: Tensor | None,
-    dh_n: Tensor | None,
-    h: Tensor,
-    h0: Tensor | None,
+def backward(
+    cell: Cell,
+    weights: Weights,
+    made: Made,
     x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    activation: str,
-    *,
-    batch_sizes: Sequence[int] | None = None,
-    reverse: bool = False,
-    dx: Tensor | None = None,
-    dweight_ih: Tensor | None = None,
-    dweight_hh: Tensor | None = None,
-    dbias: Tensor | None = None,
-    dh0: Tensor | None = None,
-    da: Tensor | None = None,
-    total: Tensor | None = None,
-    accumulate: bool = False,
+    first: Sequence[Tensor | None],
+    steps: Steps,
+    dy: Tensor | None,
+    d_last: Sequence[Tensor | None],
+    into: Gradients,
+    extras: Sequence[Tensor] = (),
 ) -> None:
-    B = packing.rows_of_batch(x, batch_sizes) if h0 is None else h0.shape[1]
-    states = packing.with_h0(h, h0, B, batch_sizes, reverse)
-    received = packing.received_by_states(dh, dh_n, states, B, batch_sizes, reverse)
-    from_above = packing.of_steps(received, B, batch_sizes, reverse)
-    da_, dh0_ = backward_sweep(
-        from_above, states, weight_hh.mT, activation, batch_sizes=batch_sizes, reverse=reverse, out=da, total=total
-    )
-    rows = da_.flatten(0, -2)
-    for gradient in (dbias, dweight_ih, dweight_hh):
-        if gradient is not None and not accumulate:
-            gradient.zero_()
-    if dbias is not None:
-        dbias += rows.sum(0)  # B8
-    if dweight_ih is not None and x.is_floating_point():
-        dweight_ih.mT.add_(x.flatten(0, -2).mT @ rows)  # B9
-    elif dweight_ih is not None:
-        dweight_ih.mT.index_add_(0, x.flatten(), rows)
-    if dweight_hh is not None:
-        dweight_hh.mT.add_(packing.previous_states(states, B, batch_sizes, reverse).flatten(0, -2).mT @ rows)  # B10
-    if dx is not None:
-        dx.copy_(da_ @ weight_ih)  # B11
-    if dh0 is not None:
-        dh0[0] = dh0_ + packing.of_h0(received, B, batch_sizes, reverse)
+    """B6 to B11 for t = T..1, the derived side B."""
+    signature, side, rows, y = Signature.of(cell), _side_b(cell), steps.rows_of_steps, made.y
+    env, of_rows = _of_all_steps(cell, weights, made, x, first, steps, extras)
+    width = {name: env[cell.derivation.widths[name], SIZE] for name in side.cotangents}
+    from_outside: dict[str, Tensor] = {}
+    for name, d in {signature.output: None, **dict(zip(signature.states, d_last, strict=True))}.items():
+        own = dy if name == signature.output else None
+        if own is not None or d is not None:
+            from_outside[name] = steps.received(own, d, y.new_empty(0, width[name]))
+    direct = {name: steps.without_first(d).flatten(0, -2).split(rows) for name, d in from_outside.items()}
+    timed = {key: of_rows[key].split(rows) for key in side.read & of_rows.keys()}
+    future = {name: y.new_zeros(0, width[name]) for name in signature.states}
+    ended: dict[str, list[Tensor]] = {name: [] for name in signature.states}
+    found: dict[str, list[Tensor]] = {name: [] for name in side.cotangents}
+    for t in reversed(_in_time(steps)):
+        for key, of_steps in timed.items():
+            env[key] = of_steps[t]
+        for name, d in future.items():
+            if len(d) != rows[t]:  # rows end at their first step, or join at their last
+                ended[name].append(d[rows[t] :])
+                d = d[: rows[t]]
+                future[name] = torch.cat([d, d.new_zeros(rows[t] - len(d), width[name])])
+        for name, sent_back in side.cotangents.items():  # B6, B7
+            terms = [direct[name][t]] if name in direct else []
+            terms += [sent_back(env)] if sent_back is not None else []
+            terms += [future[name]] if name in future else []
+            total = sum(terms[1:], terms[0]) if terms else y.new_zeros(1, 1)
+            total = total.expand(rows[t], width[name])
+            env[f"∂{name}", 0] = total
+            found[name].append(total)
+        for name, sent_back in side.handed_on.items():  # B11
+            d = y.new_zeros(1, 1) if sent_back is None else sent_back(env)
+            future[name] = d.expand(rows[t], width[name])
+    for name, array in zip(signature.states, into.first, strict=True):
+        if array is not None:
+            d = torch.cat([future[name], *reversed(ended[name])])
+            d = torch.cat([d, d.new_zeros(steps.B - len(d), width[name])])
+            array[0] = d + steps.first_of(from_outside[name]) if name in from_outside else d
+    cotangents = {
+        name: _as_array(of_steps[::-1], cell.derivation.widths[name], env, steps, like=y)
+        for name, of_steps in found.items()
+    }
+    if into.cotangents is not None:
+        into.cotangents.update(cotangents)
+    env |= of_rows | {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
+    for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
+        if array is not None:
+            sent_back = side.inputs[name]
+            d = y.new_zeros(1, 1) if sent_back is None else sent_back(env)
+            array.copy_(d.expand(array.shape[:-1].numel(), array.shape[-1]).view(array.shape))
+    asked = {name for name, at in weights.layout.made_of.items() if any(into.weights[k] is not None for k in at)}
+    into.receive(weights.layout, _of_parameters(cell, env, asked))
 
 
-def check_tokens(x: Tensor, I: int) -> None:
-    """IndexError for tokens outside [0, I). Where x is traced or transformed its numbers are left to the gather."""
-    known = not (
-        torch.compiler.is_dynamo_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-        or x.is_meta
-    )
-    if known and x.numel() and not 0 <= int(x.min()) <= int(x.max()) < I:
-        raise IndexError(f"tokens must lie in [0, {I}), the input size; got {int(x.min())} to {int(x.max())}")
+def of_samples(
+    cell: Cell,
+    weights: Weights,
+    made: Made,
+    x: Tensor,
+    first: Sequence[Tensor | None],
+    steps: Steps,
+    cotangents: Mapping[str, Tensor],
+    samples: int,
+    extras: Sequence[Tensor] = (),
+) -> list[Tensor]:
+    """B8, B9 and B10 of each sample, laid out as the weights with the samples in front.
+
+    Row r of sample v is row r * samples + v of the batch.
+    """
+    env, of_rows = _of_all_steps(cell, weights, made, x, first, steps, extras)
+    of_rows |= {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
+    each = []
+    for v in range(samples):
+        own = {key: array.unflatten(0, (-1, samples))[:, v] for key, array in of_rows.items()}
+        laid_out = weights.layout.laid_out(_of_parameters(cell, env | own, set(weights.layout.made_of)))
+        each.append([laid_out[k] for k in range(len(weights.tensors))])
+    return [torch.stack(of_all) for of_all in zip(*each, strict=True)]
 
 
 def rows_of_a_block(H: int) -> int:
     return 1
 
 
-def _rows_of_steps(array: Tensor, batch_sizes: Sequence[int] | None) -> list[int]:
-    return [array.shape[1]] * array.shape[0] if batch_sizes is None else list(batch_sizes)
+class _SideA(NamedTuple):
+    """ahead: products of inputs, which wait for no state. lines: those of a step, and the scales that are kept of norm,
+    with their widths. reads_x: whether a line reads x itself."""
+
+    ahead: dict[tuple[str, int | None], Evaluated]
+    lines: dict[str, Evaluated]
+    widths: dict[str, str]
+    reads_x: bool
 
 
-def _as_array(steps: Sequence[Tensor], *, like: Tensor) -> Tensor:
-    return torch.cat([like.flatten(0, -2)[:0], *steps]).view(like.shape)
+class _SideB(NamedTuple):
+    """cotangents: the sum that each value is sent back in the same step, last line first; None is zero. handed_on: to
+    the states of the step before. inputs, parameters: of all steps. read: all names, with their steps, that the first
+    two read."""
+
+    cotangents: dict[str, Evaluated | None]
+    handed_on: dict[str, Evaluated | None]
+    inputs: dict[str, Evaluated | None]
+    parameters: dict[str, Evaluated]
+    read: set[tuple[str, int | None]]
+
+
+@lru_cache
+def _side_a(cell: Cell) -> _SideA:
+    return _compiled_side_a(cell, TORCH)
+
+
+def _compiled_side_a(cell: Cell, functions: Functions) -> _SideA:
+    ahead: dict[tuple[str, int | None], Evaluated] = {}
+    found, inputs = cell.derivation, cell.sheet.inputs
+
+    def waiting_for_states(e: Expression) -> Expression:
+        match e:
+            case Product(Name(left, 0), Name(matrix, None)) if left in inputs:
+                key = f"{left} {matrix}"
+                ahead[key, 0] = evaluated(e, cell, functions)
+                return Name(key, 0)
+        return mapped(e, waiting_for_states)
+
+    values = {line.name: waiting_for_states(line.value) for line in found.steps}
+    lines, widths = {}, dict(found.widths)
+    for name, value in values.items():
+        own = evaluated(value, cell, functions)
+        has_rows = any(n.step is not None or cell.sheet.has_rows(n) for n in names(value))
+        lines[name] = own if has_rows else _for_every_row(own, widths[name], cell)
+    for e in Signature.of(cell).kept:
+        if isinstance(e, Call):
+            values[_key(e)] = waiting_for_states(e.arguments[0])
+            lines[_key(e)] = _scale(evaluated(values[_key(e)], cell, functions))
+            widths[_key(e)] = "1"
+    return _SideA(ahead, lines, widths, any(n == Name("x", 0) for value in values.values() for n in names(value)))
+
+
+def _scale(argument: Evaluated) -> Evaluated:
+    return lambda env: TORCH["scale"](argument(env))
+
+
+def _for_every_row(value: Evaluated, width: str, cell: Cell) -> Evaluated:
+    """A line that reads nothing with rows, for all of them."""
+    state = cell.sheet.states[0]
+
+    def expanded(env: Environment) -> Tensor:
+        like = env[state, -1]
+        return torch.as_tensor(value(env), dtype=like.dtype, device=like.device).expand(like.shape[0], env[width, SIZE])
+
+    return expanded
+
+
+@lru_cache
+def _side_b(cell: Cell) -> _SideB:
+    found = cell.derivation
+    same_step = {line.name: found.sent_back(line.name, 0) for line in reversed(found.steps)}
+    handed_on = {name: found.sent_back(name, -1) for name in cell.sheet.states}
+    read = {part for e in (*same_step.values(), *handed_on.values()) for part in _read(e)}
+    return _SideB(
+        {name: _evaluated(e, cell) for name, e in same_step.items()},
+        {name: _evaluated(e, cell) for name, e in handed_on.items()},
+        {name: _evaluated(found.sent_back(name, 0), cell) for name in cell.sheet.inputs},
+        {name: _of_parameter(cell, name) for name in Signature.of(cell).parameters},
+        read,
+    )
+
+
+def _evaluated(e: Expression, cell: Cell) -> Evaluated | None:
+    return None if e == ZERO else evaluated(e, cell)
+
+
+def _read(e: Expression) -> list[tuple[str, int | None]]:
+    scales = [part for part in walk(e) if isinstance(part, Call) and part.function == "scale"]
+    return [(n.name, n.step) for n in names(e)] + [(_key(scale), 0) for scale in scales]
+
+
+def _key(e: Expression) -> str:
+    return e.name if isinstance(e, Name) else TEXT.write(e)
+
+
+def _of_parameter(cell: Cell, name: str) -> Evaluated:
+    """The sum over all steps and rows."""
+    uses = cell.derivation.uses.get((name, None), ())
+    each = plus(*(use.value for use in uses if use.line.step is not None))
+    value, sheet = evaluated(each, cell), cell.sheet
+    if each == ZERO:
+        like, axes = (f"∂{sheet.output}", 0), sheet.shapes.get(name) or (sheet.widths[name],)
+        return lambda env: env[like].new_zeros([env[axis, SIZE] for axis in axes])
+    if cell.sheet.is_matrix(name):
+        return value
+    return lambda env: value(env).expand(-1, env[cell.sheet.widths[name], SIZE]).sum(0)
+
+
+def _of_parameters(cell: Cell, env: Environment, asked: set[str]) -> dict[str, Tensor]:
+    """B8, B9, B10."""
+    return {name: value(env) for name, value in _side_b(cell).parameters.items() if name in asked}
+
+
+def _in_time(steps: Steps) -> range:
+    return range(steps.T)[:: -1 if steps.reverse else 1]
+
+
+def _as_array(in_time: list[Tensor], width: str, env: Environment, steps: Steps, *, like: Tensor) -> Tensor:
+    """One array of all steps."""
+    if not in_time:
+        return like.new_zeros(*steps.rows, env[width, SIZE])
+    return torch.cat(in_time[::-1] if steps.reverse else in_time).view(*steps.rows, env[width, SIZE])
+
+
+def _given(
+    cell: Cell,
+    weights: Weights,
+    x: Tensor,
+    first: Sequence[Tensor | None],
+    steps: Steps,
+    extras: Sequence[Tensor],
+) -> tuple[Environment, Environment]:
+    """Parameters and sizes; and all that has rows at every step, (N, ·): x, further inputs, masks."""
+    signature = Signature.of(cell)
+    env: Environment = {(size, SIZE): length for size, length in sizes_of(cell, weights, x, first).items()}
+    env |= {(name, None): tensor for name, tensor in weights.by_name().items()}
+    of_rows: Environment = {("x", 0): x.flatten(0, -2) if x.is_floating_point() else x.flatten()}
+    for name, mask in zip(signature.masks, extras, strict=False):
+        of_rows[name, None] = steps.at_every_step(mask)
+    for name, tensor in zip(signature.inputs, extras[len(signature.masks) :], strict=True):
+        of_rows[name, 0] = tensor.flatten(0, -2)
+    return env, of_rows
+
+
+def _first(cell: Cell, env: Environment, x: Tensor, first: Sequence[Tensor | None], steps: Steps) -> dict[str, Tensor]:
+    """(B, width) of each state."""
+    like = next((tensor for tensor in env.values() if isinstance(tensor, Tensor)), x)
+    return {
+        name: like.new_zeros(steps.B, env[cell.sheet.widths[name], SIZE]) if h is None else h[0]
+        for name, h in zip(cell.sheet.states, first, strict=True)
+    }
+
+
+def _of_all_steps(
+    cell: Cell,
+    weights: Weights,
+    made: Made,
+    x: Tensor,
+    first: Sequence[Tensor | None],
+    steps: Steps,
+    extras: Sequence[Tensor],
+) -> tuple[Environment, Environment]:
+    """All that side B reads beside cotangents: that without rows, and that with rows of all steps, (N, ·)."""
+    signature = Signature.of(cell)
+    env, of_rows = _given(cell, weights, x, first, steps, extras)
+    before = _first(cell, env, x, first, steps)
+    arrays = {signature.output: made.y} | {_key(e): array for e, array in zip(signature.kept, made.kept, strict=True)}
+    for name, array in arrays.items():
+        of_rows[name, 0] = array.flatten(0, -2)
+        if name in before:
+            of_rows[name, -1] = steps.previous_of(steps.with_first(array, before[name][None])).flatten(0, -2)
+    for line in cell.derivation.steps:
+        if line.name in cell.derivation.made_again:
+            value = torch.as_tensor(evaluated(line.value, cell)(env | of_rows), dtype=made.y.dtype)
+            of_rows[line.name, 0] = value.expand(len(of_rows["x", 0]), env[cell.derivation.widths[line.name], SIZE])
+    return env, of_rows

@@ -1,12 +1,13 @@
-"""What a recurrent module is given: the rule, what was received, the fix; in torch's words where torch has some."""
+"""Checks of the arguments of recurrent modules: the rule, what was received, the fix; often in torch's words."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
 
+from bptt.autograd.private import is_mapped
 from bptt.errors import InputError
 from bptt.nn.precision import goes_with, widened
 
@@ -32,16 +33,16 @@ def check_axes_of_rows(x: Tensor) -> None:
         )
 
 
-def batched_state(hx: Any, *, unbatched: bool) -> Tensor:
+def batched_state(hx: Any, name: str = "hx", *, unbatched: bool) -> Tensor:
     """hx with an axis for the batch, which it lacks beside unbatched input."""
     if not isinstance(hx, Tensor):
         raise RuntimeError(
-            "hx must be a tensor (num_layers * directions, batch, hidden_size); only layers with sizes of their own, "
-            f"hidden_size=[...], have a tuple of states; got {type(hx).__name__}"
+            f"{name} must be a tensor (num_layers * directions, batch, hidden_size); only layers with sizes of their "
+            f"own, hidden_size=[...], have a tuple of states; got {type(hx).__name__}"
         )
     if hx.dim() != (2 if unbatched else 3):
         raise RuntimeError(
-            f"For {'unbatched 2-D' if unbatched else 'batched 3-D'} input, hx should also be "
+            f"For {'unbatched 2-D' if unbatched else 'batched 3-D'} input, {name} should also be "
             f"{2 if unbatched else 3}-D but got {hx.dim()}-D tensor of shape {tuple(hx.shape)}; it is "
             f"(num_layers * directions{'' if unbatched else ', batch'}, hidden_size)"
         )
@@ -77,12 +78,12 @@ def checked_kind(x: Tensor, weight: Tensor) -> Tensor:
     return x
 
 
-def checked_state(hx: Tensor, expected: tuple[int, ...], weight: Tensor) -> Tensor:
+def checked_state(hx: Tensor, expected: tuple[int, ...], weight: Tensor, name: str = "hx") -> Tensor:
     """hx (layers, batch, hidden_size) as expected."""
     hx = checked_kind_of_state(hx, weight)
     if tuple(hx.shape) != expected:
         raise RuntimeError(
-            f"Expected hidden size {expected}, got {list(hx.shape)}. "
+            f"Expected {'hidden' if name == 'hx' else name} size {expected}, got {list(hx.shape)}. "
             "Is the batch axis in the right place? It does not move with batch_first."
         )
     return hx
@@ -102,12 +103,12 @@ def checked_kind_of_state(hx: Tensor, weight: Tensor) -> Tensor:
     return widened(hx, weight)
 
 
-def check_states_of_layers(hx: Any, num_layers: int) -> None:
-    if isinstance(hx, Tensor) or len(hx) != num_layers:
+def check_states_of_layers(hx: Any, num_layers: int, name: str = "hx") -> None:
+    if not isinstance(hx, tuple | list) or len(hx) != num_layers:
         raise RuntimeError(
-            f"Layers with sizes of their own have states of their own: hx must be a tuple with one tensor (directions, "
-            f"batch, hidden_size) for each of the {num_layers} layers, as h_n is; got "
-            f"{tuple(hx.shape) if isinstance(hx, Tensor) else len(hx)}"
+            f"Layers with sizes of their own have states of their own: {name} must be a tuple with one tensor "
+            f"(directions, batch, hidden_size) for each of the {num_layers} layers, as h_n is; got "
+            f"{len(hx) if isinstance(hx, tuple | list) else tuple(hx.shape) if isinstance(hx, Tensor) else repr(hx)}"
         )
 
 
@@ -121,6 +122,17 @@ def checked_sizes(hidden_size: Sequence[int], num_layers: int) -> tuple[int, ...
             f"got hidden_size={hidden_size!r} with num_layers={num_layers}. Leave num_layers out beside a list."
         )
     return sizes
+
+
+def checked_size(name: str, size: Any) -> int:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise InputError(f"{name} must be an integer above zero; got {size!r}.")
+    return size
+
+
+def checked_share(name: str, share: float) -> None:
+    if not isinstance(share, Real) or not 0 <= share < 1:
+        raise InputError(f"{name} must lie in [0, 1), the probability of an entry being zeroed; got {share!r}.")
 
 
 def checked_lengths(lengths: Tensor | Sequence[int], B: int, T: int, *, unbatched: bool = False) -> Tensor:
@@ -163,9 +175,9 @@ def checked_reset(
 
 
 def _numbers(given: Any, name: str, of_nothing: torch.dtype = torch.int64) -> Tensor:
-    """What is given as a tensor; an empty list has the dtype `of_nothing`, which it cannot say itself."""
+    """The argument as a tensor; an empty list, which has no dtype of its own, gets `of_nothing`."""
     if isinstance(given, Tensor):
-        if is_batchedtensor(given):
+        if is_mapped(given):
             raise InputError(
                 f"under torch.vmap {name}= must be the same for all samples, since it decides which steps there are; "
                 "got one that is mapped over. Hand it in unmapped, or make the samples rows of one batch."

@@ -1,6 +1,7 @@
 """The face of torch.nn.RNNCell on the sweeps of this package: torch's own module with another forward."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,11 +9,12 @@ from torch.fx import Proxy
 from torch.nn import functional as F
 
 from bptt.autograd import function
-from bptt.autograd.long import Layer
+from bptt.autograd.recorded import begin
 from bptt.engine.activations import activation
-from bptt.nn import tracers
+from bptt.nn import options, tracers
 from bptt.nn.arguments import TOKENS, check_axes, checked_kind, checked_kind_of_state
 from bptt.nn.precision import computed_wide, returned_dtype
+from bptt.sheet import Cell
 
 
 class RNNCell(torch.nn.RNNCell):
@@ -33,6 +35,22 @@ class RNNCell(torch.nn.RNNCell):
     ) -> None:
         activation(nonlinearity)
         super().__init__(input_size, hidden_size, bias, nonlinearity, device=device, dtype=dtype)
+        self.prepare_cells()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.prepare_cells()
+
+    def prepare_cells(self) -> None:
+        """Makes the cell known, which torch.compile cannot make while it traces."""
+        self._cell = self.nonlinearity, options.cell(self.nonlinearity, 1.0, False, False, False, bool(self.bias))
+
+    @property
+    def cell(self) -> Cell:
+        """Its equations."""
+        if self._cell[0] != self.nonlinearity:
+            self.prepare_cells()
+        return self._cell[1]
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         if isinstance(input, Proxy):
@@ -62,7 +80,7 @@ class RNNCell(torch.nn.RNNCell):
                 )
             h0 = checked_kind_of_state(hx, self.weight_hh).unsqueeze(0)
         x = checked_kind(x, self.weight_hh).unsqueeze(0)
-        function.begin(self)
+        begin(self)
         weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         if self.input_size == 0:  # as one number that weighs nothing
             x, weight_ih = F.pad(x, (0, 1)), F.pad(weight_ih, (0, 1))
@@ -72,19 +90,24 @@ class RNNCell(torch.nn.RNNCell):
             h_prev = x.new_zeros(1, x.shape[1], self.hidden_size) if h0 is None else h0
             h = compute(x[0], h_prev[0], weight_ih, weight_hh, bias_ih, bias_hh)
             return h[0] if unbatched else h
+        weights = [tensor for tensor in (weight_ih, weight_hh, bias_ih, bias_hh) if tensor is not None]
         if returned is None:
-            _, h = function.layer(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, self.nonlinearity)
+            _, ((h,),) = self._step(x, [[h0]], [weights], [])
         else:
-            _, (h,) = computed_wide(self._step, x, [h0], [(weight_ih, weight_hh, bias_ih, bias_hh)], returned)
+            _, ((h,),) = computed_wide(self._step, x, [[h0]], [weights], [], returned)
         return h[0, 0] if unbatched else h[0]
 
     def _slow_forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """What torch calls in the place of `forward` while torch.jit.trace looks on."""
+        """Called by torch in the place of `forward` while torch.jit.trace looks on."""
         tracers.check_torch_computes_the_same(self, input, tracers.JIT)
         return super().forward(input, hx)
 
     def _step(
-        self, x: Tensor, states: Sequence[Tensor | None], weights: list[Layer]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        output, h = function.layer(x, states[0], *weights[0], self.nonlinearity)
-        return [output], [h]
+        self,
+        x: Tensor,
+        states: Sequence[Sequence[Tensor | None]],
+        weights: Sequence[Sequence[Tensor]],
+        inputs: Sequence[Tensor],
+    ) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+        output, last = function.layer(self.cell, x, states[0], weights[0], torch_layout=True)
+        return [output], [last]

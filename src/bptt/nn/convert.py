@@ -1,6 +1,6 @@
 """A model that holds torch.nn.RNN goes on as it is, on the sweeps of this package."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.utils import parametrize
@@ -36,6 +36,8 @@ def convert(model: Model) -> Model:
             module.__dict__["nonlinearity"] = NONLINEARITIES[str(module.mode)]  # torch computes by the mode
         ours = OURS[theirs] if theirs is type(module) else _parametrized(type(module), OURS[theirs])
         object.__setattr__(module, "__class__", ours)
+        converted: Any = module
+        converted.prepare_cells()
     return model
 
 

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
-from bptt.autograd import function, long
+from bptt.autograd import long
 from bptt.autograd.readout import Readout
+from bptt.autograd.recorded import recorder
 from bptt.engine.blocks import Checkpoint
 from bptt.errors import InputError
 from bptt.nn.arguments import TOKENS, checked_input
 from bptt.nn.precision import returned_dtype
+from bptt.nn.recurrent import NOTHING_FURTHER
 from bptt.nn.rnn import RNN
 from bptt.sheet import losses
 
@@ -84,33 +86,36 @@ class Elman(torch.nn.Module):
         backward pass, and one more forward sweep. h_n counts as a constant. The other arguments and errors are those of
         the network and of `bptt.losses.loss`; InputError too while a tape is recorded, which would have to hold it all.
         """
-        if function.recorder.get() is not None:
+        if recorder.get() is not None:
             raise InputError(
                 "a tape holds every number of every step, which loss_of is there to avoid; got a call of it while "
                 "recording. Record model(x) and model.loss(o, y)."
             )
         rnn = self.rnn
-        x, h0, layers = _as_long_takes_it(rnn, x, h0)
-        return long.loss(
-            self.loss_name, x, y, h0, layers, rnn.nonlinearity, self.readout.weight, self.readout.bias, weights,
+        x, layers = _as_long_takes_it(rnn, x, h0)
+        L, last = long.loss(
+            self.loss_name, rnn.cell, x, y, layers, self.readout.weight, self.readout.bias, weights, torch_layout=True,
             mask=mask, class_weights=class_weights, skip_nan=skip_nan, checkpoint=checkpoint,
             dropout=rnn.dropout if self.training else 0.0,
         )  # fmt: skip
+        return L, torch.cat([h for (h,) in last])
 
 
-def _as_long_takes_it(rnn: RNN, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor | None, list[long.Layer]]:
-    """x (T, B, ·), states (L, B, H) and weights as `bptt.long` takes them; refusals are those of a call."""
-    weights = [rnn._weights_of(names) for names in rnn._all_weights]
+def _as_long_takes_it(rnn: RNN, x: Tensor, hx: Tensor | None) -> tuple[Tensor, list[long.Layer]]:
+    """x (T, B, ·), states and weights as `bptt.long` takes them; refusals are those of a call."""
+    weights = [rnn.tensors_of(k) for k in range(rnn.count)]
     like = weights[0][1]
     if x.dim() != (2 if x.dtype in TOKENS else 3):
         raise InputError(
             f"x must be tokens (T, B) or numbers (T, B, input_size), time first; got {tuple(x.shape)} of {x.dtype}."
         )
     alike = not rnn.bidirectional and isinstance(rnn.hidden_size, int)
-    if not alike or rnn._cell() is not None or returned_dtype(x, like) is not None:
+    if not alike or rnn.cell_now()[1] is not None or returned_dtype(x, like) is not None:
         raise InputError(
-            "going block by block from input to loss needs plain layers of one size that go forward in time, in "
-            f"float32 or float64 without autocast; got {rnn} and {x.dtype}. Use RNN with checkpoint= instead."
+            "going block by block from input to loss needs layers of one size that go forward in time, with φ by name, "
+            f"in float32 or float64 without autocast; got {rnn} and {x.dtype}. Use RNN with checkpoint= instead."
         )
     x = checked_input(x, rnn.input_size, like)
-    return x, long.joined(rnn._given(hx, x.shape[1], like)), weights
+    states = rnn._given(hx, x.shape[1], like)
+    masks = rnn._masks(rnn.cell, x, states, NOTHING_FURTHER, like, None)
+    return x, [long.Layer(*of_layer) for of_layer in zip(states, weights, masks, strict=True)]

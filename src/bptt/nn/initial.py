@@ -28,18 +28,22 @@ def check(init: str) -> None:
 
 
 @torch.no_grad()
-def draw(weight_hh: Tensor, init: str) -> None:
-    """Fills (H, H) with recurrent weights other than torch's."""
-    H = len(weight_hh)
-    if weight_hh.is_meta or H == 0:
+def draw(matrix: Tensor, init: str, name: str = "weight_hh") -> None:
+    """Fills a matrix, square but for "orthogonal", in one of the ways other than torch's; InputError for others."""
+    if matrix.dim() != 2 or (init != "orthogonal" and matrix.shape[0] != matrix.shape[1]):
+        raise InputError(
+            f"init {init!r} draws {'' if init == 'orthogonal' else 'square '}matrices, and {name} has the shape "
+            f"{tuple(matrix.shape)}. Let it begin with a number or with 'torch'."
+        )
+    if matrix.is_meta or not matrix.numel():
         return
-    W_hh = torch.eye(H, dtype=torch.float64, device="cpu")
+    made = torch.eye(*matrix.shape, dtype=torch.float64, device="cpu")
     if init == "orthogonal":
-        torch.nn.init.orthogonal_(W_hh)
+        torch.nn.init.orthogonal_(made)
     elif init != "identity":
-        torch.nn.init.normal_(W_hh)
-        W_hh *= float(init.partition(":")[2]) / torch.linalg.eigvals(W_hh).abs().max()
-    weight_hh.copy_(W_hh)
+        torch.nn.init.normal_(made)
+        made *= float(init.partition(":")[2]) / torch.linalg.eigvals(made).abs().max()
+    matrix.copy_(made)
 
 
 def _is_radius(text: str) -> bool:

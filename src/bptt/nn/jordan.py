@@ -20,7 +20,7 @@ from bptt.sheet import losses
 
 
 class State(NamedTuple):
-    """What one step hands to the next.
+    """The state that one step hands to the next.
 
     h    (1, B, H) hidden states, which matter only with hidden_recurrence
     fed  (B, O) what is fed back: a target or an output, classes as one-hot rows

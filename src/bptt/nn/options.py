@@ -1,7 +1,8 @@
-"""What a cell is told beyond torch: φ, leak, residual connection, layer norm, recurrent dropout; and their rules."""
+"""Options of the plain cell beyond torch: φ, leak, residual connection, layer norm, recurrent dropout; their rules."""
 
 import warnings
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bptt.engine.activations import ACTIVATIONS, activation
-from bptt.engine.cells import Cell
 from bptt.errors import InputError, SlowEngineWarning
+from bptt.sheet import Cell
+from bptt.sheet.cells import elman
 
 Nonlinearity = str | Callable[[Tensor], Tensor]
 KNOWN_FUNCTIONS: dict[Any, str] = {
@@ -44,10 +46,8 @@ def named(nonlinearity: Nonlinearity) -> Nonlinearity:
     return nonlinearity
 
 
-def cell(
-    nonlinearity: Nonlinearity, leak: float, residual: bool, norm: str | None, recurrent_dropout: float
-) -> Cell | None:
-    """The cell that these make; None for the plain one. InputError for what lies outside the rules."""
+def check(leak: float, norm: str | None, recurrent_dropout: float) -> None:
+    """InputError for what lies outside the rules."""
     if not isinstance(leak, Real) or not 0 < leak <= 1:
         raise InputError(
             f"leak must lie in (0, 1], the share of the new state at each step, 1 being no leak; got {leak!r}. A time "
@@ -59,6 +59,12 @@ def cell(
         )
     if norm not in (None, "layer"):
         raise InputError(f"norm must be None or 'layer', layer norm in the cell; got {norm!r}")
-    if leak == 1 and not residual and norm is None and not recurrent_dropout and not callable(nonlinearity):
-        return None
-    return Cell(nonlinearity, leak, residual)
+
+
+@lru_cache
+def cell(nonlinearity: str, leak: float, residual: bool, norm: bool, dropout: bool, bias: bool) -> Cell:
+    """The plain cell with these options."""
+    text = elman(
+        nonlinearity, leak=None if leak == 1 else float(leak), residual=residual, norm=norm, dropout=dropout, bias=bias
+    )
+    return Cell(text, "elman")

@@ -9,8 +9,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from bptt.autograd.long import Layer
-
 HALF = frozenset({torch.bfloat16, torch.float16})
 
 Given = TypeVar("Given", Tensor, Tensor | None)
@@ -25,7 +23,7 @@ def goes_with(dtype: torch.dtype, weight: Tensor) -> bool:
 
 
 def returned_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
-    """What output and states are converted to; None where everything is computed as it comes."""
+    """The dtype of output and states; None where everything is computed as it comes."""
     own = weight.dtype
     device = "cpu" if weight.is_cpu else weight.device.type
     if device != "meta" and torch.is_autocast_enabled(device) and own != torch.float64:
@@ -43,16 +41,17 @@ def widened(tensor: Given, weight: Tensor) -> Given:
 
 
 def computed_wide(
-    compute: Callable[[Tensor, Sequence[Tensor | None], list[Layer]], tuple[list[Tensor], list[Tensor]]],
+    compute: Callable[..., tuple[list[Tensor], list[tuple[Tensor, ...]]]],
     x: Tensor,
-    states: Sequence[Tensor | None],
-    weights: Sequence[Layer],
+    states: Sequence[Sequence[Tensor | None]],
+    weights: Sequence[Sequence[Tensor]],
+    inputs: Sequence[Tensor],
     returned: torch.dtype,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """What compute makes of these, all widened and without autocast; its tensors in the dtype that is returned."""
-    like = weights[0][1]
+) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+    """The result of compute on these, all widened and without autocast; its tensors in the dtype that is returned."""
+    like = weights[0][0]
     with torch.autocast(x.device.type, enabled=False):
-        states = [widened(h, like) for h in states]
-        wide = [(widened(w, like), widened(v, like), widened(b, like), widened(c, like)) for w, v, b, c in weights]
-        layers, last = compute(widened(x, like), states, wide)
-    return [layer.to(returned) for layer in layers], [h.to(returned) for h in last]
+        wide_states = [[widened(h, like) for h in of_layer] for of_layer in states]
+        wide_weights = [[widened(w, like) for w in of_layer] for of_layer in weights]
+        layers, last = compute(widened(x, like), wide_states, wide_weights, [widened(d, like) for d in inputs])
+    return [layer.to(returned) for layer in layers], [tuple(h.to(returned) for h in of_layer) for of_layer in last]

@@ -93,18 +93,17 @@ class Stream:
         fresh = None if fresh_state is None else fresh_state(len(anew))
         if fresh is None:
             return _each(lambda h: h.masked_fill(anew.to(h.device), 0), self.state)
-        pairs = zip(_tensors(self.state), _tensors(fresh), strict=True)
-        mixed = [torch.where(anew.to(h.device), own.to(h.dtype), h) for h, own in pairs]
-        return mixed[0] if isinstance(self.state, Tensor) else tuple(mixed)
+        own = iter(_tensors(fresh))
+        return _each(lambda h: torch.where(anew.to(h.device), next(own).to(h.dtype), h), self.state)
 
 
 def _tensors(state: Any) -> list[Tensor]:
-    return [state] if isinstance(state, Tensor) else list(state)
+    return [state] if isinstance(state, Tensor) else [h for part in state for h in _tensors(part)]
 
 
 def _each(change: Any, state: Any) -> Any:
     """The state with every tensor changed; named tuples stay what they are."""
     if isinstance(state, Tensor):
         return change(state)
-    changed = [change(h) for h in state]
+    changed = [_each(change, part) for part in state]
     return type(state)(*changed) if hasattr(state, "_fields") else tuple(changed)

@@ -44,6 +44,14 @@ def are_per_sample(weights: Iterable[Tensor | None]) -> bool:
     return known is not None and any(isinstance(weight, known.ExpandedWeight) for weight in weights)
 
 
+def refused(module: torch.nn.Module, who: str) -> InputError:
+    """For layers of which torch has none that computes the same."""
+    return InputError(
+        f"{who} knows torch's operators alone, and a recurrent layer of a cell of its own is none of them; got "
+        f"{module}. Leave it out; {INSTEAD[who]}."
+    )
+
+
 def check_torch_computes_the_same(
     module: torch.nn.RNN | torch.nn.RNNCell, input: Any, who: str, *, is_plain: bool = True
 ) -> None:

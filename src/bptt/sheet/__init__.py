@@ -3,8 +3,10 @@
 `Cell` reads a text; `bptt.sheet.language` is what may stand in it, `bptt.sheet.cells` has the texts that are built in.
 """
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 
 from bptt.errors import InputError
@@ -33,6 +35,9 @@ class Cell:
     def __post_init__(self) -> None:
         _ = self.sheet
 
+    def __hash__(self) -> int:
+        return hash(self.text)  # which Python keeps
+
     @cached_property
     def sheet(self) -> Sheet:
         """Side A as data, with states, output, parameters and widths."""
@@ -55,7 +60,7 @@ class Cell:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """What side B reads of side A, so that a training keeps it for every step."""
+        """The values of side A that side B reads, so that a training keeps them for every step."""
         return tuple(map(TEXT.write, self.derivation.kept))
 
     def __str__(self) -> str:
@@ -79,5 +84,9 @@ class Cell:
 def named(name: str) -> Cell:
     """A cell that is built in; InputError with the known names otherwise."""
     if name not in CELLS:
-        raise InputError(f"A built-in cell is one of {', '.join(CELLS)}; got {name!r}.")
+        near = get_close_matches(name.lower(), CELLS, 1)
+        raise InputError(
+            f"A built-in cell is one of {', '.join(CELLS)}; got {reprlib.repr(name)}. "
+            + (f"Did you mean {near[0]}?" if near else "One of your own is text: its equations, with = in them.")
+        )
     return Cell(CELLS[name], name)

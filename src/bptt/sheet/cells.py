@@ -41,6 +41,12 @@ def elman(
     return "\n".join([*kinds, *lines]) + "\n"
 
 
+TORCH = {
+    "W_xh": ("weight_ih",), "W_hh": ("weight_hh",), "b_h": ("bias_ih", "bias_hh"),
+    "γ": ("norm_weight",), "β": ("norm_bias",),
+}  # fmt: skip
+"""The plain cell's parameters in a module of torch: matrices transposed, b_h as a sum."""
+
 CELLS = {
     "elman": elman(),
     "lstm": """\

@@ -40,7 +40,7 @@ Key = tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Use:
-    """What a line that reads a value sends back to it, written at the line's own step t."""
+    """The share of ∂ that a line sends back to a value it reads, written at the line's own step t."""
 
     line: Equation
     value: Expression
@@ -194,7 +194,7 @@ class _Backwards:
                         self.part(e, argument, self.filled(_parsed(back), given))
 
     def part(self, whole: Expression, part: Expression, d: Expression) -> None:
-        """What has width 1 and is used for all units gets the sum over them."""
+        """A part of width 1 that is used for all units gets the sum over them."""
         width = self.found.width(whole)
         if self.found.width(part) == "1" and width != "1":
             if self.found.width(d) == "1":

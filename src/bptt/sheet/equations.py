@@ -75,7 +75,7 @@ def equation(tag: str) -> Equation:
 
 
 def translate(symbol: str, notation: str) -> str:
-    """What a symbol of this sheet is called elsewhere; a symbol that has no other name comes back as it is."""
+    """The name of a symbol of this sheet elsewhere; a symbol that has no other name comes back as it is."""
     if notation not in NOTATIONS:
         raise KeyError(f"notation must be one of {', '.join(NOTATIONS)}; got {notation!r}")
     return dict(zip(NOTATIONS["here"], NOTATIONS[notation], strict=True)).get(symbol, symbol)

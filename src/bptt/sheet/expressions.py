@@ -1,4 +1,4 @@
-"""What an equation says, as data: a tree of small records. Vectors are rows, so `x W` is a row times a matrix."""
+"""Equations as data: trees of small records. Vectors are rows, so `x W` is a row times a matrix."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

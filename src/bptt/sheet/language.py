@@ -55,7 +55,7 @@ KINDS = {
     "size": "",
     "function": "name",
 }
-"""What a name may be declared as, and the kind of token that stands behind = then."""
+"""The kinds that a name may be declared as, and the kind of token that stands behind = then."""
 
 DROP = "drop"
 """drop(v) is m ⊙ v with a mask m of its own, which whoever runs the cell supplies. The kind of such a mask too."""
@@ -68,7 +68,7 @@ KINDS_ADVICE = (
 
 @dataclass(frozen=True)
 class Given:
-    """What a name without an equation stands for: kind "matrix", "drop", or one of `KINDS` but "size".
+    """A name without an equation: kind "matrix", "drop", or one of `KINDS` but "size".
 
     rows and drop are (B, width), the same at all steps. Of drop the entries are 0 or 1/(1-p) in training, else 1.
 
@@ -415,7 +415,7 @@ class Parser:
         return value
 
     def _inside(self, opened: Token) -> list[Expression]:
-        """What stands in brackets, up to their end."""
+        """The expressions in brackets, up to their end."""
         self.depth += 1
         if self.depth > DEEPEST:
             raise self.refuse(

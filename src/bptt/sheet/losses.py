@@ -8,21 +8,17 @@
 Each pair is one operation on `o`: nothing is lost by taking the logarithm of a rounded ŷ, and ∂o comes without the
 Jacobian B2. The sum over steps is weighted by `w`; the default 1/(T·B) makes L a mean over steps and rows.
 
-Some steps and rows may not count: those a mask leaves out, and, on request, targets that are NaN. `loss_of_states`
-goes from the states to L with the output layer A5 in between, one block of time after the other, for sequences whose
-outputs would not fit in memory.
+Some steps and rows may not count: those a mask leaves out, and, on request, targets that are NaN.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-from bptt.autograd import readout
 
 Name = Literal["cross_entropy", "binary_cross_entropy", "squared_error"]
 
@@ -158,38 +154,8 @@ def loss(
     return (per_row * _weights(name, y, weights, mask, class_weights, o.dtype)).sum()
 
 
-def loss_of_states(
-    name: str,
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    y: Tensor,
-    weights: Tensor | None = None,
-    *,
-    mask: Tensor | None = None,
-    class_weights: Tensor | None = None,
-    skip_nan: bool = False,
-    block: int = 1 << 20,
-) -> Tensor:
-    """`loss` of o = h W_ho + b_o without ever holding more of o and its gradient than a block of time.
-
-    h       (T, B, H) states
-    weight  (O, H), W_hoᵀ, and bias (O) or None, as torch.nn.Linear holds them
-    block   how many elements of o are made at a time, at least those of one step, from the end of time
-
-    The gradients B3, B4, B5 and the first term of B6 are taken along with each block on the way forward, so what is
-    kept for the way back is one array like h. They cannot be differentiated again. Errors are those of `loss`.
-    """
-    wanted = target(
-        name, (*h.shape[:-1], len(weight)), h.dtype, y, weights,
-        mask=mask, class_weights=class_weights, skip_nan=skip_nan,
-    )  # fmt: skip
-    steps = max(1, block // max(1, len(weight) * h.shape[1]))
-    return _LossOfStates.apply(h, weight, bias, wanted, steps)
-
-
 class Target(NamedTuple):
-    """What the outputs of some steps are held against: y as `loss` takes it, w of B1 for each step and row."""
+    """Targets of the outputs of some steps: y as `loss` takes it, w of B1 for each step and row."""
 
     pair: Pair
     y: Tensor
@@ -220,57 +186,6 @@ def target(
     return Target(
         pair(name), y, _weights(name, y, weights, mask, class_weights, dtype), class_weights, mask is not None
     )
-
-
-def of_states(
-    target: Target,
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    dh: Tensor | None = None,
-    dweight: Tensor | None = None,
-    dbias: Tensor | None = None,
-) -> Tensor:
-    """The share of some steps in L, from their states. Adds to dweight and dbias, writes dh, where they are given."""
-    with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
-        o = readout.product(h, weight, bias)  # A5
-        if target.some_left_out:
-            o.masked_fill_((target.w == 0)[..., None], 0)
-        if dh is None and dweight is None and dbias is None:
-            return (target.pair.per_row(o, target.y, target.class_weights) * target.w).sum()  # B1
-        per_row, do = target.pair.with_b3(o, target.y, target.class_weights)
-        do = do.mul_(target.w[..., None])  # B3
-        readout.gradients(do, h, weight, dh, dweight, dbias)  # B4, B5, B6
-        return (per_row * target.w).sum()  # B1
-
-
-class _LossOfStates(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        h: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Target,
-        steps: int,
-    ) -> Tensor:
-        needs_h, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        dh = h.new_empty(h.shape) if needs_h else None
-        dweight = torch.zeros_like(weight) if needs_weight else None
-        dbias = torch.zeros_like(bias) if needs_bias and bias is not None else None
-        shares = []
-        for end in range(len(h), 0, -steps):
-            now = slice(max(0, end - steps), end)
-            dh_now = None if dh is None else dh[now]
-            shares.append(of_states(target.at(now), h[now], weight, bias, dh_now, dweight, dbias))
-        ctx.save_for_backward(dh, dweight, dbias)
-        return torch.stack(shares[::-1]).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (dL,) = cotangents
-        return *(None if g is None else g * dL for g in ctx.saved_tensors), None, None
 
 
 def _weights(
@@ -345,3 +260,9 @@ def _check(name: str, o: Tensor, y: Tensor, class_weights: Tensor | None, skip_n
             f"targets of {name} must be numbers; got {int(y.isnan().sum())} NaN among {y.numel()}. "
             "Fill them, or say skip_nan=True to leave them out."
         )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "loss_of_states":  # which has moved
+        return import_module("bptt.autograd.readout").loss_of_states
+    raise AttributeError(f"module 'bptt.sheet.losses' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What the equations of a cell name: each name is known and there when it is read, and the output needs every line."""
+"""Checks of the names in a cell: each is known and there when it is read, and the output needs every line."""
 
 import re
 from dataclasses import replace
@@ -175,7 +175,7 @@ def _matrices_in_place(sheet: Sheet, line: Equation) -> None:
 
 
 def _bounds(sheet: Sheet, line: Equation) -> None:
-    """What a function sends nothing back to is made of numbers and constants."""
+    """Arguments that a function sends nothing back to are made of numbers and constants."""
     constants = {name for name, given in sheet.given.items() if given.kind == "constant"}
     for e in walk(line.value):
         if isinstance(e, Call):

@@ -29,7 +29,7 @@ Style = Literal["_", "^", "()", "[]"]
 
 
 class Words(NamedTuple):
-    """What stands between expressions, in both ways of writing."""
+    """Words between expressions, in both ways of writing."""
 
     text: str
     tex: str

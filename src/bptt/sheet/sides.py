@@ -35,7 +35,7 @@ SOFTMAX = Words("softmax: ŷ_i (δ_ik − ŷ_k)", r"\text{softmax: } \hat{y}_{i}
 
 
 def shifted(e: Expression, by: int) -> Expression:
-    """What an expression says one step later."""
+    """The same expression one step later."""
     match e:
         case Name(name, int(step)):
             return Name(name, step + by)
@@ -46,7 +46,7 @@ def shifted(e: Expression, by: int) -> Expression:
 
 @dataclass(frozen=True)
 class Term:
-    """What one use of a value adds to its gradient, and both sides of the equation of side A that uses it there."""
+    """A term of a gradient: the share of one use of the value, and the equation of side A that uses it there."""
 
     value: Expression
     left: Expression
@@ -228,7 +228,7 @@ def _parameters(found: Derivation) -> list[Line]:
 
 
 def _parameter(found: Derivation, name: str) -> Line:
-    """What fixed lines send comes once, what lines of a step send is summed over all steps."""
+    """Fixed lines send their share once; the shares of lines of a step are summed over all steps."""
     uses = found.uses.get((name, None), [])
     once = [Term(use.value, use.line.left, use.line.value) for use in uses if use.line.step is None]
     steps = [Term(use.value, use.line.left, use.line.value) for use in uses if use.line.step is not None]

@@ -56,6 +56,11 @@ class Token(NamedTuple):
     place: Place
 
 
+def spelled(name: str) -> str:
+    """A name as cells have it: gamma is γ."""
+    return GREEK.get(name, name)
+
+
 def refusal(lines: tuple[str, ...], place: Place | None, rule: str, advice: str) -> InputError:
     """The rule, the line with a caret under what breaks it, and what to write instead."""
     at, start, end = place or Place(0, 0, 1)
@@ -157,5 +162,4 @@ def _name(lines: tuple[str, ...], at: int, code: str, word: re.Match[str]) -> tu
     elif opened := _OPENED.match(code, end):
         place = Place(at, opened.end() - 1, opened.end())
         raise refusal(lines, place, "this bracket is not closed", f"Write {name}_{{t-1}} or {name}[t-1].")
-    name = GREEK.get(name, name)
-    return Token("name", name, step, Place(at, word.start(), end)), end
+    return Token("name", spelled(name), step, Place(at, word.start(), end)), end

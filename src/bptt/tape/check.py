@@ -19,14 +19,14 @@ h_t⟩, whose gradients are the same.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bptt.autograd.function import Record
+from bptt.autograd.recorded import Record
 from bptt.engine.activations import activation
 from bptt.sheet import losses
 
@@ -50,7 +50,7 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Recorded(Protocol):
-    """What `check` reads of a tape."""
+    """The parts of a tape that `check` reads."""
 
     layers: list[Record]
     o: Tensor | None
@@ -200,13 +200,12 @@ def _layer(record: Record, where: str) -> Iterator[Residual]:
 
 
 def _to_the_step_before(record: Record, handed: Tensor) -> tuple[Tensor, Tensor]:
-    """What steps hand to the step before them, where it arrives: (laid out as h, at h0)."""
-    slots = torch.arange(math.prod(record.states.shape[:-1])).view(*record.states.shape[:-1], 1)
-    to = replace(record, states=slots, a=handed[..., :1]).h_prev.flatten()
-    arrived = handed.new_zeros(record.states.shape)
-    arrived.view(-1, handed.shape[-1])[to] = handed.flatten(0, -2)
-    received = replace(record, states=arrived)
-    return received.h, received.h0
+    """The gradients that steps hand to the step before them, where they arrive: (laid out as h, at h0)."""
+    steps, states = record.steps, record.states
+    slots = torch.arange(math.prod(states.shape[:-1])).view(*states.shape[:-1], 1)
+    arrived = handed.new_zeros(states.shape)
+    arrived.view(-1, handed.shape[-1])[steps.previous_of(slots).flatten()] = handed.flatten(0, -2)
+    return steps.without_first(arrived), steps.first_of(arrived)
 
 
 def _output(tape: Recorded) -> Iterator[Residual]:

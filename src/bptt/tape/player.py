@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bptt.autograd.function import Record
+from bptt.autograd.recorded import Record
 from bptt.errors import InputError
 from bptt.sheet.equations import NOTATIONS, SHEET
 
@@ -38,7 +38,7 @@ WEIGHTS = ("W_xh", "W_hh", "b_h")
 
 
 class Recorded(Protocol):
-    """What the player reads of a tape."""
+    """The parts of a tape that the player reads."""
 
     layers: list[Record]
     o: Tensor | None
@@ -64,7 +64,7 @@ class Recorded(Protocol):
 
 
 def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> dict[str, Any]:
-    """What the player shows, as plain data and NumPy arrays; docs/player.md names the fields.
+    """The content of the player, as plain data and NumPy arrays; docs/player.md names the fields.
 
     row     which row of the batch
     first   the first step to show, an index into the arrays of the tape; default the beginning, or so that the window
@@ -132,7 +132,7 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
 
 @dataclass(frozen=True)
 class _Shown:
-    """What of a tape is shown: of one row, which has `total` steps, those from `start` to `stop`."""
+    """The part of a tape that is shown: of one row, which has `total` steps, those from `start` to `stop`."""
 
     row: int
     sizes: Sequence[int] | None
@@ -222,7 +222,7 @@ def _above(tape: Recorded, record: Record) -> str:
 
 
 def as_binary(shown: dict[str, Any]) -> dict[str, Any]:
-    """What `data` gave with arrays as bytes, for transports that carry these as they are."""
+    """The result of `data` with arrays as bytes, for transports that carry these as they are."""
     return shown | {"arrays": {name: _packed(array) for name, array in shown["arrays"].items()}}
 
 
@@ -232,7 +232,7 @@ def _packed(array: np.ndarray) -> dict[str, Any]:
 
 
 def as_json(shown: dict[str, Any]) -> str:
-    """What `data` gave as JSON that may stand between script tags: arrays in base64, no <, > or & anywhere."""
+    """The result of `data` as JSON that may stand between script tags: arrays in base64, no <, > or & anywhere."""
     arrays = {name: _packed(array) for name, array in shown["arrays"].items()}
     for packed in arrays.values():
         packed["data"] = base64.b64encode(packed["data"]).decode()

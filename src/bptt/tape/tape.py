@@ -3,8 +3,8 @@
     tape = record(model, x, targets, loss="cross_entropy")      a pass of its own, the model left as it was
     with recording() as tapes: ...                              inside anybody's own loop, one tape per RNN call
 
-What is kept per layer and direction is `ops.Record`: x, a, states, dh_direct, dh, da, dx, dh0, the weights and the
-summed gradients, as the sweeps left them. Above the layers: o, y_hat, loss, do, w, targets and the readout W_ho, b_o.
+Of each layer and direction a `bptt.tape.Record` is kept: x, every value and its gradient, weights and summed gradients,
+as the engine left them. Above the layers: o, y_hat, loss, do, w, targets and the readout W_ho, b_o.
 Recomputed on demand, never kept: one step's share of a weight's gradient, which has rank one for each row of the batch.
 
 dh is the total derivative ∂L/∂h_t, own output and future; dh_direct is the own output's part. `retain_grad()` on the
@@ -33,12 +33,14 @@ from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from bptt.autograd import function
-from bptt.autograd.function import Record
+from bptt.autograd.recorded import Record, recorder
 from bptt.engine import choose
+from bptt.engine.native import plain
+from bptt.engine.steps import Steps
 from bptt.errors import InputError
 from bptt.files import outputs
-from bptt.sheet import losses
+from bptt.sheet import Cell, losses
+from bptt.sheet.cells import elman
 from bptt.tape import player, tapefile
 from bptt.tape.check import Report, check
 
@@ -52,7 +54,7 @@ Direction = Literal["forward", "reverse"]
 class Tape:
     """Both sides of one call of a recurrent network; time first, (T, B, ·), or packed (N, ·).
 
-    layers      one `ops.Record` per layer and direction, in the order of computation
+    layers      one `bptt.tape.Record` per layer and direction, in the order of computation
     o y_hat     (S, B, O), A5 and A6; S is T, or 1 where only the last step has an output, so that o[-1] is always o_T
     loss        (S, B), loss(ŷ_t, y_t) of B1 for each step and row, before the weights
     targets     (S, B) class numbers or (S, B, O)
@@ -87,16 +89,19 @@ class Tape:
         top = self.layers[-1] if self.layers else None
         if top is None:
             return "Tape(nothing recorded yet)"
-        size = f"T={self.steps}, B={top.batch}, H={top.states.shape[-1]}, layers={top.layer + 1}"
+        size = f"T={self.steps}, B={top.batch}, H={top.h.shape[-1]}, layers={top.layer + 1}"
         both = ", bidirectional" if self.bidirectional else ""
         loss = "" if self.L is None else f", {self.loss_name}, L={float(self.L):.6g}"
-        return f"Tape({size}{both}, {top.activation}{loss}{'' if self.complete else ', no backward pass yet'})"
+        return f"Tape({size}{both}, {self._cell_name()}{loss}{'' if self.complete else ', no backward pass yet'})"
+
+    def _cell_name(self) -> str:
+        cell = self.layers[-1].cell
+        return cell.name if plain(cell) is None else self.activation
 
     @property
     def steps(self) -> int:
         """T."""
-        sizes = self.layers[0].batch_sizes
-        return len(self.layers[0].a) if sizes is None else len(sizes)
+        return self.layers[0].steps.T
 
     @property
     def bidirectional(self) -> bool:
@@ -105,7 +110,7 @@ class Tape:
     @property
     def complete(self) -> bool:
         """Whether the backward pass has reached every layer."""
-        return bool(self.layers) and all(record.da is not None for record in self.layers)
+        return bool(self.layers) and all(record.totals for record in self.layers)
 
     @property
     def activation(self) -> str:
@@ -331,7 +336,7 @@ class Tape:
             prefix = f"layers.{entry['layer']}.{entry['direction']}."
             own: dict[str, Any] = {name: arrays.get(prefix + name) for name in tapefile.LAYER}
             reverse = entry["direction"] == "reverse"
-            layers.append(Record(entry["layer"], reverse, entry["activation"], entry["batch_sizes"], **own))
+            layers.append(_loaded(entry["layer"], reverse, entry["activation"], entry["batch_sizes"], own))
         output = {name: arrays.get(name) for name in tapefile.OUTPUT}
         known = {key: about[key] for key in ("readout_missing", "text", "vocabulary", "seed", "versions")}
         return Tape(layers, **output, **known, loss_name=about["loss"])
@@ -429,19 +434,19 @@ def recording() -> Iterator[list[Tape]]:
 @contextmanager
 def _watching() -> "Iterator[_Watcher]":
     watcher = _Watcher()
-    token = function.recorder.set(watcher)
+    token = recorder.set(watcher)
     hook = register_module_forward_hook(watcher.after)
     try:
         with _uncompiled():
             yield watcher
     finally:
         hook.remove()
-        function.recorder.reset(token)
+        recorder.reset(token)
 
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """What torch.compile has compiled runs as it was written; without it there is nothing to do."""
+    """Functions that torch.compile has compiled run as they were written."""
     if "torch._dynamo" not in sys.modules:
         yield
         return
@@ -466,10 +471,10 @@ class _Watcher:
 
     def add(self, record: Record) -> None:
         self.tapes[-1].layers.append(record)
-        self.tapes[-1].versions["engine"] = choose(record.a.device.type, record.a.dtype).name
+        self.tapes[-1].versions["engine"] = choose(record.h.device.type, record.h.dtype, record.cell).name
 
     def after(self, module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if not isinstance(module, torch.nn.Linear) or not self.tapes or function.recorder.get() is not self:
+        if not isinstance(module, torch.nn.Linear) or not self.tapes or recorder.get() is not self:
             return
         place = self._place_of_states(inputs[0]) if inputs else None
         if place is None:
@@ -598,6 +603,35 @@ def _versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         own = "not installed"
     return {"bptt": own, "torch": torch.__version__}
+
+
+def _loaded(
+    layer: int, reverse: bool, activation: str, sizes: Sequence[int] | None, own: dict[str, Tensor | None]
+) -> Record:
+    """A record from the arrays of a file, by the names of `tapefile.LAYER`."""
+    there = {name: array for name, array in own.items() if array is not None}
+    states, a = there["states"], there["a"]
+    B = states.shape[1] if sizes is None else len(states) - len(a)
+    steps = Steps(len(a) if sizes is None else len(sizes), B, sizes, reverse)
+    values = {"a": a, "h": steps.without_first(states)}
+
+    def named(**names: str) -> dict[str, Tensor]:
+        return {name: there[of_file] for name, of_file in names.items() if of_file in there}
+
+    return Record(
+        layer,
+        Cell(elman(activation, bias="b_h" in there), "elman"),
+        steps,
+        named(W_xh="W_xh", W_hh="W_hh", b_h="b_h"),
+        there["x"],
+        {"h": steps.first_of(states)},
+        values,
+        named(a="da", h="dh"),
+        named(h="dh_direct"),
+        named(W_xh="dW_xh", W_hh="dW_hh", b_h="db_h"),
+        named(h="dh0"),
+        there.get("dx"),
+    )
 
 
 def _direction(record: Record) -> Direction:

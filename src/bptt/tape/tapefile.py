@@ -103,7 +103,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 class _Flaw(Exception):  # noqa: N818
-    """What is wrong with the contents of a file."""
+    """A fault in the contents of a file."""
 
 
 def _demand(holds: bool, flaw: str) -> None:

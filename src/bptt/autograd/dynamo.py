@@ -1,4 +1,4 @@
-"""torch.compile goes through `RNN` as through any module.
+"""torch.compile goes through our subclass of torch.nn.RNN as through any module.
 
 Dynamo, its tracer, refuses every torch.nn.RNN and with it every subclass, unless its setting `allow_rnn` is on for all
 of them, torch.nn.LSTM included. Here it is on while dynamo looks at one of ours, and for nobody else. Dynamo is loaded
@@ -8,22 +8,23 @@ by torch.compile, seconds after torch, so this waits until then.
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from bptt.arrival import when_imported
-from bptt.nn.rnn import RNN
 
 BUILDER = "torch._dynamo.variables.builder"
 
 
-def admit() -> None:
-    """Make dynamo take instances of `RNN`, at once or as soon as it is imported."""
-    when_imported(BUILDER, _admit_to)
+def admit(ours: type[torch.nn.RNN]) -> None:
+    """Make dynamo take instances of this class, at once or as soon as it is imported."""
+    when_imported(BUILDER, lambda builder: _admit_to(builder, ours))
 
 
-def _admit_to(builder: ModuleType) -> None:
+def _admit_to(builder: ModuleType, ours: type[torch.nn.RNN]) -> None:
     refuse = builder.VariableBuilder.wrap_module
 
     def wrap_module(self: Any, value: Any) -> Any:
-        if not isinstance(value, RNN):
+        if not isinstance(value, ours):
             return refuse(self, value)
         with builder.config.patch(allow_rnn=True):
             return refuse(self, value)

@@ -1,0 +1,240 @@
+"""The contract of an engine: one way to compute a layer forward and one backward, for every cell.
+
+    forward (cell, weights, x, first, steps)                      -> Made       A1 to A4 for t = 1..T
+    backward(cell, weights, made, x, first, steps, dy, d_last)    -> Gradients  B6 to B11 for t = T..1
+
+A layer is one cell in one direction. Arrays of all steps are (T, B, ·), or packed (N, ·); `Steps` knows where rows lie.
+Inputs x may be integer tokens, without the last axis: each stands for a row of the matrices that x is multiplied with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from bptt.engine.steps import Steps
+from bptt.sheet import Cell
+from bptt.sheet.cells import TORCH
+from bptt.sheet.expressions import Expression, Name, names
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names of all that a layer of a cell takes and gives.
+
+    states      tensors (1, B, width) before the first step and after the last; the output first
+    parameters  (rows, columns), or (width,), without time; those that fixed lines make among them
+    masks       (B, width), the same at all steps
+    inputs      beside x, one for each step
+    kept        what the way back reads of the way forward, beside the output
+    """
+
+    states: tuple[str, ...]
+    output: str
+    parameters: tuple[str, ...]
+    masks: tuple[str, ...]
+    inputs: tuple[str, ...]
+    kept: tuple[Expression, ...]
+
+    @staticmethod
+    @lru_cache
+    def of(cell: Cell) -> "Signature":
+        sheet, found = cell.sheet, cell.derivation
+        read = dict.fromkeys(n.name for line in found.steps for n in names(line.value) if n.step is None)
+        kinds = {name: sheet.given[name].kind for name in read if name in sheet.given}
+        output = Name(sheet.output, 0)
+        return Signature(
+            sheet.states,
+            sheet.output,
+            tuple(name for name in read if kinds.get(name) not in ("constant", "rows", "drop")),
+            tuple(name for name in read if kinds.get(name) in ("rows", "drop")),
+            tuple(sheet.inputs[1:]),
+            tuple(e for e in found.kept if e != output),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How the parameters of a cell lie in the tensors of a module.
+
+    names       of the tensors
+    made_of     for each parameter the positions of the tensors whose sum it is
+    transposed  whether matrices are (columns, rows)
+    """
+
+    names: tuple[str, ...]
+    made_of: dict[str, tuple[int, ...]]
+    transposed: bool
+
+    @staticmethod
+    @lru_cache
+    def of(cell: Cell, *, torch: bool = False) -> "Layout":
+        """That of the sheet, a tensor for each parameter, or that of torch's module for the plain cell."""
+        parts = {name: TORCH[name] if torch else (name,) for name in Signature.of(cell).parameters}
+        tensors = tuple(name for part in parts.values() for name in part)
+        return Layout(tensors, {name: tuple(map(tensors.index, part)) for name, part in parts.items()}, torch)
+
+    def turned(self, tensor: Tensor) -> Tensor:
+        """From the sheet's layout to the module's, and back."""
+        return tensor.mT if self.transposed and tensor.dim() == 2 else tensor
+
+    def laid_out(self, of_parameters: dict[str, Tensor]) -> dict[int, Tensor]:
+        """The gradient of each tensor, by its position, from those of the parameters."""
+        return {
+            k: self.turned(gradient) for name, gradient in of_parameters.items() for k in self.made_of[name]
+        }  # fmt: skip
+
+
+class Weights(NamedTuple):
+    """The tensors of a layer in the order of its layout. On the way back those that it does not read may be None."""
+
+    layout: Layout
+    tensors: Sequence[Tensor | None]
+
+    def by_name(self) -> dict[str, Tensor]:
+        """The parameters as the sheet names them and lays them out: views, or sums. Without those that are None."""
+        found = {}
+        for name, positions in self.layout.made_of.items():
+            parts = [tensor for k in positions if (tensor := self.tensors[k]) is not None]
+            if parts:
+                found[name] = self.layout.turned(parts[0] if len(parts) == 1 else parts[0] + parts[1])
+        return found
+
+
+class Made(NamedTuple):
+    """y     the output of all steps
+    last    of each state the last value of every row, (1, B, ·): its first for a row without steps
+    kept    arrays of all steps, one for each of `Signature.kept`
+    values  every value of side A at all steps by its name, where it was asked for
+    """
+
+    y: Tensor
+    last: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...]
+    values: dict[str, Tensor] | None = None
+
+
+@dataclass
+class Gradients:
+    """Arrays that receive gradients; None is not asked for.
+
+    x           laid out as x
+    first       (1, B, ·), one for each state
+    weights     laid out as the tensors of the layer's `Weights`
+    inputs      one for each of `Signature.inputs`
+    cotangents  a dict that receives the total ∂L/∂ of every value of side A at all steps
+    accumulate  those of the weights go on from what their arrays hold
+    own         all were made for this call, contiguous but for those of the weights, so that they need no check
+    """
+
+    x: Tensor | None
+    first: Sequence[Tensor | None]
+    weights: Sequence[Tensor | None]
+    inputs: Sequence[Tensor | None] = ()
+    cotangents: dict[str, Tensor] | None = None
+    accumulate: bool = False
+    own: bool = False
+
+    def receive(self, layout: Layout, of_parameters: dict[str, Tensor]) -> None:
+        """Those of the parameters, by their names, go to the arrays of the weights."""
+        for position, gradient in layout.laid_out(of_parameters).items():
+            array = self.weights[position]
+            if array is not None:
+                array.add_(gradient) if self.accumulate else array.copy_(gradient)
+
+
+class Engine(Protocol):
+    """Modules with these functions are engines: `bptt.engine.reference`, `bptt.engine.native`."""
+
+    def forward(
+        self,
+        cell: Cell,
+        weights: Weights,
+        x: Tensor,
+        first: Sequence[Tensor | None],
+        steps: Steps,
+        extras: Sequence[Tensor] = (),
+        *,
+        out: Tensor | None = None,
+        values: bool = False,
+    ) -> Made:
+        """first: (1, B, ·) of each state, None being zero. extras: the masks, then the inputs. out: receives y.
+
+        Raises IndexError for tokens outside the rows of their matrix, TypeError or ValueError for arrays that do not
+        belong together.
+        """
+        ...
+
+    def backward(
+        self,
+        cell: Cell,
+        weights: Weights,
+        made: Made,
+        x: Tensor,
+        first: Sequence[Tensor | None],
+        steps: Steps,
+        dy: Tensor | None,
+        d_last: Sequence[Tensor | None],
+        into: Gradients,
+        extras: Sequence[Tensor] = (),
+    ) -> None:
+        """Writes every gradient for which `into` has an array. dy and d_last are the cotangents of y and last, None
+        being zero."""
+        ...
+
+    def rows_of_a_block(self, H: int) -> int:
+        """Weight gradients are summed over blocks of time, cut from where the walk begins, each the fewest steps that
+        have at least so many rows. Calls that walk whole blocks one after the other, with `accumulate`, give the bits
+        of a single call on `native`, and the same to rounding on `reference`.
+        """
+        ...
+
+
+def sizes_of(cell: Cell, weights: Weights, x: Tensor, first: Sequence[Tensor | None]) -> dict[str, int]:
+    """The lengths of the axes of a layer: those of the sheet ("1", "I", "H", ...)."""
+    sheet, layout = cell.sheet, weights.layout
+    found = {"1": 1}
+    for name, positions in layout.made_of.items():
+        tensor = weights.tensors[positions[0]]
+        if tensor is not None:
+            shape = tensor.shape[::-1] if layout.transposed else tensor.shape
+            found |= zip(sheet.shapes.get(name) or (sheet.widths[name],), shape, strict=True)
+    if x.is_floating_point():
+        found[sheet.widths["x"]] = x.shape[-1]
+    for name, state in zip(sheet.states, first, strict=True):
+        if state is not None:
+            found[sheet.widths[name]] = state.shape[-1]
+    return found
+
+
+@lru_cache
+def read_by_side_b(cell: Cell, layout: Layout, needed: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Which tensors of a layer the way back reads: of x, the first states, the weights and the extras.
+
+    needed: whether the gradient of each of them is asked for.
+    """
+    signature, found = Signature.of(cell), cell.derivation
+    states, tensors = len(signature.states), len(layout.names)
+    first, weights, extras = needed[1 : 1 + states], needed[1 + states :][:tensors], needed[1 + states + tensors :]
+    wanted = {name for name, at in layout.made_of.items() if any(weights[k] for k in at)}
+    wanted |= {name for name, need in zip(signature.masks + signature.inputs, extras, strict=True) if need}
+    wanted |= {"x"} if needed[0] else set()
+    values = {line.name for line in found.steps}
+    again = [line.value for line in found.steps if line.name in found.made_again]
+    read = {(n.name, n.step) for value in again for n in names(value)}
+    for (name, step), uses in found.uses.items():
+        if step == -1 or name in values or name in wanted:
+            read |= {(n.name, n.step) for use in uses if use.line.step is not None for n in names(use.value)}
+    of_weights = [False] * tensors
+    for name, positions in layout.made_of.items():
+        for k in positions:
+            of_weights[k] = (name, None) in read
+    return (
+        ("x", 0) in read,
+        *((name, -1) in read or need for name, need in zip(signature.states, first, strict=True)),
+        *of_weights,
+        *((name, None) in read for name in signature.masks),
+        *((name, 0) in read for name in signature.inputs),
+    )
