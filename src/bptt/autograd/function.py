@@ -142,7 +142,8 @@ def without_autocast(backward: Backward) -> Backward:
     """A backward function that computes in the dtype of its arrays, also where the loss goes back under autocast."""
 
     def wrapped(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        device = next((d.device.type for d in cotangents if d is not None), "cpu")
+        d = cotangents[0] if cotangents[0] is not None else next((d for d in cotangents if d is not None), None)
+        device = "cpu" if d is None or d.is_cpu else d.device.type  # quick to ask
         if not torch.is_autocast_enabled(device):
             return backward(ctx, *cotangents)
         with torch.autocast(device, enabled=False):
@@ -223,11 +224,11 @@ def _gradients(ctx: Any, tensors: Sequence[Any], cotangents: Sequence[Tensor | N
     inputs = [*tensors[:number]]
     for k, tensor, _ in unread:
         inputs[k] = tensor
-    gradients = [torch.empty_like(tensor) if need else None for tensor, need in zip(inputs, needs, strict=True)]
-    for k in (*range(states), *range(masks, number)):  # weights may have any strides
-        d = gradients[k]
-        if d is not None and not d.is_contiguous():
-            gradients[k] = d.new_empty(d.shape)
+    gradients: list[Any] = [None] * number
+    for k, need in enumerate(needs):
+        if need:  # only those of weights may have any strides
+            tensor = inputs[k]
+            gradients[k] = torch.empty_like(tensor) if states <= k < end else tensor.new_empty(tensor.shape)
     for k, tensor, _ in unread:
         inputs[k] = gradients[k] if needs[k] else _in_its_place(tensor)
     x, y, *kept = inputs[0], *tensors[number:]

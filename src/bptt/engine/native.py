@@ -134,7 +134,9 @@ def backward(
         into.x, dweight_ih, dweight_hh, dbias, into.first[0], da, total, into.accumulate, into.own,
     )  # fmt: skip
     if dbias_ih is not None and dbias_hh is not None:
-        require_output("dbias", dbias_hh, made.y.dtype, dbias_ih.shape).copy_(dbias_ih)
+        if not into.own:
+            require_output("dbias", dbias_hh, made.y.dtype, dbias_ih.shape)
+        dbias_hh.copy_(dbias_ih)
 
 
 def _as_torch(tensors: Sequence[Any], layout: Layout, found: Plain) -> Sequence[Any]:
