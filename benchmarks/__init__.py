@@ -11,7 +11,8 @@ long.py        memory and time of one long sequence, up to a million steps
 others.py      how busy other processes were meanwhile
 report.py      tables and the verdict on every bar, from the lines of JSON alone
 cells.py       what the options of the cell cost, compiled and by the reference loop
-sheet.py       reading a cell's equations and deriving its side B
+sheet.py       reading a cell's equations, deriving its side B, and what the derived side costs beside autograd
+versions.py    the plain layer of two versions of bptt, in two environments
 busy.py        what other programs cost a training
 train_text.py  end to end: the training loop of `bptt train` with bptt.nn.RNN and with torch.nn.RNN
 literature/    results beside published ones: chorales, the adding problem, characters, sunspots
