@@ -23,7 +23,7 @@ namespace {
 template <class Real>
 class Backward {
 public:
-    Backward(const BackwardSweep<Real>& sweep, const Input<Real>* input, const Gradients<Real>& gradients,
+    Backward(const BackwardSweep<Real>& sweep, const Input<Real>& input, const Gradients<Real>& gradients,
              std::size_t threads)
         : sweep_(sweep),
           input_(input),
@@ -38,10 +38,10 @@ public:
         for (const Block& block : blocks_) widest = std::max(widest, rows_in(block));
         for (PanelBuffer<Real>& da : da_) da = PanelBuffer<Real>(widest, sweep.H);
         if (gradients.dx) {
-            W_xh_ = PanelBuffer<Real>(sweep.H, input->I);
-            dx_ = PanelBuffer<Real>(widest, input->I);
+            W_xh_ = PanelBuffer<Real>(sweep.H, input.I);
+            dx_ = PanelBuffer<Real>(widest, input.I);
         }
-        if (gradients.dW_xh.at) dW_xh_ = PanelBuffer<Real>(input->I, sweep.H);
+        if (gradients.dW_xh.at) dW_xh_ = PanelBuffer<Real>(input.I, sweep.H);
         if (gradients.dW_hh.at) dW_hh_ = PanelBuffer<Real>(sweep.H, sweep.H);
         if (gradients.db) db_ = PanelBuffer<Real>(1, sweep.H);
         if (gradients.dW_hh.at)
@@ -84,15 +84,15 @@ private:
             kernel_.pack({W_hh.at, W_hh.column_stride, W_hh.row_stride}, sweep_.H, sweep_.H, panels.first, panels.last,
                          W_hh_.from_row(0));
         if (gradients_.dx) {
-            const Matrix<const Real>& W_xh = input_->W_xh;
-            const Range columns = part(panels_of<Real>(input_->I), share, members);
-            kernel_.pack({W_xh.at, W_xh.column_stride, W_xh.row_stride}, sweep_.H, input_->I, columns.first,
+            const Matrix<const Real>& W_xh = input_.W_xh;
+            const Range columns = part(panels_of<Real>(input_.I), share, members);
+            kernel_.pack({W_xh.at, W_xh.column_stride, W_xh.row_stride}, sweep_.H, input_.I, columns.first,
                          columns.last, W_xh_.from_row(0));
         }
         if (gradients_.accumulate) return go_on_from_gradients(panels);
         db_.clear(panels.first, panels.last);
         const bool no_block_writes_first = rows_.all() == 0;
-        if (no_block_writes_first || (input_ && input_->tokens)) dW_xh_.clear(panels.first, panels.last);
+        if (no_block_writes_first || input_.tokens) dW_xh_.clear(panels.first, panels.last);
         if (no_block_writes_first) dW_hh_.clear(panels.first, panels.last);
     }
 
@@ -102,7 +102,7 @@ private:
                 kernel_.pack({from.at, from.row_stride, from.column_stride}, rows, sweep_.H, panels.first, panels.last,
                              sum.from_row(0));
         };
-        read(gradients_.dW_xh, input_ ? input_->I : 0, dW_xh_);
+        read(gradients_.dW_xh, input_.I, dW_xh_);
         read(gradients_.dW_hh, sweep_.H, dW_hh_);
         read({gradients_.db, 0, 1}, 1, db_);
     }
@@ -179,13 +179,13 @@ private:
             if (gradients_.db)  // B8
                 kernel_.bias_gradient(rows, own_panels.first, own_panels.last, da, db_.from_row(0));
             const std::size_t begin = rows_.before(blocks_[b].first);
-            if (gradients_.dW_xh.at && input_->tokens)  // B9
+            if (gradients_.dW_xh.at && input_.tokens)  // B9
                 kernel_.token_gradient(
-                    {rows, own_panels.first, own_panels.last, input_->tokens + begin, da, dW_xh_.from_row(0)});
-            if (gradients_.dW_xh.at && input_->x) {  // B9
-                const Piece<Real> x{input_->x + begin * input_->I, rows};
+                    {rows, own_panels.first, own_panels.last, input_.tokens + begin, da, dW_xh_.from_row(0)});
+            if (gradients_.dW_xh.at && input_.x) {  // B9
+                const Piece<Real> x{input_.x + begin * input_.I, rows};
                 add_weight_gradient(share, members,
-                                    {.left_columns = input_->I,
+                                    {.left_columns = input_.I,
                                      .first_row = 0,
                                      .last_row = 0,
                                      .first = 0,
@@ -211,13 +211,13 @@ private:
             if (gradients_.dx) {  // B11
                 const Range own = part(rows, share, members);
                 kernel_.product({own.last - own.first,
-                                 input_->I,
+                                 input_.I,
                                  0,
-                                 panels_of<Real>(input_->I),
+                                 panels_of<Real>(input_.I),
                                  {},
                                  {sweep_.H, da_[b % 2].read(own.first), W_xh_.read()},
                                  dx_.from_row(own.first),
-                                 gradients_.dx + (begin + own.first) * input_->I});
+                                 gradients_.dx + (begin + own.first) * input_.I});
             }
         });
     }
@@ -239,7 +239,7 @@ private:
         const auto write = [&](const PanelBuffer<Real>& sum, std::size_t rows, const Matrix<Real>& to) {
             if (to.at) kernel_.unpack(sum.read(), rows, sweep_.H, panels.first, panels.last, to);
         };
-        write(dW_xh_, input_ ? input_->I : 0, gradients_.dW_xh);
+        write(dW_xh_, input_.I, gradients_.dW_xh);
         write(dW_hh_, sweep_.H, gradients_.dW_hh);
         write(db_, 1, {gradients_.db, 0, 1});
     }
@@ -274,7 +274,7 @@ private:
 
     const Kernels<Real>& kernel_ = kernels<Real>();
     const BackwardSweep<Real>& sweep_;
-    const Input<Real>* input_;
+    const Input<Real>& input_;
     const Gradients<Real>& gradients_;
     Rows rows_;
     std::size_t panels_;
@@ -288,9 +288,12 @@ private:
     PanelBuffer<Real> dW_xh_, dW_hh_, db_;
 };
 
+}  // namespace
+
 template <class Real>
-void run(const BackwardSweep<Real>& sweep, const Input<Real>* input, const Gradients<Real>& gradients,
-         std::size_t threads) {
+void backward_layer(const BackwardSweep<Real>& sweep, const Input<Real>& input, const Gradients<Real>& gradients,
+                    std::size_t threads) {
+    check_tokens(sweep.steps, input);
     const Rows rows(sweep.steps);
     const std::size_t H = sweep.H, B = sweep.steps.B, N = rows.all();
     if (sweep.dh0) {  // a row without steps: its last state is its first
@@ -298,29 +301,13 @@ void run(const BackwardSweep<Real>& sweep, const Input<Real>* input, const Gradi
         for (std::size_t i = ever_active * H; i < B * H; ++i) sweep.dh0[i] = sweep.dh_n ? sweep.dh_n[i] : Real(0);
     }
     const std::size_t products = gradients.dW_hh.at ? 2 : 1;
-    const std::size_t input_products = input && input->x ? (gradients.dx ? 1 : 0) + (gradients.dW_xh.at ? 1 : 0) : 0;
+    const std::size_t input_products = input.x ? (gradients.dx ? 1 : 0) + (gradients.dW_xh.at ? 1 : 0) : 0;
     const double operations =
-        2.0 * static_cast<double>(N * H) * static_cast<double>(products * H + (input ? input_products * input->I : 0));
+        2.0 * static_cast<double>(N * H) * static_cast<double>(products * H + input_products * input.I);
     threads = team_for(operations, threads);
     run_team(threads, Backward<Real>(sweep, input, gradients, threads));
 }
 
-}  // namespace
-
-template <class Real>
-void backward_sweep(const BackwardSweep<Real>& sweep, std::size_t threads) {
-    run<Real>(sweep, nullptr, {}, threads);
-}
-
-template <class Real>
-void backward_layer(const BackwardSweep<Real>& sweep, const Input<Real>& input, const Gradients<Real>& gradients,
-                    std::size_t threads) {
-    check_tokens(sweep.steps, input);
-    run(sweep, &input, gradients, threads);
-}
-
-template void backward_sweep(const BackwardSweep<float>&, std::size_t);
-template void backward_sweep(const BackwardSweep<double>&, std::size_t);
 template void backward_layer(const BackwardSweep<float>&, const Input<float>&, const Gradients<float>&, std::size_t);
 template void backward_layer(const BackwardSweep<double>&, const Input<double>&, const Gradients<double>&, std::size_t);
 

@@ -1,4 +1,4 @@
-// The door to Python. Arrays come as addresses, checked once in bptt/sweeps/native.py: at the size of a single step,
+// The door to Python. Arrays come as addresses, checked once in bptt/engine/arrays.py: at the size of a single step,
 // one DLPack exchange for each array would cost more than the arithmetic. Address 0 is an array that is not there.
 #include <nanobind/nanobind.h>
 
@@ -22,40 +22,6 @@ T* pointer(Address address) {
 }
 
 template <class Real>
-void forward_sweep(std::size_t T, std::size_t B, std::size_t H, Address batch_sizes, bool reverse,
-                   bptt::Activation activation, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
-                   Address a, Address h0, Address h, Address total, std::size_t threads) {
-    bptt::forward_sweep<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
-                               H,
-                               activation,
-                               {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
-                               pointer<const Real>(a),
-                               pointer<const Real>(h0),
-                               pointer<Real>(h),
-                               nullptr,
-                               pointer<Real>(total)},
-                              threads);
-}
-
-template <class Real>
-void backward_sweep(std::size_t T, std::size_t B, std::size_t H, Address batch_sizes, bool reverse,
-                    bptt::Activation activation, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
-                    Address dh, Address h, Address da, Address dh0, Address total, std::size_t threads) {
-    bptt::backward_sweep<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
-                                H,
-                                activation,
-                                {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
-                                pointer<const Real>(dh),
-                                nullptr,
-                                pointer<const Real>(h),
-                                nullptr,
-                                pointer<Real>(da),
-                                pointer<Real>(dh0),
-                                pointer<Real>(total)},
-                               threads);
-}
-
-template <class Real>
 void forward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, Address batch_sizes, bool reverse,
                    bptt::Activation activation, Address x, Address tokens, Address W_xh, std::ptrdiff_t W_xh_row,
                    std::ptrdiff_t W_xh_column, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
@@ -64,7 +30,6 @@ void forward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, A
                                H,
                                activation,
                                {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
-                               nullptr,
                                pointer<const Real>(h0),
                                pointer<Real>(h),
                                pointer<Real>(h_n),
@@ -171,8 +136,6 @@ void activate(bptt::Activation activation, Address a, Address h, std::size_t cou
 template <class Real>
 void define(nb::module_ m) {
     const auto without_gil = nb::call_guard<nb::gil_scoped_release>();
-    m.def("forward_sweep", &forward_sweep<Real>, without_gil);
-    m.def("backward_sweep", &backward_sweep<Real>, without_gil);
     m.def("forward_layer", &forward_layer<Real>, without_gil);
     m.def("backward_layer", &backward_layer<Real>, without_gil);
     m.def("forward_cells", &forward_cells<Real>, without_gil);

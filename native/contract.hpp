@@ -43,11 +43,10 @@ struct ForwardSweep {
     std::size_t H;
     Activation activation;
     Matrix<const Real> W_hh;  // [H, H]  h_{t-1} W_hh, or null: nothing goes from step to step
-    const Real* a;            // [N, H]  x_t W_xh + b_h; may be h
     const Real* h0;           // [B, H] or null: zero
     Real* h;                  // [N, H]  h_t
     Real* h_n;                // [B, H] or null: the last state of each row
-    Real* total;              // [N, H] or null: the whole a_t of A2; may be a
+    Real* total;              // [N, H] or null: the whole a_t of A2
 };
 
 // (B6, B7, B11) for t = T..1
@@ -92,14 +91,9 @@ struct Gradients {
 
 std::size_t rows_of_a_block(std::size_t H);
 
-// For Real = float and double; `threads` is the most that may be used, the caller's included.
-template <class Real>
-void forward_sweep(const ForwardSweep<Real>&, std::size_t threads);
-template <class Real>
-void backward_sweep(const BackwardSweep<Real>&, std::size_t threads);
-
-// A whole layer: the sweep with the input's share (a is not used), or with the weight gradients (B8, B9, B10) and ∂x
-// (B11), each block of time finished while it is in the cache. Throws std::out_of_range for a token outside [0, I).
+// A whole layer, for Real = float and double: the sweep with the input's share, or with the weight gradients (B8, B9,
+// B10) and ∂x (B11), each block of time finished while it is in the cache. `threads` is the most that may be used, the
+// caller's included. Throws std::out_of_range for a token outside [0, I).
 template <class Real>
 void forward_layer(const ForwardSweep<Real>&, const Input<Real>&, std::size_t threads);
 template <class Real>

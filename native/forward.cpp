@@ -23,7 +23,7 @@ constexpr std::size_t rows_ahead = 112;
 template <class Real>
 class Forward {
 public:
-    Forward(const ForwardSweep<Real>& sweep, const Input<Real>* input, std::size_t threads)
+    Forward(const ForwardSweep<Real>& sweep, const Input<Real>& input, std::size_t threads)
         : sweep_(sweep),
           input_(input),
           rows_(sweep.steps),
@@ -31,32 +31,32 @@ public:
           shares_(share_out(sweep.steps.B, sweep.H, panels_, kernel_.lanes * sizeof(Real), threads)),
           W_hh_(sweep.W_hh.at ? sweep.H : 0, sweep.H) {
         const std::size_t B = sweep.steps.B, row_shares = shares_.of_columns ? 1 : shares_.count;
-        ahead_ = input && input->x && (shares_.of_columns || B / row_shares < rows_worth_a_product);
+        ahead_ = input.x && (shares_.of_columns || B / row_shares < rows_worth_a_product);
         for (std::size_t share = 0; share < row_shares; ++share) {
             const Range own = part(B, share, row_shares);
             for (std::vector<PanelBuffer<Real>>& states : states_) states.emplace_back(own.last - own.first, sweep.H);
-            if (input && input->x && !ahead_) x_.emplace_back(own.last - own.first, input->I);
+            if (input.x && !ahead_) x_.emplace_back(own.last - own.first, input.I);
         }
-        if (!ahead_) blocks_ = {{0, sweep.steps.T}};
-        if (!input) return;
-        if (ahead_) {
+        if (!ahead_) {
+            blocks_ = {{0, sweep.steps.T}};
+        } else {
             blocks_ = blocks_of(rows_, sweep.steps.T, rows_ahead * row_shares, sweep.steps.reverse);
             for (std::size_t share = 0; share < row_shares; ++share) {
                 std::size_t most = 0;
                 for (const Block& block : blocks_) most = std::max(most, rows_of(part(B, share, row_shares), block));
-                x_.emplace_back(most, input->I);
+                x_.emplace_back(most, input.I);
                 products_.emplace_back(most, sweep.H);
             }
         }
-        gather_rows_ = input->tokens && input->I > rows_.all();
-        W_xh_ = PanelBuffer<Real>(gather_rows_ ? rows_.all() : input->I, sweep.H);
+        gather_rows_ = input.tokens && input.I > rows_.all();
+        W_xh_ = PanelBuffer<Real>(gather_rows_ ? rows_.all() : input.I, sweep.H);
         if (gather_rows_) {
             numbers_.resize(rows_.all());
             std::iota(numbers_.begin(), numbers_.end(), 0);
         }
         bias_.resize(panels_ * kernel_.lanes);
         for (std::size_t j = 0; j < sweep.H; ++j)
-            bias_[j] = (input->b_ih ? input->b_ih[j] : Real(0)) + (input->b_hh ? input->b_hh[j] : Real(0));
+            bias_[j] = (input.b_ih ? input.b_ih[j] : Real(0)) + (input.b_hh ? input.b_hh[j] : Real(0));
     }
 
     void operator()(Member& member) const {
@@ -120,13 +120,12 @@ private:
                 else
                     states[share].clear(panels.first, panels.last);
         }
-        if (!input_) return;
-        const Matrix<const Real> W_xh = input_->W_xh;
+        const Matrix<const Real> W_xh = input_.W_xh;
         if (!gather_rows_)
-            kernel_.pack(W_xh, input_->I, sweep_.H, panels.first, panels.last, W_xh_.from_row(0));
+            kernel_.pack(W_xh, input_.I, sweep_.H, panels.first, panels.last, W_xh_.from_row(0));
         else
             for (std::size_t n = 0; n < rows_.all(); ++n)
-                kernel_.pack({W_xh.at + input_->tokens[n] * W_xh.row_stride, W_xh.row_stride, W_xh.column_stride}, 1,
+                kernel_.pack({W_xh.at + input_.tokens[n] * W_xh.row_stride, W_xh.row_stride, W_xh.column_stride}, 1,
                              sweep_.H, panels.first, panels.last, W_xh_.from_row(n));
     }
 
@@ -134,8 +133,8 @@ private:
 
     // x of consecutive rows into panels.
     void pack_input(std::size_t first, std::size_t rows, Panels<Real> to) const {
-        const std::size_t I = input_->I;
-        kernel_.pack({input_->x + first * I, static_cast<std::ptrdiff_t>(I), 1}, rows, I, 0, panels_of<Real>(I), to);
+        const std::size_t I = input_.I;
+        kernel_.pack({input_.x + first * I, static_cast<std::ptrdiff_t>(I), 1}, rows, I, 0, panels_of<Real>(I), to);
     }
 
     // (A2) x_t W_xh + b_h of rows that lie one after the other in panels.
@@ -145,7 +144,7 @@ private:
                          0,
                          panels_,
                          {bias(), 0},
-                         {input_->I, x_[share].read(rows.first), W_xh_.read()},
+                         {input_.I, x_[share].read(rows.first), W_xh_.read()},
                          products_[share].from_row(rows.first),
                          nullptr});
     }
@@ -182,11 +181,8 @@ private:
             .h = sweep_.h + row * H,
             .total = sweep_.total ? sweep_.total + row * H : nullptr,
         };
-        if (!input_)
-            kernel_.pack({sweep_.a + row * H, static_cast<std::ptrdiff_t>(H), 1}, count, H, panels.first, panels.last,
-                         next);
-        else if (input_->tokens)
-            kernel_.gather({count, panels.first, panels.last, (gather_rows_ ? numbers_.data() : input_->tokens) + row,
+        if (input_.tokens)
+            kernel_.gather({count, panels.first, panels.last, (gather_rows_ ? numbers_.data() : input_.tokens) + row,
                             W_xh_.read(), bias(), next});
         else if (ahead_)
             step.start.at = products_[share].read(done);
@@ -194,7 +190,7 @@ private:
             pack_input(row, count, x_[share].from_row(0));
             step.start = {bias(), 0};
             step.terms[1] = step.terms[0];
-            step.terms[0] = {input_->I, x_[share].read(), W_xh_.read()};
+            step.terms[0] = {input_.I, x_[share].read(), W_xh_.read()};
             ++step.count;
         }
         kernel_.forward_step(step);
@@ -202,7 +198,7 @@ private:
 
     const Kernels<Real>& kernel_ = kernels<Real>();
     const ForwardSweep<Real>& sweep_;
-    const Input<Real>* input_;
+    const Input<Real>& input_;
     Rows rows_;
     std::size_t panels_;
     Shares shares_;
@@ -236,27 +232,17 @@ void copy_last_states(const ForwardSweep<Real>& sweep, const Rows& rows) {
         std::fill_n(sweep.h_n + done * H, (B - done) * H, Real(0));
 }
 
-template <class Real>
-void run(const ForwardSweep<Real>& sweep, const Input<Real>* input, std::size_t threads) {
-    const Rows rows(sweep.steps);
-    if (rows.all() != 0 && sweep.H != 0) {
-        threads = team_for(2.0 * rows.all() * sweep.H * (sweep.H + (input && input->x ? input->I : 0)), threads);
-        run_team(threads, Forward<Real>(sweep, input, threads));
-    }
-    if (sweep.h_n) copy_last_states(sweep, rows);
-}
-
 }  // namespace
-
-template <class Real>
-void forward_sweep(const ForwardSweep<Real>& sweep, std::size_t threads) {
-    run<Real>(sweep, nullptr, threads);
-}
 
 template <class Real>
 void forward_layer(const ForwardSweep<Real>& sweep, const Input<Real>& input, std::size_t threads) {
     check_tokens(sweep.steps, input);
-    run(sweep, &input, threads);
+    const Rows rows(sweep.steps);
+    if (rows.all() != 0 && sweep.H != 0) {
+        threads = team_for(2.0 * rows.all() * sweep.H * (sweep.H + (input.x ? input.I : 0)), threads);
+        run_team(threads, Forward<Real>(sweep, input, threads));
+    }
+    if (sweep.h_n) copy_last_states(sweep, rows);
 }
 
 template <class Real>
@@ -264,8 +250,6 @@ void activate(Activation activation, const Real* a, Real* h, std::size_t count) 
     kernels<Real>().activate(activation, a, h, count);
 }
 
-template void forward_sweep(const ForwardSweep<float>&, std::size_t);
-template void forward_sweep(const ForwardSweep<double>&, std::size_t);
 template void forward_layer(const ForwardSweep<float>&, const Input<float>&, std::size_t);
 template void forward_layer(const ForwardSweep<double>&, const Input<double>&, std::size_t);
 template void activate(Activation, const float*, float*, std::size_t);

@@ -12,43 +12,6 @@ class Activation(enum.Enum):
     identity = 3
 
 class _Precision(Protocol):
-    def forward_sweep(
-        self,
-        T: int,
-        B: int,
-        H: int,
-        batch_sizes: int,
-        reverse: bool,
-        activation: Activation,
-        W_hh: int,
-        W_hh_row: int,
-        W_hh_column: int,
-        a: int,
-        h0: int,
-        h: int,
-        total: int,
-        threads: int,
-        /,
-    ) -> None: ...
-    def backward_sweep(
-        self,
-        T: int,
-        B: int,
-        H: int,
-        batch_sizes: int,
-        reverse: bool,
-        activation: Activation,
-        W_hh: int,
-        W_hh_row: int,
-        W_hh_column: int,
-        dh: int,
-        h: int,
-        da: int,
-        dh0: int,
-        total: int,
-        threads: int,
-        /,
-    ) -> None: ...
     def forward_layer(
         self,
         T: int,
