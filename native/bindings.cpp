@@ -1,5 +1,5 @@
-// The door to Python. Arrays come as addresses, checked once in bptt/engine/arrays.py: at the size of a single step,
-// one DLPack exchange for each array would cost more than the arithmetic. Address 0 is an array that is not there.
+// The door to Python. Arrays come as addresses, checked once in bptt/engine/arrays.py; those of the usual kind by
+// `address`. Address 0 is an array that is not there.
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 
 #include "cells.hpp"
 #include "contract.hpp"
+#include "tensors.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -134,7 +135,8 @@ void activate(bptt::Activation activation, Address a, Address h, std::size_t cou
 
 // One set of functions for each precision, so that the name of the call says how its addresses are read.
 template <class Real>
-void define(nb::module_ m) {
+void define(nb::module_ m, const bptt::Tensors& tensors) {
+    m.def("address", [&tensors](nb::handle tensor, nb::handle shape) { return tensors.address<Real>(tensor, shape); });
     const auto without_gil = nb::call_guard<nb::gil_scoped_release>();
     m.def("forward_layer", &forward_layer<Real>, without_gil);
     m.def("backward_layer", &backward_layer<Real>, without_gil);
@@ -157,6 +159,7 @@ NB_MODULE(_native, m) {
         .value("sigmoid", bptt::Activation::sigmoid)
         .value("identity", bptt::Activation::identity);
     m.def("rows_of_a_block", &bptt::rows_of_a_block);
-    define<float>(m.def_submodule("float32"));
-    define<double>(m.def_submodule("float64"));
+    static const bptt::Tensors tensors;
+    define<float>(m.def_submodule("float32"), tensors);
+    define<double>(m.def_submodule("float64"), tensors);
 }

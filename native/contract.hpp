@@ -1,5 +1,5 @@
 // The contract of the engine: what each function takes, where it writes, what it needs. Tags (A2, B6, ...) are those of
-// the equation sheet in src/bptt/equations.py.
+// the equation sheet in src/bptt/sheet/equations.py.
 //
 //   T time steps   B rows of the batch   I inputs   H hidden units   N rows of all steps together (dense: T B)
 //

@@ -23,6 +23,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -327,7 +328,7 @@ def fuzz_engine(
     out = array(*N, H) if draw.random() < 0.3 else None
     made = native.forward(cell, weights, x, first, steps, extras, out=out, values=draw.random() < 0.3)
     if made.kept and draw.random() < 0.2:
-        made = made._replace(kept=tuple(odd(each, draw) for each in made.kept))
+        made = replace(made, kept=tuple(odd(each, draw) for each in made.kept))
     into = Gradients(
         to_write(*N, I) if draw.random() < 0.7 and x.is_floating_point() else None,
         [to_write(1, B, H) if draw.random() < 0.7 else None],

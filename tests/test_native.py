@@ -233,7 +233,8 @@ def test_inputs_need_not_be_contiguous():
     spread = torch.full((T, B, 2 * H), torch.nan, dtype=x.dtype)[..., ::2]
     spread.copy_(expected["h"])
     into: Any = Gradients(None, [None], [torch.empty(3 * H, 2 * I, dtype=x.dtype)[::3, ::2], None, None, None])
-    made = reference.forward(cell, Weights(layout, weights), x, [h0[None]], Steps(T, B))._replace(y=spread)
+    made = reference.forward(cell, Weights(layout, weights), x, [h0[None]], Steps(T, B))
+    made.y = spread
     native.backward(cell, Weights(layout, weights), made, x, [h0[None]], Steps(T, B), dh, [h0[None]], into)
     assert_close(into.weights[0], expected["dweight_ih"])
 

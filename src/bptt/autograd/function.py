@@ -8,7 +8,7 @@ says, and of the inputs those that side B reads. Second derivatives, torch.func 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,12 +66,12 @@ def layer(
     if kind.engine is reference and not x.is_floating_point():
         operators.check_tokens_of_layer(cell, torch_layout, weights, x)
     if torch.is_grad_enabled():
-        y, *last = _Layer.apply(_How(kind, steps, index), x, *first, *weights, *extras)
+        y, *last = _Layer.apply((kind, steps, index), x, *first, *weights, *extras)
         return y, tuple(last)
     if recorder.get() is None:
         made = kind.engine.forward(cell, Weights(kind.layout, weights), x, first, steps, extras)
     else:
-        made = _side_a(_How(kind, steps, index), x, (*first, *weights, *extras))[0]
+        made = _side_a((kind, steps, index), (x, *first, *weights, *extras))[0]
     return made.y, made.last
 
 
@@ -102,8 +102,8 @@ def on_torch(x: Tensor, weight: Tensor, activation: str) -> bool:
 class _Kind:
     """The common part of all calls of layers of one cell, on one device, in one dtype.
 
-    The tensors of a call beside x are the first states up to `states`, the weights up to `weights`, the masks up to
-    `masks`, then the inputs.
+    The tensors of a call are x, the first states up to `states`, the weights up to `weights`, the masks up to `masks`,
+    then the inputs.
     """
 
     cell: Cell
@@ -116,7 +116,7 @@ class _Kind:
 
 @lru_cache
 def _unread(kind: _Kind, needed: tuple[bool, ...]) -> tuple[int, ...]:
-    """Places of the tensors, x at 0, that the way back does not read. needed: of which arguments a gradient is."""
+    """Places of the tensors that the way back does not read. needed: of which arguments a gradient is."""
     read = read_by_side_b(kind.cell, kind.layout, needed[1:])
     return tuple(k for k, is_read in enumerate(read) if not is_read)
 
@@ -124,18 +124,14 @@ def _unread(kind: _Kind, needed: tuple[bool, ...]) -> tuple[int, ...]:
 @lru_cache
 def _kind(cell: Cell, torch_layout: bool, device: str, dtype: torch.dtype, asked: str | None) -> _Kind:
     layout, signature = Layout.of(cell, torch=torch_layout), Signature.of(cell)
-    states = len(signature.states)
+    states = 1 + len(signature.states)
     weights = states + len(layout.names)
     engine = choose(device, dtype, cell).engine
     return _Kind(cell, layout, engine, states, weights, weights + len(signature.masks))
 
 
-class _How(NamedTuple):
-    """Options of one layer call."""
-
-    kind: _Kind
-    steps: Steps
-    place: int
+_How = tuple[_Kind, Steps, int]
+"""Options of one layer call; the last is which layer of a stack this is."""
 
 
 def without_autocast(backward: Backward) -> Backward:
@@ -154,22 +150,21 @@ def without_autocast(backward: Backward) -> Backward:
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, how: _How, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        made, record = _side_a(how, x, tensors)
+    def forward(ctx: Any, how: _How, *tensors: Any) -> tuple[Tensor, ...]:
+        made, record = _side_a(how, tensors)
         ctx.set_materialize_grads(False)
-        inputs: list[Any] = [x, *tensors]
+        inputs = [*tensors]
         unread: list[tuple[int, Tensor, int]] = []
         if record is None:
             # Those that are not read may change meanwhile; only second derivatives want them as they were.
-            for k in _unread(how.kind, ctx.needs_input_grad):
+            for k in _unread(how[0], ctx.needs_input_grad):
                 tensor = inputs[k]
                 if tensor is not None:
                     unread.append((k, tensor, version(tensor)))
                     inputs[k] = None
         ctx.call = how, record, unread
-        y, last, kept, _ = made
-        ctx.save_for_backward(*inputs, y, *kept)
-        return y, *last
+        ctx.save_for_backward(*inputs, made.y, *made.kept)
+        return made.y, *made.last
 
     @staticmethod
     @without_autocast
@@ -192,11 +187,11 @@ class _Layer(torch.autograd.Function):
         return None, *operators.gradients_by_reference(call, inputs, needs[1:], cotangents)
 
 
-def _side_a(how: _How, x: Tensor, tensors: Sequence[Any]) -> tuple[Made, Record | None]:
+def _side_a(how: _How, tensors: Sequence[Any]) -> tuple[Made, Record | None]:
     """And a record if anybody is watching."""
     kind, steps, place = how
-    cell, states, end = kind.cell, kind.states, kind.weights
-    first, weights, extras = tensors[:states], Weights(kind.layout, tensors[states:end]), tensors[end:]
+    cell, states, end, x = kind.cell, kind.states, kind.weights, tensors[0]
+    first, weights, extras = tensors[1:states], Weights(kind.layout, tensors[states:end]), tensors[end:]
     watching = recorder.get()
     made = kind.engine.forward(cell, weights, x, first, steps, extras, values=watching is not None)
     if watching is None:
@@ -216,10 +211,10 @@ def _side_a(how: _How, x: Tensor, tensors: Sequence[Any]) -> tuple[Made, Record 
     return made, record
 
 
-def _gradients(ctx: Any, tensors: Sequence[Any], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _gradients(ctx: Any, tensors: tuple[Any, ...], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
     (kind, steps, _), record, unread = ctx.call
-    states, end, masks = 1 + kind.states, 1 + kind.weights, 1 + kind.masks
-    _, *needs = ctx.needs_input_grad
+    states, end = kind.states, kind.weights
+    needs = ctx.needs_input_grad[1:]
     number = len(needs)
     inputs = [*tensors[:number]]
     for k, tensor, _ in unread:
@@ -228,18 +223,20 @@ def _gradients(ctx: Any, tensors: Sequence[Any], cotangents: Sequence[Tensor | N
     for k, need in enumerate(needs):
         if need:  # only those of weights may have any strides
             tensor = inputs[k]
-            gradients[k] = torch.empty_like(tensor) if states <= k < end else tensor.new_empty(tensor.shape)
+            gradients[k] = torch.empty_like(tensor) if states <= k < end else tensor.new_empty(*tensor.shape)
     for k, tensor, _ in unread:
         inputs[k] = gradients[k] if needs[k] else _in_its_place(tensor)
-    x, y, *kept = inputs[0], *tensors[number:]
+    x, y, kept = inputs[0], tensors[number], tensors[number + 1 :]
     dx, d_first = gradients[0], gradients[1:states]
     if record is not None:
         dx = x.new_empty(x.shape) if x.is_floating_point() else None
         d_first = [h.new_empty(1, *h.shape) for h in record.first.values()]
-    into = Gradients(dx, d_first, gradients[states:end], gradients[masks:], None if record is None else {}, own=True)
+    into = Gradients(
+        dx, d_first, gradients[states:end], gradients[kind.masks :], None if record is None else {}, own=True
+    )
     first, weights, extras = inputs[1:states], Weights(kind.layout, inputs[states:end]), inputs[end:]
     dy, *d_last = cotangents
-    made = Made(y, (), tuple(kept))
+    made = Made(y, (), kept)
     kind.engine.backward(kind.cell, weights, made, x, first, steps, dy, d_last, into, extras)
     if record is not None:
         if not into.cotangents:  # the engine does not tell them

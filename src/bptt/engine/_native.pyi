@@ -12,6 +12,9 @@ class Activation(enum.Enum):
     identity = 3
 
 class _Precision(Protocol):
+    def address(self, tensor: object, shape: tuple[int, ...], /) -> int:
+        """Of a contiguous tensor of this dtype and shape, whole in its storage on the CPU; 0 for any other."""
+
     def forward_layer(
         self,
         T: int,

@@ -1,9 +1,9 @@
 """Arrays as the C++ side reads them: checked once, then handed over as bare addresses.
 
-An exchange by DLPack for each array would cost more than a short layer takes. The checks keep the C++ side from
-reading beyond an array: shapes, and that the storage reaches as far (resizing a storage, as FSDP does, leaves the
-shape). Inputs that are not contiguous are copied, and those that torch keeps negated are resolved; weights and their
-gradients may have any strides, so torch's transposed weights are read and written where they lie.
+The checks keep the C++ side from reading beyond an array: shapes, and that the storage reaches as far (resizing a
+storage, as FSDP does, leaves the shape). Inputs that are not contiguous are copied, and those that torch keeps negated
+are resolved; weights and their gradients may have any strides, so torch's transposed weights are read and written where
+they lie.
 """
 
 import torch
@@ -13,6 +13,7 @@ from bptt.engine import _native, activations
 from bptt.engine.steps import Steps
 
 _PRECISIONS = {torch.float32: _native.float32, torch.float64: _native.float64}
+_DTYPES = {precision: dtype for dtype, precision in _PRECISIONS.items()}
 _ACTIVATIONS = {name: _native.Activation[name] for name in activations.ACTIVATIONS}
 
 
@@ -61,34 +62,30 @@ def transposed(array: Tensor | None) -> tuple[int, int, int]:
     return address(array), column, row
 
 
-def address_of(name: str, array: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...], held: list[Tensor]) -> int:
+def address_of(
+    name: str, array: Tensor | None, precision: "_native._Precision", shape: tuple[int, ...], held: list[Tensor]
+) -> int:
     """Address of an array that is read, after all checks; 0 for none. A copy that it needs is held."""
     if array is None:
         return 0
-    if (
-        array.dtype is dtype
-        and array.is_cpu
-        and array.shape == shape
-        and array.is_contiguous()
-        and not array.storage_offset()
-        and array.nbytes <= len(array.untyped_storage())
-        and not array.is_neg()
-    ):  # what is usual is quick to ask
-        return array.data_ptr() or address(array)
-    array = require(name, array, dtype, shape)
-    held.append(array)
-    return address(array)
+    at = precision.address(array, shape)  # what is usual is quick to ask
+    if not at:
+        array = require(name, array, _DTYPES[precision], shape)
+        held.append(array)
+        at = address(array)
+    return at
 
 
 def transposed_of(
-    name: str, array: Tensor | None, dtype: torch.dtype, shape: tuple[int, int], held: list[Tensor]
+    name: str, array: Tensor | None, precision: "_native._Precision", shape: tuple[int, int], held: list[Tensor]
 ) -> tuple[int, int, int]:
     """Address and strides of the sheet's W, given torch's, which is its transpose; after all checks."""
     if array is None:
         return 0, 0, 0
-    if array.is_contiguous():
-        return address_of(name, array, dtype, shape, held), 1, shape[1]
-    array = require(name, array, dtype, shape, strided=True)
+    at = precision.address(array, shape)  # what is usual is quick to ask
+    if at:
+        return at, 1, shape[1]
+    array = require(name, array, _DTYPES[precision], shape, strided=True)
     held.append(array)
     return transposed(array)
 

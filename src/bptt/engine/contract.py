@@ -10,7 +10,7 @@ Inputs x may be integer tokens, without the last axis: each stands for a row of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -87,7 +87,8 @@ class Layout:
         }  # fmt: skip
 
 
-class Weights(NamedTuple):
+@dataclass(slots=True)
+class Weights:
     """The tensors of a layer in the order of its layout. On the way back those that it does not read may be None."""
 
     layout: Layout
@@ -103,7 +104,8 @@ class Weights(NamedTuple):
         return found
 
 
-class Made(NamedTuple):
+@dataclass(slots=True)
+class Made:
     """y     the output of all steps
     last    of each state the last value of every row, (1, B, ·): its first for a row without steps
     kept    arrays of all steps, one for each of `Signature.kept`
@@ -116,7 +118,7 @@ class Made(NamedTuple):
     values: dict[str, Tensor] | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Gradients:
     """Arrays that receive gradients; None is not asked for.
 

@@ -22,6 +22,7 @@ from bptt.engine.arrays import (
     address_of,
     check_storage,
     precision_of,
+    require,
     require_output,
     sizes_of,
     transposed,
@@ -180,7 +181,7 @@ def forward_layer(
     precision = precision_of("weight_ih", dtype)
     sizes, rows = sizes_of("x", x, steps)
     held: list[Tensor] = []
-    x_at, tokens_at = _input(x, dtype, rows, I, held)
+    x_at, tokens_at = _input(x, precision, rows, I, held)
     h = weight_ih.new_empty(*rows, H) if out is None else out
     if not own:
         for name, array, shape in (("out", h, (*rows, H)), ("h_n", h_n, (1, B, H)), ("total", total, (*rows, H))):
@@ -196,11 +197,11 @@ def forward_layer(
         activation_of(activation),
         x_at,
         tokens_at,
-        *transposed_of("weight_ih", weight_ih, dtype, (H, I), held),
-        *transposed_of("weight_hh", weight_hh, dtype, (H, H), held),
-        address_of("bias_ih", bias_ih, dtype, (H,), held),
-        address_of("bias_hh", bias_hh, dtype, (H,), held),
-        address_of("h0", h0, dtype, (1, B, H), held),
+        *transposed_of("weight_ih", weight_ih, precision, (H, I), held),
+        *transposed_of("weight_hh", weight_hh, precision, (H, H), held),
+        address_of("bias_ih", bias_ih, precision, (H,), held),
+        address_of("bias_hh", bias_hh, precision, (H,), held),
+        address_of("h0", h0, precision, (1, B, H), held),
         address(h),
         address(h_n),
         address(total),
@@ -262,7 +263,7 @@ def backward_layer(
             if array is not None:
                 require_output(name, array, dtype, shape, strided=True)
     held: list[Tensor] = []
-    x_at, tokens_at = _input(x, dtype, rows, I, held)
+    x_at, tokens_at = _input(x, precision, rows, I, held)
     precision.backward_layer(
         T,
         B,
@@ -273,12 +274,12 @@ def backward_layer(
         activation_of(activation),
         x_at,
         tokens_at,
-        *transposed_of("weight_ih", weight_ih, dtype, (H, I), held),
-        *transposed_of("weight_hh", weight_hh, dtype, (H, H), held),
-        address_of("dh", dh, dtype, (*rows, H), held),
-        address_of("dh_n", dh_n, dtype, (1, B, H), held),
-        address_of("h", h, dtype, (*rows, H), held),
-        address_of("h0", h0, dtype, (1, B, H), held),
+        *transposed_of("weight_ih", weight_ih, precision, (H, I), held),
+        *transposed_of("weight_hh", weight_hh, precision, (H, H), held),
+        address_of("dh", dh, precision, (*rows, H), held),
+        address_of("dh_n", dh_n, precision, (1, B, H), held),
+        address_of("h", h, precision, (*rows, H), held),
+        address_of("h0", h0, precision, (1, B, H), held),
         address(da),
         address(dh0),
         address(total),
@@ -302,11 +303,13 @@ def _width_and_inputs(weight_ih: Tensor) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _input(x: Tensor, dtype: torch.dtype, rows: tuple[int, ...], I: int, held: list[Tensor]) -> tuple[int, int]:
+def _input(
+    x: Tensor, precision: "_native._Precision", rows: tuple[int, ...], I: int, held: list[Tensor]
+) -> tuple[int, int]:
     """The address of x, one of numbers and tokens being 0."""
     if x.is_floating_point():
-        return address_of("x", x, dtype, (*rows, I), held), 0
+        return address_of("x", x, precision, (*rows, I), held), 0
     check_storage(x=x)
-    tokens = x.to(torch.int64)
+    tokens = require("x", x.to(torch.int64), torch.int64, rows)
     held.append(tokens)
-    return 0, address_of("x", tokens, torch.int64, rows, held)
+    return 0, address(tokens)

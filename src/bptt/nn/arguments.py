@@ -53,7 +53,7 @@ def checked_input(x: Tensor, input_size: int, weight: Tensor) -> Tensor:
     """x of a layer (..., input_size), tokens as int64."""
     if not (x.dtype is weight.dtype and x.is_cpu and weight.is_cpu):  # what is usual is quick to ask
         x = checked_kind(x, weight)
-    if x.is_floating_point() and x.size(-1) != input_size:
+    if x.is_floating_point() and x.shape[-1] != input_size:
         raise RuntimeError(
             f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]} "
             f"in an input of shape {tuple(x.shape)}"
@@ -81,7 +81,7 @@ def checked_kind(x: Tensor, weight: Tensor) -> Tensor:
 def checked_state(hx: Tensor, expected: tuple[int, ...], weight: Tensor, name: str = "hx") -> Tensor:
     """hx (layers, batch, hidden_size) as expected."""
     hx = checked_kind_of_state(hx, weight)
-    if tuple(hx.shape) != expected:
+    if hx.shape != expected:
         raise RuntimeError(
             f"Expected {'hidden' if name == 'hx' else name} size {expected}, got {list(hx.shape)}. "
             "Is the batch axis in the right place? It does not move with batch_first."

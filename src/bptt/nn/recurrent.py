@@ -90,8 +90,8 @@ class Layers(torch.nn.Module):
         """The parameters of one layer and direction."""
         raise NotImplementedError
 
-    def completed(self, k: int, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The weights of one layer and direction, as the cell's layout has them, in the dtype of its parameters."""
+    def completed(self, parameters: list[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
+        """The weights of each layer and direction, as the cell's layout has them, in the dtype of its parameters."""
         return parameters
 
     def learnt_first(self, k: int) -> OfLayer:
@@ -113,7 +113,7 @@ class Layers(torch.nn.Module):
 
     @property
     def count(self) -> int:
-        return self.num_layers * self.directions
+        return self.num_layers * (2 if self.bidirectional else 1)
 
     def called(
         self,
@@ -149,7 +149,7 @@ class Layers(torch.nn.Module):
         check_axes(input, axes)
         unbatched, batch_axis = input.dim() == axes - 1, 0 if self.batch_first else 1
         x = checked_input(input.unsqueeze(batch_axis) if unbatched else input, self.input_size, like)
-        B = x.size(batch_axis)
+        B = x.shape[batch_axis]
         states = self._given(hx, B, like, unbatched=unbatched)
         further = NOTHING_FURTHER
         if inputs is not None or self.reads_further:
@@ -337,7 +337,7 @@ class Layers(torch.nn.Module):
                 f"steps; got {self!r}. Set checkpoint=None."
             )
         masks = self._masks(cell, x, states, further, like, sizes)
-        weights = [self.completed(k, of_layer) for k, of_layer in enumerate(weights)]
+        weights = self.completed(weights)
         dropout = self.dropout if self.training else 0.0
         if checkpoint is not None and not self.bidirectional and isinstance(self.hidden_size, int):
             assert not isinstance(sizes, Tensor)  # who traces has no checkpoint
@@ -729,11 +729,14 @@ class Recurrent(Layers):
     def tensors_of(self, k: int) -> Sequence[Tensor]:
         return [getattr(self, self._called(name, k)) for name in self._names]
 
-    def completed(self, k: int, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
-        given = dict(zip(self._names, parameters, strict=True))
-        if self.cell.sheet.fixed:
-            given |= fixed_lines(self.cell, given, self._lengths(k))
-        return [given[name] for name in self._layout.names]
+    def completed(self, parameters: list[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
+        found = []
+        for k, of_layer in enumerate(parameters):
+            given = dict(zip(self._names, of_layer, strict=True))
+            if self.cell.sheet.fixed:
+                given |= fixed_lines(self.cell, given, self._lengths(k))
+            found.append([given[name] for name in self._layout.names])
+        return found
 
     def learnt_first(self, k: int) -> OfLayer:
         return [getattr(self, self._called(f"{name}0", k))[None, None] for name in self.cell.sheet.states]
