@@ -9,8 +9,8 @@ from bptt.autograd.recorded import recorder
 from bptt.engine.blocks import Checkpoint
 from bptt.errors import InputError
 from bptt.nn.arguments import TOKENS, checked_input
+from bptt.nn.layers import NOTHING_FURTHER
 from bptt.nn.precision import returned_dtype
-from bptt.nn.recurrent import NOTHING_FURTHER
 from bptt.nn.rnn import RNN
 from bptt.sheet import losses
 

@@ -19,8 +19,8 @@ from bptt.autograd import function
 from bptt.engine import blocks
 from bptt.nn import initial, options, tracers
 from bptt.nn.arguments import checked_sizes
+from bptt.nn.layers import FirstStates, Functions, Further, Layers, OfLayer
 from bptt.nn.options import Nonlinearity
-from bptt.nn.recurrent import Functions, Further, Layers, OfLayer, State
 from bptt.sheet import Cell
 
 
@@ -234,7 +234,7 @@ class RNN(Layers, torch.nn.RNN):
     def forward(
         self,
         input: Tensor,
-        hx: State | None = None,
+        hx: FirstStates | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
@@ -242,13 +242,13 @@ class RNN(Layers, torch.nn.RNN):
     ) -> tuple[Tensor, Any]: ...
     @overload
     def forward(
-        self, input: PackedSequence, hx: State | None = None, *, return_all_layers: Literal[False] = False
+        self, input: PackedSequence, hx: FirstStates | None = None, *, return_all_layers: Literal[False] = False
     ) -> tuple[PackedSequence, Any]: ...
     @overload
     def forward(
         self,
         input: Any,
-        hx: State | None = None,
+        hx: FirstStates | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
@@ -257,7 +257,7 @@ class RNN(Layers, torch.nn.RNN):
     def forward(
         self,
         input: Any,
-        hx: State | None = None,
+        hx: FirstStates | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
@@ -274,7 +274,7 @@ class RNN(Layers, torch.nn.RNN):
     def _slow_forward(
         self,
         input: Any,
-        hx: State | None = None,
+        hx: FirstStates | None = None,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         return_all_layers: bool = False,
