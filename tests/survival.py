@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 from cases import weights_in
 
@@ -58,7 +59,9 @@ class Command:
 
     def __init__(self, *arguments: object, before: Callable[[], object] = lambda: None) -> None:
         out, self._told = os.pipe()
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        errors, path = tempfile.mkstemp()
+        os.unlink(path)
+        self._errors = os.fdopen(errors, "w+")
         self.out = os.fdopen(out)
         self.process = os.fork()
         if self.process:
@@ -96,7 +99,7 @@ class Command:
 
 def undrawn() -> None:
     """No curve, which costs more than all else; warnings are lines on stderr, as outside of pytest."""
-    runs.Run.draw = lambda run: run.path  # type: ignore[method-assign]
+    patch.object(runs.Run, "draw", lambda run: run.path).start()
     warnings.resetwarnings()
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from drawn import ALL, EVERY_OPTION, Drawn, drawn
 from published_cells import PUBLISHED
 from torch import Tensor
 from torch._dynamo.exc import Unsupported
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
@@ -146,6 +148,16 @@ def test_opcheck_of_tokens(cell: Cell, torch_layout: bool) -> None:
     given = drawn(cell, Steps(4, 3), tokens=True, torch_layout=torch_layout)
     torch.library.opcheck(torch.ops.bptt.layer.default, arguments_of(given))
     torch.library.opcheck(torch.ops.bptt.layer_backward.default, arguments_of_backward(given))
+
+
+def test_the_gradient_of_a_mask_is_refused() -> None:
+    given = drawn(CELLS["all options"], Steps(4, 3))
+    *arguments, needed, samples = arguments_of_backward(given)
+    of_mask = [*needed]
+    of_mask[1 + len(given.first) + len(given.weights.tensors)] = True
+    for mode in (nullcontext(), FakeTensorMode(allow_non_fake_inputs=True)):
+        with mode, pytest.raises(ValueError, match=r"a mask, .* has no gradient"):
+            operators.layer_backward(*arguments, of_mask, samples)
 
 
 def test_a_packed_batch_without_h0_has_rows_that_tracing_does_not_know() -> None:

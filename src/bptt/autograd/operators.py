@@ -43,9 +43,8 @@ class Call(NamedTuple):
         cell: str | Cell, torch_layout: bool, reverse: bool, sizes: Tensor | None, x: Tensor, first: Tensors
     ) -> "Call":
         cell = _cell(cell) if isinstance(cell, str) else cell
-        steps = Steps.of(x, None if sizes is None else sizes.tolist(), reverse)
-        if len(first) and first[0] is not None:
-            steps = steps._replace(B=first[0].shape[1])
+        B = first[0].shape[1] if len(first) and first[0] is not None else None
+        steps = Steps.of(x, None if sizes is None else sizes.tolist(), reverse, B)
         return Call(cell, Layout.of(cell, torch=torch_layout), steps)
 
     def parts(self, flat: Sequence[Any]) -> tuple[Any, list[Any], list[Any], list[Any]]:
@@ -97,12 +96,13 @@ def layer_backward(
 
     d        the cotangents, of the output and of the last states that `layer` returned, for which `given` is true
     made     all that `layer` returned
-    needed   one for each of x, the states, the weights and the extras
+    needed   one for each of x, the states, the weights and the extras; ValueError where a mask is among them
     samples  unless 0, row r of sample v is row r * samples + v of the batch, and the gradients of the weights are those
              of each sample, which come in front
     """
     call = Call.of(cell, torch_layout, reverse, sizes, x, first)
     states, own = call.states(first), Weights(call.layout, weights)
+    _check_needed(call.cell, needed, len(extras))
     flat = [x, *states, *weights, *extras]
     arrays = [t.new_empty(t.shape) if need and t is not None else None for t, need in zip(flat, needed, strict=True)]
     dx, d_first, d_weights, d_extras = call.parts(arrays)
@@ -155,6 +155,7 @@ def _(
     reverse: bool, needed: Sequence[bool], samples: int,
 ) -> list[Tensor]:  # fmt: skip
     states = first or [None] * len(Signature.of(_cell(cell)).states)
+    _check_needed(_cell(cell), needed, len(extras))
     each = [samples] if samples else []
     shapes = [
         *(None if t is None else t.shape for t in (x, *states)),
@@ -165,6 +166,16 @@ def _(
     return [
         like.new_empty(shape) for shape, need in zip(shapes, needed, strict=True) if need and shape is not None
     ]  # fmt: skip
+
+
+def _check_needed(cell: Cell, needed: Sequence[bool], extras: int) -> None:
+    signature = Signature.of(cell)
+    of_extras = needed[len(needed) - extras :]
+    asked = [name for name, need in zip(signature.masks, of_extras, strict=False) if need]
+    if asked:
+        raise ValueError(
+            f"a mask, of drop or declared as rows, has no gradient; that of {', '.join(asked)} is needed. Leave it out."
+        )
 
 
 def _spread(d: Sequence[Tensor], given: Sequence[bool]) -> list[Tensor | None]:

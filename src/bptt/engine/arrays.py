@@ -13,6 +13,8 @@ from bptt.engine import _native, activations
 from bptt.engine.steps import Steps
 
 _PRECISIONS = {torch.float32: _native.float32, torch.float64: _native.float64}
+ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "σ": "sigmoid", "identity": "identity"}
+"""The functions that the engine knows as φ, by their names in the sheet."""
 _DTYPES = {precision: dtype for dtype, precision in _PRECISIONS.items()}
 _ACTIVATIONS = {name: _native.Activation[name] for name in activations.ACTIVATIONS}
 

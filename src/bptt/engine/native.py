@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bptt.engine import _native, native_cells
 from bptt.engine.arrays import (
+    ACTIVATIONS,
     activation_of,
     address,
     address_of,
@@ -34,8 +35,6 @@ from bptt.sheet import Cell
 from bptt.sheet.expressions import Call, Name, Product, Sum
 
 INSTRUCTION_SET: str = _native.instruction_set
-ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "σ": "sigmoid", "identity": "identity"}
-"""The functions that the engine knows, by their names in the sheet."""
 
 
 def serves(cell: Cell) -> bool:

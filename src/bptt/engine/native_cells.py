@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from bptt.engine import _native
 from bptt.engine.arrays import (
+    ACTIVATIONS,
     activation_of,
     address,
     check_storage,
@@ -48,7 +49,7 @@ def options(cell: Cell) -> Options | None:
     function = sheet.functions.get("φ", "")
     leak = sheet.given["λ"].start if "λ" in sheet.given else None
     norm, dropout = "γ" in sheet.given, any(given.kind == "drop" for given in sheet.given.values())
-    activation = {"tanh": "tanh", "relu": "relu", "σ": "sigmoid", "identity": "identity"}.get(function)
+    activation = ACTIVATIONS.get(function)
     if activation is None:
         return None
     for residual in (False, True):

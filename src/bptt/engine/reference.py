@@ -124,7 +124,7 @@ def backward(
         into.cotangents.update(cotangents)
     env |= of_rows | {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
     for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
-        if array is not None:
+        if array is not None:  # B11
             sent_back = side.inputs[name]
             d = y.new_zeros(1, 1) if sent_back is None else sent_back(env)
             array.copy_(d.expand(array.shape[:-1].numel(), array.shape[-1]).view(array.shape))
