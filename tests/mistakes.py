@@ -337,6 +337,8 @@ CODE = {
         "bptt.record(model, x + 99, y)": r"tokens|must lie in",
         "bptt.record(model, x, y.float())": r"class numbers, int64; got torch\.float32",
         "bptt.record(model, x, y, loss='hinge')": r"loss must be one of .*got 'hinge'",
+        "bptt.record(model, x, y, loss=torch.nn.functional.mse_loss)": r"is a name, one of .*the function mse_loss",
+        "bptt.record(rnn, torch.ones(6, 2, 4), y)": r"got none, and RNN has no loss_name\. Write loss='squared_error'",
         "bptt.record(model, x, y, weights=torch.ones(99))": r"weights must be one for each step",
         "bptt.record(torch.nn.Linear(2, 2), torch.ones(3, 2), torch.ones(3, 2), loss='squared_error')": r"made 0 calls",
         r"bptt.record(model, x, y, text='\ud800').save('half.tape')": r"must be Unicode.*lone surrogate '\\ud800'",

@@ -792,8 +792,12 @@ def test_what_record_cannot_serve_is_said() -> None:
     model, x, y = example()
     with pytest.raises(ValueError, match=r"made 0 calls.*put bptt.nn.RNN there"):
         record(torch.nn.Linear(3, 5, dtype=torch.float64), x, y, loss="cross_entropy")
-    with pytest.raises(ValueError, match="needs to know the loss"):
+    with pytest.raises(ValueError, match=r"loss is a name, one of .*; got none, and Shaped has no loss_name"):
         record(Shaped("plain"), x, y)
+    with pytest.raises(ValueError, match=r"one of cross_entropy, .*; got the function mse_loss\. Write loss='squared"):
+        record(model, x, y, loss=torch.nn.functional.mse_loss)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got MSELoss\(\)\. .* call it yourself inside bptt\.recording\(\)"):
+        record(model, x, y, loss=torch.nn.MSELoss())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="loss must be one of"):
         record(model, x, y, loss="hinge")
     with pytest.raises(ValueError, match="weights must be one for each step"):

@@ -371,10 +371,12 @@ def record(
     >>> record(model, torch.randn(7, 2, 5), torch.randint(3, (7, 2))).dh.shape
     torch.Size([7, 2, 8])
     """
-    name = loss or getattr(model, "loss_name", None)
+    name = getattr(model, "loss_name", None) if loss is None else loss
     if not isinstance(name, str):
+        got = f"none, and {type(model).__name__} has no loss_name" if name is None else _said(name)
         raise ValueError(
-            "record needs to know the loss: cross_entropy, binary_cross_entropy or squared_error; got none"
+            f"loss is a name, one of {', '.join(losses.PAIRS)}; got {got}. Write loss='squared_error', for example. "
+            "With another loss, call it yourself inside bptt.recording()."
         )
     losses.pair(name)
     parameters = {
@@ -585,6 +587,10 @@ def _step_weights(weights: Tensor, o: Tensor, batch_first: bool) -> Tensor:
             f"weights must be one for each step or have the shape {tuple(lead)}, that of the outputs without the last "
             f"axis; got {tuple(weights.shape)}"
         ) from None
+
+
+def _said(loss: Any) -> str:
+    return f"the function {loss.__name__}" if hasattr(loss, "__name__") else repr(loss)
 
 
 def _reached(record: Record, name: str) -> Tensor:
