@@ -340,7 +340,8 @@ CODE = {
         "bptt.record(model, x, y, loss=torch.nn.functional.mse_loss)": r"is a name, one of .*the function mse_loss",
         "bptt.record(rnn, torch.ones(6, 2, 4), y)": r"got none, and RNN has no loss_name\. Write loss='squared_error'",
         "bptt.record(model, x, y, weights=torch.ones(99))": r"weights must be one for each step",
-        "bptt.record(torch.nn.Linear(2, 2), torch.ones(3, 2), torch.ones(3, 2), loss='squared_error')": r"made 0 calls",
+        "bptt.record(torch.nn.Linear(2, 2), torch.ones(3, 2), torch.ones(3, 2), loss='squared_error')": r"made 0 such",
+        "bptt.record(two, torch.ones(6, 2, 4), y, loss='cross_entropy')": r"RNN, Recurrent or RNNCell; Two made 2",
         r"bptt.record(model, x, y, text='\ud800').save('half.tape')": r"must be Unicode.*lone surrogate '\\ud800'",
         "tape.grad('W_xx')": r"gradients are those of .*got 'W_xx'",
         "tape.grad('W_hh', step=99)": r"step must lie in \[-6, 6\); got 99",
@@ -556,6 +557,17 @@ def tapes(at: Path) -> None:
     with_arrays("token-outside", **{"layers.0.forward.x": arrays["layers.0.forward.x"] + 99})
 
 
+class Two(torch.nn.Module):
+    """Two recurrent modules, one on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.upper = bptt.nn.Recurrent("gru", 4, 8), bptt.nn.Recurrent("gru", 8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.upper(self.lower(x)[0])[0]
+
+
 def names() -> dict[str, Any]:
     """What the Python entries can name."""
     torch.manual_seed(0)
@@ -576,7 +588,7 @@ def names() -> dict[str, Any]:
         "schedules": schedules, "train": train, "truncated": truncated, "worked": worked, "Recipe": Recipe,
         "model": model, "rnn": rnn, "jordan": bptt.nn.Jordan(4, 8, 5), "x": x, "y": y, "o": torch.zeros(6, 2, 5),
         "tape": bptt.record(model, x, y), "unfinished": tapes[0],
-        "freed": freed,
+        "freed": freed, "two": Two(),
     }  # fmt: skip
 
 

@@ -788,10 +788,24 @@ def test_an_interrupted_save_leaves_the_old_tape(tmp_path: Path, monkeypatch: py
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.tape"]
 
 
+class Two(torch.nn.Module):
+    """Two recurrent modules of any cell, one on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.upper = (Recurrent("elman", I, 5, dtype=torch.float64) for I in (3, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.upper(self.lower(x)[0])[0]
+
+
 def test_what_record_cannot_serve_is_said() -> None:
     model, x, y = example()
-    with pytest.raises(ValueError, match=r"made 0 calls.*put bptt.nn.RNN there"):
+    with pytest.raises(ValueError, match=r"Linear made 0 such calls\. Put bptt\.nn\.RNN .*Recurrent\('lstm', \.\.\.\)"):
         record(torch.nn.Linear(3, 5, dtype=torch.float64), x, y, loss="cross_entropy")
+    several = "takes a model that calls one recurrent module .*, RNN, Recurrent or RNNCell; Two made 2 such calls"
+    with pytest.raises(ValueError, match=rf"{several}\. Run .* inside bptt\.recording\(\)"):
+        record(Two(), x, y, loss="cross_entropy")
     with pytest.raises(ValueError, match=r"loss is a name, one of .*; got none, and Shaped has no loss_name"):
         record(Shaped("plain"), x, y)
     with pytest.raises(ValueError, match=r"one of cross_entropy, .*; got the function mse_loss\. Write loss='squared"):

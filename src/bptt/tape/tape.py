@@ -1,7 +1,7 @@
 """The tape: every number of both sides of a network, from the fast path, for looking at.
 
     tape = record(model, x, targets, loss="cross_entropy")      a pass of its own, the model left as it was
-    with recording() as tapes: ...                              inside anybody's own loop, one tape per RNN call
+    with recording() as tapes: ...                              inside anybody's own loop, one tape for each call
 
 Of each layer and direction a `bptt.tape.Record` is kept: x, every value and its gradient, weights and summed gradients,
 as the engine left them. Above the layers: o, y_hat, loss, do, w, targets and the readout W_ho, b_o.
@@ -354,7 +354,7 @@ def record(
     vocabulary: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> Tape:
-    """The tape of one forward and backward pass of a model that calls one `bptt.nn.RNN`.
+    """The tape of one forward and backward pass of a model that calls one recurrent module of `bptt.nn`, once.
 
     The pass is the model's own, on the fast path. It leaves no trace: parameters' .grad, buffers such as running means
     and the state of the random generators stay as they were, and dropout draws what it would have drawn next.
@@ -365,7 +365,8 @@ def record(
     weights  w of B1: one for each step, (T,), or of the shape of o without its last axis; default a mean
     text, vocabulary, seed   kept on the tape: the text x came from, the characters by token number, where weights began
 
-    Raises ValueError when the model calls no RNN or several (`recording` serves those), or its output fits no step.
+    Raises ValueError when the model makes no such call or several (`recording` serves those), or its output fits no
+    step.
 
     >>> model = bptt.nn.Elman(5, 8, 3)
     >>> record(model, torch.randn(7, 2, 5), torch.randint(3, (7, 2))).dh.shape
@@ -390,8 +391,8 @@ def record(
             output = functional_call(model, parameters | buffers, arguments)
         if len(watcher.tapes) != 1:
             raise ValueError(
-                f"record wants a model that calls one bptt.nn.RNN, once; this one made {len(watcher.tapes)} calls. "
-                "For several, use bptt.recording() around a pass of your own; for torch.nn.RNN, put bptt.nn.RNN there."
+                "record takes a model that calls one recurrent module of bptt.nn once, RNN, Recurrent or RNNCell; "
+                f"{type(model).__name__} made {len(watcher.tapes)} such calls. {_instead(len(watcher.tapes))}"
             )
         (tape,) = watcher.tapes
         o: Tensor = output[0] if isinstance(output, tuple | list) else output
@@ -418,7 +419,7 @@ def record(
 
 @contextmanager
 def recording() -> Iterator[list[Tape]]:
-    """A list that receives one tape for each call of a `bptt.nn.RNN` or `RNNCell` made inside the context.
+    """A list that receives one tape for each call of a recurrent module of `bptt.nn` made inside the context.
 
     Side A is there when the call returns, side B as soon as a backward pass has run, inside the context or after it.
     Nothing that is computed changes; what torch.compile has compiled runs uncompiled inside the context. A
@@ -587,6 +588,12 @@ def _step_weights(weights: Tensor, o: Tensor, batch_first: bool) -> Tensor:
             f"weights must be one for each step or have the shape {tuple(lead)}, that of the outputs without the last "
             f"axis; got {tuple(weights.shape)}"
         ) from None
+
+
+def _instead(calls: int) -> str:
+    if calls:
+        return "Run both passes yourself inside bptt.recording(), which gives a tape for each call."
+    return "Put bptt.nn.RNN in the place of torch.nn.RNN, bptt.nn.Recurrent('lstm', ...) in that of torch.nn.LSTM."
 
 
 def _said(loss: Any) -> str:
