@@ -344,6 +344,9 @@ CODE = {
         "bptt.record(two, torch.ones(6, 2, 4), y, loss='cross_entropy')": r"RNN, Recurrent or RNNCell; Two made 2",
         r"bptt.record(model, x, y, text='\ud800').save('half.tape')": r"must be Unicode.*lone surrogate '\\ud800'",
         "tape.grad('W_xx')": r"gradients are those of .*got 'W_xx'",
+        "of_lstm.grad('W_hf')": r"is for the plain cell, .* the cell 'lstm'; .*layers\[0\]\.d_weights\['W_hf'\]",
+        "of_lstm.grad('W_hh')": r"the cell 'lstm', with W_xi, .*; got 'W_hh'",
+        "of_lstm.check()": r"know the plain cell",
         "tape.grad('W_hh', step=99)": r"step must lie in \[-6, 6\); got 99",
         "tape.layer(3)": r"layer must lie in \[-1, 1\); got 3",
         "tape.layer(0, 'sideways')": r"direction must be 'forward' or 'reverse'",
@@ -573,8 +576,9 @@ def names() -> dict[str, Any]:
     torch.manual_seed(0)
     model, rnn = bptt.nn.Elman(5, 8, 5), bptt.nn.RNN(4, 8)
     x, y = torch.arange(12).view(6, 2) % 5, (torch.arange(12).view(6, 2) + 1) % 5
-    with bptt.recording() as tapes:
+    with bptt.recording() as tapes, bptt.using("reference"):
         rnn(torch.ones(6, 2, 4))
+        bptt.nn.Recurrent("lstm", 4, 8)(torch.ones(6, 2, 4))[0].sum().backward()
     freed = torch.ones(6, 2, 4)
     freed.untyped_storage().resize_(0)
 
@@ -587,7 +591,7 @@ def names() -> dict[str, Any]:
         "bptt": bptt, "torch": torch, "data": data, "forcing": forcing, "losses": losses, "runs": runs, "table": table,
         "schedules": schedules, "train": train, "truncated": truncated, "worked": worked, "Recipe": Recipe,
         "model": model, "rnn": rnn, "jordan": bptt.nn.Jordan(4, 8, 5), "x": x, "y": y, "o": torch.zeros(6, 2, 5),
-        "tape": bptt.record(model, x, y), "unfinished": tapes[0],
+        "tape": bptt.record(model, x, y), "unfinished": tapes[0], "of_lstm": tapes[1],
         "freed": freed, "two": Two(),
     }  # fmt: skip
 

@@ -464,21 +464,36 @@ def test_a_tape_keeps_further_inputs_as_they_were() -> None:
 def test_what_a_tape_knows_of_the_plain_cell_alone_is_refused_for_others(kind: str, tmp_path: Path) -> None:
     with recording() as tapes:
         CELLS[kind]()(torch.randn(6, 2, 3, dtype=torch.float64))[0].sum().backward()
-    direction = "reverse" if tapes[0].bidirectional else None
     for ask in (
         lambda tape: tape.check(),
         lambda tape: tape.save(tmp_path / "a.tape"),
         lambda tape: tape.page(tmp_path / "a.html"),
         lambda tape: tape.a,
         lambda tape: tape.da,
-        lambda tape: tape.grad("W_hh", direction=direction),
-        lambda tape: tape.grad("W_hh", direction=direction, step=2),
         lambda tape: tape.layers[0].W_xh,
         lambda tape: tape.layers[0].db_h,
     ):
         with pytest.raises(InputError, match=r"know the plain cell, .* are there by name: tape\.layers"):
             ask(tapes[0])
     assert list(tmp_path.iterdir()) == []
+    for step in (None, 2):
+        with pytest.raises(InputError, match=r"^tape\.grad is for the plain cell, .*tape\.layers\[\d\]\.d_weights"):
+            tapes[0].grad("W_hh", step=step)
+
+
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_grad_says_where_the_gradients_of_other_cells_are() -> None:
+    rnn = Recurrent("lstm", 3, 4, 2, bidirectional=True)
+    with recording() as tapes:
+        rnn(torch.randn(6, 2, 3))[0].sum().backward()
+    (tape,) = tapes
+    asked: list[tuple[dict[str, Any], int]] = [({}, 2), ({"direction": "reverse"}, 3), ({"layer": 0}, 0)]
+    for options, k in asked:
+        with pytest.raises(InputError, match=r"this is the cell 'lstm'; got 'W_hf'\. What is summed") as error:
+            tape.grad("W_hf", **options)
+        assert str(error.value).endswith(f" tape.layers[{k}].d_weights['W_hf'].")
+    with pytest.raises(InputError, match=r"the cell 'lstm', with W_xi, W_hi, .*; got 'W_hh'\. .*d_weights\['W_xi'\]"):
+        tape.grad("W_hh")
 
 
 def test_a_plain_cell_with_names_of_its_own_has_a_whole_tape(tmp_path: Path) -> None:
@@ -498,7 +513,12 @@ def test_a_plain_cell_with_names_of_its_own_has_a_whole_tape(tmp_path: Path) -> 
     assert tape.check().ok
     assert torch.equal(tape.a, tape.layers[0]["z"])
     assert torch.equal(tape.W_hh, model.rnn.get_parameter("W_s_l0"))
-    assert torch.equal(tape.grad("b_h"), tape.layers[0].d_weights["b_c"])
+    for name, own in (("W_xh", "W_u"), ("W_hh", "W_s"), ("b_h", "b_c")):
+        assert torch.equal(tape.grad(name), tape.layers[0].d_weights[own])
+        assert torch.equal(tape.grad(own), tape.grad(name))
+        assert torch.equal(tape.grad(own, step=2), tape.grad(name, step=2))
+    with pytest.raises(ValueError, match=r"gradients are those of W_xh, .*, b_o, W_u, W_s, b_c; got 'W_x'"):
+        tape.grad("W_x")
     tape.page(tmp_path / "a.html")
     tape.save(tmp_path / "a.tape")
     loaded = Tape.load(tmp_path / "a.tape")

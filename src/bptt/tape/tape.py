@@ -35,6 +35,7 @@ from torch.utils.hooks import RemovableHandle
 
 from bptt.autograd.recorded import Record, recorder
 from bptt.engine import choose
+from bptt.engine.contract import Signature
 from bptt.engine.native import plain
 from bptt.engine.steps import Steps
 from bptt.errors import InputError
@@ -207,18 +208,24 @@ class Tape:
     ) -> Tensor:
         """The gradient of a parameter, B4, B5, B8, B9 or B10: summed over time, or one step's share of it.
 
-        name       "W_xh" (I, H), "W_hh" (H, H), "b_h" (H), "W_ho" (H, O) or "b_o" (O)
+        name       "W_xh" (I, H), "W_hh" (H, H), "b_h" (H), "W_ho" (H, O) or "b_o" (O); or what the text of a plain cell
+                   calls one of the first three, where that is none of these names
         step       index into the arrays of the tape, so 0 is t = 1 and -1 is t = T
         layer      which layer of a stack; 0 is the bottom, -1 the top
         direction  "forward" or "reverse", needed where there are both
 
         The shares of all steps sum to the whole. Raises ValueError for parameters that the network does not have or the
-        tape does not know, IndexError for steps and layers outside it, RuntimeError before the backward pass.
+        tape does not know, IndexError for steps and layers outside it, RuntimeError before the backward pass, and
+        InputError for parameters of other cells than the plain one, whose gradients are in `layers`.
         """
         if name in ("W_ho", "b_o"):
             return self._readout_gradient(name, step)
+        own = self._plain_names(name, layer, direction)
         if name not in ("W_xh", "W_hh", "b_h"):
-            raise ValueError(f"gradients are those of W_xh, W_hh, b_h, W_ho and b_o; got {name!r}")
+            if name not in own:
+                known = dict.fromkeys(["W_xh", "W_hh", "b_h", "W_ho", "b_o", *own])
+                raise ValueError(f"gradients are those of {', '.join(known)}; got {name!r}")
+            name = own[name]
         record = self.layer(layer, direction)
         da = _reached(record, "da")
         if name == "b_h" and record.b_h is None:
@@ -235,6 +242,24 @@ class Tape:
         if record.x.is_floating_point():
             return record.x.flatten(0, -2)[rows].mT @ da  # B9
         return torch.zeros_like(record.W_xh).index_add_(0, record.x.flatten()[rows], da)  # B9
+
+    def _plain_names(self, wanted: str, layer: int, direction: Direction | None) -> dict[str, str]:
+        """W_xh, W_hh and b_h by what the text of the plain cell calls them; InputError for other cells."""
+        cell = self.layers[-1].cell
+        found = plain(cell)
+        if found is not None:
+            own = {found.W_xh: "W_xh", found.W_hh: "W_hh"}
+            return own if found.b_h is None else own | {found.b_h: "b_h"}
+        parameters = Signature.of(cell).parameters
+        record = self._records(layer)[-1 if direction == "reverse" else 0]
+        k = next(k for k, of_call in enumerate(self.layers) if of_call is record)
+        which = "" if wanted in parameters else f", with {', '.join(parameters)}"
+        name = wanted if wanted in parameters else parameters[0]
+        raise InputError(
+            "tape.grad is for the plain cell, without leak, residual, norm and recurrent_dropout; this is the cell "
+            f"{cell.name!r}{which}; got {wanted!r}. What is summed over time is there by name: "
+            f"tape.layers[{k}].d_weights[{name!r}]."
+        )
 
     def _readout_gradient(self, name: str, step: int | None) -> Tensor:
         if self.W_ho is None:
