@@ -4,6 +4,7 @@ import copy
 import errno
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -479,6 +480,25 @@ def test_what_a_tape_knows_of_the_plain_cell_alone_is_refused_for_others(kind: s
     for step in (None, 2):
         with pytest.raises(InputError, match=r"^tape\.grad is for the plain cell, .*tape\.layers\[\d\]\.d_weights"):
             tapes[0].grad("W_hh", step=step)
+
+
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_attributes_that_a_tape_lacks_are_pointed_out_in_its_layers() -> None:
+    with recording() as tapes:
+        Recurrent("lstm", 3, 4)(torch.randn(6, 2, 3))[0].sum().backward()
+    (tape,) = tapes
+    for name, where in (
+        ("c", r"tape\.layers\[0\]\['c'\] for side A, tape\.layers\[0\]\.d\('c'\) for side B"),
+        ("df", r"tape\.layers\[0\]\.d\('f'\)"),
+        ("W_hf", r"tape\.layers\[0\]\.weights\['W_hf'\], tape\.layers\[0\]\.d_weights\['W_hf'\] for its gradient"),
+        ("dW_hf", r"tape\.layers\[0\]\.d_weights\['W_hf'\]"),
+    ):
+        assert not hasattr(tape, name)
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'\. Each layer has .* by name: {where}\.$"):
+            getattr(tape, name)
+    for empty in (tape, Tape(), copy.copy(tape), pickle.loads(pickle.dumps(Tape()))):
+        with pytest.raises(AttributeError, match=r"^a tape has no attribute 'nothing'\.$"):
+            getattr(empty, "nothing")  # noqa: B009
 
 
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")

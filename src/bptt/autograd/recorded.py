@@ -148,10 +148,11 @@ class Record:
         found = plain(self.cell)
         if found is None:
             raise InputError(
-                "the file, the check, the page and the attributes of a tape know the plain cell, without leak, "
-                f"residual, norm and recurrent_dropout; this is the cell {self.cell.name!r} with the values "
-                f"{', '.join(self.values)}. Its numbers are there by name: tape.layers[0][{self.output!r}] for side A, "
-                f"tape.layers[0].d({self.output!r}) for side B, tape.layers[0].d_weights for gradients."
+                "the file, the check, the page and the attributes a, da, W_xh, W_hh, b_h and activation of a tape know "
+                "the plain cell, without leak, residual, norm and recurrent_dropout; this is the cell "
+                f"{self.cell.name!r} with the values {', '.join(self.values)}. Its numbers are there by name: "
+                f"tape.layers[0][{self.output!r}] for side A, tape.layers[0].d({self.output!r}) for side B, "
+                "tape.layers[0].d_weights for gradients."
             )
         return found
 

@@ -95,6 +95,15 @@ class Tape:
         loss = "" if self.L is None else f", {self.loss_name}, L={float(self.L):.6g}"
         return f"Tape({size}{both}, {self._cell_name()}{loss}{'' if self.complete else ', no backward pass yet'})"
 
+    if not TYPE_CHECKING:  # who checks types knows all attributes
+
+        def __getattr__(self, name: str) -> Any:
+            """AttributeError, which says where the numbers of any cell are."""
+            layers = self.__dict__.get("layers")
+            raise AttributeError(
+                f"a tape has no attribute {name!r}.{_where(name, layers[0]) if layers else ''}", name=name, obj=self
+            )
+
     def _cell_name(self) -> str:
         cell = self.layers[-1].cell
         return cell.name if plain(cell) is None else self.activation
@@ -619,6 +628,22 @@ def _instead(calls: int) -> str:
     if calls:
         return "Run both passes yourself inside bptt.recording(), which gives a tape for each call."
     return "Put bptt.nn.RNN in the place of torch.nn.RNN, bptt.nn.Recurrent('lstm', ...) in that of torch.nn.LSTM."
+
+
+def _where(name: str, layer: Record) -> str:
+    """Where a number of this name is; empty for names that no cell has here."""
+    of_side_b = name[1:] if name.startswith("d") else None
+    if name in layer.values:
+        place = f"[{name!r}] for side A, tape.layers[0].d({name!r}) for side B"
+    elif of_side_b in layer.values:
+        place = f".d({of_side_b!r})"
+    elif name in layer.weights:
+        place = f".weights[{name!r}], tape.layers[0].d_weights[{name!r}] for its gradient"
+    elif of_side_b in layer.weights:
+        place = f".d_weights[{of_side_b!r}]"
+    else:
+        return ""
+    return f" Each layer has the numbers of its cell by name: tape.layers[0]{place}."
 
 
 def _said(loss: Any) -> str:
