@@ -1,6 +1,8 @@
 """The choice of an engine: its reason is given, a slow one is never silent."""
 
+import linecache
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -21,27 +23,57 @@ def test_the_cpu_gets_the_compiled_sweeps() -> None:
         assert "compiled" in choice.reason
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype", "reason"),
-    [("cpu", torch.bfloat16, "are torch.bfloat16"), ("cuda", torch.float32, "tensors are on cuda")],
-)
-def test_the_slow_engine_says_why_once(device: str, dtype: torch.dtype, reason: str) -> None:
-    cell = Cell(f"a_t = x_t W_xh + h_{{t-1}} W_hh\nh_t = tanh(a_t)\n# for {device} and {dtype}\n")
-    with pytest.warns(SlowEngineWarning, match=f"slow reference engine: .*{reason}"):
-        choice = engine.choose(device, dtype, cell)
-    assert choice.name == "reference"
-    assert choice.engine is reference
-    assert choice.slow
-    assert reason in choice.reason
+def test_asking_which_engine_serves_warns_of_nothing() -> None:
+    own = Cell("u : vector\na_t = x_t W_xh + u ⊙ h_{t-1}\nh_t = tanh(a_t)\n", "of my own")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert engine.choose(device, dtype, cell) == choice
+        for device, dtype, cell, reason in (
+            ("cpu", torch.bfloat16, None, "takes float32 and float64, and the tensors are torch.bfloat16"),
+            ("cuda", torch.float32, None, "runs on the CPU only, and the tensors are on cuda"),
+            ("cpu", torch.float32, own, "knows the plain cell and its options, not yet this one, 'of my own'"),
+            ("cpu", torch.float32, Cell(own.text), "not yet this one, h_t = tanh(a_t)"),
+        ):
+            choice = engine.choose(device, dtype, cell)
+            assert choice.name == "reference"
+            assert choice.slow
+            assert choice.reason.endswith(reason)
 
 
-def test_a_cell_that_the_compiled_engine_does_not_know_is_named() -> None:
-    cell = Cell("u : vector\na_t = x_t W_xh + u ⊙ h_{t-1}\nh_t = tanh(a_t)\n", "of my own")
-    with pytest.warns(SlowEngineWarning, match="knows the plain cell and its options, not yet this one, 'of my own'"):
-        assert engine.choose("cpu", torch.float32, cell).engine is reference
+def test_who_takes_the_slow_engine_is_told_once_for_each_cell() -> None:
+    choices = [engine.choose("cpu", torch.bfloat16, Cell(f"h_t = tanh(x_t W_xh + h_{{t-1}} W_hh) # {k}")) for k in "ab"]
+    for choice in choices:
+        with pytest.warns(
+            SlowEngineWarning, match=r"the slow reference engine: .*bfloat16\. The numbers are the same"
+        ):
+            assert choice.engine is reference
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert choice.engine is reference
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_warning_points_at_the_call_and_says_how_to_silence_it(compiled: bool) -> None:
+    rnn = bptt.nn.Recurrent(f"h_t = tanh(x_t W_xk + h_{{t-1}} W_hk + {int(compiled)}.125)", 3, 4)
+    layer = torch.compile(rnn, fullgraph=True, backend="aot_eager") if compiled else rnn
+    with pytest.warns(SlowEngineWarning, match=r"not yet this one, h_t = tanh\(x_t W_xk .*\.125\)\.") as caught:
+        layer(torch.randn(5, 2, 3))
+    (warning,) = [warning for warning in caught if warning.category is SlowEngineWarning]
+    assert warning.filename == __file__
+    assert linecache.getline(__file__, warning.lineno).strip() == "layer(torch.randn(5, 2, 3))"
+    silence = str(warning.message).partition("To run it without this warning: ")[2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(silence, {"warnings": warnings, "bptt": bptt})
+        bptt.nn.Recurrent(f"h_t = tanh(x_t W_xk + h_{{t-1}} W_hk + {int(compiled)}.25)", 3, 4)(torch.randn(5, 2, 3))
+
+
+def test_a_built_in_cell_keeps_its_name_where_it_is_compiled() -> None:
+    program = (
+        "import bptt, torch; rnn = bptt.nn.Recurrent('lstm', 3, 4); x = torch.randn(5, 2, 3)\n"
+        "torch.compile(rnn, backend='aot_eager')(x); rnn(x)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert re.findall(r"SlowEngineWarning: .*not yet this one, (.*?)\.", done.stderr) == ["'lstm'"]
 
 
 def choice_under(engine: str, dtype: str) -> subprocess.CompletedProcess[str]:
@@ -60,8 +92,9 @@ def choice_under(engine: str, dtype: str) -> subprocess.CompletedProcess[str]:
 def test_the_environment_may_ask_for_an_engine() -> None:
     assert choice_under("reference", "float32").stdout == "reference | it was asked for\n"
     assert choice_under("native", "float32").stdout.startswith("native |")
-    assert "was asked for and cannot serve: the compiled engine takes" in choice_under("native", "float16").stderr
-    assert "must be native, reference or torch; got 'fastest'" in choice_under("fastest", "float32").stderr
+    refused = choice_under("native", "float16").stderr
+    assert "was asked for and cannot serve: the compiled engine takes" in refused
+    assert "must be native, reference or torch; got 'fastest'." in choice_under("fastest", "float32").stderr
 
 
 def test_using_decides_inside() -> None:

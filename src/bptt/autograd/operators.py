@@ -24,6 +24,7 @@ from bptt.engine.arrays import check_tokens
 from bptt.engine.contract import Gradients, Layout, Made, Signature, Weights, sizes_of
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
+from bptt.sheet.cells import CELLS
 from bptt.sheet.expressions import Name
 
 Tensors = Sequence[Tensor | None]
@@ -62,7 +63,7 @@ class Call(NamedTuple):
 
 @lru_cache
 def _cell(text: str) -> Cell:
-    return Cell(text)
+    return Cell(text, next((name for name, of_name in CELLS.items() if of_name == text), Cell.name))
 
 
 @torch.library.custom_op("bptt::layer", mutates_args=(), schema=f"({_LAYER}) -> Tensor[]")

@@ -4,7 +4,6 @@ import json as json_format
 import shlex
 import signal
 import sys
-import warnings
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import typer
 from bptt import engine, runs
 from bptt.cli import labelled, series, text
 from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_when_asked, say_on
-from bptt.errors import InputError, SlowEngineWarning
+from bptt.errors import InputError
 from bptt.runs import progress, workers
 from bptt.tasks import TASKS, ResumableTask, table
 from bptt.train import Reason, Stop, Training
@@ -43,9 +42,7 @@ def train(
     """given: the options on the command line for the recipe and the columns, by name."""
     go_on_if_stdout_refuses()
     command = shlex.join(["bptt", *sys.argv[1:]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowEngineWarning)
-        chosen = engine.choose("cpu", torch.float32)
+    chosen = engine.choose("cpu", torch.float32)
     console = progress.console()
     say = say_on(console)
     context.with_resource(leave_when_asked())

@@ -7,12 +7,15 @@ Beside them stand torch's own kernels, for plain layers on devices without an en
 """
 
 import os
+import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -22,16 +25,28 @@ from bptt.errors import InputError, SlowEngineWarning
 from bptt.sheet import Cell, named
 
 ENGINES = ("native", "reference", "torch")
+_NO_CALLERS = (f"{Path(__file__).parents[1]}{os.sep}", f"{Path(torch.__file__).parent}{os.sep}", "<eval_with_key>")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine by its name, the reason it was chosen, and whether something faster was out of reach."""
+    """An engine by its name, the reason it was chosen, and whether something faster was out of reach.
 
-    engine: Engine
+    of  device, dtype and text of the cell, where it is slow
+    """
+
     name: str
     reason: str
     slow: bool = False
+    of: tuple[str, torch.dtype, str | None] | None = field(default=None, repr=False)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine itself, for whoever is about to run it: where it is slow, a SlowEngineWarning says so once."""
+        if self.slow and self.of not in _told:
+            _say_slow(self.reason)
+            _told.add(self.of)
+        return native if self.name == "native" else reference
 
 
 _of_environment = os.environ.get("BPTT_ENGINE")
@@ -64,7 +79,8 @@ def choose(device: str, dtype: torch.dtype, cell: Cell | None = None) -> Choice:
 
     `using`, else the environment variable BPTT_ENGINE, read at import, decides by itself: "native",
     "reference", or "torch" for the kernels that torch has for plain layers (`torch_serves`) and the reference for all
-    that they lack. When the slow engine is the only one that can serve, a SlowEngineWarning says so once.
+    that they lack. Asking warns of nothing; the call of a layer does, once for each cell, when the slow engine is the
+    only one that can serve. Raises ValueError where "native" is asked for and cannot serve.
 
     >>> choose("cpu", torch.float64).name
     'native'
@@ -75,20 +91,42 @@ def choose(device: str, dtype: torch.dtype, cell: Cell | None = None) -> Choice:
 @lru_cache
 def _choose(asked: str | None, device: str, dtype: torch.dtype, cell: Cell | None) -> Choice:
     if asked == "reference":
-        return Choice(reference, "reference", "it was asked for")
+        return Choice("reference", "it was asked for")
     if asked == "torch":
-        return Choice(reference, "reference", "torch's kernels were asked for, which do not serve everything")
+        return Choice("reference", "torch's kernels were asked for, which do not serve everything")
     if asked not in (None, "native"):
         raise ValueError(
             f"BPTT_ENGINE must be native, reference or torch; got {asked!r}. Unset it to let the tensors decide."
         )
     obstacle = _obstacle_to_native(device, dtype, cell)
     if obstacle is None:
-        return Choice(native, "native", f"{dtype} on the CPU is what the compiled engine is made for")
+        return Choice("native", f"{dtype} on the CPU is what the compiled engine is made for")
     if asked == "native":
         raise ValueError(f"The native engine was asked for and cannot serve: {obstacle}. Let the tensors decide.")
-    warnings.warn(f"bptt runs on the slow reference engine: {obstacle}.", SlowEngineWarning, stacklevel=4)
-    return Choice(reference, "reference", obstacle, slow=True)
+    return Choice("reference", obstacle, slow=True, of=(device, dtype, cell and cell.text))
+
+
+_told: set[object] = set()
+
+
+def _say_slow(reason: str) -> None:
+    warnings.warn(
+        f"bptt runs on the slow reference engine: {reason}. The numbers are the same. To run it without this warning: "
+        'warnings.filterwarnings("ignore", category=bptt.SlowEngineWarning)',
+        SlowEngineWarning,
+        stacklevel=_level_of_caller(),
+    )
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel` at which whoever called this package stands, directly or through torch."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_NO_CALLERS) and "torchinductor" not in file:
+            return level
+        frame, level = frame.f_back, level + 1
+    return 2
 
 
 def torch_serves(device: str) -> bool:
@@ -107,5 +145,12 @@ def _obstacle_to_native(device: str, dtype: torch.dtype, cell: Cell | None) -> s
     if dtype not in (torch.float32, torch.float64):
         return f"the compiled engine takes float32 and float64, and the tensors are {dtype}"
     if not native.serves(named("elman") if cell is None else cell):
-        return f"the compiled engine knows the plain cell and its options, not yet this one, {cell and cell.name!r}"
+        return f"the compiled engine knows the plain cell and its options, not yet this one, {cell and _called(cell)}"
     return None
+
+
+def _called(cell: Cell) -> str:
+    """Its name; its last equation where it has none."""
+    if cell.name != Cell.name:
+        return repr(cell.name)
+    return textwrap.shorten(cell.text.strip().splitlines()[-1], 80, placeholder=" …")
