@@ -13,6 +13,7 @@ import torch
 import bptt
 from bptt import Cell, InputError, SlowEngineWarning, engine
 from bptt.engine import native, reference
+from bptt.sheet import named
 
 
 def test_the_cpu_gets_the_compiled_sweeps() -> None:
@@ -24,7 +25,7 @@ def test_the_cpu_gets_the_compiled_sweeps() -> None:
 
 
 def test_asking_which_engine_serves_warns_of_nothing() -> None:
-    own = Cell("u : vector\na_t = x_t W_xh + u ⊙ h_{t-1}\nh_t = tanh(a_t)\n", "of my own")
+    lstm, own = named("lstm"), Cell("u : vector\na_t = x_t W_xh + u ⊙ h_{t-1}\nh_t = tanh(a_t)\n", "of my own")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for device, dtype, cell, reason in (
@@ -32,6 +33,7 @@ def test_asking_which_engine_serves_warns_of_nothing() -> None:
             ("cuda", torch.float32, None, "runs on the CPU only, and the tensors are on cuda"),
             ("cpu", torch.float32, own, "knows the plain cell and its options, not yet this one, 'of my own'"),
             ("cpu", torch.float32, Cell(own.text), "not yet this one, h_t = tanh(a_t)"),
+            ("cuda", torch.bfloat16, lstm, "knows the plain cell and its options, not yet this one, 'lstm'"),
         ):
             choice = engine.choose(device, dtype, cell)
             assert choice.name == "reference"

@@ -140,12 +140,12 @@ def torch_serves(device: str) -> bool:
 
 
 def _obstacle_to_native(device: str, dtype: torch.dtype, cell: Cell | None) -> str | None:
+    if not native.serves(named("elman") if cell is None else cell):
+        return f"the compiled engine knows the plain cell and its options, not yet this one, {cell and _called(cell)}"
     if device != "cpu":
         return f"the compiled engine runs on the CPU only, and the tensors are on {device}"
     if dtype not in (torch.float32, torch.float64):
         return f"the compiled engine takes float32 and float64, and the tensors are {dtype}"
-    if not native.serves(named("elman") if cell is None else cell):
-        return f"the compiled engine knows the plain cell and its options, not yet this one, {cell and _called(cell)}"
     return None
 
 
