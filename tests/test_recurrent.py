@@ -888,9 +888,7 @@ def test_functions_of_parameters() -> None:
 def test_a_slow_engine_says_so_once() -> None:
     rnn = Recurrent("h_t = tanh(x_t W_xs + h_{t-1} W_hs + 0.25)", 3, 4)
     x = torch.randn(5, 2, 3)
-    with pytest.warns(
-        SlowEngineWarning, match=r"the plain cell and its options, not yet this one, h_t = tanh\(x_t"
-    ):
+    with pytest.warns(SlowEngineWarning, match=r"the plain cell and its options, not yet this one, h_t = tanh\(x_t"):
         rnn(x)
     with bptt.using("reference"):
         assert torch.equal(rnn(x)[0], rnn(x)[0])

@@ -44,9 +44,7 @@ def test_asking_which_engine_serves_warns_of_nothing() -> None:
 def test_who_takes_the_slow_engine_is_told_once_for_each_cell() -> None:
     choices = [engine.choose("cpu", torch.bfloat16, Cell(f"h_t = tanh(x_t W_xh + h_{{t-1}} W_hh) # {k}")) for k in "ab"]
     for choice in choices:
-        with pytest.warns(
-            SlowEngineWarning, match=r"the slow reference engine: .*bfloat16\. The numbers are the same"
-        ):
+        with pytest.warns(SlowEngineWarning, match=r"the slow reference engine: .*bfloat16\. The numbers are the same"):
             assert choice.engine is reference
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -96,7 +94,8 @@ def test_the_environment_may_ask_for_an_engine() -> None:
     assert choice_under("native", "float32").stdout.startswith("native |")
     refused = choice_under("native", "float16").stderr
     assert "was asked for and cannot serve: the compiled engine takes" in refused
-    assert "must be native, reference or torch; got 'fastest'." in choice_under("fastest", "float32").stderr
+    assert "Leave out bptt.using('native'), or unset the environment variable BPTT_ENGINE: each layer then" in refused
+    assert "must be native, reference or torch; got 'fastest'. Unset it" in choice_under("fastest", "float32").stderr
 
 
 def test_using_decides_inside() -> None:

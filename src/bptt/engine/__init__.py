@@ -59,6 +59,11 @@ asked_for = _asked.get
 def using(engine: str) -> Iterator[None]:
     """The engine for all layers called inside: "native", "reference" or "torch".
 
+    native     the compiled engine; the call of a layer that it cannot serve is a ValueError
+    reference  the slow one, which serves every cell, without a warning
+    torch      torch's own kernels for plain layers with tanh or relu; all else, an LSTM too, runs on the reference,
+               without a warning
+
     It decides as the environment variable BPTT_ENGINE does, which it takes the place of. A backward pass runs on the
     engine of its forward pass. Raises InputError for other names.
 
@@ -96,13 +101,17 @@ def _choose(asked: str | None, device: str, dtype: torch.dtype, cell: Cell | Non
         return Choice("reference", "torch's kernels were asked for, which do not serve everything")
     if asked not in (None, "native"):
         raise ValueError(
-            f"BPTT_ENGINE must be native, reference or torch; got {asked!r}. Unset it to let the tensors decide."
+            f"BPTT_ENGINE must be native, reference or torch; got {asked!r}. Unset it: each layer then runs on the "
+            "fastest engine that can serve it."
         )
     obstacle = _obstacle_to_native(device, dtype, cell)
     if obstacle is None:
         return Choice("native", f"{dtype} on the CPU is what the compiled engine is made for")
     if asked == "native":
-        raise ValueError(f"The native engine was asked for and cannot serve: {obstacle}. Let the tensors decide.")
+        raise ValueError(
+            f"The native engine was asked for and cannot serve: {obstacle}. Leave out bptt.using('native'), or unset "
+            "the environment variable BPTT_ENGINE: each layer then runs on the fastest engine that can serve it."
+        )
     return Choice("reference", obstacle, slow=True, of=(device, dtype, cell and cell.text))
 
 
