@@ -200,6 +200,13 @@ def test_two_workers_go_on_where_one_was_interrupted(here: Path) -> None:
     torch.testing.assert_close(weights(here / "part"), weights(here / "one"), atol=1e-4, rtol=1e-3)
 
 
+def test_the_head_says_that_processes_share_the_training(here: Path) -> None:
+    workers = start_two("train text.txt -o told --hidden 8 --streams 4 --bptt 8 --steps 2")
+    said = [process.communicate(timeout=60)[0] for process in workers]
+    assert "Engine   native, 1 thread in each of 2 processes, which share the training\n" in said[0]
+    assert said[1] == ""
+
+
 def test_a_mistake_is_told_once_and_ends_all_workers(here: Path) -> None:
     workers = start_two("train text.txt -o odd --streams 5 --bptt 8")
     said = voices(workers)

@@ -75,7 +75,10 @@ def train(
                 print(json_format.dumps({"event": "settings", **run.settings.as_json()}), flush=True)
             else:
                 adapts = threads is None and team is None
-                for line in (*words_of.introduction(run.task), *_introduction(run.task, training, chosen, adapts)):
+                for line in (
+                    *words_of.introduction(run.task),
+                    *_introduction(run.task, training, chosen, adapts, team),
+                ):
                     say(line)
                 say("")
             with progress.display(console, training.task, write, as_lines_of_json=json) as show:
@@ -148,7 +151,9 @@ def _changes(settings: runs.Settings, given: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _introduction(task: ResumableTask, training: Training, chosen: engine.Choice, adapts: bool) -> list[str]:
+def _introduction(
+    task: ResumableTask, training: Training, chosen: engine.Choice, adapts: bool, team: workers.Team | None
+) -> list[str]:
     recipe: Any = task.recipe
     weights = sum(parameter.numel() for parameter in training.model.parameters())
     stack = f"{recipe.layers} x " if recipe.layers > 1 else ""
@@ -160,6 +165,7 @@ def _introduction(task: ResumableTask, training: Training, chosen: engine.Choice
         f"Recipe   {recipe.optimizer} {recipe.lr:g}, clip {recipe.clip or 'off'}, {length}{limit}, seed {recipe.seed}",
         f"Engine   {chosen.name}, {'1 thread' if threads == 1 else f'{threads} threads'}"
         + (", 1 while other programs need the cores" if adapts and threads > 1 else "")
+        + (f" in each of {team.size} processes, which share the training" if team else "")
         + (f"; slow: {chosen.reason}" if chosen.slow else ""),
     ]
     if training.step:
