@@ -118,9 +118,11 @@ def _task(file: Path | None, given: dict[str, Any]) -> ResumableTask:
         raise InputError("A table holds a series, --target, or labelled sequences, --label; got both. Leave one out.")
     name = "series" if "target" in given else "labelled" if "label" in given else "text"
     if name == "text" and file is not None and table.is_table(file) and "unit" not in given:
+        columns = table.read(file).listed()
         raise InputError(
-            f"What is to be learnt from a table must be said; {file} came alone. To forecast a series: --target "
-            "COLUMN. For labelled sequences: --label COLUMN. To read it as text: --unit character"
+            f"What is to be learnt from a table must be said; {file} came alone, with the columns {columns}. To "
+            "forecast a series: --target COLUMN. For labelled sequences: --label COLUMN. To read it as text: --unit "
+            "character"
         )
     _recipe(name, given)
     return COMMANDS[name].task(file, given)
