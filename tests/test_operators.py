@@ -456,7 +456,7 @@ def test_gradients_of_every_sample(network: Callable[..., Any], tokens: bool) ->
 
 def test_gradients_of_every_sample_are_one_call_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(operators, "choose", lambda *of, choose=operators.choose: calls.append(of) or choose(*of))
+    monkeypatch.setattr(operators, "serving", lambda *of, serving=operators.serving: calls.append(of) or serving(*of))
     parameters, loss = parameters_and_loss()
     vmap(grad(loss), (None, 0))(parameters, torch.randn(5, 4, 3, 3, dtype=F64))
     assert len(calls) == 2 * 4

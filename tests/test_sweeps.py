@@ -42,13 +42,13 @@ def test_asking_which_engine_serves_warns_of_nothing() -> None:
 
 
 def test_who_takes_the_slow_engine_is_told_once_for_each_cell() -> None:
-    choices = [engine.choose("cpu", torch.bfloat16, Cell(f"h_t = tanh(x_t W_xh + h_{{t-1}} W_hh) # {k}")) for k in "ab"]
-    for choice in choices:
+    cells = [Cell(f"h_t = tanh(x_t W_xh + h_{{t-1}} W_hh) # {k}") for k in "ab"]
+    for cell in cells:
         with pytest.warns(SlowEngineWarning, match=r"the slow reference engine: .*bfloat16\. The numbers are the same"):
-            assert choice.engine is reference
+            assert engine.serving("cpu", torch.bfloat16, cell) is reference
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert choice.engine is reference
+            assert engine.serving("cpu", torch.bfloat16, cell) is reference
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -16,7 +16,7 @@ from torch import Tensor
 from bptt.autograd import operators
 from bptt.autograd.private import Backward, is_traced, sample_by_sample, seen_by_others, version
 from bptt.autograd.recorded import Record, recorder
-from bptt.engine import asked_for, choose, reference, torch_serves
+from bptt.engine import asked_for, reference, serving, torch_serves
 from bptt.engine.contract import Engine, Gradients, Layout, Made, Signature, Weights, read_by_side_b
 from bptt.engine.steps import Steps
 from bptt.errors import InputError
@@ -126,7 +126,7 @@ def _kind(cell: Cell, torch_layout: bool, device: str, dtype: torch.dtype, asked
     layout, signature = Layout.of(cell, torch=torch_layout), Signature.of(cell)
     states = 1 + len(signature.states)
     weights = states + len(layout.names)
-    engine = choose(device, dtype, cell).engine
+    engine = serving(device, dtype, cell)
     return _Kind(cell, layout, engine, states, weights, weights + len(signature.masks))
 
 

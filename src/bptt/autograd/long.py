@@ -31,7 +31,7 @@ from bptt.autograd import function
 from bptt.autograd.function import check_masks, saved, without_autocast
 from bptt.autograd.operators import check_tokens_of_layer
 from bptt.autograd.private import sample_by_sample
-from bptt.engine import choose, reference
+from bptt.engine import reference, serving
 from bptt.engine.arrays import check_storage
 from bptt.engine.blocks import Block, Checkpoint, Plan, Walk, plan
 from bptt.engine.contract import Engine, Gradients, Layout, Made, Signature, Weights, sizes_of
@@ -160,7 +160,7 @@ class _How(NamedTuple):
     ) -> "_How":
         check_masks([mask for layer in layers for mask in layer.masks])
         like = layers[0].weights[0] if layers[0].weights else x
-        engine = choose(x.device.type, like.dtype, cell).engine
+        engine = serving(x.device.type, like.dtype, cell)
         if engine is reference and not x.is_floating_point():
             check_tokens_of_layer(cell, torch_layout, layers[0].weights, x)
         dropout = dropout if len(layers) > 1 else 0.0

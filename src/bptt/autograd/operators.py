@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bptt.autograd.private import are_transforms_active, has_tangents
-from bptt.engine import choose, reference
+from bptt.engine import reference, serving
 from bptt.engine.arrays import check_tokens
 from bptt.engine.contract import Gradients, Layout, Made, Signature, Weights, sizes_of
 from bptt.engine.steps import Steps
@@ -76,7 +76,7 @@ def layer_operator(
     Arguments as for `bptt.autograd.function.layer`; first is empty for zero; sizes (T,) are integers on the CPU.
     """
     call = Call.of(cell, torch_layout, reverse, sizes, x, first)
-    engine = choose(x.device.type, weights[0].dtype if weights else x.dtype, call.cell).engine
+    engine = serving(x.device.type, weights[0].dtype if weights else x.dtype, call.cell)
     if engine is reference and not x.is_floating_point():
         check_tokens_of_layer(call.cell, torch_layout, weights, x)
     made = engine.forward(call.cell, Weights(call.layout, weights), x, call.states(first), call.steps, extras)
@@ -114,7 +114,7 @@ def layer_backward(
     into = Gradients(dx, d_first, nothing if samples else d_weights, d_extras[masks:], told, own=True)
     dy, *d_last = _spread(d, given)
     before = call.made(made)
-    engine = choose(x.device.type, made[0].dtype, call.cell).engine
+    engine = serving(x.device.type, made[0].dtype, call.cell)
     engine.backward(call.cell, own, before, x, states, call.steps, dy, d_last, into, extras)
     if told is not None:
         if not told:  # the engine does not tell them

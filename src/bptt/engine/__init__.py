@@ -30,23 +30,12 @@ _NO_CALLERS = (f"{Path(__file__).parents[1]}{os.sep}", f"{Path(torch.__file__).p
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine by its name, the reason it was chosen, and whether something faster was out of reach.
+    """An engine by its name, the reason it was chosen, and whether something faster was out of reach."""
 
-    of  device, dtype and text of the cell, where it is slow
-    """
-
+    engine: Engine = field(repr=False)
     name: str
     reason: str
     slow: bool = False
-    of: tuple[str, torch.dtype, str | None] | None = field(default=None, repr=False)
-
-    @property
-    def engine(self) -> Engine:
-        """The engine itself, for whoever is about to run it: where it is slow, a SlowEngineWarning says so once."""
-        if self.slow and self.of not in _told:
-            _say_slow(self.reason)
-            _told.add(self.of)
-        return native if self.name == "native" else reference
 
 
 _of_environment = os.environ.get("BPTT_ENGINE")
@@ -65,7 +54,8 @@ def using(engine: str) -> Iterator[None]:
                without a warning
 
     It decides as the environment variable BPTT_ENGINE does, which it takes the place of. A backward pass runs on the
-    engine of its forward pass. Raises InputError for other names.
+    engine of its forward pass, except where torch traces or transforms it, which asks again on the way back. Raises
+    InputError for other names.
 
     >>> with bptt.using("reference"):
     ...     output, h_n = rnn(x)
@@ -96,9 +86,9 @@ def choose(device: str, dtype: torch.dtype, cell: Cell | None = None) -> Choice:
 @lru_cache
 def _choose(asked: str | None, device: str, dtype: torch.dtype, cell: Cell | None) -> Choice:
     if asked == "reference":
-        return Choice("reference", "it was asked for")
+        return Choice(reference, "reference", "it was asked for")
     if asked == "torch":
-        return Choice("reference", "torch's kernels were asked for, which do not serve everything")
+        return Choice(reference, "reference", "torch's kernels were asked for, which do not serve everything")
     if asked not in (None, "native"):
         raise ValueError(
             f"BPTT_ENGINE must be native, reference or torch; got {asked!r}. Unset it: each layer then runs on the "
@@ -106,16 +96,25 @@ def _choose(asked: str | None, device: str, dtype: torch.dtype, cell: Cell | Non
         )
     obstacle = _obstacle_to_native(device, dtype, cell)
     if obstacle is None:
-        return Choice("native", f"{dtype} on the CPU is what the compiled engine is made for")
+        return Choice(native, "native", f"{dtype} on the CPU is what the compiled engine is made for")
     if asked == "native":
         raise ValueError(
             f"The native engine was asked for and cannot serve: {obstacle}. Leave out bptt.using('native'), or unset "
             "the environment variable BPTT_ENGINE: each layer then runs on the fastest engine that can serve it."
         )
-    return Choice("reference", obstacle, slow=True, of=(device, dtype, cell and cell.text))
+    return Choice(reference, "reference", obstacle, slow=True)
 
 
-_told: set[object] = set()
+def serving(device: str, dtype: torch.dtype, cell: Cell) -> Engine:
+    """The engine that is about to compute a layer: where only the slow one can, a SlowEngineWarning says so once."""
+    choice, asker = choose(device, dtype, cell), (device, dtype, cell.text)
+    if choice.slow and asker not in _told:
+        _say_slow(choice.reason)
+        _told.add(asker)
+    return choice.engine
+
+
+_told: set[tuple[str, torch.dtype, str]] = set()
 
 
 def _say_slow(reason: str) -> None:
