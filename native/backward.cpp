@@ -160,12 +160,14 @@ private:
     void leave(std::size_t b, std::size_t t, Range rows, Range panels) const {
         rows.last = std::min(rows.last, rows_.of(t));
         if (!sweep_.dh0 || rows.first >= rows.last) return;
+        const Term<Real> term{sweep_.H, da_[b % 2].read(place(b, t, rows.first)), W_hh_.read()};
         kernel_.product({rows.last - rows.first,
                          sweep_.H,
                          panels.first,
                          panels.last,
                          {},
-                         {sweep_.H, da_[b % 2].read(place(b, t, rows.first)), W_hh_.read()},
+                         &term,
+                         1,
                          leaving_.from_row(rows.first),
                          sweep_.dh0 + rows.first * sweep_.H});
     }
@@ -210,12 +212,14 @@ private:
                                      .first_block = b == 0 && !gradients_.accumulate});
             if (gradients_.dx) {  // B11
                 const Range own = part(rows, share, members);
+                const Term<Real> term{sweep_.H, da_[b % 2].read(own.first), W_xh_.read()};
                 kernel_.product({own.last - own.first,
                                  input_.I,
                                  0,
                                  panels_of<Real>(input_.I),
                                  {},
-                                 {sweep_.H, da_[b % 2].read(own.first), W_xh_.read()},
+                                 &term,
+                                 1,
                                  dx_.from_row(own.first),
                                  gradients_.dx + (begin + own.first) * input_.I});
             }

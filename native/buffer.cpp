@@ -1,5 +1,10 @@
 #include "buffer.hpp"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <cstdint>
 #include <new>
 #include <vector>
 
@@ -54,6 +59,15 @@ Loan borrow(std::size_t bytes) { return shelf.take(bytes); }
 
 void give_back(Loan loan) {
     if (loan.at) shelf.put(loan);
+}
+
+void prefer_large_pages([[maybe_unused]] void* at, [[maybe_unused]] std::size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    constexpr std::uintptr_t page = 4096;
+    const auto begin = reinterpret_cast<std::uintptr_t>(at), first = (begin + page - 1) / page * page;
+    const std::uintptr_t last = (begin + bytes) / page * page;
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a wish: may fail
+#endif
 }
 
 }  // namespace bptt

@@ -103,6 +103,10 @@ void backward_layer(const BackwardSweep<Real>&, const Input<Real>&, const Gradie
 template <class Real>
 void activate(Activation activation, const Real* a, Real* h, std::size_t count);
 
+// Asks the system for large pages, where it gives them, for memory that nobody has written yet: the first write to each
+// small page costs more than all that are to come.
+void prefer_large_pages(void* at, std::size_t bytes);
+
 // The instruction set in use: the best this processor has, or the one the environment variable BPTT_ISA names. Throws
 // std::runtime_error if that is unknown, not in this build, or beyond this processor.
 const char* instruction_set();

@@ -139,12 +139,14 @@ private:
 
     // (A2) x_t W_xh + b_h of rows that lie one after the other in panels.
     void multiply_input(std::size_t share, Range rows) const {
+        const Term<Real> term{input_.I, x_[share].read(rows.first), W_xh_.read()};
         kernel_.product({rows.last - rows.first,
                          sweep_.H,
                          0,
                          panels_,
                          {bias(), 0},
-                         {input_.I, x_[share].read(rows.first), W_xh_.read()},
+                         &term,
+                         1,
                          products_[share].from_row(rows.first),
                          nullptr});
     }

@@ -5,6 +5,7 @@
 #include "kernels.hpp"
 
 #include "activation.hpp"
+#include "entries.hpp"
 #include "vector.hpp"
 
 #define BPTT_JOIN(a, b, c) a##b##_##c
@@ -250,7 +251,7 @@ void backward_step(const BackwardStep<Real>& step) {
 
 template <class Real>
 void product(const Product<Real>& p) {
-    const TimesWeights<Real> sum{p.start, &p.term, 1, p.panels};
+    const TimesWeights<Real> sum{p.start, p.terms, p.count, p.panels};
     multiply(p.rows, p.first, p.last, sum, [&](const Patch& patch) {
         if (!p.to) return;
         each_vector<Real>(patch, p.columns, p.panels.stride,
@@ -335,13 +336,15 @@ template <class Real>
 void unpack(Panels<const Real> panels, std::size_t rows, std::size_t columns, std::size_t first, std::size_t last,
             Matrix<Real> matrix) {
     constexpr std::size_t L = lanes<Real>;
+    if (matrix.column_stride == 1) {  // row by row, so that memory is written from line to line
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t c = first; c < last; ++c)
+                store(element(matrix, r, c * L), load(at<Real>(panels, r, c)), smaller(L, columns - c * L));
+        return;
+    }
     for (std::size_t c = first; c < last; ++c) {
         const std::size_t count = smaller(L, columns - c * L);
         const Real* from = at<Real>(panels, 0, c);
-        if (matrix.column_stride == 1) {
-            for (std::size_t r = 0; r < rows; ++r) store(element(matrix, r, c * L), load(from + r * L), count);
-            continue;
-        }
         if (matrix.row_stride == 1) {
             for (std::size_t begin = 0; begin < rows; begin += L) {
                 const std::size_t run = smaller(L, rows - begin);
@@ -372,6 +375,7 @@ constexpr Kernels<Real> table{
     .forward_step = forward_step<Real>,
     .backward_step = backward_step<Real>,
     .product = product<Real>,
+    .entries = entries<Real>,
     .gather = gather<Real>,
     .weight_gradient = weight_gradient<Real>,
     .token_gradient = token_gradient<Real>,

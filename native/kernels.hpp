@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "contract.hpp"
+#include "operation.hpp"
 
 namespace bptt {
 
@@ -65,14 +66,32 @@ struct BackwardStep {
     Real* total;                // [rows, H] row-major or null; may be dh
 };
 
-// panels = start + the term; then to = panels, unless that is null.
+// panels = start + the terms; then to = panels, unless that is null.
 template <class Real>
 struct Product {
     std::size_t rows, columns, first, last;
     Start<Real> start;
-    Term<Real> term;
+    const Term<Real>* terms;
+    std::size_t count;
     Panels<Real> panels;  // [rows, columns]
     Real* to;             // [rows, columns] row-major
+};
+
+// Rows in panels at any distances: with row_step 0 one row that stands for all, with panel_step 0 a number in all lanes
+// that stands for all columns.
+template <class Real>
+struct Place {
+    Real* at;
+    std::size_t panel_step, row_step;
+};
+
+// An operation of entries or rows of a program.
+template <class Real>
+struct Entries {
+    Operation operation;
+    std::size_t rows, columns, first, last;
+    Place<Real> to;  // whose row_step is that of panels
+    Place<const Real> from[4];
 };
 
 // to = the rows of W that `tokens` name, + bias
@@ -120,6 +139,7 @@ struct Kernels {
     void (*forward_step)(const ForwardStep<Real>&);
     void (*backward_step)(const BackwardStep<Real>&);
     void (*product)(const Product<Real>&);
+    void (*entries)(const Entries<Real>&);
     void (*gather)(const Gather<Real>&);
     void (*weight_gradient)(const WeightGradient<Real>&);
     void (*token_gradient)(const TokenGradient<Real>&);

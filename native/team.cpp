@@ -101,7 +101,7 @@ class Pool {
 public:
     // Runs the program on as many threads as asked; or returns false if another call is at it, or if threads of late
     // had to wait for a core.
-    bool run(std::size_t threads, Program program, const void* context) {
+    bool run(std::size_t threads, Task program, const void* context) {
         const std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
         const Clock::time_point begun = Clock::now();
         if (!lock || caution_.works_alone(begun)) return false;
@@ -119,11 +119,11 @@ private:
     static constexpr std::uint32_t closed = 1u << 31;
 
     // Both return when the caller had nothing left to do.
-    Clock::time_point run_by_openmp(Phases& phases, Program program, const void* context) {
+    Clock::time_point run_by_openmp(Phases& phases, Task program, const void* context) {
         struct Call {
             OpenMP openmp;
             Phases& phases;
-            Program program;
+            Task program;
             const void* context;
             Clock::time_point done;
         } call{openmp_, phases, program, context, {}};
@@ -138,7 +138,7 @@ private:
         return call.done;
     }
 
-    Clock::time_point run_by_workers(Phases& phases, Program program, const void* context) {
+    Clock::time_point run_by_workers(Phases& phases, Task program, const void* context) {
         for (; workers_ + 1 < phases.members; ++workers_)
             std::thread([this, index = workers_ + 1, seen = calls_.load()] { serve(index, seen); }).detach();
         phases_ = &phases;
@@ -184,7 +184,7 @@ private:
     std::size_t workers_ = 0;
     Caution caution_;
     Phases* phases_ = nullptr;
-    Program program_ = nullptr;
+    Task program_ = nullptr;
     const void* context_ = nullptr;
     std::atomic<std::uint32_t> calls_{0};
     std::atomic<std::uint32_t> inside_{closed};  // workers in the current call
@@ -241,7 +241,7 @@ void Member::finish(std::uint32_t number, std::uint32_t finished, std::size_t it
         phases_.survivor.compare_exchange_strong(nobody, index_ + 1);
 }
 
-void run_team(std::size_t threads, Program program, const void* context) {
+void run_team(std::size_t threads, Task program, const void* context) {
     if (threads > 1 && the_pool().run(threads, program, context)) return;
     Phases phases(1);
     Member alone(phases, 0);

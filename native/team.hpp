@@ -73,11 +73,11 @@ private:
     std::uint32_t number_ = 0;
 };
 
-using Program = void (*)(const void* context, Member& member);
+using Task = void (*)(const void* context, Member& member);
 
 // Runs the program on the calling thread and up to threads - 1 of the process's workers. A call made while another is
 // running, from another thread of the process, does its work alone.
-void run_team(std::size_t threads, Program program, const void* context);
+void run_team(std::size_t threads, Task program, const void* context);
 
 template <class Walk>
 void run_team(std::size_t threads, const Walk& walk) {

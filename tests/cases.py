@@ -40,3 +40,12 @@ def tolerance(dtype: torch.dtype) -> dict[str, Any]:
     """
     size = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
     return {"rtol": size, "atol": size}
+
+
+def near(dtype: torch.dtype, residual: bool, norm: bool) -> dict[str, Any]:
+    """How far two orders of summation may part, given what magnifies rounding.
+
+    Layer norm divides by a deviation that may be small, and a residual connection lets states and gradients grow by up
+    to a factor of two at each of the few steps, in sums that cancel.
+    """
+    return {key: value * (10 if residual else 1) * (100 if norm else 1) for key, value in tolerance(dtype).items()}

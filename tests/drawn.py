@@ -31,6 +31,7 @@ ODD = {
     "a past that counts nothing": "h_t = tanh(x_t W_xh) + 0 ⊙ h_{t-1}",
     "an input that counts nothing": "h_t = tanh(0 ⊙ x_t + h_{t-1} W_hh)",
     "the mean of a state": "h_t = tanh(x_t W_xh + mean(h_{t-1}))",
+    "the norm of a vector": "v : vector\nh_t = tanh(norm(v + b_h) + x_t W_xh + h_{t-1} W_hh)",
     "the sum of a value": "s_t = tanh(x_t W_xs + h_{t-1} W_hs)\nh_t = tanh(x_t W_xh + sum(s_t))",
     "means of an input and a state": "h_t = tanh(h_{t-1} W_hh + mean(x_t) ⊙ mean(h_{t-1}))",
     "a vector before the product": "v : vector\ns_t = x_t + v\nh_t = tanh(s_t W_sh + h_{t-1} W_hh + b_h)",

@@ -33,7 +33,7 @@ from safetensors.torch import save
 
 import bptt
 from bptt import runs
-from bptt.engine import native
+from bptt.engine import _native, native
 from bptt.engine.contract import Gradients, Layout, Signature, Weights
 from bptt.engine.steps import Steps
 from bptt.errors import InputError
@@ -340,6 +340,98 @@ def fuzz_engine(
     native.backward(cell, weights, made, x, first, steps, dy, d_last, into, extras)
 
 
+def _with_another_number(code: Any, draw: random.Random) -> Any:
+    """Somewhere inside."""
+    if isinstance(code, int):
+        return code + draw.choice([-2, -1, 1, 2, 2**20, -(2**31)]) if abs(code) < 2**10 else code
+    if not isinstance(code, list | tuple) or not code:
+        return code
+    at = draw.randrange(len(code))
+    return type(code)(_with_another_number(part, draw) if k == at else part for k, part in enumerate(code))
+
+
+def fuzz_program(draw: random.Random) -> None:
+    """A random program, at times with a number that is wrong, on arrays of exactly the sizes that it names."""
+    length = [1, *(draw.choice([0, 1, 5, 16, 17, 40]) for _ in range(draw.randrange(1, 3)))]
+    groups = [draw.choice([1, 1, 1, 2, 4]) for _ in range(draw.randrange(1, 8))]
+    of_group = [draw.randrange(len(length)) for _ in groups]
+    slots = [(of_group[g], g, place) for g, count in enumerate(groups) for place in range(count)]
+    vectors, arrays, rows = (
+        [draw.randrange(len(length)) for _ in range(draw.randrange(1, least + 3))] for least in (1, 3, 2)
+    )
+
+    of_slots = [size for size, *_ in slots]
+
+    def one(all: list[int], size: int) -> int:
+        """Where one of this size is; where none is, it is made."""
+        if size not in all:
+            all.append(size)
+        return draw.choice([k for k, own in enumerate(all) if own == size])
+
+    weights: list[tuple[int, int, list[int]]] = []
+    products: list[list[tuple[int, int]]] = []
+    instructions: list[tuple[_native.Operation, int, list[int]]] = []
+    of_entries = list(_native.Operation)[list(_native.Operation).index(_native.Operation.copy) :]
+    for _ in range(draw.randrange(1, 25)):
+        to = draw.randrange(len(slots))
+        size, group, place = slots[to]
+        match draw.choice(["load", "previous", "store", "product", "row", "entry", "entry"]):
+            case "load":
+                instructions.append((_native.Operation.load, to, [one(arrays, size)] * 4))
+            case "previous":
+                first = draw.choice([-1, one(rows, size)])
+                instructions.append((_native.Operation.previous, to, [one(arrays, size), first, 0, 0]))
+            case "store":
+                instructions.append((_native.Operation.store, one(arrays, size), [to] * 4))
+            case "product":
+                factors = []
+                for _ in range(draw.choice([1, 1, 2, 5])):
+                    left = draw.randrange(len(slots))
+                    if slots[left][1] != group:
+                        factors.append((left, len(weights)))
+                        weights.append((of_slots[left], size, [draw.randrange(3) for _ in range(groups[group])]))
+                if factors:
+                    operation = draw.choice([_native.Operation.product, _native.Operation.add_product])
+                    instructions.append((operation, to - place, [len(products)] * 4))
+                    products.append(factors)
+            case "row":
+                of = [k for k, own in enumerate(of_slots) if own]
+                if not size and of:
+                    operation = draw.choice([_native.Operation.sum, _native.Operation.mean, _native.Operation.largest])
+                    instructions.append((operation, to, [draw.choice(of)] * 4))
+            case _:
+                near = [k for k, own in enumerate(of_slots) if own in (size, 0)] + [-1 - one(vectors, size)]
+                instructions.append((draw.choice(of_entries), to, [draw.choice(near) for _ in range(4)]))
+    carried = []
+    for _ in range(draw.randrange(4)):
+        slot = draw.randrange(len(slots))
+        others = one(rows, of_slots[slot]), one(of_slots, of_slots[slot]), one(rows, of_slots[slot])
+        carried.append((slot, *(draw.choice([-1, k]) for k in others)))
+    code: list[Any] = [slots, groups, instructions, weights, products, carried, vectors, arrays, rows, 3, len(length)]
+    if draw.random() < 0.3:
+        code = _with_another_number(code, draw)
+    program = _native.Program(*code)
+    vectors, arrays, rows = code[6:9]
+    T, B, dtype = draw.choice([0, 1, 2, 5]), draw.choice([0, 1, 3, 40]), draw.choice([torch.float32, torch.float64])
+    sizes = sorted((draw.randrange(B + 1) for _ in range(T)), reverse=True) if draw.random() < 0.4 else None
+    of_steps = None if sizes is None else torch.tensor(sizes, dtype=torch.int64)
+    N = T * B if sizes is None else sum(sizes)
+
+    def each_of(all: list[int], count: int) -> list[Any]:
+        return [None if draw.random() < 0.1 else torch.randn(count, length[size], dtype=dtype) for size in all]
+
+    of_arrays, of_rows = each_of(arrays, N), each_of(rows, B)
+    of_vectors = [torch.zeros(1, length[size], dtype=dtype) for size in vectors]
+    matrices = [torch.randn(max(length), max(length), dtype=dtype) for _ in range(3)]
+    precision = {torch.float32: _native.float32, torch.float64: _native.float64}[dtype]
+    precision.run(
+        program, T, B, 0 if of_steps is None else of_steps.data_ptr(), draw.random() < 0.5, draw.random() < 0.5, length,
+        [(0, 0, 1) if a is None else (a.data_ptr(), a.shape[1], 1) for a in of_arrays],
+        [0 if a is None else a.data_ptr() for a in of_rows], [a.data_ptr() for a in of_vectors],
+        [(m.data_ptr(), max(length), 1) for m in matrices], draw.choice([1, 2, 3]),
+    )  # fmt: skip
+
+
 def fuzz_native(cases: int, draw: random.Random) -> str:
     refused = 0
     for _ in range(cases):
@@ -372,6 +464,9 @@ def fuzz_native(cases: int, draw: random.Random) -> str:
             steps = steps._replace(B=draw.choice([0, B + 1, B + 7, -1]))
         activation = draw.choice(["tanh", "relu", "sigmoid", "identity", "gelu"][: 4 if draw.random() < 0.95 else 5])
         try:
+            if draw.random() < 0.3:
+                fuzz_program(draw)
+                continue
             tokens = draw.random() < 0.3
             x = (
                 odd(torch.randint(-1 if draw.random() < 0.1 else 0, I + draw.choice([0, 0, 0, 1]), N), draw)

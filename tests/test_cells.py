@@ -1,128 +1,16 @@
-"""Cells with options: the compiled engine judged by the reference, then the module that has them."""
+"""The module with the options of the plain cell: leak, residual connection, layer norm, recurrent dropout."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from cases import ACTIVATIONS, LENGTHS, UGLY, batch_sizes, tolerance
-from drawn import OPTIONS, Drawn, cotangents, drawn
+from cases import near, tolerance
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
-from bptt.engine import native, reference
-from bptt.engine.steps import Steps
-from bptt.sheet import Cell
-from bptt.sheet.cells import elman
 
 F64 = torch.float64
-
-
-def everything(given: Drawn, engine: Any) -> list[Tensor]:
-    """Outputs, last states, what is kept, and all gradients for random cotangents on both."""
-    with torch.no_grad():
-        made = given.forward(engine)
-        torch.manual_seed(4)
-        dy, d_last = cotangents(made)
-        found = given.backward(engine, made, dy, d_last, given.arrays())
-        one = given.backward(engine, made, None, d_last, given.arrays())
-    return [made.y, *made.last, *made.kept, *found, *one]
-
-
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_the_compiled_engine_equals_the_reference(activation: str, options: dict[str, Any]) -> None:
-    for dtype, reverse, bias, torch_layout in ((F64, False, True, True), (torch.float32, True, False, False)):
-        cell, allowed = Cell(elman(activation, bias=bias, **options)), near(dtype, options["residual"], options["norm"])
-        assert native.serves(cell)
-        shapes = [(Steps(T, B, None, reverse), I, H) for T, B, I, H in UGLY]
-        for lengths in LENGTHS[1:]:
-            sizes = batch_sizes(lengths)
-            shapes.append((Steps(len(sizes), len(lengths), sizes, not reverse), 3, 18))
-        for steps, I, H in shapes:
-            spread = 0.5 / max(I, H) ** 0.5  # states stay below 1
-            for tokens in (False, True):
-                given = drawn(
-                    cell, steps, sizes={"I": I, "H": H}, dtype=dtype, torch_layout=torch_layout, spread=spread,
-                    tokens=tokens,
-                )  # fmt: skip
-                torch.testing.assert_close(everything(given, native), everything(given, reference), **allowed)
-                given.first = [None]
-                arrays = [given.forward(engine) for engine in (native, reference)]
-                torch.testing.assert_close(*[[made.y, *made.last] for made in arrays], **allowed)
-
-
-def near(dtype: torch.dtype, residual: bool, norm: bool) -> dict[str, Any]:
-    """How far two orders of summation may part, given what magnifies rounding.
-
-    Layer norm divides by a deviation that may be small, and a residual connection lets states and gradients grow by up
-    to a factor of two at each of the few steps, in sums that cancel.
-    """
-    return {key: value * (10 if residual else 1) * (100 if norm else 1) for key, value in tolerance(dtype).items()}
-
-
-def test_the_engine_is_asked_by_what_a_cell_says_and_not_by_its_names() -> None:
-    plain = Cell("s_t = x_t W_in + s_{t-1} W_rec + b\nh_t = sigmoid(s_t)\n")
-    assert not native.serves(plain)  # the past of what is no state's function
-    renamed = Cell("h_t = sigmoid(x_t W_in + h_{t-1} W_rec + b)\n")
-    assert native.serves(renamed)
-    given = drawn(renamed, Steps(5, 3))
-    torch.testing.assert_close(everything(given, native), everything(given, reference), **tolerance(F64))
-    for text in (
-        "h_t = tanh(x_t W_xh − h_{t-1} W_hh + b_h)",
-        "h_t = tanh(2 ⊙ (x_t W_xh) + h_{t-1} W_hh + b_h)",
-        "v : scalar\nh_t = tanh(x_t W_xh + h_{t-1} W_hh + v)",
-        "h_t = tanh(x_t W_xh + h_{t-1} W_hh + h_{t-1} W_h2)",
-        "h_t = softplus(x_t W_xh + h_{t-1} W_hh + b_h)",
-        "lstm",
-    ):
-        cell = bptt.sheet.named(text) if text == "lstm" else Cell(text)
-        assert not native.serves(cell), text
-        with pytest.raises(ValueError, match="no sweeps for this cell yet"):
-            drawn(cell, Steps(2, 2)).forward(native)
-
-
-def test_a_cell_without_options_is_the_plain_one() -> None:
-    given = drawn(Cell(elman("relu", leak=1.0)), Steps(5, 3))
-    other = replace(given, cell=Cell(elman("relu")))
-    for engine in (native, reference):
-        found = [everything(one, engine) for one in (given, other)]
-        n = 1 + len(given.forward(engine).last)
-        kept = len(given.forward(engine).kept)
-        torch.testing.assert_close(found[0][:n] + found[0][n + kept :], found[1], **tolerance(F64))
-
-
-@pytest.mark.parametrize("dtype", [F64, torch.float32])
-def test_bits_do_not_depend_on_threads_or_company(dtype: torch.dtype) -> None:
-    """Those of the sweeps. Products with inputs, and weight gradients, are torch's: so tokens, and the first state."""
-    cell = Cell(elman(leak=0.5, residual=True, norm=True, dropout=True))
-    given = drawn(
-        cell, Steps(30, 9), sizes={"I": 5, "H": 100}, dtype=dtype, spread=0.05, torch_layout=True, tokens=True
-    )
-    threads, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            with torch.no_grad():
-                made = given.forward(native)
-                torch.manual_seed(4)
-                into = given.arrays()
-                given.backward(native, made, *cotangents(made), into)
-            results.append([made.y, *made.last, *made.kept, *into.first])
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(mine, its) for mine, its in zip(results[0], other, strict=True))
-    alone = Drawn(
-        cell, Steps(30, 1), given.x[:, 4:5], [given.first[0][:, 4:5]], {}, given.weights, [given.extras[0][4:5]]
-    )
-    assert torch.equal(alone.forward(native).y[:, 0], results[0][0][:, 4])
-
-
-# The module
-
-
 EVERYTHING: dict[str, Any] = {"leak": 0.4, "residual": True, "norm": "layer", "learn_h0": True, "init": "orthogonal"}
 
 

@@ -305,10 +305,9 @@ CELLS = {
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("checkpoint", [1, 7, "auto", "20kB"])
+@pytest.mark.parametrize("checkpoint", [1, 7, "auto", "150kB"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
-@pytest.mark.filterwarnings("ignore:bptt runs on the slow reference engine")
 def test_blocks_of_any_cell(packed: bool, bidirectional: bool, checkpoint: Any, cell: str) -> None:
     layers = Recurrent(CELLS[cell], 5, 6, 2, bidirectional=bidirectional, learn_h0=True, dtype=F64)
     for parameter in layers.parameters():

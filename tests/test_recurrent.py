@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import bptt
-from bptt.errors import SlowEngineWarning
 from bptt.sheet.cells import CELLS
 
 pytestmark = [
@@ -885,13 +885,14 @@ def test_functions_of_parameters() -> None:
 # Engines
 
 
-def test_a_slow_engine_says_so_once() -> None:
+def test_every_cell_runs_on_the_compiled_engine() -> None:
     rnn = Recurrent("h_t = tanh(x_t W_xs + h_{t-1} W_hs + 0.25)", 3, 4)
     x = torch.randn(5, 2, 3)
-    with pytest.warns(SlowEngineWarning, match=r"the plain cell and its options, not yet this one, h_t = tanh\(x_t"):
-        rnn(x)
+    with warnings.catch_warnings(), bptt.using("native"):
+        warnings.simplefilter("error")
+        found = rnn(x)[0]
     with bptt.using("reference"):
-        assert torch.equal(rnn(x)[0], rnn(x)[0])
+        torch.testing.assert_close(rnn(x)[0], found, **tolerance(torch.float32))
 
 
 def test_rows_are_no_leaves() -> None:

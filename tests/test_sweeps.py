@@ -2,18 +2,17 @@
 
 import linecache
 import os
-import re
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
 
 import bptt
-from bptt import Cell, InputError, SlowEngineWarning, engine
+from bptt import InputError, SlowEngineWarning, engine
 from bptt.engine import native, reference
-from bptt.sheet import named
 
 
 def test_the_cpu_gets_the_compiled_sweeps() -> None:
@@ -25,55 +24,49 @@ def test_the_cpu_gets_the_compiled_sweeps() -> None:
 
 
 def test_asking_which_engine_serves_warns_of_nothing() -> None:
-    lstm, own = named("lstm"), Cell("u : vector\na_t = x_t W_xh + u ⊙ h_{t-1}\nh_t = tanh(a_t)\n", "of my own")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for device, dtype, cell, reason in (
-            ("cpu", torch.bfloat16, None, "takes float32 and float64, and the tensors are torch.bfloat16"),
-            ("cuda", torch.float32, None, "runs on the CPU only, and the tensors are on cuda"),
-            ("cpu", torch.float32, own, "knows the plain cell and its options, not yet this one, 'of my own'"),
-            ("cpu", torch.float32, Cell(own.text), "not yet this one, h_t = tanh(a_t)"),
-            ("cuda", torch.bfloat16, lstm, "knows the plain cell and its options, not yet this one, 'lstm'"),
+        for device, dtype, reason in (
+            ("cpu", torch.bfloat16, "takes float32 and float64, and the tensors are torch.bfloat16"),
+            ("cuda", torch.float32, "runs on the CPU only, and the tensors are on cuda"),
         ):
-            choice = engine.choose(device, dtype, cell)
+            choice = engine.choose(device, dtype)
             assert choice.name == "reference"
             assert choice.slow
             assert choice.reason.endswith(reason)
 
 
-def test_who_takes_the_slow_engine_is_told_once_for_each_cell() -> None:
-    cells = [Cell(f"h_t = tanh(x_t W_xh + h_{{t-1}} W_hh) # {k}") for k in "ab"]
-    for cell in cells:
-        with pytest.warns(SlowEngineWarning, match=r"the slow reference engine: .*bfloat16\. The numbers are the same"):
-            assert engine.serving("cpu", torch.bfloat16, cell) is reference
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert engine.serving("cpu", torch.bfloat16, cell) is reference
+def test_who_takes_the_slow_engine_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_told", set())
+    with pytest.warns(SlowEngineWarning, match=r"the slow reference engine: .*bfloat16\. The numbers are the same"):
+        assert engine.serving("cpu", torch.bfloat16) is reference
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert engine.serving("cpu", torch.bfloat16) is reference
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_warning_points_at_the_call_and_says_how_to_silence_it(compiled: bool) -> None:
+def test_the_warning_points_at_the_call_and_says_how_to_silence_it(
+    monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    def slow(*of: Any) -> Any:
+        return engine.Choice(reference, "reference", "as if it were", slow=True)
+
+    monkeypatch.setattr(engine, "choose", slow)
+    monkeypatch.setattr(engine, "_told", set())
     rnn = bptt.nn.Recurrent(f"h_t = tanh(x_t W_xk + h_{{t-1}} W_hk + {int(compiled)}.125)", 3, 4)
     layer = torch.compile(rnn, fullgraph=True, backend="aot_eager") if compiled else rnn
-    with pytest.warns(SlowEngineWarning, match=r"not yet this one, h_t = tanh\(x_t W_xk .*\.125\)\.") as caught:
+    with pytest.warns(SlowEngineWarning, match="as if it were") as caught:
         layer(torch.randn(5, 2, 3))
     (warning,) = [warning for warning in caught if warning.category is SlowEngineWarning]
     assert warning.filename == __file__
     assert linecache.getline(__file__, warning.lineno).strip() == "layer(torch.randn(5, 2, 3))"
     silence = str(warning.message).partition("To run it without this warning: ")[2]
+    monkeypatch.setattr(engine, "_told", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         exec(silence, {"warnings": warnings, "bptt": bptt})
         bptt.nn.Recurrent(f"h_t = tanh(x_t W_xk + h_{{t-1}} W_hk + {int(compiled)}.25)", 3, 4)(torch.randn(5, 2, 3))
-
-
-def test_a_built_in_cell_keeps_its_name_where_it_is_compiled() -> None:
-    program = (
-        "import bptt, torch; rnn = bptt.nn.Recurrent('lstm', 3, 4); x = torch.randn(5, 2, 3)\n"
-        "torch.compile(rnn, backend='aot_eager')(x); rnn(x)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert re.findall(r"SlowEngineWarning: .*not yet this one, (.*?)\.", done.stderr) == ["'lstm'"]
 
 
 def choice_under(engine: str, dtype: str) -> subprocess.CompletedProcess[str]:

@@ -69,7 +69,7 @@ def layer(
         y, *last = _Layer.apply((kind, steps, index), x, *first, *weights, *extras)
         return y, tuple(last)
     if recorder.get() is None:
-        made = kind.engine.forward(cell, Weights(kind.layout, weights), x, first, steps, extras)
+        made = kind.engine.forward(cell, Weights(kind.layout, weights), x, first, steps, extras, keep=False)
     else:
         made = _side_a((kind, steps, index), (x, *first, *weights, *extras))[0]
     return made.y, made.last
@@ -126,7 +126,7 @@ def _kind(cell: Cell, torch_layout: bool, device: str, dtype: torch.dtype, asked
     layout, signature = Layout.of(cell, torch=torch_layout), Signature.of(cell)
     states = 1 + len(signature.states)
     weights = states + len(layout.names)
-    engine = serving(device, dtype, cell)
+    engine = serving(device, dtype)
     return _Kind(cell, layout, engine, states, weights, weights + len(signature.masks))
 
 

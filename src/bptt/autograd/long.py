@@ -160,7 +160,7 @@ class _How(NamedTuple):
     ) -> "_How":
         check_masks([mask for layer in layers for mask in layer.masks])
         like = layers[0].weights[0] if layers[0].weights else x
-        engine = serving(x.device.type, like.dtype, cell)
+        engine = serving(x.device.type, like.dtype)
         if engine is reference and not x.is_floating_point():
             check_tokens_of_layer(cell, torch_layout, layers[0].weights, x)
         dropout = dropout if len(layers) > 1 else 0.0

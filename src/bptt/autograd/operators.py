@@ -24,7 +24,6 @@ from bptt.engine.arrays import check_tokens
 from bptt.engine.contract import Gradients, Layout, Made, Signature, Weights, sizes_of
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.cells import CELLS
 from bptt.sheet.expressions import Name
 
 Tensors = Sequence[Tensor | None]
@@ -63,7 +62,7 @@ class Call(NamedTuple):
 
 @lru_cache
 def _cell(text: str) -> Cell:
-    return Cell(text, next((name for name, of_name in CELLS.items() if of_name == text), Cell.name))
+    return Cell(text)
 
 
 @torch.library.custom_op("bptt::layer", mutates_args=(), schema=f"({_LAYER}) -> Tensor[]")
@@ -76,7 +75,7 @@ def layer_operator(
     Arguments as for `bptt.autograd.function.layer`; first is empty for zero; sizes (T,) are integers on the CPU.
     """
     call = Call.of(cell, torch_layout, reverse, sizes, x, first)
-    engine = serving(x.device.type, weights[0].dtype if weights else x.dtype, call.cell)
+    engine = serving(x.device.type, weights[0].dtype if weights else x.dtype)
     if engine is reference and not x.is_floating_point():
         check_tokens_of_layer(call.cell, torch_layout, weights, x)
     made = engine.forward(call.cell, Weights(call.layout, weights), x, call.states(first), call.steps, extras)
@@ -114,7 +113,7 @@ def layer_backward(
     into = Gradients(dx, d_first, nothing if samples else d_weights, d_extras[masks:], told, own=True)
     dy, *d_last = _spread(d, given)
     before = call.made(made)
-    engine = serving(x.device.type, made[0].dtype, call.cell)
+    engine = serving(x.device.type, made[0].dtype)
     engine.backward(call.cell, own, before, x, states, call.steps, dy, d_last, into, extras)
     if told is not None:
         if not told:  # the engine does not tell them

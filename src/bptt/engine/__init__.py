@@ -1,14 +1,13 @@
 """Engines: what computes a layer forward and backward. `contract` says how they are called, `choose` which one serves.
 
     reference  PyTorch, any dtype, any device: evaluates the sheet of any cell step by step
-    native     C++ on the CPU, float32 and float64: the plain cell, with its options
+    native     C++ on the CPU, float32 and float64: any cell
 
 Beside them stand torch's own kernels, for plain layers on devices without an engine of ours (`torch_serves`).
 """
 
 import os
 import sys
-import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ import torch
 from bptt.engine import native, reference
 from bptt.engine.contract import Engine
 from bptt.errors import InputError, SlowEngineWarning
-from bptt.sheet import Cell, named
 
 ENGINES = ("native", "reference", "torch")
 _NO_CALLERS = (f"{Path(__file__).parents[1]}{os.sep}", f"{Path(torch.__file__).parent}{os.sep}", "<eval_with_key>")
@@ -69,22 +67,22 @@ def using(engine: str) -> Iterator[None]:
         _asked.reset(token)
 
 
-def choose(device: str, dtype: torch.dtype, cell: Cell | None = None) -> Choice:
-    """The engine for tensors of this device type ("cpu", "cuda"), dtype and cell (default the plain one), and why.
+def choose(device: str, dtype: torch.dtype) -> Choice:
+    """The engine for tensors of this device type ("cpu", "cuda") and dtype, whatever the cell, and why.
 
     `using`, else the environment variable BPTT_ENGINE, read at import, decides by itself: "native",
     "reference", or "torch" for the kernels that torch has for plain layers (`torch_serves`) and the reference for all
-    that they lack. Asking warns of nothing; the call of a layer does, once for each cell, when the slow engine is the
-    only one that can serve. Raises ValueError where "native" is asked for and cannot serve.
+    that they lack. Asking warns of nothing; the call of a layer does, once, when the slow engine is the only one that
+    can serve. Raises ValueError where "native" is asked for and cannot serve.
 
     >>> choose("cpu", torch.float64).name
     'native'
     """
-    return _choose(_asked.get(), device, dtype, cell)
+    return _choose(_asked.get(), device, dtype)
 
 
 @lru_cache
-def _choose(asked: str | None, device: str, dtype: torch.dtype, cell: Cell | None) -> Choice:
+def _choose(asked: str | None, device: str, dtype: torch.dtype) -> Choice:
     if asked == "reference":
         return Choice(reference, "reference", "it was asked for")
     if asked == "torch":
@@ -94,7 +92,7 @@ def _choose(asked: str | None, device: str, dtype: torch.dtype, cell: Cell | Non
             f"BPTT_ENGINE must be native, reference or torch; got {asked!r}. Unset it: each layer then runs on the "
             "fastest engine that can serve it."
         )
-    obstacle = _obstacle_to_native(device, dtype, cell)
+    obstacle = _obstacle_to_native(device, dtype)
     if obstacle is None:
         return Choice(native, "native", f"{dtype} on the CPU is what the compiled engine is made for")
     if asked == "native":
@@ -105,16 +103,16 @@ def _choose(asked: str | None, device: str, dtype: torch.dtype, cell: Cell | Non
     return Choice(reference, "reference", obstacle, slow=True)
 
 
-def serving(device: str, dtype: torch.dtype, cell: Cell) -> Engine:
+def serving(device: str, dtype: torch.dtype) -> Engine:
     """The engine that is about to compute a layer: where only the slow one can, a SlowEngineWarning says so once."""
-    choice, asker = choose(device, dtype, cell), (device, dtype, cell.text)
+    choice, asker = choose(device, dtype), (device, dtype)
     if choice.slow and asker not in _told:
         _say_slow(choice.reason)
         _told.add(asker)
     return choice.engine
 
 
-_told: set[tuple[str, torch.dtype, str]] = set()
+_told: set[tuple[str, torch.dtype]] = set()
 
 
 def _say_slow(reason: str) -> None:
@@ -147,18 +145,9 @@ def torch_serves(device: str) -> bool:
     return asked == "torch" or (asked is None and device != "cpu")
 
 
-def _obstacle_to_native(device: str, dtype: torch.dtype, cell: Cell | None) -> str | None:
-    if not native.serves(named("elman") if cell is None else cell):
-        return f"the compiled engine knows the plain cell and its options, not yet this one, {cell and _called(cell)}"
+def _obstacle_to_native(device: str, dtype: torch.dtype) -> str | None:
     if device != "cpu":
         return f"the compiled engine runs on the CPU only, and the tensors are on {device}"
     if dtype not in (torch.float32, torch.float64):
         return f"the compiled engine takes float32 and float64, and the tensors are {dtype}"
     return None
-
-
-def _called(cell: Cell) -> str:
-    """Its name; its last equation where it has none."""
-    if cell.name != Cell.name:
-        return repr(cell.name)
-    return textwrap.shorten(cell.text.strip().splitlines()[-1], 80, placeholder=" …")

@@ -1,6 +1,7 @@
 # The engine's door (native/bindings.cpp). Arrays are addresses (`Tensor.data_ptr()`), 0 for one that is not there;
-# strides count elements. Shapes and meaning: native/contract.hpp, cells.hpp.
+# strides count elements. Shapes and meaning: native/contract.hpp, program.hpp, dense.hpp.
 import enum
+from collections.abc import Sequence
 from typing import Protocol
 
 instruction_set: str
@@ -10,6 +11,57 @@ class Activation(enum.Enum):
     relu = 1
     sigmoid = 2
     identity = 3
+
+class Operation(enum.Enum):
+    load = 0
+    previous = 1
+    store = 2
+    product = 3
+    add_product = 4
+    sum = 5
+    mean = 6
+    largest = 7
+    copy = 8
+    negative = 9
+    add = 10
+    subtract = 11
+    multiply = 12
+    divide = 13
+    square = 14
+    tanh = 15
+    sigmoid = 16
+    relu = 17
+    exp = 18
+    log = 19
+    sqrt = 20
+    softplus = 21
+    abs = 22
+    sign = 23
+    larger = 24
+    smaller = 25
+    where_positive = 26
+    where_at_least = 27
+    where_below = 28
+    where_inside = 29
+
+class Program:
+    """native/program.hpp. Raises ValueError where a number points nowhere or sizes do not belong together."""
+
+    def __init__(
+        self,
+        slots: Sequence[tuple[int, int, int]],
+        groups: Sequence[int],
+        instructions: Sequence[tuple[Operation, int, Sequence[int]]],
+        weights: Sequence[tuple[int, int, Sequence[int]]],
+        products: Sequence[Sequence[tuple[int, int]]],
+        carried: Sequence[tuple[int, int, int, int]],
+        vectors: Sequence[int],
+        arrays: Sequence[int],
+        rows: Sequence[int],
+        matrices: int,
+        sizes: int,
+        /,
+    ) -> None: ...
 
 class _Precision(Protocol):
     def address(self, tensor: object, shape: tuple[int, ...], /) -> int:
@@ -77,61 +129,45 @@ class _Precision(Protocol):
         threads: int,
         /,
     ) -> None: ...
-    def forward_cells(
+    def run(
         self,
+        program: Program,
         T: int,
         B: int,
-        H: int,
         batch_sizes: int,
         reverse: bool,
-        activation: Activation,
-        leak: float,
-        residual: bool,
-        mask: int,
-        norm_weight: int,
-        norm_bias: int,
-        epsilon: float,
-        W_hh: int,
-        W_hh_row: int,
-        W_hh_column: int,
-        a: int,
-        h0: int,
-        h: int,
-        f: int,
-        normalised: int,
-        scale: int,
+        back: bool,
+        sizes: Sequence[int],
+        arrays: Sequence[tuple[int, int, int]],
+        rows: Sequence[int],
+        vectors: Sequence[int],
+        matrices: Sequence[tuple[int, int, int]],
         threads: int,
         /,
     ) -> None: ...
-    def backward_cells(
+    def multiply(
         self,
-        T: int,
-        B: int,
-        H: int,
-        batch_sizes: int,
-        reverse: bool,
-        activation: Activation,
-        leak: float,
-        residual: bool,
-        mask: int,
-        norm_weight: int,
-        norm_bias: int,
-        epsilon: float,
-        W_hh: int,
-        W_hh_row: int,
-        W_hh_column: int,
-        dh: int,
-        f: int,
-        normalised: int,
-        scale: int,
-        da: int,
-        dz: int,
-        dh0: int,
+        rows: int,
+        columns: int,
+        terms: Sequence[tuple[int, tuple[int, int, int], tuple[int, int, int]]],
+        start: int,
+        to: tuple[int, int, int],
+        threads: int,
+        /,
+    ) -> None: ...
+    def sum_up(
+        self,
+        rows: int,
+        columns: int,
+        lefts: Sequence[tuple[int, int, int, tuple[int, int, int]]],
+        right: tuple[int, int, int],
+        total: int,
         threads: int,
         /,
     ) -> None: ...
     def activate(self, activation: Activation, a: int, h: int, count: int, /) -> None: ...
 
+def prefer_large_pages(at: int, bytes: int, /) -> None: ...
 def rows_of_a_block(H: int, /) -> int: ...
 
 float32: _Precision

@@ -50,12 +50,6 @@ def address(array: Tensor | None) -> int:
     return at
 
 
-def matrix(array: Tensor) -> tuple[int, int, int]:
-    """Address and strides."""
-    row, column = array.stride()
-    return address(array), row, column
-
-
 def transposed(array: Tensor | None) -> tuple[int, int, int]:
     """Address and strides of the sheet's W, given torch's, which is its transpose."""
     if array is None:
@@ -78,18 +72,30 @@ def address_of(
     return at
 
 
+def matrix_of(
+    name: str, array: Tensor, precision: "_native._Precision", shape: tuple[int, int], held: list[Tensor]
+) -> tuple[int, int, int]:
+    """Address and strides of a matrix that is read, after all checks."""
+    at = precision.address(array, shape)  # what is usual is quick to ask
+    if at:
+        return at, shape[1], 1
+    array = require(name, array, _DTYPES[precision], shape, strided=True)
+    held.append(array)
+    row, column = array.stride()
+    return address(array), row, column
+
+
 def transposed_of(
     name: str, array: Tensor | None, precision: "_native._Precision", shape: tuple[int, int], held: list[Tensor]
 ) -> tuple[int, int, int]:
-    """Address and strides of the sheet's W, given torch's, which is its transpose; after all checks."""
+    """Those of the sheet's W, given torch's, which is its transpose."""
     if array is None:
         return 0, 0, 0
     at = precision.address(array, shape)  # what is usual is quick to ask
     if at:
         return at, 1, shape[1]
-    array = require(name, array, _DTYPES[precision], shape, strided=True)
-    held.append(array)
-    return transposed(array)
+    at, row, column = matrix_of(name, array, precision, shape, held)
+    return at, column, row
 
 
 def activation_of(name: str) -> _native.Activation:

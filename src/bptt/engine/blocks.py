@@ -115,10 +115,15 @@ def plan(checkpoint: Checkpoint, walk: Walk) -> Plan:
     if memory(steps) > budget:
         raise InputError(
             "a memory budget must hold the states at the starts of blocks and the work on one block, which for "
-            f"{walk.T} steps of {walk.B} rows is at least {memory(steps) / 1e6:.1f} MB; got {checkpoint!r}. "
+            f"{walk.T} steps of {walk.B} rows is at least {_amount(memory(steps))}; got {checkpoint!r}. "
             "Give more, or a smaller batch."
         )
     return _cut(walk, steps, 1 + (budget - memory(steps)) // max(1, steps * walk.held), least)
+
+
+def _amount(bytes: float) -> str:
+    """Not less than it is, so that it is enough where it is given."""
+    return f"{math.ceil(bytes / 1e5) / 10} MB" if bytes >= 1e6 else f"{math.ceil(bytes / 1e3)} kB"
 
 
 def _cut(walk: Walk, steps: int, kept: int, grain: int) -> Plan:

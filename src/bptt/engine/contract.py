@@ -161,8 +161,10 @@ class Engine(Protocol):
         *,
         out: Tensor | None = None,
         values: bool = False,
+        keep: bool = True,
     ) -> Made:
-        """first: (1, B, ·) of each state, None being zero. extras: the masks, then the inputs. out: receives y.
+        """first: (1, B, ·) of each state, None being zero. extras: the masks, then the inputs. out: receives y. Without
+        keep there is no way back, and nothing may be kept for it.
 
         Raises IndexError for tokens outside the rows of their matrix, TypeError or ValueError for arrays that do not
         belong together.

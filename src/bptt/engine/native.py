@@ -1,8 +1,8 @@
-"""The compiled engine: float32 and float64 on the CPU, the plain cell with tanh, relu, sigmoid or identity.
+"""The compiled engine: float32 and float64 on the CPU. Here the plain cell, h = φ(x W_xh + h_{t-1} W_hh + b_h).
 
 A whole layer is one call: products of the input, states, and on the way back the gradients of the weights, one block of
 time after the other while its numbers are in the cache. The engine is in native/, its contract in native/contract.hpp.
-The plain cell with options (leak, residual connection, layer norm, recurrent dropout) is in `native_cells`.
+Every other cell is a program of vector operations, made from its equations (`native_programs`).
 
 The number of threads is `torch.get_num_threads()`; results do not depend on it. The instruction set is the best this
 processor has, or the one named by the environment variable BPTT_ISA (avx512, avx2, baseline), read at import.
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bptt.engine import _native, native_cells
+from bptt.engine import _native, native_programs
 from bptt.engine.arrays import (
     ACTIVATIONS,
     activation_of,
@@ -35,10 +35,6 @@ from bptt.sheet import Cell
 from bptt.sheet.expressions import Call, Name, Product, Sum
 
 INSTRUCTION_SET: str = _native.instruction_set
-
-
-def serves(cell: Cell) -> bool:
-    return plain(cell) is not None or native_cells.options(cell) is not None
 
 
 class Plain(NamedTuple):
@@ -93,10 +89,11 @@ def forward(
     *,
     out: Tensor | None = None,
     values: bool = False,
+    keep: bool = True,
 ) -> Made:
     found = plain(cell)
     if found is None:
-        return native_cells.forward(cell, weights, x, first, steps, extras, out=out)
+        return native_programs.forward(cell, weights, x, first, steps, extras, out=out, values=values, keep=keep)
     weight_ih, weight_hh, bias_ih, bias_hh = _as_torch(weights.tensors, weights.layout, found)
     H = weight_ih.shape[0]
     h_n = weight_ih.new_empty(1, steps.B, H)
@@ -121,7 +118,7 @@ def backward(
 ) -> None:
     found = plain(cell)
     if found is None:
-        return native_cells.backward(cell, weights, made, x, first, steps, dy, d_last, into, extras)
+        return native_programs.backward(cell, weights, made, x, first, steps, dy, d_last, into, extras)
     weight_ih, weight_hh, *_ = _as_torch(weights.tensors, weights.layout, found)
     dweight_ih, dweight_hh, dbias_ih, dbias_hh = _as_torch(into.weights, weights.layout, found)
     dbias = dbias_hh if dbias_ih is None else dbias_ih

@@ -33,6 +33,7 @@ def forward(
     *,
     out: Tensor | None = None,
     values: bool = False,
+    keep: bool = True,
     functions: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Made:
     """A1 to A4 for t = 1..T. functions: others in the place of those that the cell declares, by name."""
@@ -61,7 +62,7 @@ def forward(
     arrays = {name: _as_array(made[name], side.widths[name], env, steps, like=like) for name in side.lines}
     last = tuple(steps.last_of(arrays[name], before[name][None]) for name in signature.states)
     y = arrays[signature.output]
-    kept = tuple(arrays[_key(e)] for e in signature.kept)
+    kept = tuple(arrays[_key(e)] for e in signature.kept) if keep else ()
     known = {line.name: arrays[line.name] for line in cell.derivation.steps} if values else None
     return Made(y if out is None else out.copy_(y), last, kept, known)
 
@@ -124,12 +125,10 @@ def backward(
         into.cotangents.update(cotangents)
     env |= of_rows | {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
     for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
-        if array is not None:  # B11
-            sent_back = side.inputs[name]
-            d = y.new_zeros(1, 1) if sent_back is None else sent_back(env)
-            array.copy_(d.expand(array.shape[:-1].numel(), array.shape[-1]).view(array.shape))
+        if array is not None:
+            array.copy_(of_input(cell, env, name).expand(array.shape[:-1].numel(), -1).view(array.shape))
     asked = {name for name, at in weights.layout.made_of.items() if any(into.weights[k] is not None for k in at)}
-    into.receive(weights.layout, _of_parameters(cell, env, asked))
+    into.receive(weights.layout, of_parameters(cell, env, asked))
 
 
 def of_samples(
@@ -152,7 +151,7 @@ def of_samples(
     each = []
     for v in range(samples):
         own = {key: array.unflatten(0, (-1, samples))[:, v] for key, array in of_rows.items()}
-        laid_out = weights.layout.laid_out(_of_parameters(cell, env | own, set(weights.layout.made_of)))
+        laid_out = weights.layout.laid_out(of_parameters(cell, env | own, set(weights.layout.made_of)))
         each.append([laid_out[k] for k in range(len(weights.tensors))])
     return [torch.stack(of_all) for of_all in zip(*each, strict=True)]
 
@@ -209,7 +208,8 @@ def _compiled_side_a(cell: Cell, functions: Functions) -> _SideA:
     for e in Signature.of(cell).kept:
         if isinstance(e, Call):
             values[_key(e)] = waiting_for_states(e.arguments[0])
-            lines[_key(e)] = _scale(evaluated(values[_key(e)], cell, functions))
+            scale = _scale(evaluated(values[_key(e)], cell, functions))
+            lines[_key(e)] = scale if cell.sheet.has_rows(e.arguments[0]) else _for_every_row(scale, "1", cell)
             widths[_key(e)] = "1"
     return _SideA(ahead, lines, widths, any(n == Name("x", 0) for value in values.values() for n in names(value)))
 
@@ -263,15 +263,23 @@ def _of_parameter(cell: Cell, name: str) -> Evaluated:
     each = plus(*(use.value for use in uses if use.line.step is not None))
     value, sheet = evaluated(each, cell), cell.sheet
     if each == ZERO:
-        like, axes = (f"∂{sheet.output}", 0), sheet.shapes.get(name) or (sheet.widths[name],)
+        like, axes = (sheet.output, 0), sheet.shapes.get(name) or (sheet.widths[name],)
         return lambda env: env[like].new_zeros([env[axis, SIZE] for axis in axes])
     if cell.sheet.is_matrix(name):
         return value
     return lambda env: value(env).expand(-1, env[cell.sheet.widths[name], SIZE]).sum(0)
 
 
-def _of_parameters(cell: Cell, env: Environment, asked: set[str]) -> dict[str, Tensor]:
-    """B8, B9, B10."""
+def of_input(cell: Cell, env: Environment, name: str) -> Tensor:
+    """B11 of an input at all steps, (N, ·) or (1, ·), from an environment with the rows of all steps."""
+    sent_back = _side_b(cell).inputs[name]
+    if sent_back is None:
+        return env[cell.sheet.output, 0].new_zeros(1, env[cell.sheet.widths[name], SIZE])
+    return sent_back(env).expand(-1, env[cell.sheet.widths[name], SIZE])
+
+
+def of_parameters(cell: Cell, env: Environment, asked: set[str]) -> dict[str, Tensor]:
+    """B8, B9, B10 of those that are asked, likewise."""
     return {name: value(env) for name, value in _side_b(cell).parameters.items() if name in asked}
 
 

@@ -508,7 +508,7 @@ class _Watcher:
 
     def add(self, record: Record) -> None:
         self.tapes[-1].layers.append(record)
-        self.tapes[-1].versions["engine"] = choose(record.h.device.type, record.h.dtype, record.cell).name
+        self.tapes[-1].versions["engine"] = choose(record.h.device.type, record.h.dtype).name
 
     def after(self, module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if not isinstance(module, torch.nn.Linear) or not self.tapes or recorder.get() is not self:

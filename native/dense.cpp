@@ -1,0 +1,159 @@
+#include "dense.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "buffer.hpp"
+#include "kernels.hpp"
+#include "schedule.hpp"
+#include "team.hpp"
+
+namespace bptt {
+
+namespace {
+
+constexpr std::size_t rows_of_a_band = 28, rows_of_a_block = 256, numbers_in_the_cache = 1 << 17;
+
+template <class Real>
+class Multiply {
+public:
+    explicit Multiply(const DenseProduct<Real>& all) : all_(all), start_(all.start ? 1 : 0, all.columns) {
+        for (const DenseTerm<Real>& term : all.terms) right_.emplace_back(term.inner, all.columns);
+        if (all.start) kernel_.pack({all.start, 0, 1}, 1, all.columns, 0, panels_, start_.from_row(0));
+    }
+
+    void operator()(Member& member) const {
+        member.phase(right_.size() * member.members(), [&](std::size_t item) {
+            const std::size_t k = item / member.members();
+            const Range own = part(panels_, item % member.members(), member.members());
+            kernel_.pack(all_.terms[k].right, all_.terms[k].inner, all_.columns, own.first, own.last,
+                         right_[k].from_row(0));
+        });
+        const std::size_t bands = divide_up(all_.rows, rows_of_a_band);
+        member.phase(bands, [&](std::size_t item) { multiply(part(all_.rows, item, bands)); });
+    }
+
+private:
+    void multiply(Range rows) const {
+        const std::size_t count = rows.last - rows.first;
+        std::vector<PanelBuffer<Real>> left;
+        std::vector<Term<Real>> terms;
+        for (std::size_t k = 0; k < right_.size(); ++k) {
+            const std::size_t inner = all_.terms[k].inner;
+            left.emplace_back(count, inner);
+            kernel_.pack(from_row(all_.terms[k].left, rows.first), count, inner, 0, panels_of<Real>(inner),
+                         left.back().from_row(0));
+            terms.push_back({inner, left.back().read(), right_[k].read()});
+        }
+        const PanelBuffer<Real> made(count, all_.columns);
+        Start<Real> start{};
+        if (all_.start) start = {start_.read(), 0};
+        kernel_.product(
+            {count, all_.columns, 0, panels_, start, terms.data(), terms.size(), made.from_row(0), nullptr});
+        kernel_.unpack(made.read(), count, all_.columns, 0, panels_, from_row(all_.to, rows.first));
+    }
+
+    template <class R>
+    static Matrix<R> from_row(Matrix<R> matrix, std::size_t row) {
+        matrix.at += static_cast<std::ptrdiff_t>(row) * matrix.row_stride;
+        return matrix;
+    }
+
+    const Kernels<Real>& kernel_ = kernels<Real>();
+    const DenseProduct<Real>& all_;
+    std::size_t panels_ = panels_of<Real>(all_.columns);
+    PanelBuffer<Real> start_;
+    std::vector<PanelBuffer<Real>> right_;
+};
+
+// Some columns of the results after the other go through all rows, block by block.
+template <class Real>
+class SumUp {
+public:
+    explicit SumUp(const DenseSum<Real>& all) : all_(all), total_(all.total ? 1 : 0, all.columns) {
+        for (const DenseLeft<Real>& left : all.lefts) products_.emplace_back(left.columns, all.columns);
+    }
+
+    void operator()(Member& member) const {
+        std::size_t rows = 1;
+        for (const DenseLeft<Real>& left : all_.lefts) rows += left.columns;
+        const std::size_t wide = std::max<std::size_t>(2, numbers_in_the_cache / (rows * kernel_.lanes));
+        const std::size_t items = std::max(member.members(), divide_up(panels_, wide));
+        member.phase(items, [&](std::size_t item) { sum(part(panels_, item, items)); });
+    }
+
+private:
+    void sum(Range panels) const {
+        if (panels.first == panels.last) return;
+        for (std::size_t k = 0; k < products_.size(); ++k)
+            if (all_.lefts[k].tokens || all_.rows == 0) products_[k].clear(panels.first, panels.last);
+        if (all_.total) total_.clear(panels.first, panels.last);
+        const PanelBuffer<Real> block(std::min(rows_of_a_block, all_.rows),
+                                      (panels.last - panels.first) * kernel_.lanes);
+        for (std::size_t row = 0; row < all_.rows; row += rows_of_a_block) add(panels, row, block.from_row(0));
+        for (std::size_t k = 0; k < products_.size(); ++k)
+            kernel_.unpack(products_[k].read(), all_.lefts[k].columns, all_.columns, panels.first, panels.last,
+                           all_.lefts[k].product);
+        if (all_.total) kernel_.unpack(total_.read(), 1, all_.columns, panels.first, panels.last, {all_.total, 0, 1});
+    }
+
+    // A block of rows, whose part of the right factor goes through `room`.
+    void add(Range panels, std::size_t row, Panels<Real> room) const {
+        const std::size_t rows = std::min(rows_of_a_block, all_.rows - row);
+        room.at -= panels.first * room.stride;  // where the first of all panels would be
+        const Panels<const Real> right{room.at, room.stride};
+        Matrix<const Real> of_block = all_.right;
+        of_block.at += static_cast<std::ptrdiff_t>(row) * of_block.row_stride;
+        kernel_.pack(of_block, rows, all_.columns, panels.first, panels.last, room);
+        if (all_.total) kernel_.bias_gradient(rows, panels.first, panels.last, right, total_.from_row(0));
+        for (std::size_t k = 0; k < products_.size(); ++k) {
+            const DenseLeft<Real>& left = all_.lefts[k];
+            const Panels<Real> product = products_[k].from_row(0);
+            const Piece<Real> piece{left.left ? left.left + row * left.columns : nullptr, rows};
+            if (left.tokens)
+                kernel_.token_gradient({rows, panels.first, panels.last, left.tokens + row, right, product});
+            else
+                kernel_.weight_gradient(
+                    {left.columns, 0, left.columns, panels.first, panels.last, &piece, 1, right, product, row == 0});
+        }
+    }
+
+    const Kernels<Real>& kernel_ = kernels<Real>();
+    const DenseSum<Real>& all_;
+    std::size_t panels_ = panels_of<Real>(all_.columns);
+    PanelBuffer<Real> total_;
+    std::vector<PanelBuffer<Real>> products_;
+};
+
+}  // namespace
+
+template <class Real>
+void multiply(const DenseProduct<Real>& all, std::size_t threads) {
+    if (all.rows == 0 || all.columns == 0) return;
+    std::size_t inner = 1;
+    for (const DenseTerm<Real>& term : all.terms) inner += term.inner;
+    threads = team_for(2.0 * static_cast<double>(all.rows) * static_cast<double>(inner * all.columns), threads);
+    run_team(threads, Multiply<Real>(all));
+}
+
+template <class Real>
+void sum_up(const DenseSum<Real>& all, std::size_t threads) {
+    if (all.columns == 0) return;
+    std::size_t inner = 1;
+    for (const DenseLeft<Real>& left : all.lefts) {
+        inner += left.tokens ? 1 : left.columns;
+        if (!left.tokens || all.rows == 0) continue;
+        const auto [least, most] = std::minmax_element(left.tokens, left.tokens + all.rows);
+        if (*least < 0 || static_cast<std::size_t>(*most) >= left.columns)
+            throw std::out_of_range("a token lies outside the rows of its matrix");
+    }
+    threads = team_for(2.0 * static_cast<double>(all.rows) * static_cast<double>(inner * all.columns), threads);
+    run_team(threads, SumUp<Real>(all));
+}
+
+template void multiply(const DenseProduct<float>&, std::size_t);
+template void multiply(const DenseProduct<double>&, std::size_t);
+template void sum_up(const DenseSum<float>&, std::size_t);
+template void sum_up(const DenseSum<double>&, std::size_t);
+
+}  // namespace bptt

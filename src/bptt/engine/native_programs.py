@@ -1,0 +1,393 @@
+"""Any cell on the compiled engine: its program is run at every step (`programs`), forward and back.
+
+Products of inputs before the sweep, with few rows, and the gradients of parameters and inputs after it go over the rows
+of all steps at once (native/dense.hpp).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bptt.engine import _native, programs, reference
+from bptt.engine.arrays import (
+    address,
+    address_of,
+    check_storage,
+    check_tokens,
+    matrix_of,
+    precision_of,
+    require_output,
+    sizes_of,
+)
+from bptt.engine.contract import Gradients, Made, Signature, Weights
+from bptt.engine.contract import sizes_of as lengths_of
+from bptt.engine.evaluation import SIZE, evaluated, gathered
+from bptt.engine.steps import Steps
+from bptt.sheet import Cell
+from bptt.sheet.derivation import plus
+from bptt.sheet.expressions import Cotangent, Expression, Name, Product, Size, Sum, Transposed, walk
+
+ROWS_WORTH_A_PRODUCT = 8
+"""With fewer rows weights are used too seldom for each time that they are read: products of inputs are then made for
+all steps at once."""
+LARGE = 2 << 20
+"""Bytes of an array for which large pages are asked."""
+
+
+def forward(
+    cell: Cell,
+    weights: Weights,
+    x: Tensor,
+    first: Sequence[Tensor | None],
+    steps: Steps,
+    extras: Sequence[Tensor],
+    *,
+    out: Tensor | None,
+    values: bool,
+    keep: bool,
+) -> Made:
+    signature, widths = Signature.of(cell), cell.sheet.widths
+    layer = _Layer(cell, weights, x, first, steps, extras)
+    few = steps.B < ROWS_WORTH_A_PRODUCT
+    program = programs.forward(cell, every_value=values, keep=keep, ahead=few or not x.is_floating_point())
+    like, length = layer.like, layer.length
+    ahead = layer.ahead(program)
+    arrays = ahead | layer.inputs
+    shape = (*steps.rows, length[widths[signature.output]])
+    if out is not None:
+        arrays[signature.output] = require_output("out", out, like.dtype, shape)
+    for key, width in program.arrays.items():
+        if key not in arrays:
+            arrays[key] = _fresh(like, *steps.rows, length[width])
+    last = {name: like.new_empty(1, steps.B, length[widths[name]]) for name in signature.states}
+    layer.run(program, arrays, {f"last {name}": array for name, array in last.items()}, ahead, back=False)
+    kept = tuple(arrays[programs.key_of(e)] for e in signature.kept) if keep else ()
+    known = {line.name: arrays[line.name] for line in cell.derivation.steps} if values else None
+    return Made(arrays[signature.output], tuple(last.values()), kept, known)
+
+
+def backward(
+    cell: Cell,
+    weights: Weights,
+    made: Made,
+    x: Tensor,
+    first: Sequence[Tensor | None],
+    steps: Steps,
+    dy: Tensor | None,
+    d_last: Sequence[Tensor | None],
+    into: Gradients,
+    extras: Sequence[Tensor],
+) -> None:
+    signature, widths, like = Signature.of(cell), cell.derivation.widths, made.y
+    layer = _Layer(cell, weights, x, first, steps, extras, made)
+    stored = _read_after(cell) if into.cotangents is None else frozenset(line.name for line in cell.derivation.steps)
+    program = programs.backward(cell, stored)
+    ordered = [line.name for line in cell.derivation.steps if line.name in stored]
+    columns = [layer.length[widths[name]] for name in ordered]
+    N = sum(steps.rows_of_steps)
+    side_by_side = _fresh(like, N, sum(columns))
+    cotangents = dict(zip(ordered, side_by_side.split(columns, -1), strict=True))
+    stored_as = {f"∂{name}": d for name, d in cotangents.items()}
+    arrays = layer.inputs | layer.kept | {programs.DIRECT: dy} | stored_as
+    rows = {f"∂last {name}": d for name, d in zip(signature.states, d_last, strict=True)}
+    rows |= {f"∂{name}": d for name, d in zip(signature.states, into.first, strict=True)}
+    if not into.own:
+        layer.check(into, weights)
+    layer.run(program, arrays, rows, stored_as, back=True)
+    if into.cotangents is not None:
+        into.cotangents.update({name: d.contiguous().view(*steps.rows, -1) for name, d in cotangents.items()})
+    env = _Environment(layer, cotangents, side_by_side)
+    for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
+        if array is not None:
+            array.copy_(_of_input(cell, env, name).expand(array.shape[:-1].numel(), -1).view(array.shape))
+    asked = {name for name, at in weights.layout.made_of.items() if any(into.weights[k] is not None for k in at)}
+    into.receive(weights.layout, _of_parameters(cell, env, asked))
+
+
+class _Layer:
+    """The tensors of a call that both ways read."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        weights: Weights,
+        x: Tensor,
+        first: Sequence[Tensor | None],
+        steps: Steps,
+        extras: Sequence[Tensor],
+        made: Made | None = None,
+    ) -> None:
+        signature = Signature.of(cell)
+        self.cell, self.x, self.steps = cell, x, steps
+        like = next((tensor for tensor in weights.tensors if tensor is not None), x)
+        self.like, self.precision = like, precision_of("weights", like.dtype)
+        self.length = lengths_of(cell, weights, x, first)
+        for name, tensor in zip(weights.layout.names, weights.tensors, strict=True):
+            self._check_storage(name, tensor)  # some are read by operations of torch
+        self.given = weights.by_name()
+        self.inputs: dict[str, Any] = {"x": x} | dict(
+            zip(signature.inputs, extras[len(signature.masks) :], strict=True)
+        )
+        self.masks = dict(zip(signature.masks, extras, strict=False))
+        self.rows: dict[str, Tensor | None] = dict(zip(signature.states, first, strict=True)) | self.masks
+        self.kept: dict[str, Any] = {}
+        if made is not None:
+            keys = [signature.output, *map(programs.key_of, signature.kept)]
+            self.kept = dict(zip(keys, (made.y, *made.kept), strict=True))
+        for name, tensor in (*self.inputs.items(), *self.rows.items(), *self.kept.items()):
+            self._check_storage(name, tensor)
+        self.sizes, self.leading = sizes_of("x", x, steps)
+        for name, array in self.inputs.items():
+            if array.shape[: array.dim() - array.is_floating_point()] != self.leading:
+                raise ValueError(
+                    f"`{name}` must have the rows of all steps, {self.leading}, in front; got {tuple(array.shape)}"
+                )
+
+    def _check_storage(self, name: str, tensor: Tensor | None) -> None:
+        if tensor is not None and not self.precision.address(tensor, tensor.shape):  # what is usual is quick to ask
+            check_storage(**{name: tensor})
+
+    def check(self, into: Gradients, weights: Weights) -> None:
+        """The arrays that receive gradients."""
+        signature, dtype, sheet = Signature.of(self.cell), self.like.dtype, self.cell.sheet
+        for name, d in zip(signature.states, into.first, strict=True):
+            if d is not None:
+                require_output(f"∂{name}", d, dtype, (1, self.steps.B, self.length[sheet.widths[name]]))
+        for name, d in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
+            if d is not None:
+                require_output(f"∂{name}", d, dtype, (*self.steps.rows, self.length[sheet.widths[name]]))
+        for name, of, d in zip(weights.layout.names, weights.tensors, into.weights, strict=True):
+            if d is not None:
+                shape = d.shape if of is None else of.shape
+                require_output(f"∂{name}", d, dtype, tuple(shape), strided=True)
+
+    def ahead(self, program: programs.Program) -> dict[str, Any]:
+        """The parts of sums that need no state."""
+        found: dict[str, Any] = {}
+        for key, ahead in program.ahead.items():
+            columns, vectors = self.length[program.arrays[key]], [self.given[name] for name in ahead.vectors]
+            start = sum(vectors[1:], vectors[0]) if vectors else None
+            terms = [(self.inputs[left], self.given[name]) for left, name in ahead.products]
+            tokens = [(x, W) for x, W in terms if not x.is_floating_point()]
+            terms = [(x.flatten(0, -2), W) for x, W in terms if x.is_floating_point()]
+            found[key] = self.multiply(terms, start, columns)
+            for x, W in tokens:
+                check_tokens(x, len(W))
+                found[key] += gathered(x.flatten(), W)
+        return found
+
+    def multiply(self, terms: Sequence[tuple[Tensor, Tensor]], start: Tensor | None, columns: int) -> Tensor:
+        """start, the same for all rows, and the sum of products (N, columns) over the rows of all steps."""
+        N = sum(self.steps.rows_of_steps)
+        made, held = self.like.new_empty(N, columns), list[Tensor]()
+        self.precision.multiply(
+            N,
+            columns,
+            [(W.shape[0], self._strided("left", x, held), self._strided("right", W, held)) for x, W in terms],
+            address_of("start", start, self.precision, (columns,), held),
+            (address(made), columns, 1),
+            torch.get_num_threads(),
+        )
+        return made
+
+    def sum_up(self, lefts: Sequence[tuple[Tensor, int]], d: Tensor) -> tuple[list[Tensor], Tensor]:
+        """leftᵀ d over the rows of all steps for each left, which may be tokens, with the number of its columns; and
+        the sum of the rows of d."""
+        (N, columns), held = d.shape, list[Tensor]()
+        total, made, given = self.like.new_empty(columns), [], []
+        for left, rows in lefts:
+            product, numbers, tokens = self.like.new_empty(rows, columns), left, None
+            if not left.is_floating_point():
+                numbers, tokens = None, left.to(torch.int64).contiguous()
+                held.append(tokens)
+            at = address_of("left", numbers, self.precision, (N, rows), held)
+            given.append((rows, at, address(tokens), (address(product), columns, 1)))
+            made.append(product)
+        self.precision.sum_up(
+            N, columns, given, self._strided("right", d, held), address(total), torch.get_num_threads()
+        )  # fmt: skip
+        return made, total
+
+    def _strided(self, name: str, array: Tensor, held: list[Tensor]) -> tuple[int, int, int]:
+        return matrix_of(name, array, self.precision, (array.shape[0], array.shape[1]), held)
+
+    def run(
+        self,
+        program: programs.Program,
+        arrays: Mapping[str, Tensor | None],
+        rows: Mapping[str, Tensor | None],
+        own: Iterable[str],
+        *,
+        back: bool,
+    ) -> None:
+        """own: the names of arrays that were made for this, which may be columns of another."""
+        steps, dtype, length, precision = self.steps, self.like.dtype, self.length, self.precision
+        sizes, leading = self.sizes, self.leading
+        held: list[Tensor] = []
+
+        def at(name: str, array: Tensor | None, shape: tuple[int, ...]) -> int:
+            return address_of(name, array, precision, shape, held)
+
+        def side_by_side(name: str, width: int) -> tuple[int, int, int]:
+            array = arrays[name]
+            if array is not None and name in own:
+                return address(array), array.stride(-2), 1
+            return at(name, array, (*leading, width)), width, 1
+
+        all_rows = self.rows | dict(rows)
+        of_rows = []
+        for key, width in program.rows.items():
+            array = all_rows[key]
+            of_rows.append(at(key, array, (*[1] * (array is not None and array.dim() == 3), steps.B, length[width])))
+        vectors = []
+        for what in program.vectors:
+            if isinstance(what, str):
+                vectors.append(at(what, self.given[what], (length[self.cell.sheet.widths[what]],)))
+            else:
+                number = float(length[what.name]) if isinstance(what, Size) else what
+                vectors.append(address(_number(number, dtype)))
+        matrices = []
+        for name, is_transposed in program.matrices:
+            rows_of, columns_of = self.cell.sheet.shapes[name]
+            shape = length[rows_of], length[columns_of]
+            begin, row, column = matrix_of(name, self.given[name], precision, shape, held)
+            matrices.append((begin, column, row) if is_transposed else (begin, row, column))
+        precision.run(
+            program.code, steps.T, steps.B, address(sizes), steps.reverse, back,
+            [length[size] for size in program.sizes],
+            [side_by_side(key, length[width]) for key, width in program.arrays.items()],
+            of_rows, vectors, matrices, torch.get_num_threads(),
+        )  # fmt: skip
+
+
+@lru_cache
+def _number(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor([value], dtype=dtype)
+
+
+def _fresh(like: Tensor, *shape: int) -> Tensor:
+    array = like.new_empty(*shape)
+    if array.nbytes >= LARGE:
+        _native.prefer_large_pages(address(array), array.nbytes)
+    return array
+
+
+class _Environment(dict[tuple[str, int | str | None], Any]):
+    """All that side B reads beside the sweep, with the rows of all steps; made when it is asked for."""
+
+    def __init__(self, layer: _Layer, cotangents: Mapping[str, Tensor], side_by_side: Tensor) -> None:
+        super().__init__({(f"∂{name}", 0): d for name, d in cotangents.items()})
+        self.layer, self.cell, self.side_by_side = layer, layer.cell, side_by_side
+        self.places, begin = {}, 0
+        for name, d in cotangents.items():
+            self.places[name] = begin, d.shape[-1]
+            begin += d.shape[-1]
+
+    def __missing__(self, key: tuple[str, int | str | None]) -> Any:
+        self[key] = self._made(*key)
+        return self[key]
+
+    def _made(self, name: str, step: int | str | None) -> Any:
+        layer, found = self.layer, self.cell.derivation
+        if step == SIZE:
+            return layer.length[name]
+        if step is None:
+            return layer.given[name] if name in layer.given else layer.steps.at_every_step(layer.masks[name])
+        if step == -1:
+            first, kept = layer.rows[name], layer.kept[name]
+            first = kept.new_zeros(1, layer.steps.B, kept.shape[-1]) if first is None else first
+            return layer.steps.previous_of(layer.steps.with_first(kept, first)).flatten(0, -2)
+        array = layer.inputs.get(name, layer.kept.get(name))
+        if array is not None:
+            return array.flatten(0, -2) if array.is_floating_point() else array.flatten()
+        line = next(line for line in found.steps if line.name == name)
+        value = torch.as_tensor(evaluated(line.value, self.cell)(self), dtype=layer.like.dtype)
+        return value.expand(sum(layer.steps.rows_of_steps), layer.length[found.widths[name]])
+
+
+@lru_cache
+def _uses(cell: Cell, name: str) -> Expression:
+    """What all steps send back to a parameter."""
+    return plus(*(use.value for use in cell.derivation.uses.get((name, None), ()) if use.line.step is not None))
+
+
+@lru_cache
+def _read_after(cell: Cell) -> frozenset[str]:
+    """The values whose cotangents parameters and inputs read."""
+    signature = Signature.of(cell)
+    each = [_uses(cell, name) for name in signature.parameters]
+    each += [cell.derivation.sent_back(name, 0) for name in cell.sheet.inputs]
+    return frozenset(part.name for e in each for part in walk(e) if isinstance(part, Cotangent))
+
+
+def _terms(e: Expression) -> list[Expression]:
+    return [term if sign > 0 else Sum(((sign, term),)) for sign, term in e.terms] if isinstance(e, Sum) else [e]
+
+
+def _of_parameters(cell: Cell, env: _Environment, asked: set[str]) -> dict[str, Tensor]:
+    """B8, B9, B10: cotangents that meet the same left factor by one product."""
+    of_left: dict[Name | None, dict[str, str]] = {}
+    others = set()
+    for name in asked:
+        terms = _terms(_uses(cell, name))
+        found: list[tuple[Name | None, str]] = []
+        for term in terms:
+            match term:
+                case Product(Transposed(Name() as left), Cotangent(value)):
+                    found.append((left, value))
+                case Cotangent(value) if cell.derivation.widths[value] == cell.sheet.widths.get(name):
+                    found.append((None, value))
+        if len(terms) == 1 == len(found):
+            of_left.setdefault(found[0][0], {})[name] = found[0][1]
+        else:
+            others.add(name)
+    made = reference.of_parameters(cell, env, others)
+    groups = [of_left] if len(of_left) > 1 and _overlap(env, of_left) else [{left: of_left[left]} for left in of_left]
+    for group in groups:
+        values = list(dict.fromkeys(value for of in group.values() for value in of.values()))
+        d, places = _side_by_side(env, values)
+        lefts = [left for left in group if left is not None]
+        products, total = env.layer.sum_up(
+            [(env[left.name, left.step], env[cell.derivation.widths[left.name], SIZE]) for left in lefts], d
+        )
+        whole = dict(zip(lefts, products, strict=True)) | {None: total}
+        for left, of in group.items():
+            made |= {name: whole[left].narrow(-1, *places[value]) for name, value in of.items()}
+    return made
+
+
+def _overlap(env: _Environment, of_left: Mapping[Name | None, Mapping[str, str]]) -> bool:
+    """Whether matrices have most cotangents in common, so that one walk over all of them is less than one for each."""
+    each = [set(values.values()) for left, values in of_left.items() if left is not None]
+    asked = sum(env.places[value][1] for values in each for value in values)
+    union = sum(env.places[value][1] for value in set().union(*each))
+    return 3 * len(each) * union <= 4 * asked
+
+
+def _of_input(cell: Cell, env: _Environment, name: str) -> Tensor:
+    """B11."""
+    terms = _terms(cell.derivation.sent_back(name, 0))
+    factors = []
+    for term in terms:
+        match term:
+            case Product(Cotangent(value), Transposed(Name(matrix))):
+                factors.append((env[f"∂{value}", 0], env[matrix, None].mT))
+    if len(factors) < len(terms):
+        return reference.of_input(cell, env, name)
+    return env.layer.multiply(factors, None, env[cell.sheet.widths[name], SIZE])
+
+
+def _side_by_side(env: _Environment, values: list[str]) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+    """Cotangents in one array, and where each begins and how wide it is."""
+    own = {value: env.places[value] for value in values}
+    first, last = min(begin for begin, _ in own.values()), max(map(sum, own.values()))
+    if 3 * (last - first) <= 4 * sum(width for _, width in own.values()):  # a few others more cost less than a copy
+        return env.side_by_side[:, first:last], {value: (begin - first, width) for value, (begin, width) in own.items()}
+    places, begin = {}, 0
+    for value, (_, width) in own.items():
+        places[value] = begin, width
+        begin += width
+    return torch.cat([env[f"∂{value}", 0] for value in values], -1), places
