@@ -10,7 +10,7 @@ memory.py      peak memory of a training step
 long.py        memory and time of one long sequence, up to a million steps
 others.py      how busy other processes were meanwhile
 report.py      tables and the verdict on every bar, from the lines of JSON alone
-cells.py       what the options of the cell cost, compiled and by the reference loop
+cells.py       lstm, gru and cells of one's own beside torch.nn, an eager loop, JAX and the reference engine
 sheet.py       reading a cell's equations, deriving its side B, and what the derived side costs beside autograd
 versions.py    the plain layer of two versions of bptt, in two environments
 busy.py        what other programs cost a training
