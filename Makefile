@@ -105,7 +105,7 @@ sanitize: $(SANITIZED)/installed
 			echo "sanitize: $$isa"; \
 			LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 			ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 BPTT_ISA=$$isa OMP_NUM_THREADS=2 \
-				$(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider tests/test_native.py tests/test_sweeps.py tests/test_programs.py || exit 1; \
+				$(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider tests/test_native.py tests/test_sweeps.py tests/test_programs.py tests/test_cells.py || exit 1; \
 		else echo "sanitize: $$isa left out: $${why##*ImportError: }"; fi; \
 	done
 

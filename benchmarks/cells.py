@@ -9,6 +9,9 @@ the least of each process and of these the median; how many times longer the oth
 pairs; and an interval in which that lies with 95 % probability (Student's t on the logarithms).
 """
 
+# pyright: reportMissingImports=false
+# JAX is there for those alone who compare with it.
+
 import argparse
 import json
 import math

@@ -168,11 +168,6 @@ void sum_up(std::size_t rows, std::size_t columns,
     bptt::sum_up(sum, threads);
 }
 
-template <class Real>
-void activate(bptt::Activation activation, Address a, Address h, std::size_t count) {
-    bptt::activate<Real>(activation, pointer<const Real>(a), pointer<Real>(h), count);
-}
-
 // One set of functions for each precision, so that the name of the call says how its addresses are read.
 template <class Real>
 void define(nb::module_ m, const bptt::Tensors& tensors) {
@@ -183,7 +178,6 @@ void define(nb::module_ m, const bptt::Tensors& tensors) {
     m.def("run", &run<Real>);
     m.def("multiply", &multiply<Real>);
     m.def("sum_up", &sum_up<Real>);
-    m.def("activate", &activate<Real>, without_gil);
 }
 
 }  // namespace

@@ -99,10 +99,6 @@ void forward_layer(const ForwardSweep<Real>&, const Input<Real>&, std::size_t th
 template <class Real>
 void backward_layer(const BackwardSweep<Real>&, const Input<Real>&, const Gradients<Real>&, std::size_t threads);
 
-// The activation alone: h[i] = φ(a[i]) for i < count.
-template <class Real>
-void activate(Activation activation, const Real* a, Real* h, std::size_t count);
-
 // Asks the system for large pages, where it gives them, for memory that nobody has written yet: the first write to each
 // small page costs more than all that are to come.
 void prefer_large_pages(void* at, std::size_t bytes);

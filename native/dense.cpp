@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 #include "buffer.hpp"
 #include "kernels.hpp"
@@ -12,45 +13,61 @@ namespace bptt {
 
 namespace {
 
-constexpr std::size_t rows_of_a_band = 28, rows_of_a_block = 256, numbers_in_the_cache = 1 << 17;
+constexpr std::size_t rows_of_a_block = 256, numbers_in_the_cache = 1 << 17;
 
 template <class Real>
 class Multiply {
 public:
-    explicit Multiply(const DenseProduct<Real>& all) : all_(all), start_(all.start ? 1 : 0, all.columns) {
+    Multiply(const DenseProduct<Real>& all, std::size_t threads)
+        : all_(all), shares_(threads), start_(all.start ? 1 : 0, all.columns) {
         for (const DenseTerm<Real>& term : all.terms) right_.emplace_back(term.inner, all.columns);
         if (all.start) kernel_.pack({all.start, 0, 1}, 1, all.columns, 0, panels_, start_.from_row(0));
+        const std::size_t rows = std::min(rows_of_a_band, all.rows);
+        for (std::size_t share = 0; share < threads; ++share) {
+            Room room{{}, {}, PanelBuffer<Real>(rows, all.columns)};
+            for (std::size_t k = 0; k < right_.size(); ++k) {
+                room.left.emplace_back(rows, all.terms[k].inner);
+                room.terms.push_back({all.terms[k].inner, room.left.back().read(), right_[k].read()});
+            }
+            rooms_.push_back(std::move(room));
+        }
     }
 
     void operator()(Member& member) const {
-        member.phase(right_.size() * member.members(), [&](std::size_t item) {
-            const std::size_t k = item / member.members();
-            const Range own = part(panels_, item % member.members(), member.members());
+        member.phase(right_.size() * shares_, [&](std::size_t item) {
+            const std::size_t k = item / shares_;
+            const Range own = part(panels_, item % shares_, shares_);
             kernel_.pack(all_.terms[k].right, all_.terms[k].inner, all_.columns, own.first, own.last,
                          right_[k].from_row(0));
         });
-        const std::size_t bands = divide_up(all_.rows, rows_of_a_band);
-        member.phase(bands, [&](std::size_t item) { multiply(part(all_.rows, item, bands)); });
+        member.phase(shares_, [&](std::size_t share) {
+            const Range own = part(all_.rows, share, shares_);
+            const std::size_t bands = divide_up(own.last - own.first, rows_of_a_band);
+            for (std::size_t band = 0; band < bands; ++band) {
+                const Range some = part(own.last - own.first, band, bands);
+                multiply({own.first + some.first, own.first + some.last}, rooms_[share]);
+            }
+        });
     }
 
 private:
-    void multiply(Range rows) const {
-        const std::size_t count = rows.last - rows.first;
+    // What a share needs for some rows.
+    struct Room {
         std::vector<PanelBuffer<Real>> left;
         std::vector<Term<Real>> terms;
-        for (std::size_t k = 0; k < right_.size(); ++k) {
-            const std::size_t inner = all_.terms[k].inner;
-            left.emplace_back(count, inner);
-            kernel_.pack(from_row(all_.terms[k].left, rows.first), count, inner, 0, panels_of<Real>(inner),
-                         left.back().from_row(0));
-            terms.push_back({inner, left.back().read(), right_[k].read()});
-        }
-        const PanelBuffer<Real> made(count, all_.columns);
+        PanelBuffer<Real> made;
+    };
+
+    void multiply(Range rows, const Room& room) const {
+        const std::size_t count = rows.last - rows.first;
+        for (std::size_t k = 0; k < right_.size(); ++k)
+            kernel_.pack(from_row(all_.terms[k].left, rows.first), count, all_.terms[k].inner, 0,
+                         panels_of<Real>(all_.terms[k].inner), room.left[k].from_row(0));
         Start<Real> start{};
         if (all_.start) start = {start_.read(), 0};
-        kernel_.product(
-            {count, all_.columns, 0, panels_, start, terms.data(), terms.size(), made.from_row(0), nullptr});
-        kernel_.unpack(made.read(), count, all_.columns, 0, panels_, from_row(all_.to, rows.first));
+        kernel_.product({count, all_.columns, 0, panels_, start, room.terms.data(), room.terms.size(),
+                         room.made.from_row(0), nullptr});
+        kernel_.unpack(room.made.read(), count, all_.columns, 0, panels_, from_row(all_.to, rows.first));
     }
 
     template <class R>
@@ -61,36 +78,42 @@ private:
 
     const Kernels<Real>& kernel_ = kernels<Real>();
     const DenseProduct<Real>& all_;
+    std::size_t shares_;
     std::size_t panels_ = panels_of<Real>(all_.columns);
     PanelBuffer<Real> start_;
     std::vector<PanelBuffer<Real>> right_;
+    std::vector<Room> rooms_;
 };
 
 // Some columns of the results after the other go through all rows, block by block.
 template <class Real>
 class SumUp {
 public:
-    explicit SumUp(const DenseSum<Real>& all) : all_(all), total_(all.total ? 1 : 0, all.columns) {
-        for (const DenseLeft<Real>& left : all.lefts) products_.emplace_back(left.columns, all.columns);
+    SumUp(const DenseSum<Real>& all, std::size_t threads) : all_(all), total_(all.total ? 1 : 0, all.columns) {
+        std::size_t rows = 1;
+        for (const DenseLeft<Real>& left : all.lefts) {
+            products_.emplace_back(left.columns, all.columns);
+            rows += left.columns;
+        }
+        wide_ = std::max<std::size_t>(2, numbers_in_the_cache / (rows * kernel_.lanes));
+        for (std::size_t share = 0; share < threads; ++share)
+            blocks_.emplace_back(std::min(rows_of_a_block, all.rows), std::min(wide_, panels_) * kernel_.lanes);
     }
 
     void operator()(Member& member) const {
-        std::size_t rows = 1;
-        for (const DenseLeft<Real>& left : all_.lefts) rows += left.columns;
-        const std::size_t wide = std::max<std::size_t>(2, numbers_in_the_cache / (rows * kernel_.lanes));
-        const std::size_t items = std::max(member.members(), divide_up(panels_, wide));
-        member.phase(items, [&](std::size_t item) { sum(part(panels_, item, items)); });
+        member.phase(blocks_.size(), [&](std::size_t share) {
+            const Range own = part(panels_, share, blocks_.size());
+            for (std::size_t first = own.first; first < own.last; first += wide_)
+                sum({first, std::min(first + wide_, own.last)}, blocks_[share].from_row(0));
+        });
     }
 
 private:
-    void sum(Range panels) const {
-        if (panels.first == panels.last) return;
+    void sum(Range panels, Panels<Real> room) const {
         for (std::size_t k = 0; k < products_.size(); ++k)
             if (all_.lefts[k].tokens || all_.rows == 0) products_[k].clear(panels.first, panels.last);
         if (all_.total) total_.clear(panels.first, panels.last);
-        const PanelBuffer<Real> block(std::min(rows_of_a_block, all_.rows),
-                                      (panels.last - panels.first) * kernel_.lanes);
-        for (std::size_t row = 0; row < all_.rows; row += rows_of_a_block) add(panels, row, block.from_row(0));
+        for (std::size_t row = 0; row < all_.rows; row += rows_of_a_block) add(panels, row, room);
         for (std::size_t k = 0; k < products_.size(); ++k)
             kernel_.unpack(products_[k].read(), all_.lefts[k].columns, all_.columns, panels.first, panels.last,
                            all_.lefts[k].product);
@@ -121,8 +144,10 @@ private:
     const Kernels<Real>& kernel_ = kernels<Real>();
     const DenseSum<Real>& all_;
     std::size_t panels_ = panels_of<Real>(all_.columns);
+    std::size_t wide_;  // so many panels go through all rows together
     PanelBuffer<Real> total_;
     std::vector<PanelBuffer<Real>> products_;
+    std::vector<PanelBuffer<Real>> blocks_;  // of each share
 };
 
 }  // namespace
@@ -133,7 +158,7 @@ void multiply(const DenseProduct<Real>& all, std::size_t threads) {
     std::size_t inner = 1;
     for (const DenseTerm<Real>& term : all.terms) inner += term.inner;
     threads = team_for(2.0 * static_cast<double>(all.rows) * static_cast<double>(inner * all.columns), threads);
-    run_team(threads, Multiply<Real>(all));
+    run_team(threads, Multiply<Real>(all, threads));
 }
 
 template <class Real>
@@ -148,7 +173,7 @@ void sum_up(const DenseSum<Real>& all, std::size_t threads) {
             throw std::out_of_range("a token lies outside the rows of its matrix");
     }
     threads = team_for(2.0 * static_cast<double>(all.rows) * static_cast<double>(inner * all.columns), threads);
-    run_team(threads, SumUp<Real>(all));
+    run_team(threads, SumUp<Real>(all, threads));
 }
 
 template void multiply(const DenseProduct<float>&, std::size_t);

@@ -247,14 +247,7 @@ void forward_layer(const ForwardSweep<Real>& sweep, const Input<Real>& input, st
     if (sweep.h_n) copy_last_states(sweep, rows);
 }
 
-template <class Real>
-void activate(Activation activation, const Real* a, Real* h, std::size_t count) {
-    kernels<Real>().activate(activation, a, h, count);
-}
-
 template void forward_layer(const ForwardSweep<float>&, const Input<float>&, std::size_t);
 template void forward_layer(const ForwardSweep<double>&, const Input<double>&, std::size_t);
-template void activate(Activation, const float*, float*, std::size_t);
-template void activate(Activation, const double*, double*, std::size_t);
 
 }  // namespace bptt

@@ -362,14 +362,6 @@ void unpack(Panels<const Real> panels, std::size_t rows, std::size_t columns, st
 }
 
 template <class Real>
-void activate(Activation activation, const Real* a, Real* h, std::size_t count) {
-    for (std::size_t i = 0; i < count; i += lanes<Real>) {
-        const std::size_t present = smaller(lanes<Real>, count - i);
-        store(h + i, phi<Real>(activation, load(a + i, present)), present);
-    }
-}
-
-template <class Real>
 constexpr Kernels<Real> table{
     .lanes = lanes<Real>,
     .forward_step = forward_step<Real>,
@@ -382,7 +374,6 @@ constexpr Kernels<Real> table{
     .bias_gradient = bias_gradient<Real>,
     .pack = pack<Real>,
     .unpack = unpack<Real>,
-    .activate = activate<Real>,
 };
 
 }  // namespace

@@ -151,7 +151,6 @@ struct Kernels {
                  Panels<Real>);
     void (*unpack)(Panels<const Real>, std::size_t rows, std::size_t columns, std::size_t first, std::size_t last,
                    Matrix<Real>);
-    void (*activate)(Activation, const Real* a, Real* h, std::size_t count);
 };
 
 template <class Real>

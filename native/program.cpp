@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "buffer.hpp"
 #include "kernels.hpp"
@@ -14,8 +15,6 @@ namespace bptt {
 
 namespace {
 
-// Most rows that a member takes through all steps together: enough that weights which are fetched serve several tiles.
-constexpr std::size_t rows_of_a_band = 28;
 // Of a slot so many numbers are made before the next operation begins, so that they are still in the first-level cache.
 constexpr std::size_t numbers_of_a_chunk = 1024;
 
@@ -56,6 +55,14 @@ std::vector<Segment> segments_of(const Program& program) {
     return segments;
 }
 
+// An instruction with the places of what it reads and writes, which a share's rows have at all steps.
+template <class Real>
+struct Ready {
+    Entries<Real> entries;
+    Product<Real> product;
+    std::vector<Term<Real>> terms;
+};
+
 template <class Real>
 class Walk {
 public:
@@ -79,7 +86,20 @@ public:
             if (slot.place == 0)
                 numbers += static_cast<std::size_t>(program_.groups[slot.group]) * panels(slot.size) * panel_;
         }
-        for (std::size_t share = 0; share < shares_; ++share) rooms_.emplace_back(1, numbers);
+        for (std::size_t share = 0; share < shares_; ++share) {
+            rooms_.emplace_back(1, numbers);
+            Real* const room = rooms_.back().from_row(0).at;
+            std::vector<Ready<Real>> all;
+            for (const Instruction& instruction : program_.instructions) all.push_back(ready(instruction, room));
+            ready_.push_back(std::move(all));
+            std::vector<Entries<Real>> hand_on;
+            for (const Carried& carried : program_.carried)
+                if (carried.next >= 0) {
+                    hand_on.push_back(ready({Operation::copy, carried.slot, {carried.next}}, room).entries);
+                    hand_on.back().last = panels(program_.slots[carried.slot].size);
+                }
+            hand_on_.push_back(std::move(hand_on));
+        }
     }
 
     void operator()(Member& member) const {
@@ -89,7 +109,7 @@ public:
             const std::size_t count = divide_up(own.last - own.first, rows_of_a_band);
             for (std::size_t band = 0; band < count; ++band) {
                 const Range some = part(own.last - own.first, band, count);
-                walk({own.first + some.first, own.first + some.last}, rooms_[share].from_row(0).at);
+                walk({own.first + some.first, own.first + some.last}, share);
             }
         });
     }
@@ -107,15 +127,8 @@ private:
                          panels(weight.columns), {to.at + g * to.stride, count * to.stride});
     }
 
-    // An instruction with the places of what it reads and writes, which are the same at all steps of a band.
-    struct Ready {
-        Entries<Real> entries;
-        Product<Real> product;
-        std::vector<Term<Real>> terms;
-    };
-
-    Ready ready(const Instruction& i, Real* room) const {
-        Ready made{};
+    Ready<Real> ready(const Instruction& i, Real* room) const {
+        Ready<Real> made{};
         if (is_product(i.operation)) {
             for (const Factors& factors : program_.products[i.from[0]]) {
                 const Place<Real> left = place(factors.left, room);
@@ -142,25 +155,18 @@ private:
     }
 
     // All steps of some rows of the batch.
-    void walk(Range band, Real* room) const {
+    void walk(Range band, std::size_t share) const {
+        Real* const room = rooms_[share].from_row(0).at;
         const std::size_t count = band.last - band.first;
         for (const Carried& carried : program_.carried)
             pack_rows(program_.slots[carried.slot].size, of_band(carried.first, band), count, 0,
                       panels(program_.slots[carried.slot].size), place(carried.slot, room));
-        std::vector<Ready> all;
-        for (const Instruction& instruction : program_.instructions) all.push_back(ready(instruction, room));
-        std::vector<Entries<Real>> hand_on;
-        for (const Carried& carried : program_.carried)
-            if (carried.next >= 0) {
-                hand_on.push_back(ready({Operation::copy, carried.slot, {carried.next}}, room).entries);
-                hand_on.back().last = panels(program_.slots[carried.slot].size);
-            }
         for (std::size_t s = 0; s < sweep_.steps.T; ++s) {
             const std::size_t t = sweep_.steps.reverse != sweep_.back ? sweep_.steps.T - 1 - s : s;
             const std::size_t rows = std::clamp(rows_.of(t), band.first, band.last) - band.first;
             if (rows == 0) continue;
-            for (const Segment& segment : segments_) run(segment, all, t, band, rows);
-            for (Entries<Real>& entries : hand_on) {
+            for (const Segment& segment : segments_) run(segment, ready_[share], t, band, rows);
+            for (Entries<Real>& entries : hand_on_[share]) {
                 entries.rows = rows;
                 kernel_.entries(entries);
             }
@@ -170,7 +176,7 @@ private:
                         panels(program_.slots[carried.slot].size), of_band(carried.last, band));
     }
 
-    void run(const Segment& segment, std::vector<Ready>& all, std::size_t t, Range band, std::size_t rows) const {
+    void run(const Segment& segment, std::vector<Ready<Real>>& all, std::size_t t, Range band, std::size_t rows) const {
         const std::size_t wide = panels(segment.size);
         const std::size_t some = std::max<std::size_t>(1, numbers_of_a_chunk / (rows * kernel_.lanes));
         for (std::size_t first = 0; first < wide; first += some) {
@@ -180,7 +186,7 @@ private:
         }
     }
 
-    void run(const Instruction& i, Ready& made, std::size_t t, Range band, std::size_t rows, Range chunk) const {
+    void run(const Instruction& i, Ready<Real>& made, std::size_t t, Range band, std::size_t rows, Range chunk) const {
         switch (i.operation) {
             case Operation::load:
                 return pack_rows(program_.slots[i.to].size, of_step(i.from[0], t, band), rows, chunk.first, chunk.last,
@@ -216,7 +222,7 @@ private:
         pack_rows(size, first, rows - go_on, chunk.first, chunk.last, to);
     }
 
-    void multiply(const Instruction& i, Ready& made, std::size_t rows, Range chunk) const {
+    void multiply(const Instruction& i, Ready<Real>& made, std::size_t rows, Range chunk) const {
         const Slot& slot = program_.slots[i.to];
         const auto together = static_cast<std::size_t>(program_.groups[slot.group]);
         Product<Real>& product = made.product;
@@ -302,8 +308,10 @@ private:
     std::size_t shares_;
     std::size_t panel_;  // numbers from one panel of a slot to the next
     std::vector<PanelBuffer<Real>> weights_, vectors_;
-    std::vector<std::size_t> begins_;       // of each slot the place of its group
-    std::vector<PanelBuffer<Real>> rooms_;  // of each share all slots
+    std::vector<std::size_t> begins_;                      // of each slot the place of its group
+    std::vector<PanelBuffer<Real>> rooms_;                 // of each share all slots
+    mutable std::vector<std::vector<Ready<Real>>> ready_;  // of each share
+    mutable std::vector<std::vector<Entries<Real>>> hand_on_;
 };
 
 void demand(bool holds, const char* rule) {

@@ -29,6 +29,9 @@ private:
     std::vector<std::size_t> offsets_;
 };
 
+// Most rows that a member multiplies with weights together: enough that those which are fetched serve several tiles.
+constexpr std::size_t rows_of_a_band = 28;
+
 // [first, last)
 struct Range {
     std::size_t first, last;

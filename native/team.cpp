@@ -95,19 +95,19 @@ struct OpenMP {
 // GNU OpenMP does not survive a fork: a child that asks for the threads of its parent waits for ever.
 std::atomic<bool> is_forked{false};
 
-// Who runs programs: OpenMP's threads where they are there, else workers of our own. Workers are never joined: at exit
+// Who runs tasks: OpenMP's threads where they are there, else workers of our own. Workers are never joined: at exit
 // they sleep, and the pool is never destroyed.
 class Pool {
 public:
-    // Runs the program on as many threads as asked; or returns false if another call is at it, or if threads of late
+    // Runs the task on as many threads as asked; or returns false if another call is at it, or if threads of late
     // had to wait for a core.
-    bool run(std::size_t threads, Task program, const void* context) {
+    bool run(std::size_t threads, Task task, const void* context) {
         const std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
         const Clock::time_point begun = Clock::now();
         if (!lock || caution_.works_alone(begun)) return false;
         Phases phases(threads);
-        const Clock::time_point done = openmp_.is_there() && !is_forked ? run_by_openmp(phases, program, context)
-                                                                        : run_by_workers(phases, program, context);
+        const Clock::time_point done = openmp_.is_there() && !is_forked ? run_by_openmp(phases, task, context)
+                                                                        : run_by_workers(phases, task, context);
         const Clock::time_point now = Clock::now();
         const bool went_on_alone = phases.survivor.load(std::memory_order_relaxed) != 0;
         caution_.learn(begun, now,
@@ -119,37 +119,37 @@ private:
     static constexpr std::uint32_t closed = 1u << 31;
 
     // Both return when the caller had nothing left to do.
-    Clock::time_point run_by_openmp(Phases& phases, Task program, const void* context) {
+    Clock::time_point run_by_openmp(Phases& phases, Task task, const void* context) {
         struct Call {
             OpenMP openmp;
             Phases& phases;
-            Task program;
+            Task task;
             const void* context;
             Clock::time_point done;
-        } call{openmp_, phases, program, context, {}};
+        } call{openmp_, phases, task, context, {}};
         const auto take_part = [](void* data) {
             Call& call = *static_cast<Call*>(data);
             const auto index = static_cast<std::size_t>(call.openmp.thread_number());
             Member member(call.phases, index);
-            call.program(call.context, member);
+            call.task(call.context, member);
             if (index == 0) call.done = Clock::now();
         };
         openmp_.parallel(take_part, &call, static_cast<unsigned>(phases.members), 0);
         return call.done;
     }
 
-    Clock::time_point run_by_workers(Phases& phases, Task program, const void* context) {
+    Clock::time_point run_by_workers(Phases& phases, Task task, const void* context) {
         for (; workers_ + 1 < phases.members; ++workers_)
             std::thread([this, index = workers_ + 1, seen = calls_.load()] { serve(index, seen); }).detach();
         phases_ = &phases;
-        program_ = program;
+        task_ = task;
         context_ = context;
         inside_.store(0, std::memory_order_release);  // opens the door
         calls_.fetch_add(1, std::memory_order_release);
         calls_.notify_all();
 
         Member caller(phases, 0);
-        program(context, caller);
+        task(context, caller);
         const Clock::time_point done = Clock::now();
 
         // No phase is left, but a late worker may still be finding that out.
@@ -166,7 +166,7 @@ private:
             if (!enter()) continue;
             if (index < phases_->members) {
                 Member member(*phases_, index);
-                program_(context_, member);
+                task_(context_, member);
             }
             if (inside_.fetch_sub(1, std::memory_order_acq_rel) - 1 == closed) inside_.notify_all();
         }
@@ -184,7 +184,7 @@ private:
     std::size_t workers_ = 0;
     Caution caution_;
     Phases* phases_ = nullptr;
-    Task program_ = nullptr;
+    Task task_ = nullptr;
     const void* context_ = nullptr;
     std::atomic<std::uint32_t> calls_{0};
     std::atomic<std::uint32_t> inside_{closed};  // workers in the current call
@@ -241,11 +241,11 @@ void Member::finish(std::uint32_t number, std::uint32_t finished, std::size_t it
         phases_.survivor.compare_exchange_strong(nobody, index_ + 1);
 }
 
-void run_team(std::size_t threads, Task program, const void* context) {
-    if (threads > 1 && the_pool().run(threads, program, context)) return;
+void run_team(std::size_t threads, Task task, const void* context) {
+    if (threads > 1 && the_pool().run(threads, task, context)) return;
     Phases phases(1);
     Member alone(phases, 0);
-    program(context, alone);
+    task(context, alone);
 }
 
 }  // namespace bptt

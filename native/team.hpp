@@ -9,7 +9,7 @@
 
 namespace bptt {
 
-// What the members of a team share while a program runs.
+// What the members of a team share while a task runs.
 struct Phases {
     explicit Phases(std::size_t members)
         : members(members), claimed(members == 1 ? nullptr : new std::atomic<std::uint64_t>[members] {}) {}
@@ -24,7 +24,7 @@ struct Phases {
     std::atomic<std::size_t> survivor{0};
 };
 
-// One member's walk. Every member runs the same program, that is the same phases with the same numbers of items.
+// One member's walk. Every member runs the same task, that is the same phases with the same numbers of items.
 class Member {
 public:
     Member(Phases& phases, std::size_t index) : phases_(phases), index_(index) {}
@@ -75,9 +75,9 @@ private:
 
 using Task = void (*)(const void* context, Member& member);
 
-// Runs the program on the calling thread and up to threads - 1 of the process's workers. A call made while another is
+// Runs the task on the calling thread and up to threads - 1 of the process's workers. A call made while another is
 // running, from another thread of the process, does its work alone.
-void run_team(std::size_t threads, Task program, const void* context);
+void run_team(std::size_t threads, Task task, const void* context);
 
 template <class Walk>
 void run_team(std::size_t threads, const Walk& walk) {

@@ -305,14 +305,17 @@ CELLS = {
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("checkpoint", [1, 7, "auto", "150kB"])
+@pytest.mark.parametrize("engine", ["native", "reference"])
+@pytest.mark.parametrize("checkpoint", [1, 7, "auto", "budget"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
-def test_blocks_of_any_cell(packed: bool, bidirectional: bool, checkpoint: Any, cell: str) -> None:
+def test_blocks_of_any_cell(packed: bool, bidirectional: bool, checkpoint: Any, cell: str, engine: str) -> None:
+    long = 20 if engine == "native" else 1  # whose blocks have 512 rows or more
+    checkpoint = {"native": "500kB", "reference": "20kB"}[engine] if checkpoint == "budget" else checkpoint
     layers = Recurrent(CELLS[cell], 5, 6, 2, bidirectional=bidirectional, learn_h0=True, dtype=F64)
     for parameter in layers.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    T, B = 30, 3
+    T, B = 30 * long, 3
     x: Any = torch.randn(T, B, 5, dtype=F64, requires_grad=True)
     inputs: dict[str, Any] = {}
     if cell == "rows":
@@ -320,11 +323,13 @@ def test_blocks_of_any_cell(packed: bool, bidirectional: bool, checkpoint: Any, 
     elif cell == "inputs":
         inputs = {"k": torch.rand(T, B, 1, dtype=F64, requires_grad=True)}
     if packed:
-        x = pack_padded_sequence(x, [30, 17, 4])
+        lengths = [30 * long, 17 * long, 4 * long]
+        x = pack_padded_sequence(x, lengths)
         if cell == "inputs":
-            inputs = {"k": pack_padded_sequence(inputs["k"], [30, 17, 4])}
-    in_blocks, whole = (of_any_cell(layers, x, inputs, c) for c in (checkpoint, None))
-    torch.testing.assert_close(in_blocks, whole, **tolerance(F64))
+            inputs = {"k": pack_padded_sequence(inputs["k"], lengths)}
+    with bptt.using(engine):
+        in_blocks, whole = (of_any_cell(layers, x, inputs, c) for c in (checkpoint, None))
+    torch.testing.assert_close(in_blocks, whole, rtol=1e-10, atol=1e-10)  # sums of up to 1,800 rows
 
 
 @pytest.mark.filterwarnings("ignore:bptt runs on the slow reference engine")

@@ -158,6 +158,52 @@ def test_what_nobody_writes_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(everything(given, native), expected, rtol=0, atol=0)
 
 
+def test_a_cell_may_have_many_numbers() -> None:
+    term = "0.{j:02}{k:02} ⊙ tanh(1.{j:02}{k:02} ⊙ h_{{t-1}})"
+    sums = [" + ".join(term.format(j=j, k=k) for k in range(12)) for j in range(12)]
+    lines = [f"v{j}_t = {each}" for j, each in enumerate(sums)]
+    text = "\n".join([*lines, "h_t = tanh(x_t W_xh + " + " + ".join(f"v{j}_t" for j in range(12)) + ")"])
+    given = drawn(Cell(text), Steps(3, 3))
+    torch.testing.assert_close(everything(given, native), everything(given, reference), rtol=1e-9, atol=1e-9)
+
+
+def test_the_device_by_default_is_not_asked() -> None:
+    given = drawn(ALL["gru"], Steps(3, 3))
+    expected = everything(given, native)
+    with torch.device("meta"), torch.no_grad():
+        made = given.forward(native)
+    assert torch.equal(made.y, expected[0])
+
+
+@pytest.mark.parametrize("steps", [Steps(0, 3), Steps(3, 0)], ids=["no steps", "no rows"])
+def test_a_record_of_nothing(steps: Steps) -> None:
+    rnn = bptt.nn.Recurrent("lstm", 5, 4)
+    with bptt.recording() as tapes:
+        rnn(torch.randn(steps.T, steps.B, 5))[0].sum().backward()
+    d = tapes[0].layers[0].d("c")
+    assert d is not None
+    assert d.shape == (steps.T, steps.B, 4)
+
+
+def test_tokens_need_weights_of_one_dtype() -> None:
+    rnn: Any = bptt.nn.Recurrent("lstm", 7, 4)
+    rnn.W_xi_l0 = torch.nn.Parameter(rnn.W_xi_l0.double())
+    with pytest.raises(TypeError, match=r"must be torch\.float"):
+        rnn(torch.randint(7, (3, 2)))
+
+
+def test_packed_tokens_with_frozen_weights_of_the_input() -> None:
+    for rnn in (bptt.nn.Recurrent("lstm", 7, 4), bptt.nn.RNN(7, 4)):
+        for name, parameter in rnn.named_parameters():
+            parameter.requires_grad_("W_x" not in name and "weight_ih" not in name)
+        packed = torch.nn.utils.rnn.pack_padded_sequence(torch.randint(0, 7, (5, 3)), [5, 3, 2])
+        output: Any = rnn(packed)[0]
+        output.data.sum().backward()
+        assert [parameter.grad is not None for parameter in rnn.parameters()] == [
+            parameter.requires_grad for parameter in rnn.parameters()
+        ]
+
+
 def test_plain_cells_are_known_by_what_they_say_and_not_by_their_names() -> None:
     renamed = Cell("h_t = sigmoid(x_t W_in + h_{t-1} W_rec + b)\n")
     assert native.plain(renamed) is not None

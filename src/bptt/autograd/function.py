@@ -271,7 +271,7 @@ def _complete(
 
 def _in_its_place(tensor: Tensor) -> Tensor | None:
     """An array of its shape for an engine that does not read it, since its storage may be gone by now."""
-    if tensor.dim() < 2:
+    if tensor.dim() < 2 and tensor.is_floating_point():
         return None
     return torch.empty_like(tensor) if tensor.is_floating_point() else torch.zeros_like(tensor)
 

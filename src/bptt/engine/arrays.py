@@ -19,7 +19,7 @@ _DTYPES = {precision: dtype for dtype, precision in _PRECISIONS.items()}
 _ACTIVATIONS = {name: _native.Activation[name] for name in activations.ACTIVATIONS}
 
 
-def sizes_of(name: str, array: Tensor, steps: Steps) -> tuple[Tensor | None, tuple[int, ...]]:
+def packing_of(name: str, array: Tensor, steps: Steps) -> tuple[Tensor | None, tuple[int, ...]]:
     """How many rows each step has, if packed; and the leading axes that arrays of all steps must have."""
     if steps.sizes is None:
         return None, (steps.T, steps.B)

@@ -22,10 +22,10 @@ from bptt.engine.arrays import (
     address,
     address_of,
     check_storage,
+    packing_of,
     precision_of,
     require,
     require_output,
-    sizes_of,
     transposed,
     transposed_of,
 )
@@ -175,7 +175,7 @@ def forward_layer(
     H, I = _width_and_inputs(weight_ih)
     T, B, dtype = steps.T, steps.B, weight_ih.dtype
     precision = precision_of("weight_ih", dtype)
-    sizes, rows = sizes_of("x", x, steps)
+    sizes, rows = packing_of("x", x, steps)
     held: list[Tensor] = []
     x_at, tokens_at = _input(x, precision, rows, I, held)
     h = weight_ih.new_empty(*rows, H) if out is None else out
@@ -242,7 +242,7 @@ def backward_layer(
     H, I = _width_and_inputs(weight_ih)
     T, B, dtype = steps.T, steps.B, h.dtype
     precision = precision_of("h", dtype)
-    sizes, rows = sizes_of("x", x, steps)
+    sizes, rows = packing_of("x", x, steps)
     if weight_hh is None and (dh_n is not None or dh0 is not None):
         raise ValueError("`dh_n` and `dh0` need `weight_hh`: without it nothing goes from step to step")
     if dx is not None and not x.is_floating_point():

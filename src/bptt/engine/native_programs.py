@@ -18,12 +18,12 @@ from bptt.engine.arrays import (
     check_storage,
     check_tokens,
     matrix_of,
+    packing_of,
     precision_of,
+    require,
     require_output,
-    sizes_of,
 )
-from bptt.engine.contract import Gradients, Made, Signature, Weights
-from bptt.engine.contract import sizes_of as lengths_of
+from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
 from bptt.engine.evaluation import SIZE, evaluated, gathered
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
@@ -83,7 +83,11 @@ def backward(
 ) -> None:
     signature, widths, like = Signature.of(cell), cell.derivation.widths, made.y
     layer = _Layer(cell, weights, x, first, steps, extras, made)
-    stored = _read_after(cell) if into.cotangents is None else frozenset(line.name for line in cell.derivation.steps)
+    asked = {name for name, at in weights.layout.made_of.items() if any(into.weights[k] is not None for k in at)}
+    inputs = [n for n, d in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False) if d is not None]
+    stored = frozenset(line.name for line in cell.derivation.steps)
+    if into.cotangents is None:
+        stored = _read_after(cell, frozenset(asked), tuple(inputs))
     program = programs.backward(cell, stored)
     ordered = [line.name for line in cell.derivation.steps if line.name in stored]
     columns = [layer.length[widths[name]] for name in ordered]
@@ -98,12 +102,11 @@ def backward(
         layer.check(into, weights)
     layer.run(program, arrays, rows, stored_as, back=True)
     if into.cotangents is not None:
-        into.cotangents.update({name: d.contiguous().view(*steps.rows, -1) for name, d in cotangents.items()})
+        into.cotangents.update({name: d.contiguous().view(*steps.rows, d.shape[1]) for name, d in cotangents.items()})
     env = _Environment(layer, cotangents, side_by_side)
     for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
         if array is not None:
             array.copy_(_of_input(cell, env, name).expand(array.shape[:-1].numel(), -1).view(array.shape))
-    asked = {name for name, at in weights.layout.made_of.items() if any(into.weights[k] is not None for k in at)}
     into.receive(weights.layout, _of_parameters(cell, env, asked))
 
 
@@ -121,10 +124,10 @@ class _Layer:
         made: Made | None = None,
     ) -> None:
         signature = Signature.of(cell)
-        self.cell, self.x, self.steps = cell, x, steps
+        self.cell, self.steps = cell, steps
         like = next((tensor for tensor in weights.tensors if tensor is not None), x)
         self.like, self.precision = like, precision_of("weights", like.dtype)
-        self.length = lengths_of(cell, weights, x, first)
+        self.length = sizes_of(cell, weights, x, first)
         for name, tensor in zip(weights.layout.names, weights.tensors, strict=True):
             self._check_storage(name, tensor)  # some are read by operations of torch
         self.given = weights.by_name()
@@ -139,7 +142,7 @@ class _Layer:
             self.kept = dict(zip(keys, (made.y, *made.kept), strict=True))
         for name, tensor in (*self.inputs.items(), *self.rows.items(), *self.kept.items()):
             self._check_storage(name, tensor)
-        self.sizes, self.leading = sizes_of("x", x, steps)
+        self.sizes, self.leading = packing_of("x", x, steps)
         for name, array in self.inputs.items():
             if array.shape[: array.dim() - array.is_floating_point()] != self.leading:
                 raise ValueError(
@@ -175,6 +178,7 @@ class _Layer:
             terms = [(x.flatten(0, -2), W) for x, W in terms if x.is_floating_point()]
             found[key] = self.multiply(terms, start, columns)
             for x, W in tokens:
+                require("right", W, self.like.dtype, (len(W), columns), strided=True)
                 check_tokens(x, len(W))
                 found[key] += gathered(x.flatten(), W)
         return found
@@ -224,7 +228,7 @@ class _Layer:
         back: bool,
     ) -> None:
         """own: the names of arrays that were made for this, which may be columns of another."""
-        steps, dtype, length, precision = self.steps, self.like.dtype, self.length, self.precision
+        steps, length, precision = self.steps, self.length, self.precision
         sizes, leading = self.sizes, self.leading
         held: list[Tensor] = []
 
@@ -242,13 +246,11 @@ class _Layer:
         for key, width in program.rows.items():
             array = all_rows[key]
             of_rows.append(at(key, array, (*[1] * (array is not None and array.dim() == 3), steps.B, length[width])))
-        vectors = []
-        for what in program.vectors:
-            if isinstance(what, str):
-                vectors.append(at(what, self.given[what], (length[self.cell.sheet.widths[what]],)))
-            else:
-                number = float(length[what.name]) if isinstance(what, Size) else what
-                vectors.append(address(_number(number, dtype)))
+        numbers = [float(length[what.name]) if isinstance(what, Size) else what for what in program.numbers]
+        in_memory = torch.tensor(numbers, dtype=self.like.dtype, device="cpu")
+        first = address(in_memory) if numbers else 0
+        vectors = [first + k * in_memory.element_size() for k in range(len(numbers))]
+        vectors += [at(name, self.given[name], (length[self.cell.sheet.widths[name]],)) for name in program.vectors]
         matrices = []
         for name, is_transposed in program.matrices:
             rows_of, columns_of = self.cell.sheet.shapes[name]
@@ -261,11 +263,6 @@ class _Layer:
             [side_by_side(key, length[width]) for key, width in program.arrays.items()],
             of_rows, vectors, matrices, torch.get_num_threads(),
         )  # fmt: skip
-
-
-@lru_cache
-def _number(value: float, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([value], dtype=dtype)
 
 
 def _fresh(like: Tensor, *shape: int) -> Tensor:
@@ -315,11 +312,10 @@ def _uses(cell: Cell, name: str) -> Expression:
 
 
 @lru_cache
-def _read_after(cell: Cell) -> frozenset[str]:
-    """The values whose cotangents parameters and inputs read."""
-    signature = Signature.of(cell)
-    each = [_uses(cell, name) for name in signature.parameters]
-    each += [cell.derivation.sent_back(name, 0) for name in cell.sheet.inputs]
+def _read_after(cell: Cell, parameters: frozenset[str], inputs: tuple[str, ...]) -> frozenset[str]:
+    """The values whose cotangents these parameters and inputs read."""
+    each = [_uses(cell, name) for name in parameters]
+    each += [cell.derivation.sent_back(name, 0) for name in inputs]
     return frozenset(part.name for e in each for part in walk(e) if isinstance(part, Cotangent))
 
 

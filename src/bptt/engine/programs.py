@@ -39,6 +39,7 @@ _ENTRIES = {
     "where_inside": _OF.where_inside,
 }  # fmt: skip
 _ROWS = {"sum": _OF.sum, "mean": _OF.mean}
+_WHOLE = {"sum", "mean", "identity", "clip", "softmax", "norm", "scale"}
 DIRECT = "∂y from outside"
 
 
@@ -57,7 +58,7 @@ class Program:
     sizes     of the sheet, the first "1"
     arrays    of all steps: values by their name, "∂h" a cotangent; ahead: those that are made before the sweep
     rows      (B, ·): states "h" before the first step and "last h" at the end, "∂h" the cotangents of both; masks
-    vectors   parameters by name, numbers, or sizes
+    numbers   and sizes as numbers, which stand before the vectors; vectors are parameters by name
     matrices  by name, and whether transposed
     """
 
@@ -66,7 +67,8 @@ class Program:
     arrays: dict[str, str]
     ahead: dict[str, Ahead]
     rows: dict[str, str]
-    vectors: tuple[str | float | Size, ...]
+    numbers: tuple[float | Size, ...]
+    vectors: tuple[str, ...]
     matrices: tuple[tuple[str, bool], ...]
 
 
@@ -148,6 +150,7 @@ class _Lowering:
         self.ahead: dict[str, Ahead] = {}
         self.planned: dict[tuple[tuple[Expression, ...], str], list[_Member]] = {}
         self.made: dict[_Member, int] = {}
+        self.normed: dict[int, tuple[int, int]] = {}  # of an operand, what is left without its mean, and the scale
         self.stored: set[str] = set()
 
     # What there is
@@ -298,11 +301,13 @@ class _Lowering:
         if name == "softmax":
             powers = self.entry(_OF.exp, self.entry(_OF.subtract, a, self._of_row(_OF.largest, a)))
             return self.entry(_OF.divide, powers, self._of_row(_OF.sum, powers))
-        centred = self.entry(_OF.subtract, a, self._of_row(_OF.mean, a))
-        variance = self._of_row(_OF.mean, self.entry(_OF.square, centred))
-        deviation = self.entry(_OF.sqrt, self.entry(_OF.add, variance, self.vector(EPSILON)))
-        scale = self.entry(_OF.divide, self.vector(1.0), deviation)
-        return scale if name == "scale" else self.entry(_OF.multiply, centred, scale)
+        if a not in self.normed:
+            centred = self.entry(_OF.subtract, a, self._of_row(_OF.mean, a))
+            variance = self._of_row(_OF.mean, self.entry(_OF.square, centred))
+            deviation = self.entry(_OF.sqrt, self.entry(_OF.add, variance, self.vector(EPSILON)))
+            self.normed[a] = centred, self.entry(_OF.divide, self.vector(1.0), deviation)
+        centred, scale = self.normed[a]
+        return {"scale": lambda: scale, "norm": lambda: self.entry(_OF.multiply, centred, scale)}[name]()
 
     def _of_row(self, operation: _native.Operation, a: int) -> int:
         return a if self.size_of(a) == 0 else self.do(operation, "1", a)
@@ -388,6 +393,9 @@ class _Lowering:
 
     def program(self) -> Program:
         place = self._shared()
+        numbers = [what for what in self.vectors if not isinstance(what, str)]
+        vectors = [what for what in self.vectors if isinstance(what, str)]
+        of_vector = {k: [*numbers, *vectors].index(what) for k, what in enumerate(self.vectors)}
         first: dict[int, int] = {}  # of the slots that stay, by those that were
         slots: list[tuple[int, int, int]] = []
         groups: list[int] = []
@@ -403,21 +411,23 @@ class _Lowering:
             groups,
             [
                 (operation, to if operation == _OF.store else of[to], [
-                    of[k] if n < _reads(operation) and k >= 0 else k for n, k in enumerate(read)
+                    k if n >= _reads(operation) else of[k] if k >= 0 else -1 - of_vector[-1 - k]
+                    for n, k in enumerate(read)
                 ])
                 for operation, to, read in self.instructions
             ],
             list(self.weights),
             [[(of[left], weight) for left, weight in factors] for factors in self.products],
             [(of[own], begin, next if next < 0 else of[next], end) for own, begin, next, end in self.carried.values()],
-            list(self.vectors.values()),
+            [self.vectors[what] for what in (*numbers, *vectors)],
             [self.size(w) for w in self.arrays.values()],
             [self.size(w) for w in self.rows.values()],
             len(self.matrices),
             len(self.sizes),
         )  # fmt: skip
         return Program(
-            code, tuple(self.sizes), self.arrays, self.ahead, self.rows, tuple(self.vectors), tuple(self.matrices)
+            code, tuple(self.sizes), self.arrays, self.ahead, self.rows, tuple(numbers), tuple(vectors),
+            tuple(self.matrices),
         )  # fmt: skip
 
     def _shared(self) -> list[int]:
@@ -454,6 +464,3 @@ def _reads(operation: _native.Operation) -> int:
     if operation in (_OF.load, _OF.previous, _OF.product, _OF.add_product):
         return 0
     return 1 if operation == _OF.store else 4
-
-
-_WHOLE = {"sum", "mean", "identity", "clip", "softmax", "norm", "scale"}
