@@ -13,7 +13,9 @@ namespace bptt {
 
 namespace {
 
-constexpr std::size_t rows_of_a_block = 256, numbers_in_the_cache = 1 << 17;
+// So many rows are summed before the sum is added to those before, which keeps the error of a long sequence that of a
+// short one; and so many numbers of the results are gone through with all rows, few enough for the second-level cache.
+constexpr std::size_t rows_summed_first = 256, numbers_in_the_cache = 1 << 17;
 
 template <class Real>
 class Multiply {
@@ -97,7 +99,7 @@ public:
         }
         wide_ = std::max<std::size_t>(2, numbers_in_the_cache / (rows * kernel_.lanes));
         for (std::size_t share = 0; share < threads; ++share)
-            blocks_.emplace_back(std::min(rows_of_a_block, all.rows), std::min(wide_, panels_) * kernel_.lanes);
+            blocks_.emplace_back(std::min(rows_summed_first, all.rows), std::min(wide_, panels_) * kernel_.lanes);
     }
 
     void operator()(Member& member) const {
@@ -113,7 +115,7 @@ private:
         for (std::size_t k = 0; k < products_.size(); ++k)
             if (all_.lefts[k].tokens || all_.rows == 0) products_[k].clear(panels.first, panels.last);
         if (all_.total) total_.clear(panels.first, panels.last);
-        for (std::size_t row = 0; row < all_.rows; row += rows_of_a_block) add(panels, row, room);
+        for (std::size_t row = 0; row < all_.rows; row += rows_summed_first) add(panels, row, room);
         for (std::size_t k = 0; k < products_.size(); ++k)
             kernel_.unpack(products_[k].read(), all_.lefts[k].columns, all_.columns, panels.first, panels.last,
                            all_.lefts[k].product);
@@ -122,7 +124,7 @@ private:
 
     // A block of rows, whose part of the right factor goes through `room`.
     void add(Range panels, std::size_t row, Panels<Real> room) const {
-        const std::size_t rows = std::min(rows_of_a_block, all_.rows - row);
+        const std::size_t rows = std::min(rows_summed_first, all_.rows - row);
         room.at -= panels.first * room.stride;  // where the first of all panels would be
         const Panels<const Real> right{room.at, room.stride};
         Matrix<const Real> of_block = all_.right;

@@ -110,14 +110,14 @@ def test_every_cell_equals_the_reference(cell: Cell, steps: Steps) -> None:
         given = drawn(cell, steps, sizes=sizes, spread=0.2)
         with torch.no_grad():
             of_all = [given.forward(engine, values=True).values for engine in (native, reference)]
-            torch.testing.assert_close(*of_all, rtol=1e-10, atol=1e-12)
-            torch.testing.assert_close(everything(given, native), everything(given, reference), rtol=1e-9, atol=1e-10)
+            torch.testing.assert_close(*of_all, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(everything(given, native), everything(given, reference), rtol=1e-11, atol=1e-11)
             told: list[dict[str, Tensor]] = [{}, {}]
             made = given.forward(reference)
             for engine, cotangent in zip((native, reference), told, strict=True):
                 torch.manual_seed(4)
                 given.backward(engine, made, *cotangents(made), replace(given.arrays(), cotangents=cotangent))
-            torch.testing.assert_close(*told, rtol=1e-9, atol=1e-10)
+            torch.testing.assert_close(*told, rtol=1e-11, atol=1e-11)
 
 
 @settings(deadline=None)
@@ -164,7 +164,7 @@ def test_a_cell_may_have_many_numbers() -> None:
     lines = [f"v{j}_t = {each}" for j, each in enumerate(sums)]
     text = "\n".join([*lines, "h_t = tanh(x_t W_xh + " + " + ".join(f"v{j}_t" for j in range(12)) + ")"])
     given = drawn(Cell(text), Steps(3, 3))
-    torch.testing.assert_close(everything(given, native), everything(given, reference), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(everything(given, native), everything(given, reference), rtol=1e-11, atol=1e-11)
 
 
 def test_the_device_by_default_is_not_asked() -> None:

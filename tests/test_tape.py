@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -498,7 +499,7 @@ def test_attributes_that_a_tape_lacks_are_pointed_out_in_its_layers() -> None:
             getattr(tape, name)
     for empty in (tape, Tape(), copy.copy(tape), pickle.loads(pickle.dumps(Tape()))):
         with pytest.raises(AttributeError, match=r"^a tape has no attribute 'nothing'\.$"):
-            getattr(empty, "nothing")  # noqa: B009
+            attrgetter("nothing")(empty)
 
 
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
@@ -848,10 +849,12 @@ def test_what_record_cannot_serve_is_said() -> None:
         record(Two(), x, y, loss="cross_entropy")
     with pytest.raises(ValueError, match=r"loss is a name, one of .*; got none, and Shaped has no loss_name"):
         record(Shaped("plain"), x, y)
+    no_name: Any = torch.nn.functional.mse_loss
     with pytest.raises(ValueError, match=r"one of cross_entropy, .*; got the function mse_loss\. Write loss='squared"):
-        record(model, x, y, loss=torch.nn.functional.mse_loss)  # type: ignore[arg-type]
+        record(model, x, y, loss=no_name)
+    no_name = torch.nn.MSELoss()
     with pytest.raises(ValueError, match=r"got MSELoss\(\)\. .* call it yourself inside bptt\.recording\(\)"):
-        record(model, x, y, loss=torch.nn.MSELoss())  # type: ignore[arg-type]
+        record(model, x, y, loss=no_name)
     with pytest.raises(ValueError, match="loss must be one of"):
         record(model, x, y, loss="hinge")
     with pytest.raises(ValueError, match="weights must be one for each step"):

@@ -27,7 +27,6 @@ from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
 from bptt.engine.evaluation import SIZE, evaluated, gathered
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.derivation import plus
 from bptt.sheet.expressions import Cotangent, Expression, Name, Product, Size, Sum, Transposed, walk
 
 ROWS_WORTH_A_PRODUCT = 8
@@ -306,15 +305,9 @@ class _Environment(dict[tuple[str, int | str | None], Any]):
 
 
 @lru_cache
-def _uses(cell: Cell, name: str) -> Expression:
-    """What all steps send back to a parameter."""
-    return plus(*(use.value for use in cell.derivation.uses.get((name, None), ()) if use.line.step is not None))
-
-
-@lru_cache
 def _read_after(cell: Cell, parameters: frozenset[str], inputs: tuple[str, ...]) -> frozenset[str]:
     """The values whose cotangents these parameters and inputs read."""
-    each = [_uses(cell, name) for name in parameters]
+    each = [cell.derivation.sent_by_steps(name) for name in parameters]
     each += [cell.derivation.sent_back(name, 0) for name in inputs]
     return frozenset(part.name for e in each for part in walk(e) if isinstance(part, Cotangent))
 
@@ -328,7 +321,7 @@ def _of_parameters(cell: Cell, env: _Environment, asked: set[str]) -> dict[str, 
     of_left: dict[Name | None, dict[str, str]] = {}
     others = set()
     for name in asked:
-        terms = _terms(_uses(cell, name))
+        terms = _terms(cell.derivation.sent_by_steps(name))
         found: list[tuple[Name | None, str]] = []
         for term in terms:
             match term:

@@ -153,8 +153,6 @@ class _Lowering:
         self.normed: dict[int, tuple[int, int]] = {}  # of an operand, what is left without its mean, and the scale
         self.stored: set[str] = set()
 
-    # What there is
-
     def width(self, e: Expression) -> str:
         return "1" if isinstance(e, Call) and e.function == "scale" else self.cell.derivation.width(e)
 
@@ -198,8 +196,6 @@ class _Lowering:
         if any(operand == other for other, *_ in self.carried.values()):  # which is another by then
             operand = self.do(_OF.copy, width, operand)
         self.carried[name] = (slot, first, operand, self.of_rows(last, width))
-
-    # What is done
 
     def do(self, operation: _native.Operation, width: str, *read: int) -> int:
         to = self.slot(width)
@@ -311,8 +307,6 @@ class _Lowering:
 
     def _of_row(self, operation: _native.Operation, a: int) -> int:
         return a if self.size_of(a) == 0 else self.do(operation, "1", a)
-
-    # Products
 
     def _parts(self, e: Sum) -> tuple[_Member, list[tuple[int, Expression]]]:
         """What one product makes of a sum, with what it begins with, and the rest."""

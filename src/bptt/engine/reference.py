@@ -18,7 +18,7 @@ from bptt.engine.evaluation import SIZE, Environment, Evaluated, Functions, eval
 from bptt.engine.functions import TORCH
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.derivation import ZERO, plus
+from bptt.sheet.derivation import ZERO
 from bptt.sheet.expressions import Call, Expression, Name, Product, mapped, names, walk
 from bptt.sheet.printing import TEXT
 
@@ -259,8 +259,7 @@ def _key(e: Expression) -> str:
 
 def _of_parameter(cell: Cell, name: str) -> Evaluated:
     """The sum over all steps and rows."""
-    uses = cell.derivation.uses.get((name, None), ())
-    each = plus(*(use.value for use in uses if use.line.step is not None))
+    each = cell.derivation.sent_by_steps(name)
     value, sheet = evaluated(each, cell), cell.sheet
     if each == ZERO:
         like, axes = (sheet.output, 0), sheet.shapes.get(name) or (sheet.widths[name],)

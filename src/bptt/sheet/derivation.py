@@ -66,6 +66,10 @@ class Derivation:
         """The sum of what the uses of a name at one step send back."""
         return plus(*(use.value for use in self.uses.get((name, step), ())))
 
+    def sent_by_steps(self, name: str) -> Expression:
+        """That of a name without time, from the lines of a step alone, not from fixed ones."""
+        return plus(*(use.value for use in self.uses.get((name, None), ()) if use.line.step is not None))
+
     def width(self, e: Expression) -> str:
         """ "1", a size, or "matrix"."""
         match e:
