@@ -33,6 +33,11 @@ Evaluated = Callable[[Environment], Any]
 Functions = Mapping[str, Callable[..., Any]]
 
 
+def key_of(e: Expression) -> str:
+    """The name, or for the scale that is kept of norm its text, by which an environment has a value of a step."""
+    return e.name if isinstance(e, Name) else TEXT.write(e)
+
+
 def evaluated(e: Expression, cell: Cell, functions: Functions = TORCH) -> Evaluated:
     """The value of an expression: a tensor, or a float where only numbers and constants are in it.
 
@@ -81,7 +86,7 @@ def evaluated(e: Expression, cell: Cell, functions: Functions = TORCH) -> Evalua
                 total = _of_two(operator.add if sign > 0 else operator.sub, total, of(term))
             return total
         case Call("scale"):
-            return operator.itemgetter((TEXT.write(e), 0))
+            return operator.itemgetter((key_of(e), 0))
         case Call(function, arguments):
             declared = function if function in functions else cell.sheet.functions[function]
             return _called(functions[declared], [of(a) for a in arguments])

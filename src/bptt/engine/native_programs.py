@@ -6,12 +6,14 @@ of all steps at once (native/dense.hpp).
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bptt.engine import _native, programs, reference
+from bptt.engine.all_steps import AllSteps
 from bptt.engine.arrays import (
     address,
     address_of,
@@ -24,10 +26,10 @@ from bptt.engine.arrays import (
     require_output,
 )
 from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
-from bptt.engine.evaluation import SIZE, evaluated, gathered
+from bptt.engine.evaluation import SIZE, gathered, key_of
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.expressions import Cotangent, Expression, Name, Product, Size, Sum, Transposed, walk
+from bptt.sheet.expressions import Cotangent, Name, Product, Size, Sum, Transposed, walk
 
 ROWS_WORTH_A_PRODUCT = 8
 """With fewer rows weights are used too seldom for each time that they are read: products of inputs are then made for
@@ -63,7 +65,7 @@ def forward(
             arrays[key] = _fresh(like, *steps.rows, length[width])
     last = {name: like.new_empty(1, steps.B, length[widths[name]]) for name in signature.states}
     layer.run(program, arrays, {f"last {name}": array for name, array in last.items()}, ahead, back=False)
-    kept = tuple(arrays[programs.key_of(e)] for e in signature.kept) if keep else ()
+    kept = tuple(arrays[key_of(e)] for e in signature.kept) if keep else ()
     known = {line.name: arrays[line.name] for line in cell.derivation.steps} if values else None
     return Made(arrays[signature.output], tuple(last.values()), kept, known)
 
@@ -90,8 +92,7 @@ def backward(
     program = programs.backward(cell, stored)
     ordered = [line.name for line in cell.derivation.steps if line.name in stored]
     columns = [layer.length[widths[name]] for name in ordered]
-    N = sum(steps.rows_of_steps)
-    side_by_side = _fresh(like, N, sum(columns))
+    side_by_side = _fresh(like, sum(steps.rows_of_steps), sum(columns))
     cotangents = dict(zip(ordered, side_by_side.split(columns, -1), strict=True))
     stored_as = {f"∂{name}": d for name, d in cotangents.items()}
     arrays = layer.inputs | layer.kept | {programs.DIRECT: dy} | stored_as
@@ -102,11 +103,13 @@ def backward(
     layer.run(program, arrays, rows, stored_as, back=True)
     if into.cotangents is not None:
         into.cotangents.update({name: d.contiguous().view(*steps.rows, d.shape[1]) for name, d in cotangents.items()})
-    env = _Environment(layer, cotangents, side_by_side)
+    env = AllSteps(cell, weights, made, x, first, steps, extras)
+    env |= {(f"∂{name}", 0): d for name, d in cotangents.items()}
+    after = _AfterSweep(layer, env, side_by_side, dict(zip(ordered, columns, strict=True)))
     for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
         if array is not None:
-            array.copy_(_of_input(cell, env, name).expand(array.shape[:-1].numel(), -1).view(array.shape))
-    into.receive(weights.layout, _of_parameters(cell, env, asked))
+            array.copy_(after.of_input(name).expand(array.shape[:-1].numel(), -1).view(array.shape))
+    into.receive(weights.layout, after.of_parameters(asked))
 
 
 class _Layer:
@@ -137,7 +140,7 @@ class _Layer:
         self.rows: dict[str, Tensor | None] = dict(zip(signature.states, first, strict=True)) | self.masks
         self.kept: dict[str, Any] = {}
         if made is not None:
-            keys = [signature.output, *map(programs.key_of, signature.kept)]
+            keys = [signature.output, *map(key_of, signature.kept)]
             self.kept = dict(zip(keys, (made.y, *made.kept), strict=True))
         for name, tensor in (*self.inputs.items(), *self.rows.items(), *self.kept.items()):
             self._check_storage(name, tensor)
@@ -271,39 +274,6 @@ def _fresh(like: Tensor, *shape: int) -> Tensor:
     return array
 
 
-class _Environment(dict[tuple[str, int | str | None], Any]):
-    """All that side B reads beside the sweep, with the rows of all steps; made when it is asked for."""
-
-    def __init__(self, layer: _Layer, cotangents: Mapping[str, Tensor], side_by_side: Tensor) -> None:
-        super().__init__({(f"∂{name}", 0): d for name, d in cotangents.items()})
-        self.layer, self.cell, self.side_by_side = layer, layer.cell, side_by_side
-        self.places, begin = {}, 0
-        for name, d in cotangents.items():
-            self.places[name] = begin, d.shape[-1]
-            begin += d.shape[-1]
-
-    def __missing__(self, key: tuple[str, int | str | None]) -> Any:
-        self[key] = self._made(*key)
-        return self[key]
-
-    def _made(self, name: str, step: int | str | None) -> Any:
-        layer, found = self.layer, self.cell.derivation
-        if step == SIZE:
-            return layer.length[name]
-        if step is None:
-            return layer.given[name] if name in layer.given else layer.steps.at_every_step(layer.masks[name])
-        if step == -1:
-            first, kept = layer.rows[name], layer.kept[name]
-            first = kept.new_zeros(1, layer.steps.B, kept.shape[-1]) if first is None else first
-            return layer.steps.previous_of(layer.steps.with_first(kept, first)).flatten(0, -2)
-        array = layer.inputs.get(name, layer.kept.get(name))
-        if array is not None:
-            return array.flatten(0, -2) if array.is_floating_point() else array.flatten()
-        line = next(line for line in found.steps if line.name == name)
-        value = torch.as_tensor(evaluated(line.value, self.cell)(self), dtype=layer.like.dtype)
-        return value.expand(sum(layer.steps.rows_of_steps), layer.length[found.widths[name]])
-
-
 @lru_cache
 def _read_after(cell: Cell, parameters: frozenset[str], inputs: tuple[str, ...]) -> frozenset[str]:
     """The values whose cotangents these parameters and inputs read."""
@@ -312,71 +282,74 @@ def _read_after(cell: Cell, parameters: frozenset[str], inputs: tuple[str, ...])
     return frozenset(part.name for e in each for part in walk(e) if isinstance(part, Cotangent))
 
 
-def _terms(e: Expression) -> list[Expression]:
-    return [term if sign > 0 else Sum(((sign, term),)) for sign, term in e.terms] if isinstance(e, Sum) else [e]
+class _AfterSweep:
+    """The gradients of parameters and inputs, from cotangents of all steps that lie side by side.
 
+    columns: how wide each is, in their order.
+    """
 
-def _of_parameters(cell: Cell, env: _Environment, asked: set[str]) -> dict[str, Tensor]:
-    """B8, B9, B10: cotangents that meet the same left factor by one product."""
-    of_left: dict[Name | None, dict[str, str]] = {}
-    others = set()
-    for name in asked:
-        terms = _terms(cell.derivation.sent_by_steps(name))
-        found: list[tuple[Name | None, str]] = []
-        for term in terms:
-            match term:
+    def __init__(self, layer: _Layer, env: AllSteps, side_by_side: Tensor, columns: Mapping[str, int]) -> None:
+        self.layer, self.env, self.side_by_side, self.columns = layer, env, side_by_side, columns
+
+    def of_parameters(self, asked: set[str]) -> dict[str, Tensor]:
+        """B8, B9, B10: cotangents that meet the same left factor by one product."""
+        cell, env = self.layer.cell, self.env
+        of_left: dict[Name | None, dict[str, str]] = {}
+        others = set()
+        for name in asked:
+            match cell.derivation.sent_by_steps(name):
                 case Product(Transposed(Name() as left), Cotangent(value)):
-                    found.append((left, value))
+                    of_left.setdefault(left, {})[name] = value
                 case Cotangent(value) if cell.derivation.widths[value] == cell.sheet.widths.get(name):
-                    found.append((None, value))
-        if len(terms) == 1 == len(found):
-            of_left.setdefault(found[0][0], {})[name] = found[0][1]
-        else:
-            others.add(name)
-    made = reference.of_parameters(cell, env, others)
-    groups = [of_left] if len(of_left) > 1 and _overlap(env, of_left) else [{left: of_left[left]} for left in of_left]
-    for group in groups:
-        values = list(dict.fromkeys(value for of in group.values() for value in of.values()))
-        d, places = _side_by_side(env, values)
-        lefts = [left for left in group if left is not None]
-        products, total = env.layer.sum_up(
-            [(env[left.name, left.step], env[cell.derivation.widths[left.name], SIZE]) for left in lefts], d
-        )
-        whole = dict(zip(lefts, products, strict=True)) | {None: total}
-        for left, of in group.items():
-            made |= {name: whole[left].narrow(-1, *places[value]) for name, value in of.items()}
-    return made
+                    of_left.setdefault(None, {})[name] = value
+                case _:
+                    others.add(name)
+        made = reference.of_parameters(cell, env, others)
+        for group in [of_left] if self._have_most_in_common(of_left) else [{left: of_left[left]} for left in of_left]:
+            d, places = self._beside_each_other({value: None for of in group.values() for value in of.values()})
+            lefts = [left for left in group if left is not None]
+            products, total = self.layer.sum_up(
+                [(env[left.name, left.step], env[cell.derivation.widths[left.name], SIZE]) for left in lefts], d
+            )
+            whole = dict(zip(lefts, products, strict=True)) | {None: total}
+            for left, of in group.items():
+                made |= {name: whole[left].narrow(-1, *places[value]) for name, value in of.items()}
+        return made
 
+    def of_input(self, name: str) -> Tensor:
+        """B11."""
+        cell, env, factors = self.layer.cell, self.env, []
+        sent_back = cell.derivation.sent_back(name, 0)
+        terms = sent_back.terms if isinstance(sent_back, Sum) else ((1, sent_back),)
+        for sign, term in terms:
+            match term:
+                case Product(Cotangent(value), Transposed(Name(matrix))) if sign > 0:
+                    factors.append((env[f"∂{value}", 0], env[matrix, None].mT))
+        if len(factors) < len(terms):
+            return reference.of_input(cell, env, name)
+        return self.layer.multiply(factors, None, env[cell.sheet.widths[name], SIZE])
 
-def _overlap(env: _Environment, of_left: Mapping[Name | None, Mapping[str, str]]) -> bool:
-    """Whether matrices have most cotangents in common, so that one walk over all of them is less than one for each."""
-    each = [set(values.values()) for left, values in of_left.items() if left is not None]
-    asked = sum(env.places[value][1] for values in each for value in values)
-    union = sum(env.places[value][1] for value in set().union(*each))
-    return 3 * len(each) * union <= 4 * asked
+    def _have_most_in_common(self, of_left: Mapping[Name | None, Mapping[str, str]]) -> bool:
+        """Whether one walk over the cotangents of all left factors is less than one for each."""
+        each = [set(values.values()) for left, values in of_left.items() if left is not None]
+        if not each:
+            return False
+        asked = sum(self.columns[value] for values in each for value in values)
+        union = sum(self.columns[value] for value in set[str]().union(*each))
+        return 3 * len(each) * union <= 4 * asked
 
+    def _beside_each_other(self, values: Iterable[str]) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+        """Cotangents in one array, and where each begins and how wide it is."""
+        places = self._places(self.columns)
+        own = {value: places[value] for value in values}
+        first, last = min(begin for begin, _ in own.values()), max(map(sum, own.values()))
+        if 3 * (last - first) <= 4 * sum(width for _, width in own.values()):  # others cost less than a copy
+            places = {value: (begin - first, width) for value, (begin, width) in own.items()}
+            return self.side_by_side[:, first:last], places
+        together = torch.cat([self.env[f"∂{value}", 0] for value in own], -1)
+        return together, self._places({value: self.columns[value] for value in own})
 
-def _of_input(cell: Cell, env: _Environment, name: str) -> Tensor:
-    """B11."""
-    terms = _terms(cell.derivation.sent_back(name, 0))
-    factors = []
-    for term in terms:
-        match term:
-            case Product(Cotangent(value), Transposed(Name(matrix))):
-                factors.append((env[f"∂{value}", 0], env[matrix, None].mT))
-    if len(factors) < len(terms):
-        return reference.of_input(cell, env, name)
-    return env.layer.multiply(factors, None, env[cell.sheet.widths[name], SIZE])
-
-
-def _side_by_side(env: _Environment, values: list[str]) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-    """Cotangents in one array, and where each begins and how wide it is."""
-    own = {value: env.places[value] for value in values}
-    first, last = min(begin for begin, _ in own.values()), max(map(sum, own.values()))
-    if 3 * (last - first) <= 4 * sum(width for _, width in own.values()):  # a few others more cost less than a copy
-        return env.side_by_side[:, first:last], {value: (begin - first, width) for value, (begin, width) in own.items()}
-    places, begin = {}, 0
-    for value, (_, width) in own.items():
-        places[value] = begin, width
-        begin += width
-    return torch.cat([env[f"∂{value}", 0] for value in values], -1), places
+    @staticmethod
+    def _places(columns: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        ends = accumulate(columns.values())
+        return {value: (end - width, width) for (value, width), end in zip(columns.items(), ends, strict=True)}

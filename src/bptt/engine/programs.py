@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeGuard
 
 from bptt.engine import _native
 from bptt.engine.contract import Signature
+from bptt.engine.evaluation import key_of
 from bptt.engine.functions import EPSILON
 from bptt.sheet import Cell
 from bptt.sheet.derivation import ZERO
@@ -29,7 +30,6 @@ from bptt.sheet.expressions import (
     Transposed,
     walk,
 )
-from bptt.sheet.printing import TEXT
 
 _OF = _native.Operation
 _ENTRIES = {
@@ -123,10 +123,6 @@ class _Member(NamedTuple):
 
     terms: tuple[Product, ...]
     ahead: Ahead | None
-
-
-def key_of(e: Expression) -> str:
-    return e.name if isinstance(e, Name) else TEXT.write(e)
 
 
 class _Lowering:

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bptt.engine.all_steps import AllSteps
 from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
-from bptt.engine.evaluation import SIZE, Environment, Evaluated, Functions, evaluated
+from bptt.engine.evaluation import SIZE, Environment, Evaluated, Functions, evaluated, key_of
 from bptt.engine.functions import TORCH
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
 from bptt.sheet.derivation import ZERO
 from bptt.sheet.expressions import Call, Expression, Name, Product, mapped, names, walk
-from bptt.sheet.printing import TEXT
 
 
 def forward(
@@ -62,7 +62,7 @@ def forward(
     arrays = {name: _as_array(made[name], side.widths[name], env, steps, like=like) for name in side.lines}
     last = tuple(steps.last_of(arrays[name], before[name][None]) for name in signature.states)
     y = arrays[signature.output]
-    kept = tuple(arrays[_key(e)] for e in signature.kept) if keep else ()
+    kept = tuple(arrays[key_of(e)] for e in signature.kept) if keep else ()
     known = {line.name: arrays[line.name] for line in cell.derivation.steps} if values else None
     return Made(y if out is None else out.copy_(y), last, kept, known)
 
@@ -81,7 +81,8 @@ def backward(
 ) -> None:
     """B6 to B11 for t = T..1, the derived side B."""
     signature, side, rows, y = Signature.of(cell), _side_b(cell), steps.rows_of_steps, made.y
-    env, of_rows = _of_all_steps(cell, weights, made, x, first, steps, extras)
+    whole = AllSteps(cell, weights, made, x, first, steps, extras)
+    env = dict(whole.without_rows)
     width = {name: env[cell.derivation.widths[name], SIZE] for name in side.cotangents}
     from_outside: dict[str, Tensor] = {}
     for name, d in {signature.output: None, **dict(zip(signature.states, d_last, strict=True))}.items():
@@ -89,7 +90,7 @@ def backward(
         if own is not None or d is not None:
             from_outside[name] = steps.received(own, d, y.new_empty(0, width[name]))
     direct = {name: steps.without_first(d).flatten(0, -2).split(rows) for name, d in from_outside.items()}
-    timed = {key: of_rows[key].split(rows) for key in side.read & of_rows.keys()}
+    timed = {key: whole[key].split(rows) for key in side.read if whole.has_rows(key)}
     future = {name: y.new_zeros(0, width[name]) for name in signature.states}
     ended: dict[str, list[Tensor]] = {name: [] for name in signature.states}
     found: dict[str, list[Tensor]] = {name: [] for name in side.cotangents}
@@ -123,12 +124,12 @@ def backward(
     }
     if into.cotangents is not None:
         into.cotangents.update(cotangents)
-    env |= of_rows | {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
+    whole |= {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
     for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
         if array is not None:
-            array.copy_(of_input(cell, env, name).expand(array.shape[:-1].numel(), -1).view(array.shape))
+            array.copy_(of_input(cell, whole, name).expand(array.shape[:-1].numel(), -1).view(array.shape))
     asked = {name for name, at in weights.layout.made_of.items() if any(into.weights[k] is not None for k in at)}
-    into.receive(weights.layout, of_parameters(cell, env, asked))
+    into.receive(weights.layout, of_parameters(cell, whole, asked))
 
 
 def of_samples(
@@ -146,12 +147,12 @@ def of_samples(
 
     Row r of sample v is row r * samples + v of the batch.
     """
-    env, of_rows = _of_all_steps(cell, weights, made, x, first, steps, extras)
-    of_rows |= {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
+    whole = AllSteps(cell, weights, made, x, first, steps, extras)
+    whole |= {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
     each = []
     for v in range(samples):
-        own = {key: array.unflatten(0, (-1, samples))[:, v] for key, array in of_rows.items()}
-        laid_out = weights.layout.laid_out(of_parameters(cell, env | own, set(weights.layout.made_of)))
+        asked = set(weights.layout.made_of)
+        laid_out = weights.layout.laid_out(of_parameters(cell, whole.of_sample(v, samples), asked))
         each.append([laid_out[k] for k in range(len(weights.tensors))])
     return [torch.stack(of_all) for of_all in zip(*each, strict=True)]
 
@@ -207,10 +208,10 @@ def _compiled_side_a(cell: Cell, functions: Functions) -> _SideA:
         lines[name] = own if has_rows else _for_every_row(own, widths[name], cell)
     for e in Signature.of(cell).kept:
         if isinstance(e, Call):
-            values[_key(e)] = waiting_for_states(e.arguments[0])
-            scale = _scale(evaluated(values[_key(e)], cell, functions))
-            lines[_key(e)] = scale if cell.sheet.has_rows(e.arguments[0]) else _for_every_row(scale, "1", cell)
-            widths[_key(e)] = "1"
+            values[key_of(e)] = waiting_for_states(e.arguments[0])
+            scale = _scale(evaluated(values[key_of(e)], cell, functions))
+            lines[key_of(e)] = scale if cell.sheet.has_rows(e.arguments[0]) else _for_every_row(scale, "1", cell)
+            widths[key_of(e)] = "1"
     return _SideA(ahead, lines, widths, any(n == Name("x", 0) for value in values.values() for n in names(value)))
 
 
@@ -250,11 +251,7 @@ def _evaluated(e: Expression, cell: Cell) -> Evaluated | None:
 
 def _read(e: Expression) -> list[tuple[str, int | None]]:
     scales = [part for part in walk(e) if isinstance(part, Call) and part.function == "scale"]
-    return [(n.name, n.step) for n in names(e)] + [(_key(scale), 0) for scale in scales]
-
-
-def _key(e: Expression) -> str:
-    return e.name if isinstance(e, Name) else TEXT.write(e)
+    return [(n.name, n.step) for n in names(e)] + [(key_of(scale), 0) for scale in scales]
 
 
 def _of_parameter(cell: Cell, name: str) -> Evaluated:
@@ -320,28 +317,3 @@ def _first(cell: Cell, env: Environment, x: Tensor, first: Sequence[Tensor | Non
         name: like.new_zeros(steps.B, env[cell.sheet.widths[name], SIZE]) if h is None else h[0]
         for name, h in zip(cell.sheet.states, first, strict=True)
     }
-
-
-def _of_all_steps(
-    cell: Cell,
-    weights: Weights,
-    made: Made,
-    x: Tensor,
-    first: Sequence[Tensor | None],
-    steps: Steps,
-    extras: Sequence[Tensor],
-) -> tuple[Environment, Environment]:
-    """All that side B reads beside cotangents: that without rows, and that with rows of all steps, (N, ·)."""
-    signature = Signature.of(cell)
-    env, of_rows = _given(cell, weights, x, first, steps, extras)
-    before = _first(cell, env, x, first, steps)
-    arrays = {signature.output: made.y} | {_key(e): array for e, array in zip(signature.kept, made.kept, strict=True)}
-    for name, array in arrays.items():
-        of_rows[name, 0] = array.flatten(0, -2)
-        if name in before:
-            of_rows[name, -1] = steps.previous_of(steps.with_first(array, before[name][None])).flatten(0, -2)
-    for line in cell.derivation.steps:
-        if line.name in cell.derivation.made_again:
-            value = torch.as_tensor(evaluated(line.value, cell)(env | of_rows), dtype=made.y.dtype)
-            of_rows[line.name, 0] = value.expand(len(of_rows["x", 0]), env[cell.derivation.widths[line.name], SIZE])
-    return env, of_rows
