@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import ACTIVATIONS, LENGTHS, UGLY, batch_sizes, near, tolerance
-from drawn import ALL, OPTIONS, Drawn, cotangents, drawn
+from drawn import ALL, EVERY_OPTION, OPTIONS, Drawn, cotangents, drawn
 from hypothesis import given as judged
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -68,10 +68,13 @@ def test_a_cell_without_options_is_the_plain_one() -> None:
         torch.testing.assert_close(found[0][:n] + found[0][n + kept :], found[1], **tolerance(F64))
 
 
+TIED = "s_t = tanh(x_t W_xs + h_{t-1} W_hs)\nh_t = tanh(x_t W_xh + s_t W_hs + h_{t-1} W_hs + b_h)"
+
+
 @pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 @pytest.mark.parametrize("B", [3, 9])
-@pytest.mark.parametrize("cell", [Cell(elman(leak=0.5, residual=True, norm=True, dropout=True)), ALL["lstm"]])
+@pytest.mark.parametrize("cell", [Cell(EVERY_OPTION), ALL["lstm"], ALL["gru-v1"], ALL["peephole"], Cell(TIED)])
 def test_bits_do_not_depend_on_threads(cell: Cell, B: int, dtype: torch.dtype, tokens: bool) -> None:
     given = drawn(cell, Steps(70, B), sizes={"I": 5, "H": 100}, dtype=dtype, spread=0.05, tokens=tokens)
     threads, results = torch.get_num_threads(), []

@@ -29,7 +29,7 @@ from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
 from bptt.engine.evaluation import SIZE, gathered, key_of
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.expressions import Cotangent, Name, Product, Size, Sum, Transposed, walk
+from bptt.sheet.expressions import Cotangent, Expression, Name, Product, Size, Sum, Transposed, walk
 
 ROWS_WORTH_A_PRODUCT = 8
 """With fewer rows weights are used too seldom for each time that they are read: products of inputs are then made for
@@ -282,6 +282,10 @@ def _read_after(cell: Cell, parameters: frozenset[str], inputs: tuple[str, ...])
     return frozenset(part.name for e in each for part in walk(e) if isinstance(part, Cotangent))
 
 
+def _terms(e: Expression) -> Sequence[tuple[int, Expression]]:
+    return e.terms if isinstance(e, Sum) else ((1, e),)
+
+
 class _AfterSweep:
     """The gradients of parameters and inputs, from cotangents of all steps that lie side by side.
 
@@ -294,44 +298,52 @@ class _AfterSweep:
     def of_parameters(self, asked: set[str]) -> dict[str, Tensor]:
         """B8, B9, B10: cotangents that meet the same left factor by one product."""
         cell, env = self.layer.cell, self.env
-        of_left: dict[Name | None, dict[str, str]] = {}
-        others = set()
+        of_left: dict[Name | None, dict[str, None]] = {}
+        of_name: dict[str, list[tuple[Name | None, str]]] = {}
         for name in asked:
-            match cell.derivation.sent_by_steps(name):
-                case Product(Transposed(Name() as left), Cotangent(value)):
-                    of_left.setdefault(left, {})[name] = value
-                case Cotangent(value) if cell.derivation.widths[value] == cell.sheet.widths.get(name):
-                    of_left.setdefault(None, {})[name] = value
-                case _:
-                    others.add(name)
-        made = reference.of_parameters(cell, env, others)
+            found: list[tuple[Name | None, str]] = []
+            terms = _terms(cell.derivation.sent_by_steps(name))
+            for term in terms:
+                match term:
+                    case 1, Product(Transposed(Name() as left), Cotangent(value)):
+                        found.append((left, value))
+                    case 1, Cotangent(value) if cell.derivation.widths[value] == cell.sheet.widths.get(name):
+                        found.append((None, value))
+            if len(found) == len(terms):
+                of_name[name] = found
+                for left, value in found:
+                    of_left.setdefault(left, {})[value] = None
+        made = reference.of_parameters(cell, env, asked - of_name.keys())
+        sums: dict[tuple[Name | None, str], Tensor] = {}
         for group in [of_left] if self._have_most_in_common(of_left) else [{left: of_left[left]} for left in of_left]:
-            d, places = self._beside_each_other({value: None for of in group.values() for value in of.values()})
+            d, places = self._beside_each_other({value: None for values in group.values() for value in values})
             lefts = [left for left in group if left is not None]
             products, total = self.layer.sum_up(
                 [(env[left.name, left.step], env[cell.derivation.widths[left.name], SIZE]) for left in lefts], d
             )
             whole = dict(zip(lefts, products, strict=True)) | {None: total}
-            for left, of in group.items():
-                made |= {name: whole[left].narrow(-1, *places[value]) for name, value in of.items()}
+            for left, values in group.items():
+                sums |= {(left, value): whole[left].narrow(-1, *places[value]) for value in values}
+        for name, found in of_name.items():
+            first, *others = [sums[part] for part in found]
+            made[name] = sum(others, first)
         return made
 
     def of_input(self, name: str) -> Tensor:
         """B11."""
         cell, env, factors = self.layer.cell, self.env, []
-        sent_back = cell.derivation.sent_back(name, 0)
-        terms = sent_back.terms if isinstance(sent_back, Sum) else ((1, sent_back),)
-        for sign, term in terms:
+        terms = _terms(cell.derivation.sent_back(name, 0))
+        for term in terms:
             match term:
-                case Product(Cotangent(value), Transposed(Name(matrix))) if sign > 0:
+                case 1, Product(Cotangent(value), Transposed(Name(matrix))):
                     factors.append((env[f"∂{value}", 0], env[matrix, None].mT))
         if len(factors) < len(terms):
             return reference.of_input(cell, env, name)
         return self.layer.multiply(factors, None, env[cell.sheet.widths[name], SIZE])
 
-    def _have_most_in_common(self, of_left: Mapping[Name | None, Mapping[str, str]]) -> bool:
+    def _have_most_in_common(self, of_left: Mapping[Name | None, Iterable[str]]) -> bool:
         """Whether one walk over the cotangents of all left factors is less than one for each."""
-        each = [set(values.values()) for left, values in of_left.items() if left is not None]
+        each = [set(values) for left, values in of_left.items() if left is not None]
         if not each:
             return False
         asked = sum(self.columns[value] for values in each for value in values)
