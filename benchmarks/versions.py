@@ -1,10 +1,12 @@
 """The plain layer of two versions of bptt side by side: forward and backward, and forward alone, at every shape.
 
     python -m benchmarks.versions OTHER/.venv/bin/python [--pairs 9] [--threads 2] [--seconds 0.15] [--smallest]
+                                  [--options]
 
 Starts a process of this environment and one of the other in turn, PAIRS times, and prints for each shape the ratio of
 their times, this one by the other: the geometric mean of the pairs and an interval in which it lies with 95 %
-probability (Student's t on the logarithms). At last that of all shapes, pair by pair.
+probability (Student's t on the logarithms). At last that of all shapes, pair by pair. With --options layers with leak,
+residual connection and layer norm take the place of the plain ones.
 """
 
 import argparse
@@ -18,6 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 MODES = ("train", "infer")
+OPTIONS: list[dict[str, Any]] = [{"leak": 0.3}, {"residual": True}, {"norm": "layer"}]
+OF_OPTIONS = ((100, 1, 64, 64), (100, 32, 64, 128), (100, 32, 128, 256))
 STUDENT = {4: 3.18, 5: 2.78, 8: 2.36, 9: 2.31, 10: 2.26, 12: 2.20, 15: 2.14, 20: 2.09}
 """Of so many pairs, at 97.5 %."""
 
@@ -29,6 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.15, help="for each shape, mode and process")
     parser.add_argument("--smallest", action="store_true", help="the small calls alone")
+    parser.add_argument("--options", action="store_true", help="leak, residual and norm in the place of plain layers")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -40,9 +45,11 @@ def main() -> None:
     from benchmarks.machine import machine
 
     cases = SMALL_CALLS if given.smallest else [*SMALL_CALLS, *PLAIN, *UGLY]
-    shapes = [[case.T, case.B, case.I, case.H] for case in cases]
+    layers: list[Any] = [[[case.T, case.B, case.I, case.H], {}] for case in cases]
+    if given.options:
+        layers = [[shape, options] for options in OPTIONS for shape in OF_OPTIONS]
     options = ["--threads", str(given.threads), "--seconds", str(given.seconds)]
-    command = [__file__, "--worker", json.dumps(shapes), *options]
+    command = [__file__, "--worker", json.dumps(layers), *options]
     logs: list[dict[str, float]] = []
     for pair in range(given.pairs):
         pythons = [sys.executable, given.other]
@@ -56,10 +63,10 @@ def main() -> None:
         f"{machine()['processor']}, {given.threads} threads, {given.pairs} pairs: times of this version by the other's"
     )
     for name in logs[0]:
-        print(f"{name:28} {_interval([of_pair[name] for of_pair in logs])}")
+        print(f"{name:32} {_interval([of_pair[name] for of_pair in logs])}")
     for mode in MODES:
         whole = [statistics.mean(v for name, v in of_pair.items() if name.endswith(mode)) for of_pair in logs]
-        print(f"{'all shapes, ' + mode:28} {_interval(whole)}")
+        print(f"{'all shapes, ' + mode:32} {_interval(whole)}")
 
 
 def _interval(logs: list[float]) -> str:
@@ -68,7 +75,7 @@ def _interval(logs: list[float]) -> str:
     return f"{math.exp(middle):.3f}  [{math.exp(middle - reach):.3f}, {math.exp(middle + reach):.3f}]"
 
 
-def _times(shapes: list[list[int]], threads: int, seconds: float) -> dict[str, float]:
+def _times(layers: list[Any], threads: int, seconds: float) -> dict[str, float]:
     """Seconds of a call by shape and mode: the lower quartile of its batches of calls."""
     import torch
 
@@ -77,8 +84,8 @@ def _times(shapes: list[list[int]], threads: int, seconds: float) -> dict[str, f
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     found = {}
-    for T, B, I, H in shapes:
-        rnn = bptt.nn.RNN(I, H)
+    for (T, B, I, H), options in layers:
+        rnn = bptt.nn.RNN(I, H, **options)
         x, h0, dy = torch.randn(T, B, I), torch.randn(1, B, H).tanh().requires_grad_(), torch.randn(T, B, H)
 
         def train(rnn: Any = rnn, x: Any = x, h0: Any = h0, dy: Any = dy) -> None:
@@ -90,7 +97,8 @@ def _times(shapes: list[list[int]], threads: int, seconds: float) -> dict[str, f
                 rnn(x, h0)
 
         for mode, call in zip(MODES, (train, infer), strict=True):
-            found[f"{T},{B},{I},{H} {mode}"] = _seconds(call, seconds)
+            name = " ".join([f"{T},{B},{I},{H}", *options, mode])
+            found[name] = _seconds(call, seconds)
     return found
 
 

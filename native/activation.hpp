@@ -1,11 +1,10 @@
-// φ of equation A3 and φ' of B7 on one vector register.
+// tanh, sigmoid and what they are made of, on one vector register.
 //
 // tanh and sigmoid are within 3 ULP of the exact value for every argument; ±0 keeps its sign, ±infinity gives the
 // limit, NaN stays NaN, |tanh| never exceeds 1, and the lower tail of sigmoid keeps its relative accuracy into the
 // denormals.
 #pragma once
 
-#include "contract.hpp"
 #include "vector.hpp"
 
 namespace bptt {
@@ -85,31 +84,6 @@ inline __attribute__((always_inline)) Vector<Real> sigmoid(Vector<Real> x) {
     const Bits<Real> half = exponent.n >> 1;  // two factors reach the denormals, where one would flush to zero
     const Vector<Real> e = (exponent.p + 1) * power_of_two<Real>(half) * power_of_two<Real>(exponent.n - half);
     return (x < 0 ? e : broadcast(Real(1))) / (e + 1);
-}
-
-// (A3) h = φ(a)
-template <class Real>
-inline __attribute__((always_inline)) Vector<Real> phi(Activation activation, Vector<Real> a) {
-    switch (activation) {
-        case Activation::tanh: return tanh<Real>(a);
-        case Activation::relu: return a <= 0 ? Vector<Real>{} : a;
-        case Activation::sigmoid: return sigmoid<Real>(a);
-        case Activation::identity: break;
-    }
-    return a;
-}
-
-// (B7) da = dh φ'(a), with φ' from h alone. As in PyTorch, relu chooses rather than multiplies: a NaN state passes the
-// gradient on, and a unit at zero stops it even where it is infinite.
-template <class Real>
-inline __attribute__((always_inline)) Vector<Real> through_phi(Activation activation, Vector<Real> dh, Vector<Real> h) {
-    switch (activation) {
-        case Activation::tanh: return dh * (1 - h * h);
-        case Activation::relu: return h <= 0 ? Vector<Real>{} : dh;
-        case Activation::sigmoid: return dh * (h * (1 - h));
-        case Activation::identity: break;
-    }
-    return dh;
 }
 
 }  // namespace

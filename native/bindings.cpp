@@ -1,19 +1,20 @@
-// The door to Python. Arrays come as addresses, checked once in bptt/engine/arrays.py; those of the usual kind by
-// `address`. Address 0 is an array that is not there.
+// The door to Python: programs, and a call that runs one on tensors.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
 #include <cstdint>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "contract.hpp"
-#include "dense.hpp"
 #include "program.hpp"
 #include "tensors.hpp"
 
@@ -22,162 +23,194 @@ using namespace nb::literals;
 
 namespace {
 
-using Address = std::uintptr_t;
+template <class... Fields>
+using Records = std::vector<std::tuple<Fields...>>;
+using Terms = Records<int, int>;
 
-template <class T>
-T* pointer(Address address) {
-    return reinterpret_cast<T*>(address);
-}
-
-template <class Real>
-void forward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, Address batch_sizes, bool reverse,
-                   bptt::Activation activation, Address x, Address tokens, Address W_xh, std::ptrdiff_t W_xh_row,
-                   std::ptrdiff_t W_xh_column, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
-                   Address b_ih, Address b_hh, Address h0, Address h, Address h_n, Address total, std::size_t threads) {
-    bptt::forward_layer<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
-                               H,
-                               activation,
-                               {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
-                               pointer<const Real>(h0),
-                               pointer<Real>(h),
-                               pointer<Real>(h_n),
-                               pointer<Real>(total)},
-                              {I,
-                               pointer<const Real>(x),
-                               pointer<const std::int64_t>(tokens),
-                               {pointer<const Real>(W_xh), W_xh_row, W_xh_column},
-                               pointer<const Real>(b_ih),
-                               pointer<const Real>(b_hh)},
-                              threads);
-}
-
-template <class Real>
-void backward_layer(std::size_t T, std::size_t B, std::size_t I, std::size_t H, Address batch_sizes, bool reverse,
-                    bptt::Activation activation, Address x, Address tokens, Address W_xh, std::ptrdiff_t W_xh_row,
-                    std::ptrdiff_t W_xh_column, Address W_hh, std::ptrdiff_t W_hh_row, std::ptrdiff_t W_hh_column,
-                    Address dh, Address dh_n, Address h, Address h0, Address da, Address dh0, Address total, Address dx,
-                    Address dW_xh, std::ptrdiff_t dW_xh_row, std::ptrdiff_t dW_xh_column, Address dW_hh,
-                    std::ptrdiff_t dW_hh_row, std::ptrdiff_t dW_hh_column, Address db, bool accumulate,
-                    std::size_t threads) {
-    bptt::backward_layer<Real>({{T, B, pointer<const std::int64_t>(batch_sizes), reverse},
-                                H,
-                                activation,
-                                {pointer<const Real>(W_hh), W_hh_row, W_hh_column},
-                                pointer<const Real>(dh),
-                                pointer<const Real>(dh_n),
-                                pointer<const Real>(h),
-                                pointer<const Real>(h0),
-                                pointer<Real>(da),
-                                pointer<Real>(dh0),
-                                pointer<Real>(total)},
-                               {I,
-                                pointer<const Real>(x),
-                                pointer<const std::int64_t>(tokens),
-                                {pointer<const Real>(W_xh), W_xh_row, W_xh_column},
-                                nullptr,
-                                nullptr},
-                               {pointer<Real>(dx),
-                                {pointer<Real>(dW_xh), dW_xh_row, dW_xh_column},
-                                {pointer<Real>(dW_hh), dW_hh_row, dW_hh_column},
-                                pointer<Real>(db),
-                                accumulate},
-                               threads);
-}
-
-using Strided = std::tuple<Address, std::ptrdiff_t, std::ptrdiff_t>;
-
-bptt::Program program(std::vector<std::tuple<int, int, int>> slots, std::vector<int> groups,
-                      std::vector<std::tuple<bptt::Operation, int, std::array<int, 4>>> instructions,
-                      std::vector<std::tuple<int, int, std::vector<int>>> weights,
-                      std::vector<std::vector<std::tuple<int, int>>> products,
-                      std::vector<std::tuple<int, int, int, int>> carried, std::vector<int> vectors,
-                      std::vector<int> arrays, std::vector<int> rows, int matrices, int sizes) {
-    bptt::Program made{
-        {}, std::move(groups), {}, {}, {}, {}, std::move(vectors), std::move(arrays), std::move(rows), matrices, sizes};
-    for (auto [size, group, place] : slots) made.slots.push_back({size, group, place});
-    for (const auto& [operation, to, from] : instructions)
-        made.instructions.push_back({operation, to, {from[0], from[1], from[2], from[3]}});
-    for (auto& [in, out, of] : weights) made.weights.push_back({in, out, std::move(of)});
-    for (const auto& product : products) {
-        made.products.emplace_back();
-        for (auto [left, weight] : product) made.products.back().push_back({left, weight});
-    }
-    for (auto [slot, first, next, last] : carried) made.carried.push_back({slot, first, next, last});
-    made.check();
+template <class Record, class... Fields>
+std::vector<Record> records(const Records<Fields...>& all) {
+    std::vector<Record> made;
+    for (const auto& fields : all)
+        made.push_back(std::apply([](const auto&... field) { return Record{field...}; }, fields));
     return made;
 }
 
-template <class Real>
-bptt::Matrix<Real> strided(const Strided& matrix) {
-    const auto [at, row, column] = matrix;
-    return {pointer<Real>(at), row, column};
+bptt::Program program(bool back, int sizes, const Records<int, int, int>& slots, const Records<int, bool>& groups,
+                      const Records<bptt::Operation, int, std::array<int, 4>>& instructions,
+                      const Records<int, int, std::vector<int>>& weights, const std::vector<Terms>& products,
+                      const Records<int, std::vector<std::vector<int>>, Terms>& ahead,
+                      const Records<int, int, int, int>& carried, const Records<int, bool, int, int, int>& gradients,
+                      const Records<int, Terms>& after, const Records<double, int>& numbers, std::vector<int> vectors,
+                      const Records<int, bool>& arrays, std::vector<int> rows, const Records<int, int, bool>& matrices,
+                      const Records<int, int, bool>& results) {
+    bptt::Program made{.back = back,
+                       .sizes = sizes,
+                       .slots = records<bptt::Slot>(slots),
+                       .groups = records<bptt::Group>(groups),
+                       .instructions = {},
+                       .weights = records<bptt::Weight>(weights),
+                       .products = {},
+                       .ahead = {},
+                       .carried = records<bptt::Carried>(carried),
+                       .gradients = records<bptt::Gradient>(gradients),
+                       .after = {},
+                       .numbers = records<bptt::Number>(numbers),
+                       .vectors = std::move(vectors),
+                       .arrays = records<bptt::Array>(arrays),
+                       .rows = std::move(rows),
+                       .matrices = records<bptt::Given>(matrices),
+                       .results = records<bptt::Given>(results),
+                       .segments = {}};
+    for (const auto& [operation, to, from] : instructions)
+        made.instructions.push_back({operation, to, {from[0], from[1], from[2], from[3]}});
+    for (const Terms& terms : products) made.products.push_back(records<bptt::Factors>(terms));
+    for (const auto& [to, of, terms] : ahead) made.ahead.push_back({to, of, records<bptt::Factors>(terms)});
+    for (const auto& [to, terms] : after) made.after.push_back({to, records<bptt::Factors>(terms)});
+    made.prepare();
+    return made;
 }
 
+// The tensors of a call in the order of the program, and what is found of each.
 template <class Real>
-void run(const bptt::Program& program, std::size_t T, std::size_t B, Address batch_sizes, bool reverse, bool back,
-         const std::vector<std::size_t>& sizes, const std::vector<Strided>& arrays, const std::vector<Address>& rows,
-         const std::vector<Address>& vectors, const std::vector<Strided>& matrices, std::size_t threads) {
-    if (sizes.size() != static_cast<std::size_t>(program.sizes) || arrays.size() != program.arrays.size() ||
-        rows.size() != program.rows.size() || vectors.size() != program.vectors.size() ||
-        matrices.size() != static_cast<std::size_t>(program.matrices) || sizes[0] != 1)
-        throw std::invalid_argument("a program gets as many arrays as it names");
-    std::vector<bptt::Matrix<const Real>> weights;
-    for (const Strided& matrix : matrices) weights.push_back(strided<const Real>(matrix));
-    const auto pointers = [](const std::vector<Address>& addresses) {
-        std::vector<Real*> all;
-        for (Address at : addresses) all.push_back(pointer<Real>(at));
-        return all;
-    };
-    std::vector<bptt::Matrix<Real>> of_steps;
-    for (const Strided& array : arrays) of_steps.push_back(strided<Real>(array));
-    const std::vector<Real*> of_rows = pointers(rows), of_all = pointers(vectors);
+class Arguments {
+public:
+    Arguments(const bptt::Tensors& tensors, const bptt::Program& program, const nb::list& given,
+              const bptt::Steps& steps, const std::vector<std::size_t>& lengths)
+        : tensors_(tensors), given_(given), steps_(steps), lengths_(lengths) {
+        std::size_t count =
+            program.rows.size() + program.vectors.size() + program.matrices.size() + program.results.size();
+        for (const bptt::Array& array : program.arrays) count += !array.of_block;
+        if (given.size() != count || lengths.size() != static_cast<std::size_t>(program.sizes) || lengths[0] != 1)
+            throw std::invalid_argument("a program gets as many tensors and lengths as it names");
+        all_ = steps.batch_sizes ? std::accumulate(steps.batch_sizes, steps.batch_sizes + steps.T, std::int64_t{0}) : 0;
+        std::vector<bool> is_read(program.arrays.size());
+        for (const bptt::Ahead& ahead : program.ahead)
+            for (const bptt::Factors& factors : ahead.terms) is_read[factors.left] = true;
+        for (const bptt::Gradient& gradient : program.gradients)
+            if (gradient.left >= 0) is_read[gradient.left] = true;
+        for (std::size_t k = 0; k < program.arrays.size(); ++k) of_steps(program.arrays[k], !is_read[k]);
+        for (int size : program.rows) of_rows(lengths[size]);
+        for (int size : program.vectors) vectors.push_back(at<Real>(taken(look({lengths[size]}), false)));
+        for (const bptt::Given& matrix : program.matrices) matrices.push_back(strided<const Real>(matrix, false));
+        for (const bptt::Given& result : program.results) results.push_back(strided<Real>(result, true));
+    }
+
+    int unfit = -1;  // the first that cannot be read as it is
+    std::vector<Real*> arrays, rows;
+    std::vector<const std::int64_t*> tokens;
+    std::vector<const Real*> vectors;
+    std::vector<bptt::Matrix<const Real>> matrices;
+    std::vector<bptt::Matrix<Real>> results;
+
+private:
+    using Found = bptt::Tensors::Found;
+
+    template <class T>
+    static T* at(const Found& found) {
+        return static_cast<T*>(found.at);
+    }
+
+    Found taken(std::optional<Found> found, bool may_be_none) {
+        if (!found && unfit < 0 && !(may_be_none && next().is_none())) unfit = static_cast<int>(next_);
+        ++next_;
+        return found.value_or(Found{});
+    }
+
+    nb::handle next() const { return given_[next_]; }
+
+    std::optional<Found> look(std::initializer_list<std::size_t> shape, bool strided = false) const {
+        return tensors_.find(next(), true, sizeof(Real), shape, strided);
+    }
+
+    void of_steps(const bptt::Array& array, bool may_be_none) {
+        arrays.push_back(nullptr);
+        tokens.push_back(nullptr);
+        if (array.of_block) return;
+        const bool packed = steps_.batch_sizes;
+        const auto N = static_cast<std::size_t>(all_);
+        const std::size_t T = steps_.T, B = steps_.B, width = lengths_[array.size];
+        std::optional<Found> found = packed ? look({N, width}) : look({T, B, width});
+        if (!found) {
+            const std::optional<Found> integers = packed ? tensors_.find(next(), false, sizeof(std::int64_t), {N})
+                                                         : tensors_.find(next(), false, sizeof(std::int64_t), {T, B});
+            static const std::int64_t none = 0;  // tokens of no step
+            if (integers) tokens.back() = integers->at ? at<std::int64_t>(*integers) : &none;
+            if (integers) found = Found{};
+        }
+        arrays.back() = at<Real>(taken(found, may_be_none));
+    }
+
+    void of_rows(std::size_t width) {
+        std::optional<Found> found = look({1, steps_.B, width});
+        if (!found) found = look({steps_.B, width});
+        rows.push_back(at<Real>(taken(found, true)));
+    }
+
+    template <class R>
+    bptt::Matrix<R> strided(const bptt::Given& matrix, bool is_written) {
+        const std::size_t columns = lengths_[matrix.columns];
+        if (matrix.rows < 0) return {at<R>(taken(look({columns}), is_written)), 0, 1};
+        const std::size_t rows = lengths_[matrix.rows], lines = matrix.is_transposed ? columns : rows,
+                          line = matrix.is_transposed ? rows : columns;
+        std::optional<Found> found = look({lines, line}, true);
+        if (found && is_written && !is_apart(*found, lines, line)) found.reset();
+        const Found given = taken(found, is_written);
+        if (matrix.is_transposed) return {at<R>(given), given.column_stride, given.row_stride};
+        return {at<R>(given), given.row_stride, given.column_stride};
+    }
+
+    // Whether each element has a place of its own.
+    static bool is_apart(const Found& found, std::size_t rows, std::size_t columns) {
+        const auto row = static_cast<std::size_t>(found.row_stride),
+                   column = static_cast<std::size_t>(found.column_stride);
+        if (rows <= 1) return columns <= 1 || column != 0;
+        if (columns <= 1) return row != 0;
+        return row < column ? row != 0 && column > row * (rows - 1) : column != 0 && row > column * (columns - 1);
+    }
+
+    const bptt::Tensors& tensors_;
+    const nb::list& given_;
+    const bptt::Steps& steps_;
+    const std::vector<std::size_t>& lengths_;
+    std::size_t next_ = 0;
+    std::int64_t all_ = 0;
+};
+
+// Runs a program, or returns the place of the first tensor that it cannot read as it is; -1 when it has run.
+template <class Real>
+int run(const bptt::Tensors& tensors, const bptt::Program& program, const nb::list& given, std::size_t T, std::size_t B,
+        const std::optional<std::vector<std::int64_t>>& batch_sizes, bool reverse,
+        const std::vector<std::size_t>& lengths, bool accumulate, std::size_t threads) {
+    if (batch_sizes) {
+        std::int64_t before = static_cast<std::int64_t>(B);
+        for (std::int64_t size : *batch_sizes) {
+            if (size < 0 || size > before) throw std::invalid_argument("sizes of steps must not increase");
+            before = size;
+        }
+        T = batch_sizes->size();
+    }
+    static const std::int64_t none = 0;
+    const bptt::Steps steps{T, B, batch_sizes ? batch_sizes->empty() ? &none : batch_sizes->data() : nullptr, reverse};
+    const Arguments<Real> all(tensors, program, given, steps, lengths);
+    if (all.unfit >= 0) return all.unfit;
     const nb::gil_scoped_release without_gil;
-    bptt::run<Real>({program,
-                     {T, B, pointer<const std::int64_t>(batch_sizes), reverse},
-                     back,
-                     sizes.data(),
-                     of_steps.data(),
-                     of_rows.data(),
-                     of_all.data(),
-                     weights.data()},
+    bptt::run<Real>({program, steps, lengths.data(), all.arrays.data(), all.tokens.data(), all.rows.data(),
+                     all.vectors.data(), all.matrices.data(), all.results.data(), accumulate},
                     threads);
+    return -1;
 }
 
-// terms: inner length, left, right
 template <class Real>
-void multiply(std::size_t rows, std::size_t columns,
-              const std::vector<std::tuple<std::size_t, Strided, Strided>>& terms, Address start, const Strided& to,
-              std::size_t threads) {
-    bptt::DenseProduct<Real> product{rows, columns, {}, pointer<const Real>(start), strided<Real>(to)};
-    for (const auto& [inner, left, right] : terms)
-        product.terms.push_back({inner, strided<const Real>(left), strided<const Real>(right)});
-    const nb::gil_scoped_release without_gil;
-    bptt::multiply(product, threads);
-}
-
-// lefts: columns, numbers, tokens, product
-template <class Real>
-void sum_up(std::size_t rows, std::size_t columns,
-            const std::vector<std::tuple<std::size_t, Address, Address, Strided>>& lefts, const Strided& right,
-            Address total, std::size_t threads) {
-    bptt::DenseSum<Real> sum{rows, columns, {}, strided<const Real>(right), pointer<Real>(total)};
-    for (const auto& [own, left, tokens, product] : lefts)
-        sum.lefts.push_back(
-            {own, pointer<const Real>(left), pointer<const std::int64_t>(tokens), strided<Real>(product)});
-    const nb::gil_scoped_release without_gil;
-    bptt::sum_up(sum, threads);
-}
-
-// One set of functions for each precision, so that the name of the call says how its addresses are read.
-template <class Real>
-void define(nb::module_ m, const bptt::Tensors& tensors) {
-    m.def("address", [&tensors](nb::handle tensor, nb::handle shape) { return tensors.address<Real>(tensor, shape); });
-    const auto without_gil = nb::call_guard<nb::gil_scoped_release>();
-    m.def("forward_layer", &forward_layer<Real>, without_gil);
-    m.def("backward_layer", &backward_layer<Real>, without_gil);
-    m.def("run", &run<Real>);
-    m.def("multiply", &multiply<Real>);
-    m.def("sum_up", &sum_up<Real>);
+void define(nb::module_& m, const char* name, const bptt::Tensors& tensors) {
+    m.def(
+        name,
+        [&tensors](const bptt::Program& program, const nb::list& given, std::size_t T, std::size_t B,
+                   const std::optional<std::vector<std::int64_t>>& batch_sizes, bool reverse,
+                   const std::vector<std::size_t>& lengths, bool accumulate, std::size_t threads) {
+            return run<Real>(tensors, program, given, T, B, batch_sizes, reverse, lengths, accumulate, threads);
+        },
+        "program"_a, "tensors"_a, "T"_a, "B"_a, "batch_sizes"_a.none(), "reverse"_a, "lengths"_a, "accumulate"_a,
+        "threads"_a);
 }
 
 }  // namespace
@@ -188,11 +221,6 @@ NB_MODULE(_native, m) {
     } catch (const std::runtime_error& error) {
         throw nb::import_error(error.what());
     }
-    nb::enum_<bptt::Activation>(m, "Activation")
-        .value("tanh", bptt::Activation::tanh)
-        .value("relu", bptt::Activation::relu)
-        .value("sigmoid", bptt::Activation::sigmoid)
-        .value("identity", bptt::Activation::identity);
     nb::enum_<bptt::Operation>(m, "Operation")
         .value("load", bptt::Operation::load)
         .value("previous", bptt::Operation::previous)
@@ -209,6 +237,8 @@ NB_MODULE(_native, m) {
         .value("multiply", bptt::Operation::multiply)
         .value("divide", bptt::Operation::divide)
         .value("square", bptt::Operation::square)
+        .value("multiply_add", bptt::Operation::multiply_add)
+        .value("multiply_subtract", bptt::Operation::multiply_subtract)
         .value("tanh", bptt::Operation::tanh)
         .value("sigmoid", bptt::Operation::sigmoid)
         .value("relu", bptt::Operation::relu)
@@ -224,11 +254,14 @@ NB_MODULE(_native, m) {
         .value("where_at_least", bptt::Operation::where_at_least)
         .value("where_below", bptt::Operation::where_below)
         .value("where_inside", bptt::Operation::where_inside);
-    nb::class_<bptt::Program>(m, "Program").def(nb::new_(&program));
+    nb::class_<bptt::Program>(m, "Program")
+        .def(nb::new_(&program), nb::kw_only(), "back"_a, "sizes"_a, "slots"_a, "groups"_a, "instructions"_a,
+             "weights"_a, "products"_a, "ahead"_a, "carried"_a, "gradients"_a, "after"_a, "numbers"_a, "vectors"_a,
+             "arrays"_a, "rows"_a, "matrices"_a, "results"_a);
     m.def("prefer_large_pages",
-          [](Address at, std::size_t bytes) { bptt::prefer_large_pages(pointer<void>(at), bytes); });
+          [](std::uintptr_t at, std::size_t bytes) { bptt::prefer_large_pages(reinterpret_cast<void*>(at), bytes); });
     m.def("rows_of_a_block", &bptt::rows_of_a_block);
     static const bptt::Tensors tensors;
-    define<float>(m.def_submodule("float32"), tensors);
-    define<double>(m.def_submodule("float64"), tensors);
+    define<float>(m, "run_float32", tensors);
+    define<double>(m, "run_float64", tensors);
 }

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <utility>
+#include <vector>
 
 #include "kernels.hpp"
 
@@ -26,39 +26,44 @@ struct Loan {
 Loan borrow(std::size_t bytes);
 void give_back(Loan loan);
 
-// A matrix in panels, uninitialised. Panels lie at no multiple of 2 KB from each other, or the same row of each would
-// compete for the same few lines of the first-level cache.
+// Uninitialised room for what one call needs, given back when it ends.
 template <class Real>
-class PanelBuffer {
+class Room {
 public:
-    PanelBuffer() = default;
-    PanelBuffer(std::size_t rows, std::size_t columns)
-        : lanes_(kernels<Real>().lanes),
-          stride_(rows * lanes_ + (rows * lanes_ * sizeof(Real) % 2048 == 0 ? 1024 / sizeof(Real) : 0)),
-          loan_(borrow(panels_of<Real>(columns) * stride_ * sizeof(Real))) {}
-    ~PanelBuffer() { give_back(loan_); }
-    PanelBuffer(const PanelBuffer&) = delete;
-    PanelBuffer(PanelBuffer&& other) { *this = std::move(other); }
-    PanelBuffer& operator=(PanelBuffer&& other) {
-        std::swap(lanes_, other.lanes_);
-        std::swap(stride_, other.stride_);
-        std::swap(loan_, other.loan_);
-        return *this;
+    Room() = default;
+    Room(const Room&) = delete;
+    Room& operator=(const Room&) = delete;
+    ~Room() {
+        for (const Loan& loan : loans_) give_back(loan);
     }
 
-    Panels<Real> from_row(std::size_t row) const { return {at() + row * lanes_, stride_}; }
-    Panels<const Real> read(std::size_t row = 0) const { return {at() + row * lanes_, stride_}; }
+    // A matrix in panels. They lie at no multiple of 2 KB from each other, or the same row of each would compete for
+    // the same few lines of the first-level cache.
+    Panels<Real> panels(std::size_t rows, std::size_t count) {
+        const std::size_t row = kernels<Real>().lanes, clash = 2048 / sizeof(Real);
+        const std::size_t stride = rows * row + (rows * row % clash == 0 ? clash / 2 : 0);
+        return {numbers(count * stride), stride};
+    }
 
-    // Zeroes the panels [first, last).
-    void clear(std::size_t first, std::size_t last) const {
-        std::fill(at() + first * stride_, at() + last * stride_, 0);
+    Real* numbers(std::size_t count) {
+        const std::size_t bytes = divide_up(count * sizeof(Real), line) * line;
+        if (bytes > left_) {
+            loans_.push_back(borrow(std::max(bytes, least)));
+            at_ = static_cast<char*>(loans_.back().at);
+            left_ = std::max(bytes, least);
+        }
+        char* const begin = at_;
+        at_ += bytes;
+        left_ -= bytes;
+        return reinterpret_cast<Real*>(begin);
     }
 
 private:
-    Real* at() const { return static_cast<Real*>(loan_.at); }
+    static constexpr std::size_t line = 64, least = 1 << 16;
 
-    std::size_t lanes_ = 0, stride_ = 0;
-    Loan loan_{nullptr, 0};
+    std::vector<Loan> loans_;
+    char* at_ = nullptr;
+    std::size_t left_ = 0;
 };
 
 }  // namespace bptt

@@ -43,6 +43,8 @@ inline __attribute__((always_inline)) Vector<Real> entry(Vector<Real> a, Vector<
         case Operation::multiply: return a * b;
         case Operation::divide: return a / b;
         case Operation::square: return a * a;
+        case Operation::multiply_add: return a * b + c;
+        case Operation::multiply_subtract: return c - a * b;
         case Operation::tanh: return tanh<Real>(a);
         case Operation::sigmoid: return sigmoid<Real>(a);
         case Operation::relu: return a <= 0 ? zero : a;
@@ -119,6 +121,8 @@ void entries(const Entries<Real>& e) {
             BPTT_CASE(multiply)
             BPTT_CASE(divide)
             BPTT_CASE(square)
+            BPTT_CASE(multiply_add)
+            BPTT_CASE(multiply_subtract)
             BPTT_CASE(tanh)
             BPTT_CASE(sigmoid)
             BPTT_CASE(relu)

@@ -196,59 +196,6 @@ inline __attribute__((always_inline)) void each_vector(const Patch& patch, std::
             visit(p * stride + r * L, r * columns + p * L, smaller(L, columns - p * L));
 }
 
-template <Activation activation, class Real>
-void finish_forward(const ForwardStep<Real>& step, const Patch& patch) {
-    each_vector<Real>(patch, step.H, step.next.stride, [&](std::size_t panel, std::size_t row, std::size_t count) {
-        const Vector<Real> a = load(step.next.at + panel);  // A2
-        if (step.total) store(step.total + row, a, count);
-        const Vector<Real> h = phi<Real>(activation, a);  // A3
-        store(step.h + row, h, count);
-        store(step.next.at + panel, h);  // A4
-    });
-}
-
-template <Activation activation, class Real>
-void finish_backward(const BackwardStep<Real>& step, const Patch& patch) {
-    each_vector<Real>(patch, step.H, step.next.stride, [&](std::size_t panel, std::size_t row, std::size_t count) {
-        const Vector<Real> direct = step.dh ? load(step.dh + row, count) : Vector<Real>{};
-        const Vector<Real> dh = direct + load(step.next.at + panel);                           // B6
-        const Vector<Real> da = through_phi<Real>(activation, dh, load(step.h + row, count));  // B7
-        if (step.total) store(step.total + row, dh, count);
-        if (step.da) store(step.da + row, da, count);
-        store(step.next.at + panel, da);  // B11
-    });
-}
-
-template <class Real>
-void forward_step(const ForwardStep<Real>& step) {
-    const TimesWeights<Real> sum{step.start, step.terms, step.count, step.next};
-    multiply(step.rows, step.first, step.last, sum, [&](const Patch& patch) {
-        switch (step.activation) {
-            case Activation::tanh: return finish_forward<Activation::tanh>(step, patch);
-            case Activation::relu: return finish_forward<Activation::relu>(step, patch);
-            case Activation::sigmoid: return finish_forward<Activation::sigmoid>(step, patch);
-            case Activation::identity: return finish_forward<Activation::identity>(step, patch);
-        }
-    });
-}
-
-template <class Real>
-void backward_step(const BackwardStep<Real>& step) {
-    const auto finish = [&](const Patch& patch) {
-        switch (step.activation) {
-            case Activation::tanh: return finish_backward<Activation::tanh>(step, patch);
-            case Activation::relu: return finish_backward<Activation::relu>(step, patch);
-            case Activation::sigmoid: return finish_backward<Activation::sigmoid>(step, patch);
-            case Activation::identity: return finish_backward<Activation::identity>(step, patch);
-        }
-    };
-    const Term<Real> future{step.H, step.future, step.W};
-    if (step.future.at)
-        multiply(step.rows, step.first, step.last, TimesWeights<Real>{{}, &future, 1, step.next}, finish);
-    else
-        finish({0, step.rows, step.first, step.last - step.first});
-}
-
 template <class Real>
 void product(const Product<Real>& p) {
     const TimesWeights<Real> sum{p.start, p.terms, p.count, p.panels};
@@ -263,11 +210,12 @@ void product(const Product<Real>& p) {
 
 template <class Real>
 void gather(const Gather<Real>& g) {
-    for (std::size_t c = g.first; c < g.last; ++c) {
-        const Vector<Real> bias = load(at<Real>(g.bias, 0, c));
-        for (std::size_t r = 0; r < g.rows; ++r)
-            store(at<Real>(g.to, r, c), bias + load(at<Real>(g.W, static_cast<std::size_t>(g.tokens[r]), c)));
-    }
+    for (std::size_t c = g.first; c < g.last; ++c)
+        for (std::size_t r = 0; r < g.rows; ++r) {
+            const Vector<Real> row = load(at<Real>(g.W, static_cast<std::size_t>(g.tokens[r]), c));
+            const Real* const start = g.start.at.at;
+            store(at<Real>(g.to, r, c), start ? load(start + c * g.start.at.stride + r * g.start.row_step) + row : row);
+        }
 }
 
 template <class Real>
@@ -364,8 +312,6 @@ void unpack(Panels<const Real> panels, std::size_t rows, std::size_t columns, st
 template <class Real>
 constexpr Kernels<Real> table{
     .lanes = lanes<Real>,
-    .forward_step = forward_step<Real>,
-    .backward_step = backward_step<Real>,
     .product = product<Real>,
     .entries = entries<Real>,
     .gather = gather<Real>,

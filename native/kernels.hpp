@@ -39,33 +39,6 @@ struct Start {
     std::size_t row_step;  // elements from one row to the next
 };
 
-// next = φ(start + the terms)
-template <class Real>
-struct ForwardStep {
-    std::size_t rows, H, first, last;
-    Activation activation;
-    Start<Real> start;
-    Term<Real> terms[2];  // h_{t-1} W_hh and, unless the start holds it, before it x_t W_xh
-    std::size_t count;
-    Panels<Real> next;  // [rows, H]  h_t; may be where the start is
-    Real* h;            // [rows, H] row-major
-    Real* total;        // [rows, H] row-major or null
-};
-
-// next = (dh + future W) φ'(h)
-template <class Real>
-struct BackwardStep {
-    std::size_t rows, H, first, last;
-    Activation activation;
-    Panels<const Real> W;       // [H, H]  W_hhᵀ
-    Panels<const Real> future;  // [rows, H]  ∂a_{t+1}; null: `next` holds what stands for future W
-    Panels<Real> next;          // [rows, H]  ∂a_t
-    const Real* dh;             // [rows, H] row-major; null: zero
-    const Real* h;              // [rows, H] row-major
-    Real* da;                   // [rows, H] row-major or null; may be dh
-    Real* total;                // [rows, H] row-major or null; may be dh
-};
-
 // panels = start + the terms; then to = panels, unless that is null.
 template <class Real>
 struct Product {
@@ -94,14 +67,14 @@ struct Entries {
     Place<const Real> from[4];
 };
 
-// to = the rows of W that `tokens` name, + bias
+// to = start + the rows of W that `tokens` name
 template <class Real>
 struct Gather {
     std::size_t rows, first, last;
     const std::int64_t* tokens;  // [rows]
     Panels<const Real> W;        // [anything, columns]
-    Panels<const Real> bias;     // [1, columns]
-    Panels<Real> to;             // [rows, columns]
+    Start<Real> start;
+    Panels<Real> to;  // [rows, columns]
 };
 
 // Consecutive rows of a row-major matrix, or null for as many rows of zero.
@@ -136,8 +109,6 @@ struct TokenGradient {
 template <class Real>
 struct Kernels {
     std::size_t lanes;
-    void (*forward_step)(const ForwardStep<Real>&);
-    void (*backward_step)(const BackwardStep<Real>&);
     void (*product)(const Product<Real>&);
     void (*entries)(const Entries<Real>&);
     void (*gather)(const Gather<Real>&);

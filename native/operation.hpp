@@ -24,6 +24,8 @@ enum class Operation : std::uint8_t {
     multiply,
     divide,
     square,
+    multiply_add,       // a b + c
+    multiply_subtract,  // c - a b
     tanh,
     sigmoid,
     relu,
@@ -60,6 +62,8 @@ constexpr int arity(Operation operation) {
         case Operation::larger:
         case Operation::smaller:
         case Operation::where_positive: return 2;
+        case Operation::multiply_add:
+        case Operation::multiply_subtract:
         case Operation::where_at_least:
         case Operation::where_below: return 3;
         case Operation::where_inside: return 4;

@@ -66,22 +66,23 @@ struct Shares {
     bool of_columns;
 };
 
-// Fewest cycles for one step of the busiest member. A register of weights must be loaded for each multiply-add of a
-// row, or once for several rows: with few rows the loads decide, and they are slow unless the share of the weights
-// stays in the first-level cache.
-inline Shares share_out(std::size_t rows, std::size_t inner, std::size_t panels, std::size_t panel_bytes,
-                        std::size_t members) {
+// Fewest cycles for one step of the busiest member, whose products read so many registers of weights; columns lie in
+// panels. A register must be loaded for each multiply-add of a row, or once for several rows: with few rows the loads
+// decide, and they are slow unless the share of the weights stays in the first-level cache.
+inline Shares share_out(std::size_t rows, std::size_t registers, std::size_t panels, std::size_t panel_bytes,
+                        std::size_t waits, std::size_t members) {
     constexpr double first_level_cache = 24 << 10, cycles_to_wait = 1500;
-    const auto cycles = [&](std::size_t share_rows, std::size_t share_panels) {
-        const double registers = static_cast<double>(inner * share_panels);
-        const double load = registers * static_cast<double>(panel_bytes) <= first_level_cache ? 1 : 2.3;
-        return registers * std::max(static_cast<double>(share_rows), load);
-    };
     const auto share = [members](std::size_t items) { return (items + members - 1) / members; };
-    const double by_rows = cycles(share(rows), panels);
-    const double by_columns = cycles(rows, share(panels)) + cycles_to_wait;
+    const auto cycles = [&](std::size_t share_rows, double part_of_registers) {
+        const double own = static_cast<double>(registers) * part_of_registers;
+        const double load = own * static_cast<double>(panel_bytes) <= first_level_cache ? 1 : 2.3;
+        return own * std::max(static_cast<double>(share_rows), load);
+    };
+    const double by_rows = cycles(share(rows), 1);
+    const double by_columns = cycles(rows, static_cast<double>(share(panels)) / static_cast<double>(panels)) +
+                              cycles_to_wait * static_cast<double>(waits);
     if (by_columns < by_rows) return {std::min(members, panels), true};
-    return {std::min(members, rows), false};
+    return {std::max<std::size_t>(1, std::min(members, rows)), false};
 }
 
 // How many threads work of so many floating-point operations is worth: waking one costs some microseconds.

@@ -1,5 +1,7 @@
 #include "tensors.hpp"
 
+#include <algorithm>
+
 namespace bptt {
 
 namespace {
@@ -16,7 +18,7 @@ struct Described {  // DLTensor
     std::uint64_t byte_offset;
 };
 constexpr std::int32_t cpu = 1;
-constexpr std::uint8_t floating_point = 2;
+constexpr std::uint8_t integer = 0, floating_point = 2;
 
 struct Exchange {  // DLPackExchangeAPI
     std::uint32_t major, minor;
@@ -50,35 +52,42 @@ Tensors::Tensors()
     type_ = reinterpret_cast<PyTypeObject*>(type.release().ptr());
 }
 
-std::uintptr_t Tensors::address(nb::handle tensor, std::size_t bytes, nb::handle shape) const {
+std::optional<Tensors::Found> Tensors::find(nb::handle tensor, bool real, std::size_t bytes,
+                                            std::initializer_list<std::size_t> shape, bool strided) const {
     Described found;
-    if (!PyObject_TypeCheck(tensor.ptr(), type_)) return 0;
+    if (!PyObject_TypeCheck(tensor.ptr(), type_)) return {};
     if (describe_(tensor.ptr(), &found)) {
         PyErr_Clear();
-        return 0;
+        return {};
     }
-    const auto axes = static_cast<Py_ssize_t>(found.axes);
-    if (found.device_type != cpu || found.code != floating_point || found.bits != 8 * bytes || found.lanes != 1)
-        return 0;
-    if (!PyTuple_Check(shape.ptr()) || PyTuple_GET_SIZE(shape.ptr()) != axes) return 0;
-    std::int64_t count = 1;
-    for (Py_ssize_t k = axes; k-- > 0;) {
-        const std::int64_t size = found.shape[k];
-        if (nb::cast<std::int64_t>(nb::handle(PyTuple_GET_ITEM(shape.ptr(), k))) != size) return 0;
-        if (size != 1 && found.strides[k] != count) return 0;
+    if (found.device_type != cpu || found.code != (real ? floating_point : integer) || found.bits != 8 * bytes ||
+        found.lanes != 1 || found.axes != static_cast<std::int32_t>(shape.size()))
+        return {};
+    for (std::int32_t axis = 0; axis < found.axes; ++axis)
+        if (static_cast<std::int64_t>(shape.begin()[axis]) != found.shape[axis]) return {};
+    if (std::find(shape.begin(), shape.end(), std::size_t{0}) != shape.end()) return Found{};
+    if (!found.data) return {};  // torch's zeros of forward-mode derivatives
+    std::int64_t count = 1, last = 0;
+    for (std::int32_t axis = found.axes; axis-- > 0;) {
+        const std::int64_t size = found.shape[axis], stride = found.strides[axis];
+        if (size != 1 && stride != count && !(strided && stride >= 0)) return {};
+        last += (size - 1) * stride;
         count *= size;
     }
-    if (!count || !is_whole(tensor.ptr(), static_cast<std::size_t>(count), bytes)) return 0;
-    return reinterpret_cast<std::uintptr_t>(found.data) + found.byte_offset;
+    Found at{nullptr, found.axes > 1 ? found.strides[found.axes - 2] : 0,
+             found.axes > 0 ? found.strides[found.axes - 1] : 0};
+    if (!is_whole(tensor.ptr(), last, bytes)) return {};
+    at.at = static_cast<char*>(found.data) + found.byte_offset;
+    return at;
 }
 
 // Whether all of its numbers lie within its storage, which may have been cut short, and as they are, not negated.
-bool Tensors::is_whole(PyObject* tensor, std::size_t count, std::size_t bytes) const {
+bool Tensors::is_whole(PyObject* tensor, std::int64_t last, std::size_t bytes) const {
     if (PyObject_IsTrue(called(tensor, is_neg_).ptr())) return false;
     const Py_ssize_t held = PyObject_Length(called(tensor, untyped_storage_).ptr());
     const std::size_t before = PyLong_AsSize_t(called(tensor, storage_offset_).ptr());
     if (PyErr_Occurred()) throw nb::python_error();
-    return before + count <= static_cast<std::size_t>(held) / bytes;
+    return before + static_cast<std::size_t>(last) < static_cast<std::size_t>(held) / bytes;
 }
 
 }  // namespace bptt

@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <optional>
 
 namespace bptt {
 
@@ -14,16 +16,18 @@ public:
     // Asks torch for its functions; throws nanobind::import_error where it has none that are known here.
     Tensors();
 
-    // Of a contiguous tensor of this dtype and shape on the CPU, all of it within its storage; 0 for any other, for an
-    // empty one, and for what is no tensor.
-    template <class Real>
-    std::uintptr_t address(nanobind::handle tensor, nanobind::handle shape) const {
-        return address(tensor, sizeof(Real), shape);
-    }
+    struct Found {
+        void* at;
+        std::int64_t row_stride, column_stride;  // of the last two axes
+    };
+
+    // Of a tensor of this shape on the CPU, all of it within its storage and as it is, not negated: of real numbers or
+    // integers of so many bytes; contiguous unless `strided`. None of any other, and of what is no tensor.
+    std::optional<Found> find(nanobind::handle tensor, bool real, std::size_t bytes,
+                              std::initializer_list<std::size_t> shape, bool strided = false) const;
 
 private:
-    std::uintptr_t address(nanobind::handle tensor, std::size_t bytes, nanobind::handle shape) const;
-    bool is_whole(PyObject* tensor, std::size_t count, std::size_t bytes) const;
+    bool is_whole(PyObject* tensor, std::int64_t last, std::size_t bytes) const;
 
     using Describe = int (*)(void* object, void* described);
     Describe describe_;

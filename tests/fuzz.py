@@ -6,13 +6,15 @@ Descriptions: that of a tape, one value of it replaced, taken out or put elsewhe
 Runs: settings and checkpoints with one value of what they say replaced likewise, and the checksum that belongs to it.
 Files: tapes, weights, checkpoints, settings, tables and texts, each begun from a real one and changed: bits turned,
 parts cut out, doubled or moved, numbers replaced. A change that reached lines of bptt not reached before joins those
-that are changed further, which is what makes it coverage-guided. Native: layers of the C++ engine with
-arrays whose shapes, types, memory, tokens and batch sizes are sometimes wrong; `make fuzz` runs these under
-AddressSanitizer.
+that are changed further, which is what makes it coverage-guided. Native: random programs of the C++
+engine and layers of cells on it, with numbers, arrays, their shapes, types and memory, tokens and batch sizes that are
+sometimes wrong; `make fuzz` runs these under AddressSanitizer. A program that fits must run, and tokens that do not fit
+must be refused.
 What is not an InputError (for arrays ValueError, TypeError, IndexError, RuntimeError) is a finding: exit code 1.
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -39,7 +41,7 @@ from bptt.engine.steps import Steps
 from bptt.errors import InputError
 from bptt.runs import formats
 from bptt.sheet import Cell
-from bptt.sheet.cells import elman
+from bptt.sheet.cells import CELLS, elman
 from bptt.tape import tapefile
 from bptt.tasks import Text, data, table
 from bptt.tasks.text import Recipe
@@ -67,6 +69,8 @@ SCRAPS = [
     b"I64",
 ]
 REFUSALS = (ValueError, TypeError, IndexError, RuntimeError)
+LONGEST = 120
+"""Seconds that a case of the engine may take: one that never ends is a finding too."""
 
 
 def changed(content: bytes, draw: random.Random) -> bytes:
@@ -281,9 +285,9 @@ def fuzz_runs(run: Path, cases: int, draw: random.Random) -> str:
     return f"{cases} cases, {refused} refused"
 
 
-def odd(array: Any, draw: random.Random) -> Any:
-    """Sometimes an array of the same shape that is not what its address and shape say."""
-    match draw.randrange(200):
+def odd(array: Any, draw: random.Random, of: int = 200) -> Any:
+    """Sometimes, 7 times of so many, an array of the same shape that is not what its address and shape say."""
+    match draw.randrange(of):
         case 0:
             return torch.ops.aten._neg_view(array)
         case 1:
@@ -305,136 +309,307 @@ def odd(array: Any, draw: random.Random) -> Any:
 def fuzz_engine(
     x: Any, N: tuple[int, ...], B: int, I: int, H: int, steps: Steps, activation: str, array: Any, draw: random.Random
 ) -> None:
-    """A plain cell or one with options, by the contract of an engine."""
-    options: dict[str, Any] = {}
-    if draw.random() < 0.7:
-        options = {name: draw.random() < 0.5 for name in ("residual", "norm", "dropout", "bias")}
+    """The plain cell, one with options or another that is built in, by the contract of an engine."""
+    options: dict[str, Any] = {"bias": draw.random() < 0.7}
+    if draw.random() < 0.5:
+        options |= {name: draw.random() < 0.5 for name in ("residual", "norm", "dropout")}
         options["leak"] = draw.choice([None, 0.5])
     cell = Cell(elman("relu" if activation == "gelu" else activation, **options))
-    signature, layout = Signature.of(cell), Layout.of(cell, torch=draw.random() < 0.5)
-    shapes = {"W_xh": (I, H), "W_hh": (H, H)}
-    of_tensors = {k: shapes.get(name, (H,)) for name, at in layout.made_of.items() for k in at}
+    other = draw.random() < 0.2
+    if other:
+        cell = Cell(draw.choice(list(CELLS.values())))
+    signature, layout = Signature.of(cell), Layout.of(cell, torch=not other and draw.random() < 0.5)
+    length = {"1": 1, "I": I, "H": H}
+    of_tensors = {
+        k: [length[axis] for axis in cell.sheet.shapes.get(name) or (cell.sheet.widths[name],)]
+        for name, at in layout.made_of.items()
+        for k in at
+    }
 
-    def tensors(array: Any) -> list[Any]:
+    def tensors() -> list[Any]:
         shapes = (of_tensors[k][::-1] if layout.transposed else of_tensors[k] for k in range(len(layout.names)))
         return [array(*shape) for shape in shapes]
 
-    def to_write(*shape: int) -> Any:
-        made = array(*shape)
-        return torch.empty(shape) if made._is_zerotensor() else made  # torch's matmul would write to no memory
+    def of_states() -> list[Any]:
+        return [array(1, B, H) if draw.random() < 0.7 else None for _ in signature.states]
 
-    weights, first = Weights(layout, tensors(array)), [array(1, B, H) if draw.random() < 0.7 else None]
-    extras = [array(B, H) for _ in signature.masks]
-    out = array(*N, H) if draw.random() < 0.3 else None
-    made = native.forward(cell, weights, x, first, steps, extras, out=out, values=draw.random() < 0.3)
-    if made.kept and draw.random() < 0.2:
-        made = replace(made, kept=tuple(odd(each, draw) for each in made.kept))
+    weights, first, extras = Weights(layout, tensors()), of_states(), [array(B, H) for _ in signature.masks]
+    out, keep = array(*N, H) if draw.random() < 0.3 else None, draw.random() < 0.9
+    made = native.forward(cell, weights, x, first, steps, extras, out=out, values=draw.random() < 0.3, keep=keep)
+    if not keep:
+        return
+    if draw.random() < 0.2:
+        made = replace(made, y=odd(made.y, draw), kept=tuple(odd(each, draw) for each in made.kept))
+    if not x.is_floating_point() and x.is_contiguous() and not x.is_neg() and draw.random() < 0.1:
+        x.numpy()[:] = draw.choice([-1, I, 2**40, -(2**62)])
     into = Gradients(
-        to_write(*N, I) if draw.random() < 0.7 and x.is_floating_point() else None,
-        [to_write(1, B, H) if draw.random() < 0.7 else None],
-        [each if draw.random() < 0.7 else None for each in tensors(to_write)],
+        array(*N, I) if draw.random() < 0.7 and x.is_floating_point() else None,
+        of_states(),
+        [each if draw.random() < 0.7 else None for each in tensors()],
         cotangents={} if draw.random() < 0.3 else None,
+        accumulate=draw.random() < 0.3,
     )
     dy = array(*N, H) if draw.random() < 0.7 else None
-    d_last = [array(1, B, H) if draw.random() < 0.7 else None]
-    native.backward(cell, weights, made, x, first, steps, dy, d_last, into, extras)
+    native.backward(cell, weights, made, x, first, steps, dy, of_states(), into, extras)
 
 
 def _with_another_number(code: Any, draw: random.Random) -> Any:
     """Somewhere inside."""
-    if isinstance(code, int):
-        return code + draw.choice([-2, -1, 1, 2, 2**20, -(2**31)]) if abs(code) < 2**10 else code
-    if not isinstance(code, list | tuple) or not code:
-        return code
-    at = draw.randrange(len(code))
-    return type(code)(_with_another_number(part, draw) if k == at else part for k, part in enumerate(code))
+    match code:
+        case bool():
+            return not code
+        case int():
+            return code + draw.choice([-2, -1, 1, 2, 2**20, -(2**31)]) if abs(code) < 2**10 else code
+        case _native.Operation():
+            return draw.choice(list(_native.Operation))
+        case dict():
+            at = draw.choice(list(code))
+            return code | {at: _with_another_number(code[at], draw)}
+        case list() | tuple() if code:
+            at = draw.randrange(len(code))
+            return type(code)(_with_another_number(part, draw) if k == at else part for k, part in enumerate(code))
+        case _:
+            return code
 
 
-def fuzz_program(draw: random.Random) -> None:
-    """A random program, at times with a number that is wrong, on arrays of exactly the sizes that it names."""
-    length = [1, *(draw.choice([0, 1, 5, 16, 17, 40]) for _ in range(draw.randrange(1, 3)))]
-    groups = [draw.choice([1, 1, 1, 2, 4]) for _ in range(draw.randrange(1, 8))]
-    of_group = [draw.randrange(len(length)) for _ in groups]
-    slots = [(of_group[g], g, place) for g, count in enumerate(groups) for place in range(count)]
-    vectors, arrays, rows = (
-        [draw.randrange(len(length)) for _ in range(draw.randrange(1, least + 3))] for least in (1, 3, 2)
-    )
-
-    of_slots = [size for size, *_ in slots]
-
-    def one(all: list[int], size: int) -> int:
-        """Where one of this size is; where none is, it is made."""
-        if size not in all:
-            all.append(size)
-        return draw.choice([k for k, own in enumerate(all) if own == size])
-
+def _drawn_program(sizes: int, draw: random.Random) -> dict[str, Any]:
+    """The records of a program that can be run."""
+    of, any_size = _native.Operation, range(sizes)
+    groups = [(draw.choice([1, 1, 1, 2, 4]), draw.random() < 0.3) for _ in range(draw.randrange(1, 8))]
+    of_group = [draw.choice(any_size) for _ in groups]
+    slots = [(of_group[g], g, place) for g, (count, _) in enumerate(groups) for place in range(count)]
+    of_slots, of_block = [size for size, *_ in slots], [k for k, (_, g, _) in enumerate(slots) if groups[g][1]]
+    arrays = [(draw.choice(any_size), draw.random() < 0.3) for _ in range(draw.randrange(3))]
+    numbers = [
+        (draw.choice([0.0, 1.5, -1e300, float("nan")]), draw.choice([-1, *any_size])) for _ in range(draw.randrange(3))
+    ]
+    vectors: list[int] = []
+    rows: list[int] = []
+    matrices: list[tuple[int, int, bool]] = []
+    results: list[tuple[int, int, bool]] = []
     weights: list[tuple[int, int, list[int]]] = []
     products: list[list[tuple[int, int]]] = []
     instructions: list[tuple[_native.Operation, int, list[int]]] = []
-    of_entries = list(_native.Operation)[list(_native.Operation).index(_native.Operation.copy) :]
-    for _ in range(draw.randrange(1, 25)):
+
+    def one(all: list[Any], record: Any, new: float = 0.2) -> int:
+        """Where such a record is; where none is, and at times else, it is made."""
+        if record not in all or draw.random() < new:
+            all.append(record)
+        return draw.choice([k for k, own in enumerate(all) if own == record])
+
+    def vector(size: int) -> int:
+        if size == 0 and numbers and draw.random() < 0.5:
+            return draw.randrange(len(numbers))
+        return len(numbers) + one(vectors, size)
+
+    def weight(left: int, right: int, count: int = 1) -> int:
+        same = [k for k, (*shape, of) in enumerate(weights) if (*shape, len(of)) == (left, right, count)]
+        if same and draw.random() < 0.3:
+            return draw.choice(same)
+        weights.append((left, right, [one(matrices, (left, right, draw.random() < 0.5)) for _ in range(count)]))
+        return len(weights) - 1
+
+    for _ in range(draw.randrange(25)):
         to = draw.randrange(len(slots))
         size, group, place = slots[to]
         match draw.choice(["load", "previous", "store", "product", "row", "entry", "entry"]):
             case "load":
-                instructions.append((_native.Operation.load, to, [one(arrays, size)] * 4))
+                instructions.append((of.load, to, [one(arrays, (size, False)), 0, 0, 0]))
             case "previous":
                 first = draw.choice([-1, one(rows, size)])
-                instructions.append((_native.Operation.previous, to, [one(arrays, size), first, 0, 0]))
+                instructions.append((of.previous, to, [one(arrays, (size, False)), first, 0, 0]))
             case "store":
-                instructions.append((_native.Operation.store, one(arrays, size), [to] * 4))
+                instructions.append((of.store, one(arrays, (size, draw.random() < 0.3)), [to, 0, 0, 0]))
             case "product":
-                factors = []
-                for _ in range(draw.choice([1, 1, 2, 5])):
-                    left = draw.randrange(len(slots))
-                    if slots[left][1] != group:
-                        factors.append((left, len(weights)))
-                        weights.append((of_slots[left], size, [draw.randrange(3) for _ in range(groups[group])]))
-                if factors:
-                    operation = draw.choice([_native.Operation.product, _native.Operation.add_product])
-                    instructions.append((operation, to - place, [len(products)] * 4))
-                    products.append(factors)
+                lefts = [k for k, (_, g, _) in enumerate(slots) if g != group]
+                lefts = draw.choices(lefts, k=draw.choice([1, 1, 2, 5])) if lefts else []
+                if lefts:
+                    operation = draw.choice([of.product, of.add_product])
+                    instructions.append((operation, to - place, [len(products), 0, 0, 0]))
+                    products.append([(left, weight(of_slots[left], size, groups[group][0])) for left in lefts])
             case "row":
-                of = [k for k, own in enumerate(of_slots) if own]
-                if not size and of:
-                    operation = draw.choice([_native.Operation.sum, _native.Operation.mean, _native.Operation.largest])
-                    instructions.append((operation, to, [draw.choice(of)] * 4))
+                wide = [k for k, own in enumerate(of_slots) if own]
+                wide += [-1 - vector(draw.choice(any_size[1:]))] if draw.random() < 0.1 else []
+                if size == 0 and wide:
+                    instructions.append((draw.choice([of.sum, of.mean, of.largest]), to, [draw.choice(wide), 0, 0, 0]))
             case _:
-                near = [k for k, own in enumerate(of_slots) if own in (size, 0)] + [-1 - one(vectors, size)]
-                instructions.append((draw.choice(of_entries), to, [draw.choice(near) for _ in range(4)]))
-    carried = []
-    for _ in range(draw.randrange(4)):
-        slot = draw.randrange(len(slots))
-        others = one(rows, of_slots[slot]), one(of_slots, of_slots[slot]), one(rows, of_slots[slot])
-        carried.append((slot, *(draw.choice([-1, k]) for k in others)))
-    code: list[Any] = [slots, groups, instructions, weights, products, carried, vectors, arrays, rows, 3, len(length)]
-    if draw.random() < 0.3:
-        code = _with_another_number(code, draw)
-    program = _native.Program(*code)
-    vectors, arrays, rows = code[6:9]
-    T, B, dtype = draw.choice([0, 1, 2, 5]), draw.choice([0, 1, 3, 40]), draw.choice([torch.float32, torch.float64])
+                near = [k for k, own in enumerate(of_slots) if own in (size, 0)]
+                near += [-1 - vector(draw.choice([size, 0]))]
+                operation = draw.choice([each for each in of if each.value >= of.copy.value])
+                instructions.append((operation, to, [draw.choice(near) for _ in range(4)]))
+    ahead, gradients, after, carried, back = [], [], [], [], draw.random() < 0.6
+    for _ in range(draw.randrange(4) if of_block else 0):
+        to = draw.choice(of_block)
+        size, group, place = slots[to]
+        lefts, count = [draw.choice(any_size) for _ in range(draw.choice([0, 1, 1, 2, 5]))], groups[group][0]
+        begins = [[vector(size) for _ in range(draw.randrange(3))] for _ in range(count)]
+        terms = [(one(arrays, (left, False), 0.5), weight(left, size, count)) for left in lefts]
+        ahead.append((to - place, begins, terms))
+    sums = bool(of_block) and (back or draw.random() < 0.1)
+    for _ in range(draw.randrange(5) if sums else 0):
+        right, left, of_rows, before, first = draw.choice(of_block), -1, -1, draw.random() < 0.3, -1
+        if draw.random() < 0.7:
+            of_rows, is_own = draw.choice(any_size), draw.random() < 0.3
+            left, before = one(arrays, (of_rows, is_own), 0.5), before and not is_own
+            first = draw.choice([-1, one(rows, of_rows)])
+        to = one(results, (of_rows, of_slots[right], draw.random() < 0.5))
+        gradients.append((left, before, first, right, to))
+    for _ in range(draw.randrange(3) if sums else 0):
+        size, lefts = draw.choice(any_size), draw.choices(of_block, k=draw.choice([0, 1, 1, 2, 5]))
+        after.append((one(arrays, (size, False), 0.5), [(left, weight(of_slots[left], size)) for left in lefts]))
+    alone = [k for k, (_, g, _) in enumerate(slots) if groups[g] == (1, False)]
+    draw.shuffle(alone)
+    while alone and draw.random() < 0.7:
+        slot = alone.pop()
+        size = of_slots[slot]
+        next = draw.choice([-1, *(k for k in alone if of_slots[k] == size)])
+        alone = [k for k in alone if k != next]
+        first, last = (draw.choice([-1, one(rows, size)]) for _ in range(2))
+        carried.append((slot, first, next, last))
+    return {
+        "back": back,
+        "sizes": sizes,
+        "slots": slots,
+        "groups": groups,
+        "instructions": instructions,
+        "weights": weights,
+        "products": products,
+        "ahead": ahead,
+        "carried": carried,
+        "gradients": gradients,
+        "after": after,
+        "numbers": numbers,
+        "vectors": vectors,
+        "arrays": arrays,
+        "rows": rows,
+        "matrices": matrices,
+        "results": results,
+    }
+
+
+def _lefts(code: dict[str, Any]) -> tuple[set[int], set[int]]:
+    """The arrays that stand left of a matrix, and those of them that stand nowhere else."""
+    of, lefts = _native.Operation, {left for _, _, terms in code["ahead"] for left, _ in terms}
+    lefts |= {left for left, *_ in code["gradients"] if left >= 0}
+    loaded = {read[0] for operation, _, read in code["instructions"] if operation in (of.load, of.previous)}
+    stored = {to for operation, to, _ in code["instructions"] if operation == of.store}
+    before = {left for left, is_before, *_ in code["gradients"] if is_before}
+    return lefts, lefts - loaded - stored - before - {to for to, _ in code["after"]}
+
+
+def fuzz_program(draw: random.Random) -> None:
+    """A random program, at times with a number that is wrong, on tensors of exactly the sizes that it names, at times
+    with one that is not what it should be."""
+    length = [1, *(draw.choice([0, 1, 5, 16, 17, 40]) for _ in range(draw.randrange(1, 3)))]
+    T, B = draw.choice([0, 1, 2, 5, 30]), draw.choice([0, 1, 3, 12, 40])
+    if draw.random() < 0.05:  # products that are worth sharing by columns
+        length, T, B = [1, 300], draw.choice([2, 5]), draw.choice([1, 3])
+    dtype, run = draw.choice([(torch.float32, _native.run_float32), (torch.float64, _native.run_float64)])
+    code = _drawn_program(len(length), draw)
+    must: bool | None = True  # run; False: be refused; None: either
+    if draw.random() < 0.25:
+        code, must = _with_another_number(code, draw), None
+    elif not code["back"] and (code["gradients"] or code["after"]):
+        must = False
+    program = _native.Program(**code)
     sizes = sorted((draw.randrange(B + 1) for _ in range(T)), reverse=True) if draw.random() < 0.4 else None
-    of_steps = None if sizes is None else torch.tensor(sizes, dtype=torch.int64)
-    N = T * B if sizes is None else sum(sizes)
+    steps = (T, B) if sizes is None else (sum(sizes),)
 
-    def each_of(all: list[int], count: int) -> list[Any]:
-        return [None if draw.random() < 0.1 else torch.randn(count, length[size], dtype=dtype) for size in all]
+    def given(made: Any, none: float = 0.1) -> Any:
+        return None if draw.random() < none else made
 
-    of_arrays, of_rows = each_of(arrays, N), each_of(rows, B)
-    of_vectors = [torch.zeros(1, length[size], dtype=dtype) for size in vectors]
-    matrices = [torch.randn(max(length), max(length), dtype=dtype) for _ in range(3)]
-    precision = {torch.float32: _native.float32, torch.float64: _native.float64}[dtype]
-    precision.run(
-        program, T, B, 0 if of_steps is None else of_steps.data_ptr(), draw.random() < 0.5, draw.random() < 0.5, length,
-        [(0, 0, 1) if a is None else (a.data_ptr(), a.shape[1], 1) for a in of_arrays],
-        [0 if a is None else a.data_ptr() for a in of_rows], [a.data_ptr() for a in of_vectors],
-        [(m.data_ptr(), max(length), 1) for m in matrices], draw.choice([1, 2, 3]),
-    )  # fmt: skip
+    def real(*shape: int) -> Any:
+        return torch.randn(shape, dtype=dtype)
+
+    def strided(rows: int, columns: int, is_transposed: bool) -> Any:
+        if rows < 0:
+            return real(length[columns])
+        shape = (length[columns], length[rows]) if is_transposed else (length[rows], length[columns])
+        match draw.randrange(4):
+            case 0:
+                return real(*shape[::-1]).mT
+            case 1:
+                return real(2 * shape[0], 3 * shape[1])[::2, ::3]
+            case _:
+                return real(*shape)
+
+    lefts, lefts_alone = _lefts(code) if must is not None else (set[int](), set[int]())
+    tensors: list[Any] = []
+    for k, (size, is_own) in enumerate(code["arrays"]):
+        if is_own:
+            continue
+        made = given(real(*steps, length[size]), 0.01 if k in lefts else 0.1)
+        if draw.random() < (0.4 if k in lefts_alone else 0.02 if k in lefts else 0):
+            made = torch.randint(length[size], steps) if length[size] else torch.zeros(steps, dtype=torch.int64)
+            beyond = not length[size]
+            if made.numel() and draw.random() < 0.1:
+                made.view(-1)[draw.randrange(made.numel())] = draw.choice([-1, length[size], 2**40, -(2**62)])
+                beyond = True
+            must = must and k in lefts_alone and not (beyond and made.numel())
+        elif made is None and k in lefts:
+            must = must and False
+        tensors.append(made)
+    tensors += [given(real(*[1] * draw.randrange(2), B, length[size])) for size in code["rows"]]
+    tensors += [real(length[size]) for size in code["vectors"]]
+    tensors += [strided(*matrix) for matrix in code["matrices"]]
+    tensors += [given(strided(*result)) for result in code["results"]]
+    if draw.random() < 0.2:
+        must = None
+        _spoil(tensors, length, draw)
+    if sizes and draw.random() < 0.05:
+        must = None
+        sizes[draw.randrange(len(sizes))] += draw.choice([-1, 1, B, 2**40])
+    reverse, accumulate, threads = draw.random() < 0.5, draw.random() < 0.5, draw.choice([1, 2, 3])
+    try:
+        unfit = run(program, tensors, T, B, sizes, reverse, length, accumulate, threads)
+        if unfit >= 0:
+            raise ValueError(f"tensor {unfit} of {len(tensors)} cannot be read")
+    except REFUSALS as refusal:
+        if must:
+            raise AssertionError(f"a program that can be run is refused: {code}") from refusal
+        raise
+    assert must is not False, f"a program ran that must be refused: {code}"
+
+
+def _spoil(tensors: list[Any], length: list[int], draw: random.Random) -> None:
+    """One tensor of a program, or a length."""
+    of_tensors = [k for k, tensor in enumerate(tensors) if tensor is not None]
+    if not of_tensors or draw.random() < 0.1:
+        length[draw.randrange(len(length))] += draw.choice([-1, 1])
+        return
+    at = draw.choice(of_tensors)
+    tensor = tensors[at]
+    match draw.randrange(9):
+        case 0:
+            tensors[at] = None
+        case 1:
+            tensors[at] = draw.choice([7, "x", tensor.tolist(), tensor.to("meta"), tensor.to_sparse()])
+        case 2:
+            tensors[at] = tensor.to(
+                draw.choice([torch.float16, torch.float32, torch.float64, torch.int64, torch.int32])
+            )
+        case 3:
+            tensors[at] = torch.zeros([max(0, n + draw.choice([-1, 0, 1])) for n in tensor.shape], dtype=tensor.dtype)
+        case 4:
+            tensors[at] = draw.choice([tensor[None], tensor.flatten(), tensor[:1].flatten()])
+        case 5:
+            del tensors[at]
+        case _:
+            tensors[at] = odd(tensor, draw, 7)
 
 
 def fuzz_native(cases: int, draw: random.Random) -> str:
-    refused = 0
+    refused, programs, refused_programs = 0, 0, 0
+    faulthandler.enable()
     for _ in range(cases):
+        faulthandler.dump_traceback_later(LONGEST, exit=True)
+        if draw.random() < 0.4:
+            programs += 1
+            try:
+                fuzz_program(draw)
+            except REFUSALS:
+                refused_programs += 1
+            continue
         T, B, I, H = (draw.choice([0, 1, 2, 3, 5, 8, 17]) for _ in range(4))
         dtype = draw.choice([torch.float32, torch.float64])
 
@@ -442,7 +617,7 @@ def fuzz_native(cases: int, draw: random.Random) -> str:
             if draw.random() < 0.06:
                 shape = tuple(max(0, size + draw.choice([-1, 0, 1, 7])) for size in shape)
             if draw.random() < 0.03:
-                shape = shape[1:]
+                shape = draw.choice([shape[1:], (1, *shape)])
             if draw.random() < 0.03:
                 dtype = draw.choice([torch.float32, torch.float64, torch.float16, torch.int64])
             made = torch.zeros(shape, dtype=dtype) if not dtype.is_floating_point else torch.randn(shape).to(dtype)
@@ -463,33 +638,18 @@ def fuzz_native(cases: int, draw: random.Random) -> str:
         if draw.random() < 0.05:
             steps = steps._replace(B=draw.choice([0, B + 1, B + 7, -1]))
         activation = draw.choice(["tanh", "relu", "sigmoid", "identity", "gelu"][: 4 if draw.random() < 0.95 else 5])
+        tokens = draw.random() < 0.3
         try:
-            if draw.random() < 0.3:
-                fuzz_program(draw)
-                continue
-            tokens = draw.random() < 0.3
             x = (
                 odd(torch.randint(-1 if draw.random() < 0.1 else 0, I + draw.choice([0, 0, 0, 1]), N), draw)
                 if tokens and I
                 else array(*N, I)
             )
-            if draw.random() < 0.4:
-                fuzz_engine(x, N, B, I, H, steps, activation, array, draw)
-                continue
-            bias = array(H) if draw.random() < 0.7 else None
-            h0 = array(1, B, H) if draw.random() < 0.7 else None
-            w_xh, w_hh = array(H, I), array(H, H)
-            h = native.forward_layer(x, h0, w_xh, w_hh, bias, bias, activation, steps)
-            wanted = {"dx": (*N, I), "dweight_ih": (H, I), "dweight_hh": (H, H), "dbias": (H,), "dh0": (1, B, H)}
-            wanted |= {"da": (*N, H), "total": (*N, H)}
-            given = {name: array(*shape) for name, shape in wanted.items() if draw.random() < 0.7}
-            if not x.is_floating_point() and x.is_contiguous() and not x.is_neg() and draw.random() < 0.1:
-                x.numpy()[:] = draw.choice([-1, I, 2**40, -(2**62)])
-            dh_n = array(1, B, H) if draw.random() < 0.7 else None
-            native.backward_layer(array(*N, H), dh_n, h, h0, x, w_xh, w_hh, activation, steps, **given)
+            fuzz_engine(x, N, B, I, H, steps, activation, array, draw)
         except REFUSALS:
             refused += 1
-    return f"{cases} cases, {refused} refused"
+    faulthandler.cancel_dump_traceback_later()
+    return f"{cases - programs} layers, {refused} refused, {programs} programs, {refused_programs} refused"
 
 
 def main() -> None:

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from drawn import ALL, Drawn, cotangents, drawn
 
 from bptt.autograd import function, long
 from bptt.engine import _native, native, reference
@@ -180,34 +182,6 @@ def test_activations_in_the_layers(B, H, activation, dtype):
     check_each_side(Steps(7, B), H, dtype, activation=activation)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_cotangents_may_be_overwritten_in_place(packed, reverse):
-    T, B, H = 5, 3, 21
-    steps = Steps(T, B, [B] * T if packed else None, reverse)
-    x, h0, weights, dh = layer_inputs(steps.rows, B, 4, H, torch.float64)
-    expected = run_layer(x, h0, weights, dh, h0, steps)
-    for of in ("da", "dh"):
-        dh_, dh0 = dh.clone(), unwritten(1, B, H, dtype=torch.float64)
-        da, total = (dh_, None) if of == "da" else (None, dh_)
-        native.backward_layer(
-            dh_,
-            h0[None],
-            expected["h"],
-            h0[None],
-            x,
-            weights[0],
-            weights[1],
-            "tanh",
-            steps,
-            dh0=dh0,
-            da=da,
-            total=total,
-        )
-        assert torch.equal(dh_, expected[of])
-        assert torch.equal(dh0, expected["dh0"])
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("H", [16, 37, 128])
 def test_a_row_does_not_depend_on_its_neighbours(H, dtype):
@@ -308,43 +282,71 @@ def test_results_do_not_depend_on_the_number_of_threads(T, B, I, H, reverse, dty
             assert torch.equal(together[name], array), (threads, name)
 
 
+def check_walks_that_accumulate(given: Drawn, H: int) -> None:
+    """Whole blocks one after the other, from where the walk back begins, against one call for all."""
+    T, B, _, reverse = given.steps
+    steps = -(-native.rows_of_a_block(H) // B)
+    bounds = [0, steps, 3 * steps, T] if reverse else [T, T - steps, T - 3 * steps, 0]
+    assert bounds == sorted(bounds, reverse=not reverse)
+    states = given.cell.sheet.states
+    with torch.no_grad():
+        made: Any = given.forward(native, values=True)
+        torch.manual_seed(9)
+        dy, d_last = cotangents(made)
+        whole: Any = given.arrays()
+        into: Any = given.arrays()
+        given.backward(native, made, dy, d_last, whole)
+        for array in [into.x, *into.first, *into.weights, *into.inputs]:
+            if array is not None:
+                array.fill_(torch.nan)
+        for first, last in itertools.pairwise(bounds):
+            now = slice(first, last) if reverse else slice(last, first)
+            at = last if reverse else last - 1
+            before = given.first if last in (0, T) else [made.values[name][at][None] for name in states]
+            extras = [*given.extras[: given.masks], *(one[now] for one in given.inputs)]
+            part = replace(
+                given, steps=Steps(abs(last - first), B, None, reverse), x=given.x[now], first=before, extras=extras
+            )
+            own = replace(into, x=None if into.x is None else into.x[now], inputs=[d[now] for d in into.inputs])
+            own.accumulate = first != bounds[0]
+            of_part = Made(made.y[now], (), tuple([kept[now] for kept in made.kept]))
+            part.backward(native, of_part, dy[now], d_last, own)
+            d_last = [d.clone() for d in into.first]
+    assert (into.x is None) == (not given.x.is_floating_point())
+    if into.x is not None:
+        assert torch.equal(into.x, whole.x), "x"
+    kinds = ("first", states), ("weights", given.weights.layout.names), ("inputs", given.cell.sheet.inputs[1:])
+    for kind, names in kinds:
+        for name, array, expected in zip(names, getattr(into, kind), getattr(whole, kind), strict=True):
+            assert torch.equal(array, expected), (kind, name)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize(("T", "B", "I", "H"), [(1600, 1, 5, 20), (1000, 1, 4, 130), (370, 7, 3, 37)])
-def test_walks_that_accumulate_give_the_bits_of_one(T, B, I, H, tokens, reverse, dtype):
-    x, h0, weights, dh = layer_inputs((T, B), B, I, H, dtype, tokens=tokens)
-    dh_n = random(9, B, H).to(dtype)
-    whole = run_layer(x, h0, weights, dh, dh_n, Steps(T, B, None, reverse))
-    steps = -(-native.rows_of_a_block(H) // B)
-    bounds = [0, steps, 3 * steps, T] if reverse else [T, T - steps, T - 3 * steps, 0]
-    assert bounds == sorted(bounds, reverse=not reverse)
-    names = ["dweight_ih", "dweight_hh", "dbias", "dh0", *(() if tokens else ("dx",))]
-    found = {name: torch.full_like(whole[name], torch.nan) for name in names}
-    dx, from_later = found.pop("dx", None), dh_n[None]
-    for first, last in itertools.pairwise(bounds):
-        now = slice(first, last) if reverse else slice(last, first)
-        before = h0[None] if last in (0, T) else whole["h"][last if reverse else last - 1][None]
-        native.backward_layer(
-            dh[now],
-            from_later,
-            whole["h"][now],
-            before,
-            x[now],
-            weights[0],
-            weights[1],
-            "tanh",
-            Steps(abs(last - first), B, None, reverse),
-            dx=None if dx is None else dx[now],
-            dweight_ih=found["dweight_ih"],
-            dweight_hh=found["dweight_hh"],
-            dbias=found["dbias"],
-            dh0=found["dh0"],
-            accumulate=first != bounds[0],
-        )
-        from_later = found["dh0"].clone()
-    for name, array in {**found, **({} if dx is None else {"dx": dx})}.items():
-        assert torch.equal(array, whole[name]), name
+@pytest.mark.parametrize("cell", ["elman", "lstm", "gru-v1", "peephole"])
+def test_walks_that_accumulate_give_the_bits_of_one(cell, T, B, I, H, tokens, reverse, dtype):
+    steps, sizes = Steps(T, B, None, reverse), {"I": I, "H": H}
+    torch.manual_seed(8)
+    given = drawn(ALL[cell], steps, sizes=sizes, dtype=dtype, tokens=tokens, torch_layout=cell == "elman", spread=0.1)
+    check_walks_that_accumulate(given, H)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", ALL)
+def test_walks_of_every_cell_that_accumulate_give_the_bits_of_one(cell, reverse):
+    torch.manual_seed(8)
+    check_walks_that_accumulate(drawn(ALL[cell], Steps(370, 7, None, reverse), spread=0.1), 5)
+
+
+@pytest.mark.parametrize(("S", "H"), [(130, 20), (20, 130)])
+def test_blocks_are_those_of_the_widest_state(S, H):
+    torch.manual_seed(8)
+    given = drawn(ALL["scrn"], Steps(520, 5), sizes={"S": S, "H": H}, spread=0.1)
+    check_walks_that_accumulate(given, 130)
+    with pytest.raises(AssertionError):
+        check_walks_that_accumulate(given, 20)
 
 
 def test_cotangents_and_initial_state_may_be_absent():
@@ -359,17 +361,18 @@ def test_cotangents_and_initial_state_may_be_absent():
     into: Any = Gradients(None, [None], [torch.full_like(weights[0], torch.nan), None, None, None])
     native.backward(cell, Weights(layout, weights), made, x, [None], steps, None, [None], into)
     assert torch.equal(into.weights[0], given["dweight_ih"])
-    weight_ih, weight_hh, b_ih, _ = weights
-    no_bias = native.forward_layer(x, None, weight_ih, weight_hh, None, None, "tanh", steps)
-    zero_bias = native.forward_layer(x, None, weight_ih, weight_hh, b_ih * 0, None, "tanh", steps)
+    cell_without, layout_without = plain(bias=False)
+    no_bias = native.forward(cell_without, Weights(layout_without, weights[:2]), x, [None], steps).y
+    zero_bias = native.forward(cell, Weights(layout, [*weights[:2], *[weights[2] * 0] * 2]), x, [None], steps).y
     assert torch.equal(no_bias, zero_bias)
 
 
 @pytest.mark.parametrize("tokens", [[0, 5], [-1, 0]])
 def test_tokens_out_of_range_are_refused(tokens):
-    weights = torch.zeros(3, 5), torch.zeros(3, 3)
+    cell, layout = plain(bias=False)
+    weights = Weights(layout, [torch.zeros(3, 5), torch.zeros(3, 3)])
     with pytest.raises(IndexError, match=r"tokens must lie in \[0, 5\)"):
-        native.forward_layer(torch.tensor([tokens]), torch.zeros(1, 2, 3), *weights, None, None, "tanh", Steps(1, 2))
+        native.forward(cell, weights, torch.tensor([tokens]), [torch.zeros(1, 2, 3)], Steps(1, 2))
 
 
 @pytest.mark.parametrize("tokens", [[0, 5], [-(2**40), 0]])
@@ -485,14 +488,20 @@ def test_what_torch_computes_before_the_engine_is_refused_too(layer, names):
     ],
     ids=["expanded", "overlapping", "negated", "freed"],
 )
-@pytest.mark.parametrize("name", ["dweight_hh", "dx"])
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "x"])
 def test_outputs_that_cannot_hold_what_is_written_are_refused(name, spoil):
     x, _, weights, dh = layer_inputs((5,), 5, 5, 5, torch.float64)
-    weight_ih, weight_hh, *_ = weights
-    h = native.forward_layer(x, None, weight_ih, weight_hh, None, None, "tanh", Steps(1, 5, [5]))
-    output = {name: spoil(torch.zeros(5, 5, dtype=torch.float64))}
-    with pytest.raises(ValueError, match=f"`{name}`"):
-        native.backward_layer(dh, None, h, None, x, weight_ih, weight_hh, "tanh", Steps(1, 5, [5]), **output)
+    (cell, layout), steps = plain(), Steps(1, 5, [5])
+    given = cell, Weights(layout, weights)
+    made = native.forward(*given, x, [None], steps)
+    output = spoil(torch.zeros(5, 5, dtype=torch.float64))
+    into: Any = Gradients(None, [None], [None] * 4)
+    if name == "x":
+        into.x = output
+    else:
+        into.weights[layout.names.index(name)] = output
+    with pytest.raises(ValueError, match=f"`∂{name}`"):
+        native.backward(*given, made, x, [None], steps, dh, [None], into)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -513,29 +522,20 @@ def test_an_output_beyond_its_storage_is_refused(cell):
     given = CELLS[cell], Weights(Layout.of(CELLS[cell], torch=True), weights)
     out = torch.empty(3, 2, 5, dtype=torch.float64)
     assert native.forward(*given, x, [None], Steps(3, 2), out=out).y is out
-    with pytest.raises(ValueError, match=r"`out`.* reaches to byte .* of its storage"):
+    with pytest.raises(ValueError, match=r"`h`.* reaches to byte .* of its storage"):
         native.forward(*given, x, [None], Steps(3, 2), out=freed(out))
-
-
-@pytest.mark.parametrize("name", ["dh_n", "dh0"])
-def test_a_layer_without_recurrence_has_no_states_that_go_on(name):
-    x, _, (weight, *_), dh = layer_inputs((5, 2), 2, 3, 4, torch.float64)
-    h = native.forward_layer(x, None, weight, None, None, None, "identity", Steps(5, 2))
-    state = torch.zeros(1, 2, 4, dtype=torch.float64)
-    dh_n, dh0 = (state, None) if name == "dh_n" else (None, state)
-    with pytest.raises(ValueError, match="need `weight_hh`"):
-        native.backward_layer(dh, dh_n, h, None, x, weight, None, "identity", Steps(5, 2), dh0=dh0)
 
 
 def test_several_python_threads_may_call_at_once():
     x, h0, weights, _ = layer_inputs((40, 8), 8, 20, 96, torch.float32)
     torch.set_num_threads(2)
     try:
-        given: Any = (x, h0[None], *weights[:2], None, None, "tanh", Steps(40, 8))
-        expected = native.forward_layer(*given)
+        cell, layout = plain()
+        given: Any = (cell, Weights(layout, weights), x, [h0[None]], Steps(40, 8))
+        expected = native.forward(*given).y
         with ThreadPoolExecutor(4) as executor:
-            calls = [executor.submit(native.forward_layer, *given) for _ in range(200)]
-            assert all(torch.equal(call.result(timeout=60), expected) for call in calls)
+            calls = [executor.submit(native.forward, *given) for _ in range(200)]
+            assert all(torch.equal(call.result(timeout=60).y, expected) for call in calls)
     finally:
         torch.set_num_threads(1)
 
@@ -546,10 +546,15 @@ def test_a_fork_after_use_does_not_hang():
     script = """
 import os, torch
 from bptt.engine import native
+from bptt.engine.contract import Layout, Weights
 from bptt.engine.steps import Steps
+from bptt.sheet import Cell
+from bptt.sheet.cells import elman
 torch.set_num_threads(2)
-x, W, h0 = torch.ones(30, 8, 100), torch.eye(100) / 2, torch.zeros(1, 8, 100)
-layer = lambda: native.forward_layer(x, h0, W, W, None, None, "tanh", Steps(30, 8))
+cell = Cell(elman(bias=False))
+weights = Weights(Layout.of(cell, torch=True), [torch.eye(100) / 2] * 2)
+x, h0 = torch.ones(30, 8, 100), torch.zeros(1, 8, 100)
+layer = lambda: native.forward(cell, weights, x, [h0], Steps(30, 8)).y
 expected = layer()
 child = os.fork()
 same = torch.equal(layer(), expected)
@@ -567,18 +572,23 @@ def test_runs_and_teams_give_the_same_bits():
     script = """
 import hashlib, os, sys, torch
 from bptt.engine import native
+from bptt.engine.contract import Gradients, Layout, Weights
 from bptt.engine.steps import Steps
+from bptt.sheet import Cell
+from bptt.sheet.cells import elman
 torch.set_num_threads(int(sys.argv[1]))
 generator = torch.Generator().manual_seed(0)
 shapes = (50, 8, 30), (200, 30), (200, 200), (50, 8, 200)
 x, W_xh, W_hh, dh = (torch.randn(shape, generator=generator) for shape in shapes)
 W_hh /= 20
+cell, steps = Cell(elman(bias=False)), Steps(50, 8)
+weights = Weights(Layout.of(cell, torch=True), [W_xh, W_hh])
 def digest():
-    steps = Steps(50, 8)
-    h = native.forward_layer(x, None, W_xh, W_hh, None, None, "tanh", steps)
-    dx, dW_xh, dW_hh = torch.empty_like(x), torch.empty_like(W_xh), torch.empty_like(W_hh)
-    native.backward_layer(dh, None, h, None, x, W_xh, W_hh, "tanh", steps, dx=dx, dweight_ih=dW_xh, dweight_hh=dW_hh)
-    return hashlib.sha256(b"".join(array.numpy().tobytes() for array in (h, dx, dW_xh, dW_hh))).hexdigest()
+    made = native.forward(cell, weights, x, [None], steps)
+    into = Gradients(torch.empty_like(x), [None], [torch.empty_like(W_xh), torch.empty_like(W_hh)])
+    native.backward(cell, weights, made, x, [None], steps, dh, [None], into)
+    arrays = made.y, into.x, *into.weights
+    return hashlib.sha256(b"".join(array.numpy().tobytes() for array in arrays)).hexdigest()
 print(digest(), flush=True)
 if os.fork() == 0:
     print(digest(), flush=True)
@@ -594,33 +604,52 @@ os.wait()
     assert len(digests) == 1
 
 
+GIVEN_TO_FORWARD: dict[str, Any] = {
+    "x": torch.zeros(2, 3, 5),
+    "h0": torch.zeros(1, 3, 4),
+    "weight_ih": torch.zeros(4, 5),
+    "weight_hh": torch.zeros(4, 4),
+    "bias_ih": torch.zeros(4),
+    "bias_hh": torch.zeros(4),
+    "steps": Steps(2, 3),
+    "out": None,
+}
+
+
+def call_forward(given):
+    cell, layout = plain()
+    weights = Weights(layout, [given[name] for name in layout.names])
+    return native.forward(cell, weights, given["x"], [given["h0"]], given["steps"], out=given["out"])
+
+
 def packed(*sizes):
     """Makes the input a packed one with other sizes."""
-
-    def spoil(given):
-        given.update(x=given["x"].flatten(0, 1), steps=Steps(len(sizes), 3, list(sizes)), out=None, total=None)
-
-    return spoil
+    return lambda given: given.update(x=given["x"].flatten(0, 1), steps=Steps(len(sizes), 3, list(sizes)))
 
 
 REFUSED = {
-    "x has the wrong rank": (ValueError, "x", lambda g: g.update(x=g["x"][0])),
-    "x has the wrong width": (ValueError, "x", lambda g: g.update(x=g["x"][..., :-1])),
-    "h0 has the wrong rank": (ValueError, "h0", lambda g: g.update(h0=g["h0"][0])),
-    "weight_ih is no matrix": (ValueError, "weight_ih", lambda g: g.update(weight_ih=g["weight_ih"][0])),
-    "weight_hh is not square": (ValueError, "weight_hh", lambda g: g.update(weight_hh=g["weight_hh"][:-1])),
-    "bias_ih is a number": (ValueError, "bias_ih", lambda g: g.update(bias_ih=torch.tensor(1.0))),
-    "bias_hh is too long": (ValueError, "bias_hh", lambda g: g.update(bias_hh=torch.zeros(5))),
-    "dtypes differ": (TypeError, "x", lambda g: g.update(x=g["x"].double())),
-    "half precision": (TypeError, "weight_ih", lambda g: g.update(weight_ih=g["weight_ih"].half())),
+    "x has the wrong rank": (ValueError, "`x`", lambda g: g.update(x=g["x"][0])),
+    "x has the wrong width": (ValueError, "`x`", lambda g: g.update(x=g["x"][..., :-1])),
+    "x is a number": (ValueError, "`x`", lambda g: g.update(x=torch.tensor(1.0))),
+    "h0 has too few axes": (ValueError, "`first h`", lambda g: g.update(h0=g["h0"][0, 0])),
+    "h0 has too many axes": (ValueError, "`first h`", lambda g: g.update(h0=g["h0"][None])),
+    "h0 has another number of rows": (ValueError, "`first h`", lambda g: g.update(h0=g["h0"][:, :-1])),
+    "h0 has the wrong width": (ValueError, "`first h`", lambda g: g.update(h0=g["h0"][..., :-1])),
+    "weight_ih is no matrix": (ValueError, "`weight_ih`", lambda g: g.update(weight_ih=g["weight_ih"][0])),
+    "weight_hh is no matrix": (ValueError, "`weight_hh`", lambda g: g.update(weight_hh=g["weight_hh"][0])),
+    "weight_hh is not square": (ValueError, "`weight_hh`", lambda g: g.update(weight_hh=g["weight_hh"][:-1])),
+    "bias_ih is a number": (ValueError, "`bias_ih`", lambda g: g.update(bias_ih=torch.tensor(1.0))),
+    "bias_hh is too long": (ValueError, "`bias_hh`", lambda g: g.update(bias_hh=torch.zeros(5))),
+    "bias_hh is missing": (ValueError, "`bias_hh` must be given", lambda g: g.update(bias_hh=None)),
+    "dtypes differ": (TypeError, "`x`", lambda g: g.update(x=g["x"].double())),
+    "dtypes of weights differ": (TypeError, "`weight_hh`", lambda g: g.update(weight_hh=g["weight_hh"].half())),
+    "half precision": (TypeError, "float16", lambda g: g.update(weight_ih=g["weight_ih"].half())),
     "another device": (ValueError, "CPU", lambda g: g.update(x=g["x"].to("meta"))),
-    "unknown activation": (ValueError, "nonlinearity", lambda g: g.update(activation="gelu")),
-    "out is too small": (ValueError, "out", lambda g: g.update(out=torch.empty(1, 3, 4))),
-    "out is strided": (ValueError, "out", lambda g: g.update(out=torch.empty(2, 4, 3).mT)),
-    "total is too small": (ValueError, "total", lambda g: g.update(total=torch.empty(1, 3, 4))),
-    "h_n is too small": (ValueError, "h_n", lambda g: g.update(h_n=torch.empty(1, 2, 4))),
-    "fewer steps": (ValueError, "x", lambda g: g.update(steps=Steps(1, 3))),
-    "fewer rows": (ValueError, "x", lambda g: g.update(steps=Steps(2, 2))),
+    "out is too small": (ValueError, "`h`", lambda g: g.update(out=torch.empty(1, 3, 4))),
+    "out is strided": (ValueError, "`h`", lambda g: g.update(out=torch.empty(2, 4, 3).mT)),
+    "out has another dtype": (TypeError, "`h`", lambda g: g.update(out=torch.empty(2, 3, 4).double())),
+    "fewer steps": (ValueError, "`x`", lambda g: g.update(steps=Steps(1, 3))),
+    "fewer rows": (ValueError, "`x`", lambda g: g.update(steps=Steps(2, 2))),
     "sizes grow": (ValueError, "increase", packed(2, 3, 1)),
     "sizes negative": (ValueError, r"in \[0", packed(3, -1)),
     "fewer sizes than steps": (
@@ -636,56 +665,83 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_forward_refuses(case):
     error, text, spoil = REFUSED[case]
-    given: dict[str, Any] = {
-        "x": torch.zeros(2, 3, 5),
-        "h0": torch.zeros(1, 3, 4),
-        "activation": "tanh",
-        "steps": Steps(2, 3),
-    }
-    given |= {"weight_ih": torch.zeros(4, 5), "weight_hh": torch.zeros(4, 4)}
-    given |= {"bias_ih": torch.zeros(4), "bias_hh": None}
-    native.forward_layer(**given)
+    given = dict(GIVEN_TO_FORWARD)
+    call_forward(given)
     spoil(given)
     with pytest.raises(error, match=text):
-        native.forward_layer(**given)
+        call_forward(given)
+
+
+def call_backward(given):
+    cell, layout = plain()
+    weights = Weights(layout, [given[name] for name in layout.names])
+    made, first, last = Made(given["h"], (), ()), [given["first h"]], [given["∂last h"]]
+    into = Gradients(given["∂x"], [given["∂first h"]], [given[f"∂{name}"] for name in layout.names])
+    native.backward(cell, weights, made, given["x"], first, given["steps"], given["∂y from outside"], last, into)
+
+
+GIVEN_TO_BACKWARD: dict[str, Any] = {
+    "∂y from outside": torch.zeros(2, 3, 4),
+    "∂last h": torch.zeros(1, 3, 4),
+    "h": torch.zeros(2, 3, 4),
+    "first h": torch.zeros(1, 3, 4),
+    "x": torch.zeros(2, 3, 5),
+    "weight_ih": torch.zeros(4, 5),
+    "weight_hh": torch.zeros(4, 4),
+    "bias_ih": torch.zeros(4),
+    "bias_hh": torch.zeros(4),
+    "steps": Steps(2, 3),
+}
+GIVEN_TO_BACKWARD |= {
+    f"∂{name}": torch.zeros_like(GIVEN_TO_BACKWARD[name])
+    for name in ("x", "first h", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
+}
 
 
 def of_zeros(name, *shape, dtype=torch.float32):
-    return name, lambda given: given.update({name: torch.zeros(shape, dtype=dtype)})
+    return f"`{name}`", lambda given: given.update({name: torch.zeros(shape, dtype=dtype)})
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil"),
+    ("text", "spoil"),
     [
-        of_zeros("dh", 2, 4),
-        of_zeros("dh", 2, 3, 5),
-        of_zeros("dh", 2, 3, 4, dtype=torch.float64),
-        of_zeros("dh_n", 3, 4),
+        of_zeros("∂y from outside", 2, 4),
+        of_zeros("∂y from outside", 2, 3, 5),
+        of_zeros("∂y from outside", 2, 3, 4, dtype=torch.float64),
+        of_zeros("∂last h", 4),
+        of_zeros("∂last h", 1, 1, 3, 4),
+        of_zeros("∂last h", 1, 2, 4),
+        of_zeros("∂last h", 1, 3, 5),
         of_zeros("h", 3, 3, 4),
         of_zeros("h", 2, 3, 5),
-        of_zeros("h0", 3, 4),
+        of_zeros("first h", 4),
+        of_zeros("first h", 1, 1, 3, 4),
+        of_zeros("first h", 2, 3, 4),
+        of_zeros("first h", 1, 3, 5),
         of_zeros("x", 2, 3, 6),
         of_zeros("weight_ih", 4),
         of_zeros("weight_hh", 5, 4),
-        of_zeros("dx", 2, 3, 4),
-        of_zeros("dweight_ih", 5, 4),
-        of_zeros("dweight_hh", 4, 5),
-        of_zeros("dbias", 3),
-        of_zeros("dh0", 3, 4),
-        of_zeros("da", 3, 3, 4),
-        of_zeros("total", 2, 3, 4, dtype=torch.float64),
+        of_zeros("∂x", 2, 3, 4),
+        of_zeros("∂x", 2, 3, 5, dtype=torch.float64),
+        of_zeros("∂weight_ih", 5, 4),
+        of_zeros("∂weight_hh", 4, 5),
+        of_zeros("∂bias_ih", 3),
+        of_zeros("∂bias_hh", 3),
+        of_zeros("∂bias_hh", 4, dtype=torch.float64),
+        of_zeros("∂first h", 4),
+        of_zeros("∂first h", 1, 1, 3, 4),
+        of_zeros("∂first h", 1, 2, 4),
+        of_zeros("∂first h", 1, 3, 4, dtype=torch.float64),
         ("sizes", lambda given: given.update(steps=Steps(2, 3, [3, 3]))),
         ("sizes", lambda given: given.update(steps=Steps(2, 2, [3, 3]), x=given["x"].flatten(0, 1))),
     ],
 )
-def test_backward_refuses(name, spoil):
-    given: dict[str, Any] = {"dh": torch.zeros(2, 3, 4), "dh_n": torch.zeros(1, 3, 4), "h": torch.zeros(2, 3, 4)}
-    given |= {"h0": torch.zeros(1, 3, 4), "x": torch.zeros(2, 3, 5), "activation": "tanh", "steps": Steps(2, 3)}
-    given |= {"weight_ih": torch.zeros(4, 5), "weight_hh": torch.zeros(4, 4)}
-    native.backward_layer(**given)
+def test_backward_refuses(text, spoil):
+    given = dict(GIVEN_TO_BACKWARD)
+    call_backward(given)
     spoil(given)
-    with pytest.raises((TypeError, ValueError), match=name):
-        native.backward_layer(**given)
+    with pytest.raises((TypeError, ValueError), match=text):
+        call_backward(given)
 
 
 def phi(activation, a):
@@ -696,10 +752,17 @@ def phi(activation, a):
         (of.copy if activation == "identity" else of[activation], 0, [0] * 4),
         (of.store, 1, [0] * 4),
     ]
-    program = _native.Program([(1, 0, 0)], [1], work, [], [], [], [], [1, 1], [], 0, 2)
-    precision = {np.float32: _native.float32, np.float64: _native.float64}[a.dtype.type]
-    arrays = [(array.ctypes.data, a.size, 1) for array in (a, h)]
-    precision.run(program, 1, 1, 0, False, False, [1, a.size], arrays, [], [], [], 1)
+    nothing: dict[str, Any] = dict.fromkeys(
+        ["weights", "products", "ahead", "carried", "gradients", "after", "numbers", "vectors", "rows", "matrices",
+         "results"], ()
+    )  # fmt: skip
+    program = _native.Program(
+        back=False, sizes=2, slots=[(1, 0, 0)], groups=[(1, False)], instructions=work, arrays=[(1, False)] * 2,
+        **nothing,
+    )  # fmt: skip
+    run = {np.float32: _native.run_float32, np.float64: _native.run_float64}[a.dtype.type]
+    arrays = [torch.from_numpy(array)[None, None] for array in (a, h)]
+    assert run(program, arrays, 1, 1, None, False, [1, a.size], False, 1) == -1
     return h
 
 

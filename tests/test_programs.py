@@ -17,10 +17,11 @@ from torch import Tensor
 
 import bptt
 from bptt.engine import _native, native, programs, reference
-from bptt.engine.contract import Gradients
+from bptt.engine.contract import Gradients, Layout
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
 from bptt.sheet.cells import elman
+from bptt.sheet.plain import plain
 
 F64 = torch.float64
 
@@ -207,7 +208,7 @@ def test_packed_tokens_with_frozen_weights_of_the_input() -> None:
 
 def test_plain_cells_are_known_by_what_they_say_and_not_by_their_names() -> None:
     renamed = Cell("h_t = sigmoid(x_t W_in + h_{t-1} W_rec + b)\n")
-    assert native.plain(renamed) is not None
+    assert plain(renamed) is not None
     given = drawn(renamed, Steps(5, 3))
     torch.testing.assert_close(everything(given, native), everything(given, reference), **tolerance(F64))
     for text in (
@@ -218,107 +219,381 @@ def test_plain_cells_are_known_by_what_they_say_and_not_by_their_names() -> None
         "h_t = tanh(x_t W_xh + h_{t-1} W_hh + h_{t-1} W_h2)",
         "h_t = softplus(x_t W_xh + h_{t-1} W_hh + b_h)",
     ):
-        assert native.plain(Cell(text)) is None, text
+        assert plain(Cell(text)) is None, text
         given = drawn(Cell(text), Steps(5, 3))
         torch.testing.assert_close(everything(given, native), everything(given, reference), **tolerance(F64))
 
 
-def test_products_with_one_left_factor_are_made_together() -> None:
-    codes: list[Any] = []
-
-    class Spy:
-        def __init__(self, *code: Any) -> None:
-            codes.append(code)
-
-    for ahead, terms in ((True, 1), (False, 2)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(programs._native, "Program", Spy)
-            programs.forward.__wrapped__(ALL["lstm"], every_value=False, keep=True, ahead=ahead)
-        _, groups, _, _, products, *_ = codes.pop()
-        assert max(groups) == 4
-        assert [len(product) for product in products] == [terms]
+def test_products_with_one_left_factor_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[dict[str, Any]] = []
+    monkeypatch.setattr(programs._native, "Program", lambda **code: codes.append(code))
+    programs.forward.__wrapped__(ALL["lstm"], Layout.of(ALL["lstm"]), every_value=False, keep=True)
+    (code,) = codes
+    assert sorted(count for count, _ in code["groups"])[-2:] == [1, 4]
+    assert [len(terms) for terms in code["products"]] == [1]
+    assert [operation for operation, _, _ in code["instructions"] if "product" in operation.name] == [OF.add_product]
+    ((first, vectors, terms),) = code["ahead"]
+    of_gates = [slot for slot, (_, group, _) in enumerate(code["slots"]) if code["groups"][group] == (4, True)]
+    assert of_gates == [*range(first, first + 4)]
+    assert [len(each) for each in vectors] == [1] * 4
+    of_both = [code["weights"][weight] for _, weight in (*terms, *code["products"][0])]
+    assert [len(matrices) for _, _, matrices in of_both] == [4, 4]
 
 
 OF = _native.Operation
 CODE: dict[str, Any] = {
-    "slots": [(1, 0, 0), (1, 1, 0), (0, 2, 0)],
-    "groups": [1, 1, 1],
-    "instructions": [(OF.load, 0, [0] * 4), (OF.product, 1, [0] * 4), (OF.sum, 2, [1] * 4), (OF.store, 0, [1] * 4)],
-    "weights": [(1, 1, [0])],
+    "back": True,
+    "sizes": 3,
+    "slots": [(1, 0, 0), (1, 1, 0), (0, 2, 0), (2, 3, 0), (2, 3, 1)],
+    "groups": [(1, False), (1, False), (1, False), (2, True)],
+    "instructions": [
+        (OF.product, 1, [0] * 4),
+        (OF.sum, 2, [1] * 4),
+        (OF.add, 1, [1, 2, 0, 0]),
+        (OF.add, 1, [1, -1, 0, 0]),
+        (OF.divide, 1, [1, -2, 0, 0]),
+        (OF.store, 1, [1, 0, 0, 0]),
+    ],
+    "weights": [(1, 1, [0]), (1, 2, [1, 2]), (2, 1, [3])],
     "products": [[(0, 0)]],
-    "carried": [(0, 0, 1, 0)],
-    "vectors": [0],
-    "arrays": [1],
-    "rows": [1],
-    "matrices": 1,
-    "sizes": 2,
+    "ahead": [(3, [[2], []], [(0, 1)])],
+    "carried": [(0, 0, 1, 1)],
+    "gradients": [(0, True, 0, 3, 0), (1, False, -1, 4, 0), (-1, False, -1, 3, 1)],
+    "after": [(2, [(3, 2)])],
+    "numbers": [(0.5, -1), (0.0, 1)],
+    "vectors": [2, 1],
+    "arrays": [(1, False), (1, True), (1, False)],
+    "rows": [1, 1],
+    "matrices": [(1, 1, False), (1, 2, False), (1, 2, True), (2, 1, False)],
+    "results": [(1, 2, True), (-1, 2, False)],
+}
+
+
+def of_code(T: int, B: int, width: int, other: int) -> list[Tensor]:
+    """The tensors of CODE, those that it writes full of NaN."""
+    nan = torch.nan
+    shapes = [(T, B, width), (1, B, width), (other,), (width,), (width, width), (width, other), (other, width)]
+    x, first, b, unread, *matrices = (torch.randn(shape, dtype=F64) / 4 for shape in (*shapes, (other, width)))
+    d, last, sums = torch.full_like(x, nan), torch.full_like(first, nan), torch.full((other, width), nan, dtype=F64)
+    return [x, d, first, last, b, unread, *matrices, sums, torch.full_like(b, nan)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("T", "B", "width", "other"), [(3, 2, 5, 4), (200, 9, 17, 33)])
+def test_a_program_does_what_its_records_say(
+    T: int, B: int, width: int, other: int, reverse: bool, accumulate: bool, threads: int
+) -> None:
+    torch.manual_seed(2)
+    tensors, lengths = of_code(T, B, width, other), [1, width, other]
+    x, d, first, last, b, _, W_carried, W_of_b, W_alone, W_back, sums, of_rows = tensors
+    if accumulate:
+        sums.fill_(2.0)
+        of_rows.fill_(3.0)
+    program = _native.Program(**CODE)
+    assert _native.run_float64(program, tensors, T, B, None, reverse, lengths, accumulate, threads) == -1
+    own, carried = torch.empty_like(x), first[0]
+    for t in range(T) if reverse else reversed(range(T)):
+        product = carried @ W_carried
+        own[t] = carried = (product + product.sum(-1, keepdim=True) + 0.5) / width
+    steps, with_b = Steps(T, B, None, reverse), b + x @ W_of_b
+    before = steps.previous_of(steps.with_first(x, first))
+    of_step_before = torch.einsum("tbi,tbj->ji", before, with_b)
+    of_own = torch.einsum("tbi,tbj->ji", own, x @ W_alone.mT)
+    held = 2.0 * accumulate, 3.0 * accumulate
+    expected = [with_b @ W_back, carried[None], of_step_before + of_own + held[0], with_b.sum((0, 1)) + held[1]]
+    torch.testing.assert_close([d, last, sums, of_rows], expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_a_program_says_which_tensor_it_cannot_read(dtype: torch.dtype) -> None:
+    run = {F64: _native.run_float64, torch.float32: _native.run_float32}[dtype]
+    program, tensors = _native.Program(**CODE), [tensor.to(dtype) for tensor in of_code(3, 2, 5, 4)]
+    how: Any = 3, 2, None, False, [1, 5, 4], False, 1
+    assert run(program, tensors, *how) == -1
+    for place in range(len(tensors)):
+        own = tensors[place]
+        for odd in (own.half(), own.to("meta"), own[..., :-1], torch.ops.aten._neg_view(own), own.numpy()):
+            assert run(program, [*tensors[:place], odd, *tensors[place + 1 :]], *how) == place
+    for place in range(1, len(tensors)):
+        may_be_none = place < 4 or place >= len(tensors) - 2
+        found = run(program, [*tensors[:place], None, *tensors[place + 1 :]], *how)
+        assert found == (-1 if may_be_none else place)
+
+
+WRONG: dict[str, list[dict[str, Any]]] = {
+    "has sizes, the first of which is 1": [{"sizes": 0}, {"sizes": -1}],
+    "has vectors with sizes": [{"vectors": [2, 3]}, {"vectors": [-1, 1]}],
+    "has arrays with sizes": [{"arrays": [(1, False), (3, True)]}, {"arrays": [(-1, False)]}],
+    "has rows with sizes": [{"rows": [1, 3]}, {"rows": [-1, 1]}],
+    "has matrices with sizes": [{"matrices": [(1, 3, False)]}, {"matrices": [(-1, 1, False)]}],
+    "has numbers of sizes that there are": [{"numbers": [(0.5, 3)]}, {"numbers": [(0.5, -2)]}],
+    "has results with sizes": [
+        {"results": [(1, 3, True)]},
+        {"results": [(-2, 2, False)]},
+        {"results": [(1, -1, True)]},
+    ],
+    "has all slots of its groups": [
+        {"slots": CODE["slots"][:-1]},
+        {"groups": [*CODE["groups"], (1, False)]},
+        {"groups": [*CODE["groups"][:-1], (3, True)]},
+    ],
+    "has the slots of a group in order": [
+        {"slots": [(1, 0, 0), (1, 2, 0), (0, 1, 0), (2, 3, 0), (2, 3, 1)]},
+        {"slots": [*CODE["slots"][:-2], (2, 3, 1), (2, 3, 0)]},
+        {"slots": [(1, 0, 1), *CODE["slots"][1:]]},
+        {"slots": [(1, -1, 0), *CODE["slots"][1:]]},
+    ],
+    "has slots of one size in a group": [
+        {"slots": [*CODE["slots"][:-1], (1, 3, 1)]},
+        {"slots": [(3, 0, 0), *CODE["slots"][1:]]},
+        {"slots": [(-1, 0, 0), *CODE["slots"][1:]]},
+    ],
+    "has no slot without a group": [
+        {"slots": [*CODE["slots"], (1, 4, 0)]},
+        {"groups": CODE["groups"][:-1]},
+        {"groups": [*CODE["groups"][:-1], (1, True)]},
+        {"groups": [*CODE["groups"][:-1], (-1, True)]},
+    ],
+    "has weights with sizes": [
+        {"weights": [(3, 1, [0])]},
+        {"weights": [(1, -1, [0])]},
+        {"weights": [(1, 1, [])]},
+    ],
+    "has weights of matrices that fit": [
+        {"weights": [(1, 1, [4])]},
+        {"weights": [(1, 1, [-1])]},
+        {"weights": [(1, 1, [1])]},
+        {"weights": [(2, 1, [0])]},
+        {"weights": [(2, 1, [1])]},
+        {"weights": [(1, 2, [1, 3])]},
+        {"matrices": [(1, 1, False), (1, 2, False), (2, 1, True), (2, 1, False)]},
+    ],
+    "has a term in every product": [{"products": [[]]}, {"products": [[(0, 0)], []]}],
+    "multiplies slots with weights": [{"products": [[(5, 0)]]}, {"products": [[(-1, 0)]]}, {"products": [[(0, 3)]]}],
+    "multiplies what fits": [{"products": [[(2, 0)]]}, {"products": [[(0, 2)]]}],
+    "makes groups of a block ahead": [
+        {"ahead": [(5, [[2], []], [(0, 1)])]},
+        {"ahead": [(-1, [[2], []], [(0, 1)])]},
+        {"ahead": [(4, [[2], []], [(0, 1)])]},
+        {"ahead": [(1, [[]], [(0, 0)])]},
+        {"groups": [*CODE["groups"][:-1], (2, False)]},
+    ],
+    "begins every slot of a group": [{"ahead": [(3, [[2]], [(0, 1)])]}, {"ahead": [(3, [[2], [], []], [(0, 1)])]}],
+    "adds vectors that fit": [
+        {"ahead": [(3, [[4], []], [(0, 1)])]},
+        {"ahead": [(3, [[-1], []], [(0, 1)])]},
+        {"ahead": [(3, [[3], []], [(0, 1)])]},
+        {"ahead": [(3, [[2], [0]], [(0, 1)])]},
+    ],
+    "multiplies arrays with weights": [
+        {"ahead": [(3, [[2], []], [(3, 1)])]},
+        {"ahead": [(3, [[2], []], [(-1, 1)])]},
+        {"ahead": [(3, [[2], []], [(0, 3)])]},
+        {"ahead": [(3, [[2], []], [(1, 1)])]},  # an array of a block
+    ],
+    "multiplies arrays that fit": [
+        {"ahead": [(3, [[2], []], [(0, 0)])]},
+        {"ahead": [(3, [[2], []], [(0, 2)])]},
+        {"weights": [(1, 1, [0]), (1, 2, [1]), (2, 1, [3])]},
+        {"weights": [(1, 1, [0]), (1, 2, [1, 2, 1]), (2, 1, [3])]},
+    ],
+    "makes arrays of all steps": [
+        {"after": [(3, [(3, 2)])]},
+        {"after": [(-1, [(3, 2)])]},
+        {"after": [(1, [(3, 2)])]},
+    ],
+    "multiplies slots of a block": [
+        {"after": [(2, [(5, 2)])]},
+        {"after": [(2, [(-1, 2)])]},
+        {"after": [(2, [(3, 3)])]},
+        {"after": [(2, [(0, 0)])]},  # a slot of a step
+    ],
+    "multiplies slots of a block that fit": [
+        {"after": [(2, [(3, 0)])]},
+        {"after": [(2, [(3, 1)])]},
+        {"weights": [(1, 1, [0]), (1, 2, [1, 2]), (2, 1, [3, 3])]},
+        {"arrays": [*CODE["arrays"][:2], (2, False)]},
+    ],
+    "carries slots, each once": [
+        {"carried": [(5, 0, 1, 1)]},
+        {"carried": [(-2, 0, 1, 1)]},
+        {"carried": [(-1, 0, 1, 1)]},
+        {"carried": [(-1, -1, -1, -1)]},
+        {"carried": [(0, 0, 5, 1)]},
+        {"carried": [(0, 0, -2, 1)]},
+        {"carried": [(0, 0, 0, 1)]},
+        {"carried": [(0, 0, 1, 1), (0, 0, -1, -1)]},
+        {"carried": [(0, 0, 1, 1), (1, 0, -1, -1)]},
+    ],
+    "carries slots that are alone and of a step": [
+        {"carried": [(3, -1, -1, -1)]},
+        {"groups": [(1, True), *CODE["groups"][1:]]},
+        {"groups": [(1, False), (1, True), *CODE["groups"][2:]]},
+    ],
+    "begins with rows that fit": [
+        {"carried": [(0, 2, 1, 1)]},
+        {"carried": [(0, -2, 1, 1)]},
+        {"carried": [(2, 0, -1, -1)]},
+    ],
+    "ends with rows that fit": [
+        {"carried": [(0, 0, 1, 2)]},
+        {"carried": [(0, 0, 1, -2)]},
+        {"carried": [(2, -1, -1, 0)]},
+    ],
+    "carries on what fits": [{"carried": [(0, 0, 2, 1)]}],
+    "sums slots of a block": [
+        {"gradients": [(0, True, 0, 5, 0)]},
+        {"gradients": [(0, True, 0, -1, 0)]},
+        {"gradients": [(0, True, 0, 3, 2)]},
+        {"gradients": [(0, True, 0, 3, -1)]},
+        {"gradients": [(-1, False, -1, 1, 1)]},  # a slot of a step
+    ],
+    "sums what fits": [{"results": [(1, 1, True), (-1, 2, False)]}, {"results": [(1, 2, True), (-1, 1, False)]}],
+    "sums rows to a vector": [{"gradients": [(-1, False, -1, 3, 0)]}],
+    "sums products that fit": [
+        {"gradients": [(3, True, 0, 3, 0)]},
+        {"gradients": [(-2, True, 0, 3, 0)]},
+        {"gradients": [(0, True, 0, 3, 1)]},
+        {"results": [(2, 2, True), (-1, 2, False)]},
+    ],
+    "sums products with rows that fit": [
+        {"gradients": [(0, True, 2, 3, 0)]},
+        {"gradients": [(0, True, -2, 3, 0)]},
+        {"rows": [1, 1, 2], "gradients": [(0, True, 2, 3, 0)]},
+    ],
+    "has the step before of arrays of all steps alone": [{"gradients": [(1, True, 0, 3, 0)]}],
+    "stores slots in arrays": [
+        {"instructions": [(OF.store, 3, [1] * 4)]},
+        {"instructions": [(OF.store, -1, [1] * 4)]},
+        {"instructions": [(OF.store, 1, [5] * 4)]},
+        {"instructions": [(OF.store, 1, [-1] * 4)]},
+    ],
+    "stores what fits": [{"instructions": [(OF.store, 1, [2] * 4)]}],
+    "writes to slots": [
+        {"instructions": [(OF.load, 5, [0] * 4)]},
+        {"instructions": [(OF.load, -1, [0] * 4)]},
+        {"instructions": [(OF.add, 5, [0] * 4)]},
+        {"instructions": [(OF.product, 5, [0] * 4)]},
+    ],
+    "loads what fits": [
+        {"instructions": [(OF.load, 0, [3] * 4)]},
+        {"instructions": [(OF.load, 0, [-1] * 4)]},
+        {"instructions": [(OF.load, 2, [0] * 4)]},
+        {"instructions": [(OF.load, 0, [1] * 4)]},  # an array of a block
+        {"instructions": [(OF.previous, 0, [1, 0, 0, 0])]},
+    ],
+    "loads rows that fit": [
+        {"instructions": [(OF.previous, 0, [0, 2, 0, 0])]},
+        {"instructions": [(OF.previous, 0, [0, -2, 0, 0])]},
+        {"rows": [1, 1, 2], "instructions": [(OF.previous, 0, [0, 2, 0, 0])]},
+    ],
+    "makes groups of products": [
+        {"instructions": [(OF.product, 1, [1] * 4)]},
+        {"instructions": [(OF.add_product, 1, [-1] * 4)]},
+        {"instructions": [(OF.add_product, 4, [0] * 4)]},
+    ],
+    "makes products that fit": [
+        {"instructions": [(OF.product, 2, [0] * 4)]},
+        {"instructions": [(OF.product, 3, [0] * 4)]},
+    ],
+    "makes whole groups": [
+        {"products": [[(0, 3)]], "weights": [*CODE["weights"], (1, 1, [0, 0])]},
+        {
+            "products": [[(0, 3)]],
+            "weights": [*CODE["weights"], (1, 2, [1])],
+            "instructions": [(OF.product, 3, [0] * 4)],
+        },
+    ],
+    "makes no product from itself": [
+        {"instructions": [(OF.product, 0, [0] * 4)]},
+        {"instructions": [(OF.add_product, 0, [0] * 4)]},
+    ],
+    "reads slots and vectors": [
+        {"instructions": [(OF.add, 0, [0, 5, 0, 0])]},
+        {"instructions": [(OF.add, 0, [0, -5, 0, 0])]},
+        {"instructions": [(OF.where_inside, 0, [0, 0, 0, 5])]},
+        {"instructions": [(OF.sum, 2, [5] * 4)]},
+    ],
+    "makes one number of a row": [
+        {"instructions": [(OF.sum, 1, [0] * 4)]},
+        {"instructions": [(OF.mean, 2, [2] * 4)]},
+        {"instructions": [(OF.largest, 2, [-1] * 4)]},
+    ],
+    "reads what is as wide as the result, or one number": [
+        {"instructions": [(OF.add, 2, [0, 1, 0, 0])]},
+        {"instructions": [(OF.add, 0, [0, 3, 0, 0])]},
+        {"instructions": [(OF.add, 0, [0, -3, 0, 0])]},
+        {"instructions": [(OF.where_inside, 0, [0, 0, 0, 3])]},
+    ],
 }
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"slots": [(1, 0, 0), (1, 1, 0)]},
-        {"slots": [(1, 0, 0), (2, 1, 0), (0, 2, 0)]},
-        {"slots": [(1, 0, 0), (1, 1, 1), (0, 2, 0)]},
-        {"groups": [1, 1, 1, 1]},
-        {"groups": [1, 1, 0]},
-        {"instructions": [(OF.load, 3, [0] * 4)]},
-        {"instructions": [(OF.load, 0, [1] * 4)]},
-        {"instructions": [(OF.load, 2, [0] * 4)]},
-        {"instructions": [(OF.previous, 0, [0, 1, 0, 0])]},
-        {"instructions": [(OF.store, 1, [0] * 4)]},
-        {"instructions": [(OF.store, 0, [2] * 4)]},
-        {"instructions": [(OF.product, 0, [0] * 4)]},
-        {"instructions": [(OF.product, 2, [0] * 4)]},
-        {"instructions": [(OF.product, 1, [1] * 4)]},
-        {"instructions": [(OF.add, 0, [0, 3, 0, 0])]},
-        {"instructions": [(OF.add, 0, [0, -2, 0, 0])]},
-        {"instructions": [(OF.add, 2, [0, 1, 0, 0])]},
-        {"instructions": [(OF.sum, 1, [0] * 4)]},
-        {"instructions": [(OF.sum, 2, [2] * 4)]},
-        {"weights": [(1, 1, [1])]},
-        {"weights": [(1, 1, [])]},
-        {"weights": [(1, 2, [0])]},
-        {"weights": [(0, 1, [0])]},
-        {"weights": [(1, 1, [0, 0])]},
-        {"products": [[]]},
-        {"products": [[(3, 0)]]},
-        {"products": [[(1, 0)]]},
-        {"carried": [(3, 0, 1, 0)]},
-        {"carried": [(0, 1, 1, 0)]},
-        {"carried": [(0, 0, 2, 0)]},
-        {"carried": [(0, 0, 1, 1)]},
-        {"vectors": [2]},
-        {"arrays": [-1]},
-        {"rows": [0]},
-        {"sizes": 0},
-    ],
-    ids=str,
+    ("text", "wrong"), [(text, wrong) for text, cases in WRONG.items() for wrong in cases], ids=str
 )
-def test_programs_that_point_nowhere_are_refused(wrong: dict[str, Any]) -> None:
-    _native.Program(*CODE.values())
-    with pytest.raises(ValueError, match="a program "):
-        _native.Program(*(CODE | wrong).values())
+def test_programs_that_point_nowhere_are_refused(text: str, wrong: dict[str, Any]) -> None:
+    _native.Program(**CODE)
+    with pytest.raises(ValueError, match=f"^a program {text}$"):
+        _native.Program(**(CODE | wrong))
 
 
-def test_a_program_gets_as_many_arrays_as_it_names() -> None:
-    with pytest.raises(ValueError, match="as many arrays as it names"):
-        _native.float32.run(
-            _native.Program(*CODE.values()), 1, 1, 0, False, False, [1, 3], [], [0], [0], [(0, 1, 1)], 1
-        )
+def test_a_program_gets_as_many_tensors_and_lengths_as_it_names() -> None:
+    program, tensors = _native.Program(**CODE), of_code(3, 2, 5, 4)
+    for given, lengths in (
+        ([], [1, 5, 4]),
+        (tensors[:-1], [1, 5, 4]),
+        ([*tensors, None], [1, 5, 4]),
+        (tensors, [1, 5]),
+        (tensors, [1, 5, 4, 1]),
+        (tensors, [2, 5, 4]),
+        (tensors, []),
+    ):
+        with pytest.raises(ValueError, match="as many tensors and lengths as it names"):
+            _native.run_float64(program, given, 3, 2, None, False, lengths, False, 1)
+
+
+def test_a_program_refuses_sizes_of_steps_that_grow() -> None:
+    program = _native.Program(**CODE)
+    for sizes in ([1, 2], [3], [2, -1]):
+        tensors = [each.flatten(0, 1) if each.dim() == 3 else each for each in of_code(3, 1, 5, 4)]
+        with pytest.raises(ValueError, match="must not increase"):
+            _native.run_float64(program, tensors, len(sizes), 2, sizes, False, [1, 5, 4], False, 1)
+
+
+def parameters(of: ast.FunctionDef) -> list[tuple[str, str]]:
+    """Names and types, written as nanobind does; without a name where it gives none."""
+    found = [("", one) for one in of.args.posonlyargs]
+    found += [(one.arg, one) for one in [*of.args.args, *of.args.kwonlyargs] if one.arg != "self"]
+    types = [ast.unparse(one.annotation) if one.annotation else "" for _, one in found]
+    for long, short in (("collections.abc.", ""), ("bptt.engine._native.", ""), ("list[Any]", "list")):
+        types = [each.replace(long, short) for each in types]
+    types = [each.replace("Terms", "Sequence[tuple[int, int]]") for each in types]
+    return [(name, of_it) for (name, _), of_it in zip(found, types, strict=True)]
 
 
 def test_the_stub_says_what_the_module_has() -> None:
     body = ast.parse(Path(bptt.__file__).with_name("engine").joinpath("_native.pyi").read_text()).body
     classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-    for enum in (_native.Activation, _native.Operation):
-        told = [node.targets[0] for node in classes[enum.__name__].body if isinstance(node, ast.Assign)]
-        assert [name.id for name in told if isinstance(name, ast.Name)] == [member.name for member in enum]
-    functions = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    told = [node.targets[0] for node in classes["Operation"].body if isinstance(node, ast.Assign)]
+    assert [name.id for name in told if isinstance(name, ast.Name)] == [member.name for member in _native.Operation]
+    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
     values = {node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
     public = {name for name in dir(_native) if not name.startswith("_")}
-    assert functions | values | (classes.keys() - {"_Precision"}) == public
-    methods = {node.name for node in classes["_Precision"].body if isinstance(node, ast.FunctionDef)}
-    for precision in (_native.float32, _native.float64):
-        assert {name for name in dir(precision) if not name.startswith("_")} == methods
+    assert functions.keys() | values | classes.keys() == public
+    (init,) = (node for node in classes["Program"].body if isinstance(node, ast.FunctionDef))
+    compiled: dict[str, Any] = {name: getattr(_native, name) for name in functions}
+    compiled["__init__"] = _native.Program.__init__
+    for name, stub in (functions | {"__init__": init}).items():
+        ((signature, _, _),) = compiled[name].__nb_signature__
+        (has,) = ast.parse(f"{signature}: ...").body
+        assert isinstance(has, ast.FunctionDef)
+        if has.args.posonlyargs:  # nanobind knows no names
+            assert [of for _, of in parameters(stub)] == [of for _, of in parameters(has)], name
+        else:
+            assert parameters(stub) == parameters(has), name
+            assert len(stub.args.kwonlyargs) == len(has.args.kwonlyargs), name
+        assert stub.returns is not None
+        assert has.returns is not None
+        assert ast.unparse(stub.returns) == ast.unparse(has.returns), name

@@ -200,7 +200,7 @@ class _How(NamedTuple):
         gradients = 2 * width + 4 * B * outputs  # ∂h and ∂x; o, log ŷ, ∂o and what autograd adds
         state = len(layers) * B * sum(of_states)
         held = len(layers) * B * (H + sum(of_kept)) + masked
-        rows = self.engine.rows_of_a_block(H)
+        rows = self.engine.rows_of_a_block(max(of_states))
         length = sizes_of(self.cell, Weights(self.layout, layers[0].weights), x, layers[0].first)
         I = length[self.cell.sheet.widths["x"]]
         walk = Walk(

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 
 from bptt.engine.contract import Layout
-from bptt.engine.native import plain
 from bptt.errors import InputError
 from bptt.sheet import Cell, named
+from bptt.sheet.plain import plain
 
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Affine"}
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bptt.autograd.private import is_traced
 from bptt.engine.contract import Signature
-from bptt.engine.native import Plain, plain
 from bptt.engine.steps import Steps
 from bptt.errors import InputError
 from bptt.sheet import Cell
+from bptt.sheet.plain import Plain, plain
 
 
 @dataclass

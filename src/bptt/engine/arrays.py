@@ -1,114 +1,51 @@
-"""Arrays as the C++ side reads them: checked once, then handed over as bare addresses.
+"""Arrays that the C++ side cannot read as they are: made such, or refused in words.
 
-The checks keep the C++ side from reading beyond an array: shapes, and that the storage reaches as far (resizing a
-storage, as FSDP does, leaves the shape). Inputs that are not contiguous are copied, and those that torch keeps negated
-are resolved; weights and their gradients may have any strides, so torch's transposed weights are read and written where
-they lie.
+The checks keep it from reading beyond an array: shapes, and that the storage reaches as far (resizing a storage, as
+FSDP does, leaves the shape). Inputs that are not contiguous are copied, those that torch keeps negated are resolved.
+Weights and their gradients may have any strides: torch's transposed weights are read and written where they lie.
 """
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from bptt.engine import _native, activations
+from bptt.engine.programs import Program
 from bptt.engine.steps import Steps
 
-_PRECISIONS = {torch.float32: _native.float32, torch.float64: _native.float64}
-ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "σ": "sigmoid", "identity": "identity"}
-"""The functions that the engine knows as φ, by their names in the sheet."""
-_DTYPES = {precision: dtype for dtype, precision in _PRECISIONS.items()}
-_ACTIVATIONS = {name: _native.Activation[name] for name in activations.ACTIVATIONS}
 
-
-def packing_of(name: str, array: Tensor, steps: Steps) -> tuple[Tensor | None, tuple[int, ...]]:
-    """How many rows each step has, if packed; and the leading axes that arrays of all steps must have."""
-    if steps.sizes is None:
-        return None, (steps.T, steps.B)
-    sizes = torch.as_tensor(steps.sizes, dtype=torch.int64, device="cpu").resolve_neg().contiguous()
-    if sizes.shape != (steps.T,):
-        raise ValueError(f"T must be the number of sizes, {tuple(sizes.shape)}; got {steps.T}")
-    if len(sizes) and (int(sizes[0]) > steps.B or int(sizes[-1]) < 0 or bool((sizes[1:] > sizes[:-1]).any())):
+def check_sizes(name: str, array: Tensor | None, steps: Steps) -> list[int]:
+    """The rows of each step of a packed batch; ValueError where they cannot be those of this array."""
+    sizes = torch.as_tensor(steps.sizes, dtype=torch.int64, device="cpu").resolve_neg().tolist()
+    if len(sizes) != steps.T:
+        raise ValueError(f"T must be the number of sizes, {len(sizes)}; got {steps.T}")
+    if sizes and (sizes[0] > steps.B or sizes[-1] < 0 or any(b > a for a, b in pairwise(sizes))):
         raise ValueError(
             f"the sizes of steps must not increase and lie in [0, {steps.B}], the rows of the first states; got "
-            f"{list(steps.sizes)[:10]}{' ...' if len(sizes) > 10 else ''}. Sort the sequences by length, longest first."
+            f"{sizes[:10]}{' ...' if len(sizes) > 10 else ''}. Sort the sequences by length, longest first."
         )
-    N = int(sizes.sum())
-    if array.shape[:1] != (N,):
-        raise ValueError(f"`{name}` must have sum(sizes) = {N} rows; got shape {tuple(array.shape)}")
-    return sizes, (N,)
+    if array is not None and array.shape[:1] != (sum(sizes),):
+        raise ValueError(f"`{name}` must have sum(sizes) = {sum(sizes)} rows; got shape {tuple(array.shape)}")
+    return sizes
 
 
-def address(array: Tensor | None) -> int:
-    """Where the numbers lie; 0 for no array, and only then or where it is empty."""
-    if array is None:
-        return 0
-    at = array.data_ptr()
-    if not at and array.numel():
-        raise ValueError(
-            f"the compiled sweeps read memory; got {array.dtype} of shape {tuple(array.shape)} that has none, as "
-            "torch's zeros of forward-mode derivatives. Hand in a .clone() of it."
-        )
-    return at
-
-
-def transposed(array: Tensor | None) -> tuple[int, int, int]:
-    """Address and strides of the sheet's W, given torch's, which is its transpose."""
-    if array is None:
-        return 0, 0, 0
-    row, column = array.stride()
-    return address(array), column, row
-
-
-def address_of(
-    name: str, array: Tensor | None, precision: "_native._Precision", shape: tuple[int, ...], held: list[Tensor]
-) -> int:
-    """Address of an array that is read, after all checks; 0 for none. A copy that it needs is held."""
-    if array is None:
-        return 0
-    at = precision.address(array, shape)  # what is usual is quick to ask
-    if not at:
-        array = require(name, array, _DTYPES[precision], shape)
-        held.append(array)
-        at = address(array)
-    return at
-
-
-def matrix_of(
-    name: str, array: Tensor, precision: "_native._Precision", shape: tuple[int, int], held: list[Tensor]
-) -> tuple[int, int, int]:
-    """Address and strides of a matrix that is read, after all checks."""
-    at = precision.address(array, shape)  # what is usual is quick to ask
-    if at:
-        return at, shape[1], 1
-    array = require(name, array, _DTYPES[precision], shape, strided=True)
-    held.append(array)
-    row, column = array.stride()
-    return address(array), row, column
-
-
-def transposed_of(
-    name: str, array: Tensor | None, precision: "_native._Precision", shape: tuple[int, int], held: list[Tensor]
-) -> tuple[int, int, int]:
-    """Those of the sheet's W, given torch's, which is its transpose."""
-    if array is None:
-        return 0, 0, 0
-    at = precision.address(array, shape)  # what is usual is quick to ask
-    if at:
-        return at, 1, shape[1]
-    at, row, column = matrix_of(name, array, precision, shape, held)
-    return at, column, row
-
-
-def activation_of(name: str) -> _native.Activation:
-    if name not in _ACTIVATIONS:
-        activations.activation(name)  # says which there are
-    return _ACTIVATIONS[name]
-
-
-def precision_of(name: str, dtype: torch.dtype) -> "_native._Precision":
-    precision = _PRECISIONS.get(dtype)
-    if precision is None:
-        raise TypeError(f"the compiled sweeps take float32 and float64; `{name}` is {dtype}")
-    return precision
+def readable(
+    program: Program, place: int, tensor: Tensor | None, length: Sequence[int], steps: Steps, dtype: torch.dtype
+) -> Tensor:
+    """What the engine can read in the place of a tensor of a program. Those that it writes are refused."""
+    name, kind, sizes = program.names[place], program.kinds[place], [length[k] for k in program.shapes[place]]
+    if tensor is None:
+        raise ValueError(f"`{name}` must be given")
+    if kind == "steps" and not tensor.is_floating_point() and not tensor.is_complex():
+        rows = steps.rows
+        check_storage(**{name: tensor})
+        return require(name, tensor.to(torch.int64), torch.int64, rows)
+    shape = {"steps": (*steps.rows, *sizes), "rows": (*[1] * (tensor.dim() != 2), steps.B, *sizes)}.get(kind, (*sizes,))
+    if name in program.written:
+        require_output(name, tensor, dtype, shape, strided=kind == "matrix")
+        raise ValueError(f"`{name}` cannot be written: {tensor.dtype} of shape {shape} and strides {tensor.stride()}")
+    return require(name, tensor, dtype, shape, strided=kind == "matrix")
 
 
 def require(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...], *, strided: bool = False) -> Tensor:
@@ -120,7 +57,13 @@ def require(name: str, array: Tensor, dtype: torch.dtype, shape: tuple[int, ...]
     if array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}; got {tuple(array.shape)}")
     check_storage(**{name: array})
-    return array.resolve_neg() if strided else array.contiguous().resolve_neg()
+    array = array.resolve_neg() if strided else array.contiguous().resolve_neg()
+    if not array.data_ptr() and array.numel():
+        raise ValueError(
+            f"the compiled engine reads memory; got {array.dtype} of shape {tuple(array.shape)} that has none, as "
+            "torch's zeros of forward-mode derivatives. Hand in a .clone() of it."
+        )
+    return array
 
 
 def check_tokens(x: Tensor, I: int) -> None:

@@ -190,8 +190,8 @@ class Engine(Protocol):
 
     def rows_of_a_block(self, H: int) -> int:
         """Weight gradients are summed over blocks of time, cut from where the walk begins, each the fewest steps that
-        have at least so many rows. Calls that walk whole blocks one after the other, with `accumulate`, give the bits
-        of a single call for the plain cell on `native`, and the same to rounding for others and on `reference`.
+        have at least so many rows; H is the width of the widest state. Calls that walk whole blocks one after the
+        other, with `accumulate`, give the bits of a single call on `native`, and the same to rounding on `reference`.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Both ways of a cell as programs of the compiled engine: its equations, and their derivation, as vector operations.
 
 A slot is a value of one step; operations read slots and vectors, which are the same for all rows (native/program.hpp).
-Products with the same left factors are made together. Products of inputs need no state and are arrays of all steps.
+Products with the same left factors are made together; those of inputs need no state and are made ahead.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import NamedTuple, TypeGuard
 
 from bptt.engine import _native
-from bptt.engine.contract import Signature
+from bptt.engine.contract import Layout, Signature
 from bptt.engine.evaluation import key_of
 from bptt.engine.functions import EPSILON
 from bptt.sheet import Cell
-from bptt.sheet.derivation import ZERO
+from bptt.sheet.derivation import ZERO, signed, times
 from bptt.sheet.expressions import (
     Call,
     Cotangent,
@@ -43,48 +43,48 @@ _WHOLE = {"sum", "mean", "identity", "clip", "softmax", "norm", "scale"}
 DIRECT = "∂y from outside"
 
 
-class Ahead(NamedTuple):
-    """The part of a sum that needs no state: products of inputs, "x" with "W_xh", and vectors."""
-
-    products: tuple[tuple[str, str], ...]
-    vectors: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Program:
-    """A program and what its arrays are, in order.
+    """A program, and how a call finds what it reads and writes.
 
-    code      as the engine takes it
-    sizes     of the sheet, the first "1"
-    arrays    of all steps: values by their name, "∂h" a cotangent; ahead: those that are made before the sweep
-    rows      (B, ·): states "h" before the first step and "last h" at the end, "∂h" the cotangents of both; masks
-    numbers   and sizes as numbers, which stand before the vectors; vectors are parameters by name
-    matrices  by name, and whether transposed
+    code     as the engine takes it
+    order    where each tensor of the program is in the list of all of the call (`native`)
+    names    of the tensors, in this order; kinds, shapes: "steps", "rows", "vector" or "matrix", and its sizes
+    written  names of those that are written
+    widths   of the arrays by name, their sizes
+    call     names of all tensors of a call
+    lengths  for each size of the sheet where its length is: of which tensor of the call, with how many axes, which axis
+    made     arrays of all steps that receive values beside the output, by name with their sizes
     """
 
     code: _native.Program
-    sizes: tuple[str, ...]
-    arrays: dict[str, str]
-    ahead: dict[str, Ahead]
-    rows: dict[str, str]
-    numbers: tuple[float | Size, ...]
-    vectors: tuple[str, ...]
-    matrices: tuple[tuple[str, bool], ...]
+    order: tuple[int, ...]
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    written: frozenset[str]
+    widths: dict[str, int]
+    call: tuple[str, ...]
+    lengths: tuple[tuple[tuple[int, int, int], ...], ...]
+    made: dict[str, int]
 
 
 @lru_cache
-def forward(cell: Cell, *, every_value: bool, keep: bool, ahead: bool) -> Program:
+def forward(cell: Cell, layout: Layout, *, every_value: bool, keep: bool) -> Program:
     """Side A of a step. Stored are the output, with keep what the way back reads, and with every_value all values.
 
-    ahead: products of inputs are arrays that are given; else the program makes them.
+    The tensors of a call: those given (`_given`), the output, the last of each state, then those of `made`.
     """
-    found, signature, make = cell.derivation, Signature.of(cell), _Lowering(cell, ahead=ahead)
+    found, signature, make = cell.derivation, Signature.of(cell), _Lowering(cell, layout)
     for name in signature.states:
         make.known[Name(name, -1)] = make.carry(name, cell.sheet.widths[name])
     make.plan(line.value for line in found.steps)
     for line in found.steps:
         make.known[Name(line.name, 0)] = make.slot_of(line.value, found.widths[line.name])
-    for name in [line.name for line in found.steps] if every_value else [signature.output]:
+    for name in [
+        signature.output,
+        *(line.name for line in found.steps if every_value and line.name != signature.output),
+    ]:
         make.store(make.known[Name(name, 0)], name)
     for e in signature.kept if keep else ():
         key = key_of(e)
@@ -92,62 +92,106 @@ def forward(cell: Cell, *, every_value: bool, keep: bool, ahead: bool) -> Progra
             make.store(make.slot_of(e, make.width(e)), key)
     for name in signature.states:
         make.hand_on(name, Name(name, 0), f"last {name}")
-    return make.program()
+    made = {key: width for key, width in make.stored.items() if key != signature.output}
+    results = [signature.output, *(f"last {name}" for name in signature.states), *made]
+    return make.program([*_given(cell, layout), *results], made)
 
 
 @lru_cache
-def backward(cell: Cell, stored: frozenset[str]) -> Program:
-    """Side B of a step. Stored are the cotangents of the values with these names."""
-    found, sheet, signature, make = cell.derivation, cell.sheet, Signature.of(cell), _Lowering(cell, back=True)
+def backward(
+    cell: Cell, layout: Layout, weights: tuple[bool, ...], inputs: tuple[bool, ...], *, every_value: bool
+) -> Program:
+    """Side B of a step. Gradients of the tensors of weights and of x and further inputs that are asked for; with
+    every_value all cotangents are stored.
+
+    The tensors of a call: those given (`_given`), the output, what is kept, the cotangents of the output and of the
+    last of each state; then those that receive gradients, of all that is given but masks; then those of `made`.
+    """
+    found, sheet, signature = cell.derivation, cell.sheet, Signature.of(cell)
+    make = _Lowering(cell, layout, back=True)
     future = {name: make.carry(name, sheet.widths[name], before=f"∂last {name}") for name in signature.states}
     lines = list(reversed(found.steps))
     make.plan([found.sent_back(line.name, 0) for line in lines] + [found.sent_back(n, -1) for n in signature.states])
     for line in lines:
         width, sent_back = found.widths[line.name], found.sent_back(line.name, 0)
-        terms = [make.loaded(DIRECT, width)] if line.name == signature.output else []
-        terms += [make.value(sent_back)] if sent_back != ZERO else []
-        terms += [future[line.name]] if line.name in future else []
-        total = terms[0] if terms else make.value(ZERO)
-        for term in terms[1:]:
-            total = make.entry(_OF.add, total, term)
+        others = [make.loaded(DIRECT, width)] if line.name == signature.output else []
+        others += [future[line.name]] if line.name in future else []
+        total = make.total(sent_back, *others)
         make.known[Cotangent(line.name, 0)] = make.as_slot(total, width)
-        if line.name in stored:
+        if every_value:
             make.store(make.known[Cotangent(line.name, 0)], f"∂{line.name}")
+    for name, positions in layout.made_of.items():
+        asked = [k for k in positions if weights[k]]
+        if asked:
+            make.sum_up(name, f"∂{layout.names[asked[0]]}")
+    for name, is_asked in zip(sheet.inputs, inputs, strict=True):
+        if is_asked:
+            make.send_to_input(name)
     for name in signature.states:
-        make.hand_on(name, found.sent_back(name, -1), f"∂{name}")
-    return make.program()
+        make.hand_on(name, found.sent_back(name, -1), f"∂first {name}")
+    values = {f"∂{line.name}": found.widths[line.name] for line in lines if every_value}
+    given = _given(cell, layout)
+    results = [f"∂{name}" for name in given if name not in signature.masks]
+    kept = [signature.output, *map(key_of, signature.kept)]
+    last = [f"∂last {name}" for name in signature.states]
+    return make.program([*given, *kept, DIRECT, *last, *results, *values], values)
+
+
+@lru_cache
+def same_gradients(layout: Layout) -> tuple[tuple[int, int], ...]:
+    """Pairs of tensors that are added, by their positions: the gradient of the first is that of the second."""
+    return tuple((k, positions[0]) for positions in layout.made_of.values() for k in positions[1:])
+
+
+def _given(cell: Cell, layout: Layout) -> list[str]:
+    """x, the first of each state, the tensors of the weights, masks, further inputs."""
+    signature = Signature.of(cell)
+    first = [f"first {name}" for name in signature.states]
+    return ["x", *first, *layout.names, *signature.masks, *signature.inputs]
+
+
+class _Ahead(NamedTuple):
+    """The part of a sum that needs no state: products of inputs, "x" with "W_xh", and vectors."""
+
+    products: tuple[tuple[str, str], ...]
+    vectors: tuple[str, ...]
 
 
 class _Member(NamedTuple):
     """A sum of products that one group has a slot for, and what it begins with."""
 
     terms: tuple[Product, ...]
-    ahead: Ahead | None
+    ahead: _Ahead | None
 
 
 class _Lowering:
     """Operands are slots, or vector k as -1 - k. `known` has those of expressions that are made already."""
 
-    def __init__(self, cell: Cell, *, ahead: bool = False, back: bool = False) -> None:
-        self.cell, self.back = cell, back
-        self.inputs_ahead = cell.sheet.inputs if ahead else ()
+    def __init__(self, cell: Cell, layout: Layout, *, back: bool = False) -> None:
+        self.cell, self.layout, self.back = cell, layout, back
         self.known: dict[Expression, int] = {}
         self.sizes: list[str] = ["1"]
         self.slots: list[tuple[int, int, int]] = []
         self.groups: list[int] = []
+        self.of_block: set[int] = set()  # groups
         self.instructions: list[tuple[_native.Operation, int, list[int]]] = []
         self.weights: dict[tuple[int, int, tuple[int, ...]], int] = {}
         self.products: list[list[tuple[int, int]]] = []
+        self.ahead: list[tuple[int, list[list[int]], list[tuple[int, int]]]] = []
         self.carried: dict[str, tuple[int, int, int, int]] = {}
+        self.gradients: list[tuple[int, bool, int, int, int]] = []
+        self.after: list[tuple[int, list[tuple[int, int]]]] = []
         self.vectors: dict[str | float | Size, int] = {}
         self.arrays: dict[str, str] = {}
+        self.own: set[str] = set()  # arrays of a block
         self.rows: dict[str, str] = {}
         self.matrices: dict[tuple[str, bool], int] = {}
-        self.ahead: dict[str, Ahead] = {}
-        self.planned: dict[tuple[tuple[Expression, ...], str], list[_Member]] = {}
-        self.made: dict[_Member, int] = {}
+        self.results: dict[str, tuple[int, int, bool]] = {}
+        self.planned: dict[tuple[tuple[Expression, ...], str, tuple[str, ...]], list[_Member]] = {}
+        self.sums: dict[_Member, int] = {}
         self.normed: dict[int, tuple[int, int]] = {}  # of an operand, what is left without its mean, and the scale
-        self.stored: set[str] = set()
+        self.stored: dict[str, str] = {}
+        self.block: dict[int, int] = {}  # of a slot that is of a step its copy that is of a block
 
     def width(self, e: Expression) -> str:
         return "1" if isinstance(e, Call) and e.function == "scale" else self.cell.derivation.width(e)
@@ -160,9 +204,10 @@ class _Lowering:
     def size_of(self, operand: int) -> int:
         return self.slots[operand][0] if operand >= 0 else list(self.vectors.values())[-1 - operand]
 
-    def slot(self, width: str, count: int = 1) -> int:
+    def slot(self, width: str, count: int = 1, *, of_block: bool = False) -> int:
         """The first of a new group."""
         first, group = len(self.slots), len(self.groups)
+        self.of_block |= {group} if of_block else set()
         self.slots += [(self.size(width), group, place) for place in range(count)]
         self.groups.append(count)
         return first
@@ -181,7 +226,7 @@ class _Lowering:
 
     def carry(self, name: str, width: str, *, before: str | None = None) -> int:
         slot = self.slot(width)
-        self.carried[name] = (slot, self.of_rows(before or name, width), -1, -1)
+        self.carried[name] = (slot, self.of_rows(before or f"first {name}", width), -1, -1)
         return slot
 
     def hand_on(self, name: str, e: Expression, last: str) -> None:
@@ -189,7 +234,7 @@ class _Lowering:
         width = self.cell.sheet.widths[name]
         slot, first, *_ = self.carried[name]
         operand = self.slot_of(e, width)
-        if any(operand == other for other, *_ in self.carried.values()):  # which is another by then
+        if not self._is_alone(operand) or self._is_kept(operand):
             operand = self.do(_OF.copy, width, operand)
         self.carried[name] = (slot, first, operand, self.of_rows(last, width))
 
@@ -206,8 +251,9 @@ class _Lowering:
         return self.do(_OF.load, width, self.array(key, width))
 
     def store(self, slot: int, key: str) -> None:
-        self.instructions.append((_OF.store, self.array(key, self.sizes[self.size_of(slot)]), [slot, 0, 0, 0]))
-        self.stored.add(key)
+        width = self.sizes[self.size_of(slot)]
+        self.instructions.append((_OF.store, self.array(key, width), [slot, 0, 0, 0]))
+        self.stored[key] = width
 
     def as_slot(self, operand: int, width: str) -> int:
         if operand < 0 or self.sizes[self.size_of(operand)] != width:
@@ -216,6 +262,66 @@ class _Lowering:
 
     def slot_of(self, e: Expression, width: str) -> int:
         return self.as_slot(self.value(e), width)
+
+    def slot_of_block(self, e: Expression, width: str) -> int:
+        """A slot that has the rows of all steps of a block."""
+        slot = self.slot_of(e, width)
+        group = self.slots[slot][1]
+        if group not in self.of_block:
+            if not self._is_alone(slot) or self._is_kept(slot):
+                if slot not in self.block:
+                    self.block[slot] = self.do(_OF.copy, width, slot)
+                    self.of_block.add(self.slots[self.block[slot]][1])
+                return self.block[slot]
+            self.of_block.add(group)
+        return slot
+
+    def sum_up(self, name: str, result: str) -> None:
+        """The gradient of a parameter: the sum over the rows of all steps."""
+        sheet, found = self.cell.sheet, self.cell.derivation
+        shape = sheet.shapes.get(name)
+        columns = self.size(shape[1] if shape else sheet.widths[name])
+        self.results[result] = (self.size(shape[0]), columns, self.layout.transposed) if shape else (-1, columns, False)
+        to = list(self.results).index(result)
+        for sign, term in _terms(found.sent_by_steps(name)):
+            match term:
+                case Product(Transposed(Name() as left), right):
+                    array, before, first = self._left(left)
+                case Times((*factors, Product(Transposed(Name() as left), right))):
+                    array, before, first = self._left(left)
+                    right = times(*factors, right)
+                case _:
+                    array, before, first, right = -1, False, -1, term
+            slot = self.slot_of_block(signed(sign, right), self.sizes[columns])
+            self.gradients.append((array, before, first, slot, to))
+
+    def _left(self, left: Name) -> tuple[int, bool, int]:
+        """The array of a left factor; whether it is that of the step before, with the rows before the first."""
+        name, width = left.name, self.cell.derivation.widths.get(left.name) or self.cell.sheet.widths[left.name]
+        if left.step == -1:
+            return self.array(name, width), True, self.of_rows(f"first {name}", width)
+        if name in self.cell.derivation.made_again and name not in self.own:
+            self.own.add(name)
+            self.store(self.slot_of(left, width), name)
+            del self.stored[name]
+        return self.array(name, width), False, -1
+
+    def send_to_input(self, name: str) -> None:
+        """B11."""
+        width, sent_back = self.cell.sheet.widths[name], self.cell.derivation.sent_back(name, 0)
+        factors = []
+        for term in _terms(sent_back):
+            match term:
+                case 1, Product(Cotangent() as d, Transposed(Name(matrix))):
+                    factors.append((d, self._matrix(matrix, is_transposed=True)))
+        if sent_back == ZERO or len(factors) < len(_terms(sent_back)):
+            return self.store(self.slot_of(sent_back, width), f"∂{name}")
+        terms = []
+        for d, matrix in factors:
+            of = self.cell.derivation.widths[d.name]
+            weight = self._weight(of, width, (matrix,))
+            terms.append((self.slot_of_block(d, of), weight))
+        self.after.append((self.array(f"∂{name}", width), terms))
 
     def value(self, e: Expression) -> int:
         if e not in self.known:
@@ -234,8 +340,11 @@ class _Lowering:
                 if given is not None and given.kind == "constant":
                     return self.vector(float(given.start or 0))
                 if given is not None and given.kind in ("rows", "drop"):
-                    return self.carry(name, sheet.widths[name])
-                return self.vector(name, sheet.widths[name])
+                    return self.carry(name, sheet.widths[name], before=name)
+                first, *more = (self.vector(tensor, sheet.widths[name]) for tensor in self._tensors(name))
+                for other in more:
+                    first = self.entry(_OF.add, first, other)
+                return first
             case Name(name, 0):
                 if name in self.cell.derivation.made_again:
                     line = next(line for line in self.cell.derivation.steps if line.name == name)
@@ -243,7 +352,7 @@ class _Lowering:
                 return self.loaded(name, self.cell.derivation.widths.get(name) or sheet.widths[name])
             case Name(name, _):  # a state of the step before, on the way back
                 width = sheet.widths[name]
-                return self.do(_OF.previous, width, self.array(name, width), self.of_rows(name, width))
+                return self.do(_OF.previous, width, self.array(name, width), self.of_rows(f"first {name}", width))
             case Square(of):
                 return self.entry(_OF.square, self.value(of))
             case Times(factors):
@@ -253,10 +362,8 @@ class _Lowering:
                 return first
             case Over(above, below):
                 return self.entry(_OF.divide, self.value(above), self.value(below))
-            case Sum():
-                return self._sum(e)
-            case Product():
-                return self._sum(Sum(((1, e),)))
+            case Sum() | Product():
+                return self.total(e)
             case Call("scale") if self.back:
                 return self.loaded(key_of(e), "1")
             case Call(function, arguments):
@@ -264,21 +371,32 @@ class _Lowering:
                 return self._called(name, [self.value(a) for a in arguments])
         raise TypeError(e)
 
-    def _sum(self, e: Sum) -> int:
-        member, rest = self._parts(e)
+    def total(self, e: Expression, *others: int) -> int:
+        """The sum of an expression and of operands that are made already."""
+        member, rest = self._parts(e if isinstance(e, Sum) else Sum(_terms(e)))
         total = None
         if member.terms:
             total = self._products(member)
         elif member.ahead is not None:
-            total = self.loaded(self._key_of(member.ahead), self.width(e))
+            if member not in self.sums:
+                self.sums[member] = self.slot(self.width(e), of_block=True)
+                self._make_ahead(self.sums[member], [member.ahead], self.width(e))
+            total = self.sums[member]
+        for other in others:
+            total = other if total is None else self.entry(_OF.add, total, other)
         for sign, term in rest:
+            total = self._added(total, sign, term)
+        return self.value(ZERO) if total is None else total
+
+    def _added(self, total: int | None, sign: int, term: Expression) -> int:
+        if total is None:
             operand = self.value(term)
-            if total is None:
-                total = operand if sign > 0 else self.entry(_OF.negative, operand)
-            else:
-                total = self.entry(_OF.add if sign > 0 else _OF.subtract, total, operand)
-        assert total is not None
-        return total
+            return operand if sign > 0 else self.entry(_OF.negative, operand)
+        if isinstance(term, Times | Square) and term not in self.known:
+            *factors, last = term.factors if isinstance(term, Times) else (term.of, term.of)
+            first = self.value(factors[0] if len(factors) == 1 else Times(tuple(factors)))
+            return self.entry(_OF.multiply_add if sign > 0 else _OF.multiply_subtract, first, self.value(last), total)
+        return self.entry(_OF.add if sign > 0 else _OF.subtract, total, self.value(term))
 
     def _called(self, name: str, read: list[int]) -> int:
         if name in _ENTRIES:
@@ -306,7 +424,7 @@ class _Lowering:
 
     def _parts(self, e: Sum) -> tuple[_Member, list[tuple[int, Expression]]]:
         """What one product makes of a sum, with what it begins with, and the rest."""
-        inputs, terms, ahead, rest = self.inputs_ahead, [], [], []
+        inputs, terms, ahead, rest = () if self.back else self.cell.sheet.inputs, [], [], []
         for sign, term in e.terms:
             match term:
                 case Product(Name(left, 0), Name(matrix)) if sign > 0 and left in inputs:
@@ -319,7 +437,7 @@ class _Lowering:
             return _Member(tuple(terms), None), rest
         vectors = [term.name for sign, term in rest if sign > 0 and self._is_vector(term, self.width(e))]
         left = [(sign, term) for sign, term in rest if sign < 0 or not self._is_vector(term, self.width(e))]
-        return _Member(tuple(terms), Ahead(tuple(ahead), tuple(vectors))), left
+        return _Member(tuple(terms), _Ahead(tuple(ahead), tuple(vectors))), left
 
     def _is_vector(self, e: Expression, width: str) -> TypeGuard[Name]:
         if not isinstance(e, Name) or e.step is not None or self.cell.sheet.widths.get(e.name) != width:
@@ -327,10 +445,18 @@ class _Lowering:
         given = self.cell.sheet.given.get(e.name)
         return given is None or given.kind not in ("constant", "rows", "drop")
 
-    def _key_of(self, ahead: Ahead) -> str:
-        key = " + ".join([*(f"{left} {matrix}" for left, matrix in ahead.products), *ahead.vectors])
-        self.ahead[key] = ahead
-        return key
+    def _make_ahead(self, to: int, together: list[_Ahead], width: str) -> None:
+        """Of each slot of a group; the products have the same left factors."""
+        vectors = [[self.vector(t, width) for name in ahead.vectors for t in self._tensors(name)] for ahead in together]
+        terms = []
+        for j, (left, _) in enumerate(together[0].products):
+            rows = self.cell.sheet.widths[left]
+            matrices = tuple(self._matrix(ahead.products[j][1]) for ahead in together)
+            terms.append((self.array(left, rows), self._weight(rows, width, matrices)))
+        self.ahead.append((to, [[-1 - vector for vector in each] for each in vectors], terms))
+
+    def _tensors(self, parameter: str) -> list[str]:
+        return [self.layout.names[k] for k in self.layout.made_of[parameter]]
 
     def plan(self, expressions: Iterable[Expression]) -> None:
         """Which sums of products have the same left factors, so that they are made together."""
@@ -346,79 +472,139 @@ class _Lowering:
                 if member.terms and member not in same:
                     same.append(member)
 
-    def _lefts(self, member: _Member) -> tuple[tuple[Expression, ...], str]:
+    def _lefts(self, member: _Member) -> tuple[tuple[Expression, ...], str, tuple[str, ...]]:
+        """Of a sum that is made together with others of the same."""
         lefts = tuple(term.left for term in member.terms)
-        return lefts, self.width(member.terms[0]) if lefts else ""
+        ahead = member.ahead.products if member.ahead is not None else ()
+        return lefts, self.width(member.terms[0]) if lefts else "", tuple(left for left, _ in ahead)
 
     def _products(self, member: _Member) -> int:
-        if member in self.made:
-            return self.made[member]
-        lefts, width = self._lefts(member)
-        together = self.planned.get((lefts, width), [])
+        if member in self.sums:
+            return self.sums[member]
+        lefts, width, _ = self._lefts(member)
+        together = self.planned.get(self._lefts(member), [])
         together = together if member in together else [member]
         factors = []
         for j, left in enumerate(lefts):
-            matrices = tuple(self._matrix(of.terms[j].right) for of in together)
+            matrices = []
+            for of in together:
+                right = of.terms[j].right
+                name = right.of if isinstance(right, Transposed) else right
+                assert isinstance(name, Name)
+                matrices.append(self._matrix(name.name, is_transposed=isinstance(right, Transposed)))
             rows = self.width(left)
-            weight = self.size(rows), self.size(width), matrices
-            factors.append((self.slot_of(left, rows), self.weights.setdefault(weight, len(self.weights))))
-        to = self.slot(width, len(together))
-        begins = any(of.ahead is not None for of in together)
-        for place, of in enumerate(together) if begins else ():
-            if of.ahead is None:
-                self.instructions.append((_OF.copy, to + place, [self.vector(0.0)] * 4))
-            else:
-                array = self.array(self._key_of(of.ahead), width)
-                self.instructions.append((_OF.load, to + place, [array, 0, 0, 0]))
-        operation = _OF.add_product if begins else _OF.product
+            factors.append((self.slot_of(left, rows), self._weight(rows, width, tuple(matrices))))
+        ahead = [of.ahead for of in together if of.ahead is not None]
+        to = self.slot(width, len(together), of_block=bool(ahead))
+        if ahead:
+            self._make_ahead(to, ahead, width)
+        operation = _OF.add_product if ahead else _OF.product
         self.instructions.append((operation, to, [len(self.products), 0, 0, 0]))
         self.products.append(factors)
-        self.made |= {of: to + place for place, of in enumerate(together)}
-        return self.made[member]
+        self.sums |= {of: to + place for place, of in enumerate(together)}
+        return self.sums[member]
 
-    def _matrix(self, e: Expression) -> int:
-        name = e.of if isinstance(e, Transposed) else e
-        assert isinstance(name, Name)
-        return self.matrices.setdefault((name.name, isinstance(e, Transposed)), len(self.matrices))
+    def _matrix(self, name: str, *, is_transposed: bool = False) -> int:
+        return self.matrices.setdefault((name, is_transposed), len(self.matrices))
 
-    def program(self) -> Program:
+    def _weight(self, rows: str, columns: str, matrices: tuple[int, ...]) -> int:
+        return self.weights.setdefault((self.size(rows), self.size(columns), matrices), len(self.weights))
+
+    def program(self, call: list[str], made: dict[str, str]) -> Program:
+        """call: names of the tensors of a call, in order. made: the arrays of `Program`."""
         place = self._shared()
         numbers = [what for what in self.vectors if not isinstance(what, str)]
         vectors = [what for what in self.vectors if isinstance(what, str)]
         of_vector = {k: [*numbers, *vectors].index(what) for k, what in enumerate(self.vectors)}
         first: dict[int, int] = {}  # of the slots that stay, by those that were
         slots: list[tuple[int, int, int]] = []
-        groups: list[int] = []
+        groups: list[tuple[int, bool]] = []
         for slot, (size, group, number) in enumerate(self.slots):
             if place[slot] == slot:
                 if number == 0:
-                    groups.append(self.groups[group])
+                    groups.append((self.groups[group], group in self.of_block))
                 first[slot] = len(slots)
                 slots.append((size, len(groups) - 1, number))
         of = [first[place[slot]] for slot in range(len(self.slots))]
+        matrices, shapes = [], self.cell.sheet.shapes
+        for name, is_transposed in self.matrices:
+            rows, columns = (self.size(width) for width in shapes[name])
+            lies_transposed = is_transposed != self.layout.transposed
+            matrices.append((columns, rows, lies_transposed) if is_transposed else (rows, columns, lies_transposed))
         code = _native.Program(
-            slots,
-            groups,
-            [
+            back=self.back,
+            sizes=len(self.sizes),
+            slots=slots,
+            groups=groups,
+            instructions=[
                 (operation, to if operation == _OF.store else of[to], [
                     k if n >= _reads(operation) else of[k] if k >= 0 else -1 - of_vector[-1 - k]
                     for n, k in enumerate(read)
                 ])
                 for operation, to, read in self.instructions
             ],
-            list(self.weights),
-            [[(of[left], weight) for left, weight in factors] for factors in self.products],
-            [(of[own], begin, next if next < 0 else of[next], end) for own, begin, next, end in self.carried.values()],
-            [self.vectors[what] for what in (*numbers, *vectors)],
-            [self.size(w) for w in self.arrays.values()],
-            [self.size(w) for w in self.rows.values()],
-            len(self.matrices),
-            len(self.sizes),
+            weights=list(self.weights),
+            products=[[(of[left], weight) for left, weight in factors] for factors in self.products],
+            ahead=[
+                (of[to], [[of_vector[k] for k in each] for each in vectors_], terms)
+                for to, vectors_, terms in self.ahead
+            ],
+            carried=[
+                (of[own], begin, next if next < 0 else of[next], end)
+                for own, begin, next, end in self.carried.values()
+            ],
+            gradients=[(left, before, begin, of[right], to) for left, before, begin, right, to in self.gradients],
+            after=[(to, [(of[left], weight) for left, weight in terms]) for to, terms in self.after],
+            numbers=[(0.0, self.size(what.name)) if isinstance(what, Size) else (what, -1) for what in numbers],
+            vectors=[self.vectors[what] for what in vectors],
+            arrays=[(self.size(width), key in self.own) for key, width in self.arrays.items()],
+            rows=[self.size(width) for width in self.rows.values()],
+            matrices=matrices,
+            results=list(self.results.values()),
         )  # fmt: skip
+        arrays = {key: (self.size(width),) for key, width in self.arrays.items() if key not in self.own}
+        rows_ = {key: (self.size(width),) for key, width in self.rows.items()}
+        of_vectors = {what: (self.vectors[what],) for what in vectors}
+        of_matrices = [
+            (self._tensors(name)[0], (columns, rows) if lies_transposed else (rows, columns))
+            for (name, _), (rows, columns, lies_transposed) in zip(self.matrices, matrices, strict=True)
+        ]
+        of_results = [
+            (key, (columns, rows) if lies_transposed else (rows, columns) if rows >= 0 else (columns,))
+            for key, (rows, columns, lies_transposed) in self.results.items()
+        ]
+        kinds = ["steps"] * len(arrays) + ["rows"] * len(rows_) + ["vector"] * len(of_vectors)
+        kinds += ["matrix"] * (len(of_matrices) + len(of_results))
+        taken = [*arrays.items(), *rows_.items(), *of_vectors.items(), *of_matrices, *of_results]
+        written = {*self.results, *self.stored, *(list(self.arrays)[to] for to, _ in self.after)}
+        written |= {list(self.rows)[last] for *_, last in self.carried.values() if last >= 0}
         return Program(
-            code, tuple(self.sizes), self.arrays, self.ahead, self.rows, tuple(numbers), tuple(vectors),
-            tuple(self.matrices),
-        )  # fmt: skip
+            code,
+            tuple([call.index(name) for name, _ in taken]),
+            tuple([name for name, _ in taken]),
+            tuple(kinds),
+            tuple([shape for _, shape in taken]),
+            frozenset(written),
+            {key: size for key, (size,) in (arrays | rows_).items()},
+            tuple(call),
+            self._lengths(call),
+            {key: self.size(width) for key, width in made.items()},
+        )
+
+    def _lengths(self, call: list[str]) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+        """Those of x come last, for it may be tokens."""
+        sheet, found = self.cell.sheet, {size: list[tuple[int, int, int]]() for size in self.sizes}
+        for name in self.layout.made_of:
+            for tensor in self._tensors(name):
+                widths = sheet.shapes.get(name) or (sheet.widths[name],)
+                for axis, width in enumerate(widths[::-1] if self.layout.transposed else widths):
+                    found.setdefault(width, []).append((call.index(tensor), axis, len(widths)))
+        for name in sheet.states:
+            found.setdefault(sheet.widths[name], []).append((call.index(f"first {name}"), -1, 0))
+        if self.back:
+            found.setdefault(sheet.widths[sheet.output], []).append((call.index(sheet.output), -1, 0))
+        found.setdefault(sheet.widths["x"], []).append((call.index("x"), -1, 0))
+        return tuple(tuple(found[size]) for size in self.sizes[1:])
 
     def _shared(self) -> list[int]:
         """For each slot the one whose place it takes: one that nobody reads any more, so that few places stay in use.
@@ -430,6 +616,7 @@ class _Lowering:
         for k, (operation, _, read) in enumerate(self.instructions):
             last |= {slot: k for slot in read[: _reads(operation)] if slot >= 0}
         stays = {left for factors in self.products for left, _ in factors}
+        stays |= {slot for slot, (_, group, _) in enumerate(self.slots) if group in self.of_block}
         stays |= {slot for own, _, next, _ in self.carried.values() for slot in (own, next)}
         place, free = list(range(len(self.slots))), {size: list[int]() for size in range(len(self.sizes))}
         begun: set[int] = set()
@@ -447,6 +634,16 @@ class _Lowering:
 
     def _is_alone(self, slot: int) -> bool:
         return self.groups[self.slots[slot][1]] == 1
+
+    def _is_kept(self, slot: int) -> bool:
+        """Whether it has a place of its own beyond this step."""
+        return self.slots[slot][1] in self.of_block or any(
+            slot in (own, next) for own, _, next, _ in self.carried.values()
+        )
+
+
+def _terms(e: Expression) -> tuple[tuple[int, Expression], ...]:
+    return () if e == ZERO else e.terms if isinstance(e, Sum) else ((1, e),)
 
 
 def _reads(operation: _native.Operation) -> int:

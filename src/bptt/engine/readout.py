@@ -4,15 +4,23 @@ torch's own product has other last bits with one thread than with four, and a tr
 the compiled engine are the same for any number of threads.
 """
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bptt.engine import native
+from bptt.engine import _native, native
+from bptt.engine.programs import Program
 from bptt.engine.steps import Steps
 from bptt.sheet.losses import Target
 
 ROWS = 128  # the engine goes through so many at a time
+# A program whose steps know no state: sizes H and O, one slot as wide as o.
+_OF_ROWS: dict[str, Any] = {
+    "sizes": 3, "slots": [(2, 0, 0)], "groups": [(1, True)], "products": [], "carried": [], "numbers": [], "rows": [],
+}  # fmt: skip
 
 
 def has_product(h: Tensor, weight: Tensor) -> bool:
@@ -27,9 +35,8 @@ def product(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(h, weight, bias)
     rows = h.reshape(-1, h.shape[-1])
     o = h.new_empty(*h.shape[:-1], len(weight))
-    native.forward_layer(
-        rows, None, weight, None, bias, None, "identity", _steps(len(rows)), out=o.view(-1, len(weight))
-    )
+    given = [rows, o.view(-1, len(weight)), weight, bias]
+    native.run(_forward(bias is not None), given, [1, *weight.shape[::-1]], _steps(len(rows)), h.dtype)
     return o
 
 
@@ -45,10 +52,8 @@ def gradients(
     do, rows = do.reshape(-1, len(weight)), h.reshape(-1, h.shape[-1])
     dh = None if dh is None else dh.view(rows.shape)
     if has_product(h, weight):
-        native.backward_layer(
-            do, None, do, None, rows, weight, None, "identity", _steps(len(rows)),
-            dx=dh, dweight_ih=dweight, dbias=dbias, accumulate=True,
-        )  # fmt: skip
+        given = [rows, do, dh, weight, dweight, dbias]
+        native.run(_backward(), given, [1, *weight.shape[::-1]], _steps(len(rows)), h.dtype, accumulate=True)
         return
     if dbias is not None:
         dbias += do.sum(0)  # B4
@@ -78,6 +83,39 @@ def of_block(
         do = do.mul_(target.w[..., None])  # B3
         gradients(do, h, weight, dh, dweight, dbias)  # B4, B5, B6
         return (per_row * target.w).sum()  # B1
+
+
+@cache
+def _forward(has_bias: bool) -> Program:
+    """The rows of all steps need no state: they are made ahead, and stored."""
+    code = _native.Program(
+        **_OF_ROWS, back=False, instructions=[(_native.Operation.store, 1, [0] * 4)],
+        weights=[(1, 2, [0])], ahead=[(0, [[0] if has_bias else []], [(0, 0)])], gradients=[], after=[],
+        vectors=[2] if has_bias else [], arrays=[(1, False), (2, False)], matrices=[(1, 2, True)], results=[],
+    )  # fmt: skip
+    takes = [(0, "states", "steps", (1,)), (1, "o", "steps", (2,)), (3, "bias", "vector", (2,))][: 2 + has_bias]
+    return _program(code, [*takes, (2, "weight", "matrix", (2, 1))], "o")
+
+
+@cache
+def _backward() -> Program:
+    code = _native.Program(
+        **_OF_ROWS, back=True, instructions=[(_native.Operation.load, 0, [1, 0, 0, 0])],
+        weights=[(2, 1, [0])], ahead=[], gradients=[(0, False, -1, 0, 0), (-1, False, -1, 0, 1)], after=[(2, [(0, 0)])],
+        vectors=[],
+        arrays=[(1, False), (2, False), (1, False)], matrices=[(2, 1, False)], results=[(1, 2, True), (-1, 2, False)],
+    )  # fmt: skip
+    takes = [
+        (0, "states", "steps", (1,)), (1, "∂o", "steps", (2,)), (2, "∂h", "steps", (1,)),
+        (3, "weight", "matrix", (2, 1)), (4, "∂weight", "matrix", (2, 1)), (5, "∂bias", "vector", (2,)),
+    ]  # fmt: skip
+    return _program(code, takes, "∂h", "∂weight", "∂bias")
+
+
+def _program(code: _native.Program, takes: list[tuple[int, str, str, tuple[int, ...]]], *written: str) -> Program:
+    """takes: of each tensor its place in a call, name, kind and sizes."""
+    order, names, kinds, shapes = zip(*takes, strict=True)
+    return Program(code, order, names, kinds, shapes, frozenset(written), {}, names, (), {})
 
 
 def _steps(rows: int) -> Steps:

@@ -20,7 +20,7 @@ from bptt.engine.functions import TORCH
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
 from bptt.sheet.derivation import ZERO
-from bptt.sheet.expressions import Call, Expression, Name, Product, mapped, names, walk
+from bptt.sheet.expressions import Call, Expression, Name, Product, children, mapped, names
 
 
 def forward(
@@ -250,8 +250,13 @@ def _evaluated(e: Expression, cell: Cell) -> Evaluated | None:
 
 
 def _read(e: Expression) -> list[tuple[str, int | None]]:
-    scales = [part for part in walk(e) if isinstance(part, Call) and part.function == "scale"]
-    return [(n.name, n.step) for n in names(e)] + [(key_of(scale), 0) for scale in scales]
+    """The names in an expression, with their steps; a scale is kept, so that what is in it is not read."""
+    match e:
+        case Call("scale"):
+            return [(key_of(e), 0)]
+        case Name(name, step):
+            return [(name, step)]
+    return [found for part in children(e) for found in _read(part)]
 
 
 def _of_parameter(cell: Cell, name: str) -> Evaluated:

@@ -36,12 +36,12 @@ from torch.utils.hooks import RemovableHandle
 from bptt.autograd.recorded import Record, recorder
 from bptt.engine import choose
 from bptt.engine.contract import Signature
-from bptt.engine.native import plain
 from bptt.engine.steps import Steps
 from bptt.errors import InputError
 from bptt.files import outputs
 from bptt.sheet import Cell, losses
 from bptt.sheet.cells import elman
+from bptt.sheet.plain import plain
 from bptt.tape import player, tapefile
 from bptt.tape.check import Report, check
 
