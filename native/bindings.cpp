@@ -43,24 +43,24 @@ bptt::Program program(bool back, int sizes, const Records<int, int, int>& slots,
                       const Records<int, Terms>& after, const Records<double, int>& numbers, std::vector<int> vectors,
                       const Records<int, bool>& arrays, std::vector<int> rows, const Records<int, int, bool>& matrices,
                       const Records<int, int, bool>& results) {
-    bptt::Program made{.back = back,
-                       .sizes = sizes,
-                       .slots = records<bptt::Slot>(slots),
-                       .groups = records<bptt::Group>(groups),
-                       .instructions = {},
-                       .weights = records<bptt::Weight>(weights),
-                       .products = {},
-                       .ahead = {},
-                       .carried = records<bptt::Carried>(carried),
-                       .gradients = records<bptt::Gradient>(gradients),
-                       .after = {},
-                       .numbers = records<bptt::Number>(numbers),
-                       .vectors = std::move(vectors),
-                       .arrays = records<bptt::Array>(arrays),
-                       .rows = std::move(rows),
-                       .matrices = records<bptt::Given>(matrices),
-                       .results = records<bptt::Given>(results),
-                       .segments = {}};
+    bptt::Program made{back,
+                       sizes,
+                       records<bptt::Slot>(slots),
+                       records<bptt::Group>(groups),
+                       {},
+                       records<bptt::Weight>(weights),
+                       {},
+                       {},
+                       records<bptt::Carried>(carried),
+                       records<bptt::Gradient>(gradients),
+                       {},
+                       records<bptt::Number>(numbers),
+                       std::move(vectors),
+                       records<bptt::Array>(arrays),
+                       std::move(rows),
+                       records<bptt::Given>(matrices),
+                       records<bptt::Given>(results),
+                       {}};
     for (const auto& [operation, to, from] : instructions)
         made.instructions.push_back({operation, to, {from[0], from[1], from[2], from[3]}});
     for (const Terms& terms : products) made.products.push_back(records<bptt::Factors>(terms));
@@ -83,6 +83,12 @@ public:
         if (given.size() != count || lengths.size() != static_cast<std::size_t>(program.sizes) || lengths[0] != 1)
             throw std::invalid_argument("a program gets as many tensors and lengths as it names");
         all_ = steps.batch_sizes ? std::accumulate(steps.batch_sizes, steps.batch_sizes + steps.T, std::int64_t{0}) : 0;
+        arrays.reserve(program.arrays.size());
+        tokens.reserve(program.arrays.size());
+        rows.reserve(program.rows.size());
+        vectors.reserve(program.vectors.size());
+        matrices.reserve(program.matrices.size());
+        results.reserve(program.results.size());
         std::vector<bool> is_read(program.arrays.size());
         for (const bptt::Ahead& ahead : program.ahead)
             for (const bptt::Factors& factors : ahead.terms) is_read[factors.left] = true;
@@ -239,6 +245,8 @@ NB_MODULE(_native, m) {
         .value("square", bptt::Operation::square)
         .value("multiply_add", bptt::Operation::multiply_add)
         .value("multiply_subtract", bptt::Operation::multiply_subtract)
+        .value("through_tanh", bptt::Operation::through_tanh)
+        .value("through_sigmoid", bptt::Operation::through_sigmoid)
         .value("tanh", bptt::Operation::tanh)
         .value("sigmoid", bptt::Operation::sigmoid)
         .value("relu", bptt::Operation::relu)

@@ -45,6 +45,8 @@ inline __attribute__((always_inline)) Vector<Real> entry(Vector<Real> a, Vector<
         case Operation::square: return a * a;
         case Operation::multiply_add: return a * b + c;
         case Operation::multiply_subtract: return c - a * b;
+        case Operation::through_tanh: return a * (1 - b * b);
+        case Operation::through_sigmoid: return a * b * (1 - b);
         case Operation::tanh: return tanh<Real>(a);
         case Operation::sigmoid: return sigmoid<Real>(a);
         case Operation::relu: return a <= 0 ? zero : a;
@@ -123,6 +125,8 @@ void entries(const Entries<Real>& e) {
             BPTT_CASE(square)
             BPTT_CASE(multiply_add)
             BPTT_CASE(multiply_subtract)
+            BPTT_CASE(through_tanh)
+            BPTT_CASE(through_sigmoid)
             BPTT_CASE(tanh)
             BPTT_CASE(sigmoid)
             BPTT_CASE(relu)

@@ -26,6 +26,8 @@ enum class Operation : std::uint8_t {
     square,
     multiply_add,       // a b + c
     multiply_subtract,  // c - a b
+    through_tanh,       // a (1 - b²)
+    through_sigmoid,    // a b (1 - b)
     tanh,
     sigmoid,
     relu,
@@ -61,6 +63,8 @@ constexpr int arity(Operation operation) {
         case Operation::divide:
         case Operation::larger:
         case Operation::smaller:
+        case Operation::through_tanh:
+        case Operation::through_sigmoid:
         case Operation::where_positive: return 2;
         case Operation::multiply_add:
         case Operation::multiply_subtract:

@@ -245,11 +245,37 @@ std::vector<Segment> segments_of(const Program& program) {
     return segments;
 }
 
+std::vector<int> only_loaded_in(const Program& program) {
+    std::vector<int> found(program.slots.size(), -1), writers(program.slots.size());
+    for (const Instruction& i : program.instructions) {
+        each_result(program, i, [&](int slot) { ++writers[slot]; });
+        if (i.operation == Operation::load) found[i.to] = i.from[0];
+    }
+    const auto stays = [&](int slot) {
+        if (slot >= 0) found[slot] = -1;
+    };
+    for (std::size_t slot = 0; slot < found.size(); ++slot) {
+        const Slot& own = program.slots[slot];
+        const Group& group = program.groups[own.group];
+        if (writers[slot] != 1 || own.size == 0 || group.of_block || group.count != 1) found[slot] = -1;
+    }
+    for (const Instruction& i : program.instructions)
+        if (i.operation == Operation::store) stays(i.from[0]);
+    for (const std::vector<Factors>& product : program.products)
+        for (const Factors& factors : product) stays(factors.left);
+    for (const Carried& carried : program.carried) {
+        stays(carried.slot);
+        stays(carried.next);
+    }
+    return found;
+}
+
 }  // namespace
 
 void Program::prepare() {
     Check{*this}();
     segments = segments_of(*this);
+    only_loaded = only_loaded_in(*this);
 }
 
 }  // namespace bptt

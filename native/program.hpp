@@ -129,6 +129,7 @@ struct Program {
     }
 
     std::vector<Segment> segments;  // all instructions
+    std::vector<int> only_loaded;   // of a slot the array that it is loaded from and nothing else, if entries read it
 
     int size_of_result(const Instruction& i) const {
         return slots[i.operation == Operation::store ? i.from[0] : i.to].size;

@@ -70,12 +70,19 @@ public:
         if (by_blocks_ && sweep.steps.T != 0)
             blocks_ = blocks_of(rows_, sweep.steps.T,
                                 program_.back ? rows_of_a_block(widest()) : rows_ahead * row_shares, from_the_end());
+        apart_ = by_blocks_ && !program_.back && !shares_.of_columns;
+        make_bands(row_shares);
         rows_of_blocks_ = B;
         if (by_blocks_)
             for (const Block& block : blocks_) rows_of_blocks_ = std::max(rows_of_blocks_, rows_in(block));
+        if (apart_) {
+            for (std::size_t share = 0; share < row_shares; ++share)
+                for (const Block& block : blocks_)
+                    rows_of_shares_ = std::max(rows_of_shares_, rows_of(share, block.first, block.last));
+            rows_of_blocks_ = rows_of_shares_ * row_shares;
+        }
         make_weights();
         make_vectors();
-        make_bands(row_shares);
         make_sums();
         make_places();
     }
@@ -83,10 +90,10 @@ public:
     void operator()(Member& member) const {
         member.phase(members_, [&](std::size_t share) { begin(share); });
         for (const Block& block : blocks_) {
-            if (by_blocks_ && !program_.ahead.empty())
+            if (by_blocks_ && !apart_ && !program_.ahead.empty())
                 member.phase(members_, [&](std::size_t share) {
                     const Range some = part(rows_in(block), share, members_);
-                    look_ahead(rows_.before(block.first) + some.first, some, share);
+                    look_ahead({{rows_.before(block.first) + some.first, some.last - some.first}}, some.first, share);
                 });
             if (shares_.of_columns)
                 walk_columns(member, block);
@@ -120,23 +127,25 @@ private:
         return found;
     }
 
+    // Of the weights of some terms.
+    std::size_t registers_of(const std::vector<Factors>& terms) const {
+        std::size_t registers = 0;
+        for (const Factors& factors : terms) {
+            const Weight& weight = program_.weights[factors.weight];
+            registers += length(weight.rows) * panels(weight.columns) * weight.matrices.size();
+        }
+        return registers;
+    }
+
     std::size_t bytes_ahead() const {
-        std::size_t numbers = 0;
-        for (const Ahead& ahead : program_.ahead)
-            for (const Factors& factors : ahead.terms) {
-                const Weight& weight = program_.weights[factors.weight];
-                numbers += length(weight.rows) * length(weight.columns) * weight.matrices.size();
-            }
-        return numbers * sizeof(Real);
+        std::size_t registers = 0;
+        for (const Ahead& ahead : program_.ahead) registers += registers_of(ahead.terms);
+        return registers * kernel_.lanes * sizeof(Real);
     }
 
     Shares share_out_of(std::size_t threads) const {
         std::size_t registers = 0, most = 1, waits = 0;
-        for (const std::vector<Factors>& product : program_.products)
-            for (const Factors& factors : product) {
-                const Weight& weight = program_.weights[factors.weight];
-                registers += length(weight.rows) * panels(weight.columns) * weight.matrices.size();
-            }
+        for (const std::vector<Factors>& product : program_.products) registers += registers_of(product);
         for (const Carried& carried : program_.carried)
             most = std::max(most, panels(program_.slots[carried.slot].size));
         for (const Segment& segment : program_.segments) waits += segment.waits;
@@ -150,6 +159,7 @@ private:
                 if (const std::int64_t* tokens = sweep_.tokens[factors.left])
                     if (length(program_.weights[factors.weight].rows) > rows_.all() && is_only_left(factors))
                         gathered_[factors.weight] = tokens;
+        weights_.reserve(program_.weights.size());
         for (std::size_t k = 0; k < program_.weights.size(); ++k) {
             const Weight& weight = program_.weights[k];
             weights_.push_back(room_.panels(gathered_[k] ? rows_.all() : length(weight.rows),
@@ -175,6 +185,7 @@ private:
 
     void make_vectors() {
         const std::size_t numbers = program_.numbers.size(), all = numbers + program_.vectors.size();
+        vectors_.reserve(all);
         for (std::size_t k = 0; k < all; ++k) {
             const int size = program_.size_of_vector(static_cast<int>(k));
             const Panels<Real> at = room_.panels(1, panels(size));
@@ -233,6 +244,8 @@ private:
     }
 
     void make_sums() {
+        sums_.reserve(program_.results.size());
+        own_.reserve(program_.arrays.size());
         for (std::size_t k = 0; k < program_.results.size(); ++k) {
             const Result& result = program_.results[k];
             sums_.push_back(sweep_.results[k].at ? room_.panels(rows_of(result), panels(result.columns))
@@ -251,7 +264,9 @@ private:
                 for (const Factors& factors : ahead.terms) {
                     Panels<Real>& input = inputs_.back()[factors.left];
                     if (!sweep_.tokens[factors.left] && !input.at)
-                        input = room_.panels(by_blocks_ ? rows_of_a_member : rows_of_bands_,
+                        input = room_.panels(apart_       ? rows_of_shares_
+                                             : by_blocks_ ? rows_of_a_member
+                                                          : rows_of_bands_,
                                              panels(program_.arrays[factors.left].size));
                 }
         }
@@ -260,14 +275,14 @@ private:
     // Of groups of a block there is one, which all share. What is carried is there twice for each band: as the step
     // before left it, and as this one leaves it. So is what others may still read across when the next step begins.
     void make_places() {
-        std::vector<bool> is_carried(program_.slots.size()), is_double(program_.slots.size());
+        std::vector<bool> is_carried(program_.slots.size()), is_double(program_.groups.size());
         for (const Carried& carried : program_.carried) {
             is_carried[carried.slot] = true;
             if (carried.next >= 0) is_carried[carried.next] = true;
         }
         if (shares_.of_columns)
             for (const std::vector<Factors>& product : program_.products)
-                for (const Factors& factors : product) is_double[factors.left] = true;
+                for (const Factors& factors : product) is_double[program_.slots[factors.left].group] = true;
         const auto place = [&](Panels<Real> all, const Slot& slot) {
             const auto count = static_cast<std::size_t>(program_.groups[slot.group].count);
             return Place<Real>{all.at + static_cast<std::size_t>(slot.place) * all.stride,
@@ -277,6 +292,11 @@ private:
             return room_.panels(rows, panels(slot.size) * static_cast<std::size_t>(program_.groups[slot.group].count));
         };
         strides_.resize(program_.slots.size());
+        in_memory_ = program_.only_loaded;
+        for (std::size_t k = 0; k < program_.slots.size(); ++k)
+            if (length(program_.slots[k].size) % kernel_.lanes != 0) in_memory_[k] = -1;
+        zeros_ = room_.numbers(kernel_.lanes);
+        std::fill_n(zeros_, kernel_.lanes, Real(0));
         lanes_of_block_.resize(program_.slots.size());
         for (std::size_t k = 0; k < program_.slots.size(); ++k)
             if (program_.groups[program_.slots[k].group].of_block) lanes_of_block_[k] = kernel_.lanes;
@@ -297,7 +317,7 @@ private:
                 if (program_.groups[slot.group].of_block || is_carried[k]) continue;
                 if (slot.place == 0) {
                     of_group[0] = of_group[1] = group(slot, rows_of_bands_);
-                    if (is_double[k]) of_group[1] = group(slot, rows_of_bands_);
+                    if (is_double[slot.group]) of_group[1] = group(slot, rows_of_bands_);
                 }
                 strides_[k] = of_group[0].stride;
                 for (int parity : {0, 1}) of_share[parity][k] = place(of_group[parity], slot);
@@ -376,29 +396,44 @@ private:
         }
     }
 
-    // What needs no state, of consecutive rows of all steps: those from `row` go to the rows `to` of the block.
-    void look_ahead(std::size_t row, Range to, std::size_t share) const {
-        const std::size_t count = to.last - to.first;
+    // Consecutive rows of all steps.
+    struct Run {
+        std::size_t first, count;
+    };
+
+    // What needs no state, of the rows of some runs: they lie one after the other from row `to` of the block.
+    void look_ahead(const std::vector<Run>& runs, std::size_t to, std::size_t share) const {
+        std::size_t count = 0;
+        for (const Run& run : runs) count += run.count;
         if (count == 0) return;
         const std::vector<Panels<Real>>& inputs = inputs_[share];
         for (std::size_t array = 0; array < inputs.size(); ++array) {
             if (!inputs[array].at) continue;
             const std::size_t width = length(program_.arrays[array].size);
-            kernel_.pack({sweep_.arrays[array] + row * width, static_cast<std::ptrdiff_t>(width), 1}, count, width, 0,
-                         panels_of<Real>(width), inputs[array]);
+            Panels<Real> input = inputs[array];
+            for (const Run& run : runs) {
+                kernel_.pack({sweep_.arrays[array] + run.first * width, static_cast<std::ptrdiff_t>(width), 1},
+                             run.count, width, 0, panels_of<Real>(width), input);
+                input.at += run.count * kernel_.lanes;
+            }
         }
         for (std::size_t k = 0; k < program_.ahead.size(); ++k) {
             const Ahead& ahead = program_.ahead[k];
             if (merged_[ahead.to] >= 0) continue;
             const std::size_t together = ahead.vectors.size(), wide = panels(program_.slots[ahead.to].size) * together;
-            const Panels<Real> sum{places_[0][0][ahead.to].at + to.first * kernel_.lanes, strides_[ahead.to]};
+            const Panels<Real> sum{places_[0][0][ahead.to].at + to * kernel_.lanes, strides_[ahead.to]};
             Start<Real> start{{starts_[k].at, starts_[k].stride}, 0};
             std::vector<Term<Real>> terms;
             for (const Factors& factors : ahead.terms) {
                 const Panels<Real>& W = weights_[factors.weight];
                 if (const std::int64_t* tokens = sweep_.tokens[factors.left]) {
-                    const std::int64_t* const of_rows = (gathered_[factors.weight] ? in_order_.data() : tokens) + row;
-                    kernel_.gather({count, 0, wide, of_rows, {W.at, W.stride}, start, sum});
+                    const std::int64_t* const of_rows = gathered_[factors.weight] ? in_order_.data() : tokens;
+                    Panels<Real> part_of_sum = sum;
+                    for (const Run& run : runs) {
+                        kernel_.gather({run.count, 0, wide, of_rows + run.first, {W.at, W.stride}, start, part_of_sum});
+                        part_of_sum.at += run.count * kernel_.lanes;
+                        start.at.at += run.count * start.row_step;
+                    }
                     start = {{sum.at, sum.stride}, kernel_.lanes};
                 } else {
                     terms.push_back(input_term(factors, share));
@@ -430,13 +465,20 @@ private:
 
     // All steps of a block, for the rows of one member.
     void walk_rows(const Block& block, std::size_t share) const {
+        if (apart_ && !program_.ahead.empty()) {
+            std::vector<Run> runs;
+            const Range own = rows_of_share(share);
+            for (std::size_t t = block.first; t < block.last; ++t)
+                runs.push_back({rows_.before(t) + own.first, active(t, own)});
+            look_ahead(runs, share * rows_of_shares_, share);
+        }
         for (std::size_t band = first_bands_[share]; band < first_bands_[share + 1]; ++band) {
             each_step(block, [&](std::size_t t) {
-                const Step step = at(block, t, band);
+                const Step step = at(block, t, band, share);
                 leave(step, share);
                 if (step.rows == 0) return;
                 if (!by_blocks_ && !program_.ahead.empty())
-                    look_ahead(rows_.before(t) + bands_[band].first, {step.row, step.row + step.rows}, share);
+                    look_ahead({{rows_.before(t) + bands_[band].first, step.rows}}, step.row, share);
                 for (const Segment& segment : program_.segments) run(segment, step, share);
             });
             if (&block == &blocks_.back()) leave_at_last(band, share);
@@ -454,7 +496,7 @@ private:
             member.phase(shares_.count, [&](std::size_t share) {
                 for (std::size_t k = first; k < last; ++k) {
                     const std::size_t s = k / segments;
-                    const Step step = at(block, from_the_end() ? block.last - 1 - s : block.first + s, 0);
+                    const Step step = at(block, from_the_end() ? block.last - 1 - s : block.first + s, 0, 0);
                     if (k % segments == 0) leave(step, share);
                     if (step.rows != 0 && !program_.segments.empty()) run(program_.segments[k % segments], step, share);
                 }
@@ -482,9 +524,29 @@ private:
         return std::clamp(rows_.of(t), band.first, band.last) - band.first;
     }
 
-    Step at(const Block& block, std::size_t t, std::size_t band) const {
+    // The rows of the batch that a member walks.
+    Range rows_of_share(std::size_t share) const {
+        return {bands_[first_bands_[share]].first, bands_[first_bands_[share + 1] - 1].last};
+    }
+
+    // How many of them there are in some steps.
+    std::size_t rows_of(std::size_t share, std::size_t first, std::size_t last) const {
+        const Range own = rows_of_share(share);
+        if (!sweep_.steps.batch_sizes) return (last - first) * (own.last - own.first);
+        std::size_t sum = 0;
+        for (std::size_t t = first; t < last; ++t) sum += active(t, own);
+        return sum;
+    }
+
+    // Where the first row of a step is among those of its block.
+    std::size_t row_of(const Block& block, std::size_t t, std::size_t share) const {
+        if (apart_) return share * rows_of_shares_ + rows_of(share, block.first, t) - rows_of_share(share).first;
+        return by_blocks_ ? rows_.before(t) - rows_.before(block.first) : 0;
+    }
+
+    Step at(const Block& block, std::size_t t, std::size_t band, std::size_t share) const {
         const Range rows = bands_[band];
-        const std::size_t row = by_blocks_ ? rows_.before(t) - rows_.before(block.first) : 0;
+        const std::size_t row = row_of(block, t, share);
         return {places_[band][walked(t) % 2],
                 t,
                 row + rows.first,
@@ -537,6 +599,7 @@ private:
     void run(const Instruction& i, const Step& step, Range chunk, std::size_t share) const {
         switch (i.operation) {
             case Operation::load:
+                if (in_memory_[i.to] >= 0) return;
                 return pack_rows(program_.slots[i.to].size, of_step(i.from[0], step.t, step.band), step.rows,
                                  chunk.first, chunk.last, place(i.to, step));
             case Operation::previous: return previous(i, step, chunk);
@@ -714,6 +777,11 @@ private:
 
     Place<const Real> read(int number, const Step& step) const {
         if (number < 0) return vectors_[-1 - number];
+        if (in_memory_[number] >= 0) {
+            const Matrix<Real> rows = of_step(in_memory_[number], step.t, step.band);
+            if (!rows.at) return {zeros_, 0, 0};
+            return {rows.at, kernel_.lanes, static_cast<std::size_t>(rows.row_stride)};
+        }
         const Place<Real> found = place(number, step);
         return {found.at, found.panel_step, found.row_step};
     }
@@ -771,8 +839,9 @@ private:
     Shares shares_;
     std::size_t members_;
     bool by_blocks_;  // what needs no state is made block by block; else at each step
+    bool apart_;      // each member makes it of its own rows, which lie beside each other in the block
     std::vector<Block> blocks_;
-    std::size_t rows_of_blocks_, rows_of_bands_ = 0;
+    std::size_t rows_of_blocks_, rows_of_bands_ = 0, rows_of_shares_ = 0;
     Room<Real> room_;
     std::vector<Panels<Real>> weights_;
     std::vector<const std::int64_t*> gathered_;  // of a weight the tokens whose rows alone it holds, one for each of N
@@ -785,6 +854,8 @@ private:
     std::vector<std::array<Places, 2>> places_;  // of each band, at even and odd steps
     std::vector<std::size_t> strides_;           // of a slot from one panel of its group to the next
     std::vector<std::size_t> lanes_of_block_;    // of a slot of a block the numbers from row to row, else 0
+    std::vector<int> in_memory_;                 // of a slot the array whose rows are read where they lie, or -1
+    Real* zeros_;                                // a register of them
     std::vector<Panels<Real>> sums_, after_;
     std::vector<std::vector<Panels<Real>>> inputs_;  // of each share, by array
     std::vector<Real*> own_;                         // arrays of a block

@@ -53,8 +53,6 @@ public:
         finish(number, finished, items, begun);
     }
 
-    std::size_t members() const { return phases_.members; }
-
 private:
     using Clock = std::chrono::steady_clock;
 

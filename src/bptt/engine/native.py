@@ -40,16 +40,16 @@ def forward(
 ) -> Made:
     program = programs.forward(cell, weights.layout, every_value=values, keep=keep)
     given = [x, *first, *weights.tensors, *extras]
-    length, like = lengths(program, given), _like(weights, x)
-    output, rows = Signature.of(cell), steps.rows
-    widths = program.widths
-    y = _fresh(like, *rows, length[widths[output.output]]) if out is None else out
-    last = tuple([like.new_empty(1, steps.B, length[widths[f"last {name}"]]) for name in output.states])
-    made = {name: _fresh(like, *rows, length[size]) for name, size in program.made.items()}
-    run(program, [*given, y, *last, *made.values()], length, steps, like.dtype)
-    made[output.output] = y
-    kept = tuple([made[key_of(e)] for e in output.kept]) if keep else ()
-    return Made(y, last, kept, {line.name: made[line.name] for line in cell.derivation.steps} if values else None)
+    length, like, rows, B = lengths(program, given), _like(weights, x), steps.rows, steps.B
+    y = _fresh(like, *rows, length[program.output]) if out is None else out
+    last = tuple([like.new_empty(1, B, length[size]) for size in program.last])
+    made = [_fresh(like, *rows, length[size]) for size in program.made.values()]
+    run(program, [*given, y, *last, *made], length, steps, like.dtype)
+    if not values:
+        return Made(y, last, tuple(made))
+    by_name = dict(zip(program.made, made, strict=True)) | {cell.sheet.output: y}
+    kept = tuple([by_name[key_of(e)] for e in Signature.of(cell).kept]) if keep else ()
+    return Made(y, last, kept, {line.name: by_name[line.name] for line in cell.derivation.steps})
 
 
 def backward(
@@ -147,7 +147,7 @@ def _like(weights: Weights, x: Tensor) -> Tensor:
 
 
 def _fresh(like: Tensor, *shape: int) -> Tensor:
-    array = like.new_empty(shape)
+    array = like.new_empty(*shape)
     if array.nbytes >= LARGE:
         _native.prefer_large_pages(array.data_ptr(), array.nbytes)
     return array

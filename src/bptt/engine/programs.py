@@ -51,7 +51,7 @@ class Program:
     order    where each tensor of the program is in the list of all of the call (`native`)
     names    of the tensors, in this order; kinds, shapes: "steps", "rows", "vector" or "matrix", and its sizes
     written  names of those that are written
-    widths   of the arrays by name, their sizes
+    output   the size of the output; last, of each state
     call     names of all tensors of a call
     lengths  for each size of the sheet where its length is: of which tensor of the call, with how many axes, which axis
     made     arrays of all steps that receive values beside the output, by name with their sizes
@@ -63,7 +63,8 @@ class Program:
     kinds: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     written: frozenset[str]
-    widths: dict[str, int]
+    output: int
+    last: tuple[int, ...]
     call: tuple[str, ...]
     lengths: tuple[tuple[tuple[int, int, int], ...], ...]
     made: dict[str, int]
@@ -355,6 +356,10 @@ class _Lowering:
                 return self.do(_OF.previous, width, self.array(name, width), self.of_rows(f"first {name}", width))
             case Square(of):
                 return self.entry(_OF.square, self.value(of))
+            case Times((*d, Sum(((1, Number(1.0)), (-1, Square(y)))))) if d:
+                return self.entry(_OF.through_tanh, self.value(times(*d)), self.value(y))
+            case Times((*d, y, Sum(((1, Number(1.0)), (-1, again))))) if d and y == again:
+                return self.entry(_OF.through_sigmoid, self.value(times(*d)), self.value(y))
             case Times(factors):
                 first, *rest = map(self.value, factors)
                 for factor in rest:
@@ -585,7 +590,8 @@ class _Lowering:
             tuple(kinds),
             tuple([shape for _, shape in taken]),
             frozenset(written),
-            {key: size for key, (size,) in (arrays | rows_).items()},
+            self.size(self.cell.sheet.widths[self.cell.sheet.output]),
+            tuple([self.size(self.cell.sheet.widths[name]) for name in self.cell.sheet.states]),
             tuple(call),
             self._lengths(call),
             {key: self.size(width) for key, width in made.items()},
@@ -617,6 +623,7 @@ class _Lowering:
             last |= {slot: k for slot in read[: _reads(operation)] if slot >= 0}
         stays = {left for factors in self.products for left, _ in factors}
         stays |= {slot for slot, (_, group, _) in enumerate(self.slots) if group in self.of_block}
+        stays |= {to for operation, to, _ in self.instructions if operation == _OF.load}  # may be read where it lies
         stays |= {slot for own, _, next, _ in self.carried.values() for slot in (own, next)}
         place, free = list(range(len(self.slots))), {size: list[int]() for size in range(len(self.sizes))}
         begun: set[int] = set()

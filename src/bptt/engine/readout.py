@@ -115,7 +115,7 @@ def _backward() -> Program:
 def _program(code: _native.Program, takes: list[tuple[int, str, str, tuple[int, ...]]], *written: str) -> Program:
     """takes: of each tensor its place in a call, name, kind and sizes."""
     order, names, kinds, shapes = zip(*takes, strict=True)
-    return Program(code, order, names, kinds, shapes, frozenset(written), {}, names, (), {})
+    return Program(code, order, names, kinds, shapes, frozenset(written), 2, (), names, (), {})
 
 
 def _steps(rows: int) -> Steps:
