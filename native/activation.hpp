@@ -29,10 +29,11 @@ struct Format<double> {
     static constexpr double exp_is_zero_below = -746.0;
 };
 
-// 2^n; n must be the exponent of a normal number.
+// 2^n; n must be the exponent of a normal number. Of a NaN it may be anything.
 template <class Real>
 inline __attribute__((always_inline)) Vector<Real> power_of_two(Bits<Real> n) {
-    return (Vector<Real>)((n << Format<Real>::mantissa_bits) + (Bits<Real>)broadcast(Real(1)));
+    using Unsigned = typename Lanes<Real>::Unsigned;
+    return (Vector<Real>)(((Unsigned)n << Format<Real>::mantissa_bits) + (Unsigned)broadcast(Real(1)));
 }
 
 // exp(x) = 2^n (1 + p) for x <= 0, |p| < 0.42.

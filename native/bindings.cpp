@@ -159,7 +159,7 @@ private:
         const std::size_t rows = lengths_[matrix.rows], lines = matrix.is_transposed ? columns : rows,
                           line = matrix.is_transposed ? rows : columns;
         std::optional<Found> found = look({lines, line}, true);
-        if (found && is_written && !is_apart(*found, lines, line)) found.reset();
+        if (found && found->at && is_written && !is_apart(*found, lines, line)) found.reset();
         const Found given = taken(found, is_written);
         if (matrix.is_transposed) return {at<R>(given), given.column_stride, given.row_stride};
         return {at<R>(given), given.row_stride, given.column_stride};

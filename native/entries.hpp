@@ -73,10 +73,15 @@ void each_entry(const Entries<Real>& e) {
         const Real* from[4];
         for (int k = 0; k < 4; ++k)
             from[k] = k < arity(operation) ? e.from[k].at + panel * e.from[k].panel_step : nullptr;
+        const std::size_t before = panel * lanes<Real>, left = e.columns - before;
+        const std::size_t count = left < lanes<Real> ? left : lanes<Real>;
+        Real* row_major = e.also.at ? e.also.at + before : nullptr;
         for (std::size_t r = 0; r < e.rows; ++r) {
             Vector<Real> of[4] = {};
             for (int k = 0; k < arity(operation); ++k) of[k] = load(from[k] + r * e.from[k].row_step);
-            store(to + r * lanes<Real>, entry<operation, Real>(of[0], of[1], of[2], of[3]));
+            const Vector<Real> made = entry<operation, Real>(of[0], of[1], of[2], of[3]);
+            store(to + r * lanes<Real>, made);
+            if (e.also.at) store(row_major + static_cast<std::ptrdiff_t>(r) * e.also.row_stride, made, count);
         }
     }
 }

@@ -65,6 +65,7 @@ struct Entries {
     std::size_t rows, columns, first, last;
     Place<Real> to;  // whose row_step is that of panels
     Place<const Real> from[4];
+    Matrix<Real> also;  // [rows, columns] row-major: receives the result too, or null
 };
 
 // to = start + the rows of W that `tokens` name

@@ -205,7 +205,7 @@ bool reads_across(const Program& program, const Instruction& instruction, const 
 
 template <class Visit>
 void each_result(const Program& program, const Instruction& instruction, const Visit& visit) {
-    if (instruction.operation == Operation::store) return;
+    if (instruction.operation == Operation::store || instruction.operation == Operation::nothing) return;
     const int count = is_product(instruction.operation) ? program.groups[program.slots[instruction.to].group].count : 1;
     for (int slot = instruction.to; slot < instruction.to + count; ++slot) visit(slot);
 }
@@ -245,6 +245,28 @@ std::vector<Segment> segments_of(const Program& program) {
     return segments;
 }
 
+// A store is done by the entries that make what it stores, where these are in the same segment: so that memory is
+// written between arithmetic, not all at once.
+std::vector<int> stored_too_in(Program& program) {
+    std::vector<int> found(program.instructions.size(), -1);
+    for (const Segment& segment : program.segments)
+        for (std::size_t k = segment.first; k < segment.last; ++k) {
+            Instruction& store = program.instructions[k];
+            if (store.operation != Operation::store || segment.size == 0) continue;
+            std::size_t maker = k;
+            while (maker-- > segment.first) {
+                bool makes = false;
+                each_result(program, program.instructions[maker], [&](int slot) { makes |= slot == store.from[0]; });
+                if (makes) break;
+            }
+            if (maker < segment.first || maker >= k || found[maker] >= 0) continue;
+            if (!is_of_entries(program.instructions[maker].operation)) continue;
+            found[maker] = store.to;
+            store.operation = Operation::nothing;
+        }
+    return found;
+}
+
 std::vector<int> only_loaded_in(const Program& program) {
     std::vector<int> found(program.slots.size(), -1), writers(program.slots.size());
     for (const Instruction& i : program.instructions) {
@@ -275,6 +297,7 @@ std::vector<int> only_loaded_in(const Program& program) {
 void Program::prepare() {
     Check{*this}();
     segments = segments_of(*this);
+    stored_too = stored_too_in(*this);
     only_loaded = only_loaded_in(*this);
 }
 

@@ -129,13 +129,14 @@ struct Program {
     }
 
     std::vector<Segment> segments;  // all instructions
+    std::vector<int> stored_too;    // of an instruction the array that its result goes to as well, or -1
     std::vector<int> only_loaded;   // of a slot the array that it is loaded from and nothing else, if entries read it
 
     int size_of_result(const Instruction& i) const {
-        return slots[i.operation == Operation::store ? i.from[0] : i.to].size;
+        return slots[i.operation == Operation::store || i.operation == Operation::nothing ? i.from[0] : i.to].size;
     }
 
-    // Makes the segments. Throws std::invalid_argument where a number points nowhere or sizes do not belong together.
+    // Makes the last three. Throws std::invalid_argument where a number points nowhere or sizes do not belong together.
     void prepare();
 };
 

@@ -593,16 +593,18 @@ private:
         const std::size_t some = std::max<std::size_t>(1, numbers_of_a_chunk / (step.rows * kernel_.lanes));
         for (std::size_t first = own.first; first < own.last; first += some)
             for (std::size_t k = segment.first; k < segment.last; ++k)
-                run(program_.instructions[k], step, {first, std::min(first + some, own.last)}, share);
+                run(k, step, {first, std::min(first + some, own.last)}, share);
     }
 
-    void run(const Instruction& i, const Step& step, Range chunk, std::size_t share) const {
+    void run(std::size_t k, const Step& step, Range chunk, std::size_t share) const {
+        const Instruction& i = program_.instructions[k];
         switch (i.operation) {
             case Operation::load:
                 if (in_memory_[i.to] >= 0) return;
                 return pack_rows(program_.slots[i.to].size, of_step(i.from[0], step.t, step.band), step.rows,
                                  chunk.first, chunk.last, place(i.to, step));
             case Operation::previous: return previous(i, step, chunk);
+            case Operation::nothing: return;
             case Operation::store:
                 return unpack_rows(program_.slots[i.from[0]].size, place(i.from[0], step), step.rows, chunk.first,
                                    chunk.last, array_at(i.to, step));
@@ -610,12 +612,15 @@ private:
             case Operation::add_product: return multiply(i, step, chunk, share);
             default: break;
         }
-        Entries<Real> entries{i.operation, step.rows, 0, chunk.first, chunk.last, place(i.to, step), {}};
-        for (int k = 0; k < arity(i.operation); ++k) entries.from[k] = read(i.from[k], step);
+        Entries<Real> entries{i.operation, step.rows, 0, chunk.first, chunk.last, place(i.to, step), {}, {}};
+        for (int n = 0; n < arity(i.operation); ++n) entries.from[n] = read(i.from[n], step);
         if (is_of_rows(i.operation)) {
             const int size = i.from[0] < 0 ? program_.size_of_vector(-1 - i.from[0]) : program_.slots[i.from[0]].size;
             entries.columns = length(size);
             entries.last = panels(size);
+        } else if (program_.stored_too[k] >= 0) {
+            entries.columns = length(program_.slots[i.to].size);
+            entries.also = array_at(program_.stored_too[k], step);
         }
         kernel_.entries(entries);
     }

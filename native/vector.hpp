@@ -27,12 +27,14 @@ template <>
 struct Lanes<float> {
     typedef float Vector __attribute__((vector_size(vector_bytes)));
     typedef std::int32_t Bits __attribute__((vector_size(vector_bytes)));
+    typedef std::uint32_t Unsigned __attribute__((vector_size(vector_bytes)));
 };
 
 template <>
 struct Lanes<double> {
     typedef double Vector __attribute__((vector_size(vector_bytes)));
     typedef std::int64_t Bits __attribute__((vector_size(vector_bytes)));
+    typedef std::uint64_t Unsigned __attribute__((vector_size(vector_bytes)));
 };
 
 template <class Real>

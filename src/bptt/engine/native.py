@@ -38,6 +38,8 @@ def forward(
     values: bool = False,
     keep: bool = True,
 ) -> Made:
+    if steps.sizes is not None:
+        steps = steps._replace(sizes=check_sizes("x", x, steps))
     program = programs.forward(cell, weights.layout, every_value=values, keep=keep)
     given = [x, *first, *weights.tensors, *extras]
     length, like, rows, B = lengths(program, given), _like(weights, x), steps.rows, steps.B
@@ -64,6 +66,8 @@ def backward(
     into: Gradients,
     extras: Sequence[Tensor] = (),
 ) -> None:
+    if steps.sizes is not None:
+        steps = steps._replace(sizes=check_sizes("x", x, steps))
     layout, dx = weights.layout, (into.x, *(into.inputs or [None] * len(Signature.of(cell).inputs)))
     program = programs.backward(
         cell,
@@ -121,13 +125,11 @@ def run(
     engine = _RUN.get(dtype)
     if engine is None:
         raise TypeError(f"the compiled engine takes float32 and float64; got {dtype}")
-    tensors, sizes = [given[k] for k in program.order], steps.sizes
-    if sizes is not None:
-        sizes = check_sizes("x", given[0], steps)
+    tensors = [given[k] for k in program.order]
     threads = torch.get_num_threads()
     for _ in range(len(tensors) + 1):
         unfit = engine(
-            program.code, tensors, steps.T, steps.B, sizes, steps.reverse, length, accumulate, threads
+            program.code, tensors, steps.T, steps.B, steps.sizes, steps.reverse, length, accumulate, threads
         )  # fmt: skip
         if unfit < 0:
             return
