@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <utility>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace bptt {
 namespace {
 
@@ -61,8 +65,22 @@ inline __attribute__((always_inline)) void store(Real* to, Vector<Real> vector) 
     __builtin_memcpy(to, &vector, sizeof vector);
 }
 
-// The last vector of a row whose length is no multiple of the register: `count` elements in power-of-two pieces, each a
-// single move; the lanes beyond are zero.
+#if defined(__AVX512F__)
+// The last vector of a row whose length is no multiple of the register: `count` elements; the lanes beyond are zero.
+inline __attribute__((always_inline)) Vector<float> load(const float* from, std::size_t count) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+}
+inline __attribute__((always_inline)) Vector<double> load(const double* from, std::size_t count) {
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
+}
+inline __attribute__((always_inline)) void store(float* to, Vector<float> vector, std::size_t count) {
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), vector);
+}
+inline __attribute__((always_inline)) void store(double* to, Vector<double> vector, std::size_t count) {
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), vector);
+}
+#else
+// The same in power-of-two pieces, each a single move.
 template <class Real>
 inline __attribute__((always_inline)) Vector<Real> load(const Real* from, std::size_t count) {
     if (count == lanes<Real>) return load(from);
@@ -90,6 +108,8 @@ inline __attribute__((always_inline)) void store(Real* to, Vector<Real> vector, 
             from += piece;
         }
 }
+
+#endif
 
 #if __has_builtin(__builtin_shufflevector)
 // One exchange between two rows of a square: blocks of `half` lanes change sides.
