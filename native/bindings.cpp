@@ -155,7 +155,12 @@ private:
     template <class R>
     bptt::Matrix<R> strided(const bptt::Given& matrix, bool is_written) {
         const std::size_t columns = lengths_[matrix.columns];
-        if (matrix.rows < 0) return {at<R>(taken(look({columns}), is_written)), 0, 1};
+        if (matrix.rows < 0) {
+            std::optional<Found> vector = look({columns}, true);
+            if (vector && vector->at && is_written && !is_apart(*vector, 1, columns)) vector.reset();
+            const Found given = taken(vector, is_written);
+            return {at<R>(given), 0, given.column_stride};
+        }
         const std::size_t rows = lengths_[matrix.rows], lines = matrix.is_transposed ? columns : rows,
                           line = matrix.is_transposed ? rows : columns;
         std::optional<Found> found = look({lines, line}, true);

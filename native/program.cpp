@@ -210,6 +210,51 @@ void each_result(const Program& program, const Instruction& instruction, const V
     for (int slot = instruction.to; slot < instruction.to + count; ++slot) visit(slot);
 }
 
+// Where members that share columns wait: before a segment reads across what others may not have made yet, or writes
+// what others may still read across; and around numbers, which one member makes for all.
+void mark_waits(const Program& program, std::vector<Segment>& segments) {
+    std::vector<bool> made(program.slots.size()), read(program.slots.size());  // since the last wait
+    const auto lefts = [&](const Instruction& i, const auto& visit) {
+        if (is_of_rows(i.operation) && i.from[0] >= 0) visit(i.from[0]);
+        if (is_product(i.operation))
+            for (const Factors& factors : program.products[i.from[0]]) visit(factors.left);
+    };
+    bool changed = true;
+    for (int step = 0; changed || step < 2; ++step) {  // until one finds no wait that those before did not
+        changed = false;
+        for (std::size_t k = 0; k < segments.size(); ++k) {
+            Segment& segment = segments[k];
+            bool waits = segment.waits || segment.size == 0 || segments[k == 0 ? segments.size() - 1 : k - 1].size == 0;
+            for (std::size_t i = segment.first; i < segment.last; ++i) {
+                waits |= reads_across(program, program.instructions[i], made);
+                each_result(program, program.instructions[i], [&](int slot) { waits |= read[slot]; });
+            }
+            changed |= waits && !segment.waits;
+            segment.waits = waits;
+            if (waits) {
+                made.assign(made.size(), false);
+                read.assign(read.size(), false);
+            }
+            for (std::size_t i = segment.first; i < segment.last; ++i) {
+                lefts(program.instructions[i], [&](int slot) { read[slot] = true; });
+                each_result(program, program.instructions[i], [&](int slot) { made[slot] = true; });
+            }
+        }
+        // What is left of a product has another place at the next step; that of a carried slot is the one of the next.
+        std::vector<bool> before = read;
+        for (const std::vector<Factors>& product : program.products)
+            for (const Factors& factors : product) read[factors.left] = false;
+        for (const Carried& carried : program.carried) {
+            if (carried.next < 0) continue;
+            const bool was_made = made[carried.slot];
+            made[carried.slot] = made[carried.next];
+            made[carried.next] = was_made;
+            read[carried.slot] = before[carried.next];
+            read[carried.next] = before[carried.slot];
+        }
+    }
+}
+
 std::vector<Segment> segments_of(const Program& program) {
     std::vector<Segment> segments;
     std::vector<bool> made(program.slots.size());  // in the last segment
@@ -226,22 +271,7 @@ std::vector<Segment> segments_of(const Program& program) {
         is_open = !is_of_rows(instruction.operation);
         each_result(program, instruction, [&](int slot) { made[slot] = true; });
     }
-    // Twice, since a step also waits for the one before it.
-    made.assign(made.size(), true);
-    for (int round = 0; round < 2; ++round)
-        for (std::size_t k = 0; k < segments.size(); ++k) {
-            Segment& segment = segments[k];
-            bool waits = segment.size == 0 || segments[k == 0 ? segments.size() - 1 : k - 1].size == 0;
-            for (std::size_t i = segment.first; i < segment.last; ++i)
-                waits |= reads_across(program, program.instructions[i], made);
-            segment.waits = waits;
-            if (waits) made.assign(made.size(), false);
-            for (std::size_t i = segment.first; i < segment.last; ++i)
-                each_result(program, program.instructions[i], [&](int slot) { made[slot] = true; });
-            if (k + 1 < segments.size()) continue;
-            for (const Carried& carried : program.carried)
-                if (carried.next >= 0) made[carried.slot] = made[carried.next];
-        }
+    mark_waits(program, segments);
     return segments;
 }
 

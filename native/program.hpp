@@ -101,7 +101,7 @@ struct After {
 struct Segment {
     std::size_t first, last;
     int size;
-    bool waits;  // for other members, where they share columns: it reads across what was made since the last wait
+    bool waits;  // for other members, where they share columns
 };
 
 struct Program {

@@ -105,7 +105,7 @@ public:
                 for (const After& after : program_.after) look_back(after, block, share);
             });
         }
-        if (!program_.gradients.empty()) member.phase(members_, [&](std::size_t share) { write_sums(share); });
+        if (!program_.results.empty()) member.phase(members_, [&](std::size_t share) { write_sums(share); });
     }
 
 private:
@@ -487,9 +487,6 @@ private:
 
     // All rows of a block, of which each member takes some columns; they wait for each other where a segment says so.
     void walk_columns(Member& member, const Block& block) const {
-        struct At {
-            std::size_t t, segment;
-        };
         const std::size_t segments = std::max<std::size_t>(1, program_.segments.size());
         const std::size_t all = (block.last - block.first) * segments;
         const auto run_all = [&](std::size_t first, std::size_t last) {
@@ -696,7 +693,7 @@ private:
             .sum = sums_[g.to],
             .first_block = &block == blocks_.data() && &g == first_of(g.to) && !sweep_.accumulate};
         constexpr std::size_t enough = 12;  // rows of the sum for each member, so that tiles are tall
-        if (gradient.left_columns >= enough * members_) {
+        if (gradient.left_columns >= enough * members_ && !has_tokens(g.to)) {
             const Range rows_of_sum = part(gradient.left_columns, share, members_);
             gradient.first_row = rows_of_sum.first;
             gradient.last_row = rows_of_sum.last;
@@ -704,6 +701,12 @@ private:
             gradient.last = wide;
         }
         kernel_.weight_gradient(gradient);
+    }
+
+    // Whether tokens add to a result too, for which members share columns.
+    bool has_tokens(int result) const {
+        return std::any_of(program_.gradients.begin(), program_.gradients.end(),
+                           [&](const Gradient& g) { return g.to == result && g.left >= 0 && sweep_.tokens[g.left]; });
     }
 
     // The left factor of a gradient at the rows of a block, in their order.

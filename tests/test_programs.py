@@ -597,3 +597,44 @@ def test_the_stub_says_what_the_module_has() -> None:
         assert stub.returns is not None
         assert has.returns is not None
         assert ast.unparse(stub.returns) == ast.unparse(has.returns), name
+
+
+TRICKY = {
+    "columns that others have not made": """
+        c, u : size S
+        u : vector
+        c_t = tanh(x_t W_xc + u ⊙ c_{t-1})
+        h_t = tanh(c_{t-1} W_ch)""",
+    "columns that others still read": """
+        u : vector
+        c_t = tanh(x_t W_xc + u ⊙ c_{t-1} + b_c)
+        h_t = tanh(c_t W_ch + c_{t-1} W_kh)""",
+    "numbers meet a matrix before tokens": """
+        s_t = h_{t-1} V
+        h_t = tanh(s_t W + x_t W + b_h)""",
+    "tokens meet a matrix before numbers": """
+        s_t = h_{t-1} V
+        h_t = tanh(x_t W + s_t W + b_h)""",
+    "a transposed matrix": "h_t = tanh(x_t W + h_{t-1} Vᵀ)",
+    "a mask left of a matrix": """
+        m : rows
+        h_t = tanh(x_t W + m W_m + h_{t-1} V)""",
+    "a parameter that counts nothing": "h_t = tanh(x_t W + h_{t-1} V + 0 ⊙ b_h)",
+    "a size of an input alone": """
+        z : input S
+        h_t = tanh(x_t W + h_{t-1} V + sum(z_t))""",
+}
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("steps", [Steps(20, 1), Steps(7, 5, [5, 5, 3, 3, 2, 1, 1], True)], ids=["one row", "packed"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("text", TRICKY.values(), ids=TRICKY)
+def test_what_members_share_and_what_meets(text: str, threads: int, steps: Steps, tokens: bool) -> None:
+    given = drawn(Cell(text), steps, sizes={"I": 256, "H": 256, "S": 256}, spread=0.03, tokens=tokens)
+    torch.set_num_threads(threads)
+    try:
+        found = everything(given, native)
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(found, everything(given, reference), **tolerance(F64))

@@ -30,7 +30,8 @@ class AllSteps(Environment):
     ) -> None:
         signature = Signature.of(cell)
         masks = len(signature.masks)
-        self.without_rows: Environment = {(size, SIZE): n for size, n in sizes_of(cell, weights, x, first).items()}
+        length = sizes_of(cell, weights, x, first, extras)
+        self.without_rows: Environment = {(size, SIZE): n for size, n in length.items()}
         self.without_rows |= {(name, None): tensor for name, tensor in weights.by_name().items()}
         super().__init__(self.without_rows)
         self.cell, self.steps, self.y = cell, steps, made.y

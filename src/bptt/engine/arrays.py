@@ -15,7 +15,7 @@ from bptt.engine.programs import Program
 from bptt.engine.steps import Steps
 
 
-def check_sizes(name: str, array: Tensor | None, steps: Steps) -> list[int]:
+def check_sizes(name: str, array: Tensor, steps: Steps) -> list[int]:
     """The rows of each step of a packed batch; ValueError where they cannot be those of this array."""
     sizes = torch.as_tensor(steps.sizes, dtype=torch.int64, device="cpu").resolve_neg().tolist()
     if len(sizes) != steps.T:
@@ -25,7 +25,7 @@ def check_sizes(name: str, array: Tensor | None, steps: Steps) -> list[int]:
             f"the sizes of steps must not increase and lie in [0, {steps.B}], the rows of the first states; got "
             f"{sizes[:10]}{' ...' if len(sizes) > 10 else ''}. Sort the sequences by length, longest first."
         )
-    if array is not None and array.shape[:1] != (sum(sizes),):
+    if array.shape[:1] != (sum(sizes),):
         raise ValueError(f"`{name}` must have sum(sizes) = {sum(sizes)} rows; got shape {tuple(array.shape)}")
     return sizes
 

@@ -196,7 +196,9 @@ class Engine(Protocol):
         ...
 
 
-def sizes_of(cell: Cell, weights: Weights, x: Tensor, first: Sequence[Tensor | None]) -> dict[str, int]:
+def sizes_of(
+    cell: Cell, weights: Weights, x: Tensor, first: Sequence[Tensor | None], extras: Sequence[Tensor] = ()
+) -> dict[str, int]:
     """The lengths of the axes of a layer: those of the sheet ("1", "I", "H", ...)."""
     sheet, layout = cell.sheet, weights.layout
     found = {"1": 1}
@@ -210,6 +212,8 @@ def sizes_of(cell: Cell, weights: Weights, x: Tensor, first: Sequence[Tensor | N
     for name, state in zip(sheet.states, first, strict=True):
         if state is not None:
             found[sheet.widths[name]] = state.shape[-1]
+    signature = Signature.of(cell)
+    found |= {sheet.widths[n]: e.shape[-1] for n, e in zip(signature.masks + signature.inputs, extras, strict=False)}
     return found
 
 

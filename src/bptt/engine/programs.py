@@ -286,9 +286,9 @@ class _Lowering:
         to = list(self.results).index(result)
         for sign, term in _terms(found.sent_by_steps(name)):
             match term:
-                case Product(Transposed(Name() as left), right):
+                case Product(Transposed(left), right):
                     array, before, first = self._left(left)
-                case Times((*factors, Product(Transposed(Name() as left), right))):
+                case Times((*factors, Product(Transposed(left), right))):
                     array, before, first = self._left(left)
                     right = times(*factors, right)
                 case _:
@@ -296,16 +296,23 @@ class _Lowering:
             slot = self.slot_of_block(signed(sign, right), self.sizes[columns])
             self.gradients.append((array, before, first, slot, to))
 
-    def _left(self, left: Name) -> tuple[int, bool, int]:
-        """The array of a left factor; whether it is that of the step before, with the rows before the first."""
-        name, width = left.name, self.cell.derivation.widths.get(left.name) or self.cell.sheet.widths[left.name]
-        if left.step == -1:
-            return self.array(name, width), True, self.of_rows(f"first {name}", width)
-        if name in self.cell.derivation.made_again and name not in self.own:
-            self.own.add(name)
-            self.store(self.slot_of(left, width), name)
-            del self.stored[name]
-        return self.array(name, width), False, -1
+    def _left(self, left: Expression) -> tuple[int, bool, int]:
+        """The array of a left factor; whether it is that of the step before, with the rows before the first.
+
+        Cotangents, masks and values that are made again are stored for the steps of a block.
+        """
+        width = self.width(left)
+        match left:
+            case Name(name, -1):
+                return self.array(name, width), True, self.of_rows(f"first {name}", width)
+            case Name(name, 0) if name not in self.cell.derivation.made_again:
+                return self.array(name, width), False, -1
+        key = f"{key_of(left)} of a block"
+        if key not in self.own:
+            self.own.add(key)
+            self.store(self.slot_of(left, width), key)
+            del self.stored[key]
+        return self.array(key, width), False, -1
 
     def send_to_input(self, name: str) -> None:
         """B11."""
@@ -609,7 +616,9 @@ class _Lowering:
             found.setdefault(sheet.widths[name], []).append((call.index(f"first {name}"), -1, 0))
         if self.back:
             found.setdefault(sheet.widths[sheet.output], []).append((call.index(sheet.output), -1, 0))
-        found.setdefault(sheet.widths["x"], []).append((call.index("x"), -1, 0))
+        masks = [name for name, given in sheet.given.items() if given.kind in ("rows", "drop") and name in call]
+        for name in [*masks, *sheet.inputs[1:], "x"]:
+            found.setdefault(sheet.widths[name], []).append((call.index(name), -1, 0))
         return tuple(tuple(found[size]) for size in self.sizes[1:])
 
     def _shared(self) -> list[int]:

@@ -305,7 +305,7 @@ def _given(
 ) -> tuple[Environment, Environment]:
     """Parameters and sizes; and all that has rows at every step, (N, ·): x, further inputs, masks."""
     signature = Signature.of(cell)
-    env: Environment = {(size, SIZE): length for size, length in sizes_of(cell, weights, x, first).items()}
+    env: Environment = {(size, SIZE): length for size, length in sizes_of(cell, weights, x, first, extras).items()}
     env |= {(name, None): tensor for name, tensor in weights.by_name().items()}
     of_rows: Environment = {("x", 0): x.flatten(0, -2) if x.is_floating_point() else x.flatten()}
     for name, mask in zip(signature.masks, extras, strict=False):
