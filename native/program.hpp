@@ -130,7 +130,7 @@ struct Program {
 
     std::vector<Segment> segments;  // all instructions
     std::vector<int> stored_too;    // of an instruction the array that its result goes to as well, or -1
-    std::vector<int> only_loaded;   // of a slot the array that it is loaded from and nothing else, if entries read it
+    std::vector<int> only_loaded;   // of a slot the array whose rows entries may read in its place, or -1
 
     int size_of_result(const Instruction& i) const {
         return slots[i.operation == Operation::store || i.operation == Operation::nothing ? i.from[0] : i.to].size;

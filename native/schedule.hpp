@@ -66,9 +66,10 @@ struct Shares {
     bool of_columns;
 };
 
-// Fewest cycles for one step of the busiest member, whose products read so many registers of weights; columns lie in
-// panels. A register must be loaded for each multiply-add of a row, or once for several rows: with few rows the loads
-// decide, and they are slow unless the share of the weights stays in the first-level cache.
+// Chooses the way with the fewest cycles for one step of the busiest member. The products of a step read so many
+// registers of weights; columns lie in panels, and members that share them wait so often. A register must be loaded for
+// each multiply-add of a row, or once for several rows: with few rows the loads decide, and they are slow unless the
+// share of the weights stays in the first-level cache.
 inline Shares share_out(std::size_t rows, std::size_t registers, std::size_t panels, std::size_t panel_bytes,
                         std::size_t waits, std::size_t members) {
     constexpr double first_level_cache = 24 << 10, cycles_to_wait = 1500;

@@ -248,7 +248,7 @@ private:
         own_.reserve(program_.arrays.size());
         for (std::size_t k = 0; k < program_.results.size(); ++k) {
             const Result& result = program_.results[k];
-            sums_.push_back(sweep_.results[k].at ? room_.panels(rows_of(result), panels(result.columns))
+            sums_.push_back(sweep_.results[k].at ? room_.panels(height(result), panels(result.columns))
                                                  : Panels<Real>{});
         }
         for (const Array& array : program_.arrays)
@@ -273,7 +273,8 @@ private:
     }
 
     // Of groups of a block there is one, which all share. What is carried is there twice for each band: as the step
-    // before left it, and as this one leaves it. So is what others may still read across when the next step begins.
+    // before left it, and as this one leaves it. So is what stands left of a product, where members share columns:
+    // others may still read it when the next step begins.
     void make_places() {
         std::vector<bool> is_carried(program_.slots.size()), is_double(program_.groups.size());
         for (const Carried& carried : program_.carried) {
@@ -340,7 +341,7 @@ private:
         }
     }
 
-    std::size_t rows_of(const Result& result) const { return result.rows < 0 ? 1 : length(result.rows); }
+    std::size_t height(const Result& result) const { return result.rows < 0 ? 1 : length(result.rows); }
 
     void begin(std::size_t share) const {
         for (std::size_t k = 0; k < program_.weights.size(); ++k) pack_weight(k, share);
@@ -358,11 +359,11 @@ private:
             const Range own = part(panels(result.columns), share, members_);
             if (!from.at) continue;
             if (sweep_.accumulate)
-                kernel_.pack({from.at, from.row_stride, from.column_stride}, rows_of(result), length(result.columns),
+                kernel_.pack({from.at, from.row_stride, from.column_stride}, height(result), length(result.columns),
                              own.first, own.last, sums_[k]);
             else if (!is_written(static_cast<int>(k)))
                 for (std::size_t panel = own.first; panel < own.last; ++panel)
-                    std::fill_n(sums_[k].at + panel * sums_[k].stride, rows_of(result) * kernel_.lanes, Real(0));
+                    std::fill_n(sums_[k].at + panel * sums_[k].stride, height(result) * kernel_.lanes, Real(0));
         }
     }
 
@@ -772,7 +773,7 @@ private:
             const Result& result = program_.results[k];
             if (!sums_[k].at) continue;
             const Range own = part(panels(result.columns), share, members_);
-            kernel_.unpack({sums_[k].at, sums_[k].stride}, rows_of(result), length(result.columns), own.first, own.last,
+            kernel_.unpack({sums_[k].at, sums_[k].stride}, height(result), length(result.columns), own.first, own.last,
                            sweep_.results[k]);
         }
     }

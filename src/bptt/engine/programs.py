@@ -625,7 +625,7 @@ class _Lowering:
         """For each slot the one whose place it takes: one that nobody reads any more, so that few places stay in use.
 
         What a product reads keeps its own, since the columns of a result are made piece by piece; so does what lasts
-        from step to step.
+        from step to step, has the rows of a block, or may be read where it lies in memory.
         """
         last: dict[int, int] = {}
         for k, (operation, _, read) in enumerate(self.instructions):
