@@ -1,5 +1,6 @@
 // The engine walks through all steps of a layer and runs a program at each. This is what every part of it agrees on;
-// the program is in program.hpp, the walk in sweep.cpp, the arithmetic in kernels.hpp, the threads in team.hpp.
+// the program is in program.hpp, what a walk needs in plan.hpp, the walk in sweep.cpp, the arithmetic in kernels.hpp,
+// the threads in team.hpp.
 //
 //   T time steps   B rows of the batch   I inputs   H hidden units   N rows of all steps together (dense: T B)
 //

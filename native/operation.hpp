@@ -43,8 +43,6 @@ enum class Operation : std::uint8_t {
     where_at_least,  // a where b >= c, else 0
     where_below,     // a where b < c, else 0
     where_inside,    // a where c <= b <= d, else 0
-    // no more
-    nothing,  // a store that another instruction does
 };
 
 constexpr bool is_product(Operation operation) {
@@ -53,9 +51,7 @@ constexpr bool is_product(Operation operation) {
 constexpr bool is_of_rows(Operation operation) {
     return operation >= Operation::sum && operation <= Operation::largest;
 }
-constexpr bool is_of_entries(Operation operation) {
-    return operation >= Operation::copy && operation <= Operation::where_inside;
-}
+constexpr bool is_of_entries(Operation operation) { return operation >= Operation::copy; }
 
 // How many of a, b, c, d it takes, or, of memory, of its own numbers.
 constexpr int arity(Operation operation) {

@@ -1,9 +1,9 @@
 // What makes a program one that can be run: all numbers in it point somewhere, and it is cut into segments.
 #include "program.hpp"
 
-#include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace bptt {
 
@@ -195,17 +195,17 @@ private:
     const Program& p_;
 };
 
-// Of a product or an operation of a row, whether it reads what is marked in all of its columns.
-bool reads_across(const Program& program, const Instruction& instruction, const std::vector<bool>& marked) {
-    if (is_of_rows(instruction.operation)) return instruction.from[0] >= 0 && marked[instruction.from[0]];
-    if (!is_product(instruction.operation)) return false;
-    const std::vector<Factors>& product = program.products[instruction.from[0]];
-    return std::any_of(product.begin(), product.end(), [&](const Factors& factors) { return marked[factors.left]; });
+// The slots that an instruction reads in all of their columns: what stands left of a product, or a whole row.
+template <class Visit>
+void each_left(const Program& program, const Instruction& instruction, const Visit& visit) {
+    if (is_of_rows(instruction.operation) && instruction.from[0] >= 0) visit(instruction.from[0]);
+    if (!is_product(instruction.operation)) return;
+    for (const Factors& factors : program.products[instruction.from[0]]) visit(factors.left);
 }
 
 template <class Visit>
 void each_result(const Program& program, const Instruction& instruction, const Visit& visit) {
-    if (instruction.operation == Operation::store || instruction.operation == Operation::nothing) return;
+    if (instruction.operation == Operation::store) return;
     const int count = is_product(instruction.operation) ? program.groups[program.slots[instruction.to].group].count : 1;
     for (int slot = instruction.to; slot < instruction.to + count; ++slot) visit(slot);
 }
@@ -214,11 +214,6 @@ void each_result(const Program& program, const Instruction& instruction, const V
 // what others may still read across; and around numbers, which one member makes for all.
 void mark_waits(const Program& program, std::vector<Segment>& segments) {
     std::vector<bool> made(program.slots.size()), read(program.slots.size());  // since the last wait
-    const auto lefts = [&](const Instruction& i, const auto& visit) {
-        if (is_of_rows(i.operation) && i.from[0] >= 0) visit(i.from[0]);
-        if (is_product(i.operation))
-            for (const Factors& factors : program.products[i.from[0]]) visit(factors.left);
-    };
     bool changed = true;
     for (int step = 0; changed || step < 2; ++step) {  // until one finds no wait that those before did not
         changed = false;
@@ -226,7 +221,7 @@ void mark_waits(const Program& program, std::vector<Segment>& segments) {
             Segment& segment = segments[k];
             bool waits = segment.waits || segment.size == 0 || segments[k == 0 ? segments.size() - 1 : k - 1].size == 0;
             for (std::size_t i = segment.first; i < segment.last; ++i) {
-                waits |= reads_across(program, program.instructions[i], made);
+                each_left(program, program.instructions[i], [&](int slot) { waits |= made[slot]; });
                 each_result(program, program.instructions[i], [&](int slot) { waits |= read[slot]; });
             }
             changed |= waits && !segment.waits;
@@ -236,7 +231,7 @@ void mark_waits(const Program& program, std::vector<Segment>& segments) {
                 read.assign(read.size(), false);
             }
             for (std::size_t i = segment.first; i < segment.last; ++i) {
-                lefts(program.instructions[i], [&](int slot) { read[slot] = true; });
+                each_left(program, program.instructions[i], [&](int slot) { read[slot] = true; });
                 each_result(program, program.instructions[i], [&](int slot) { made[slot] = true; });
             }
         }
@@ -262,8 +257,9 @@ std::vector<Segment> segments_of(const Program& program) {
     for (std::size_t k = 0; k < program.instructions.size(); ++k) {
         const Instruction& instruction = program.instructions[k];
         const int size = program.size_of_result(instruction);
-        if (!is_open || segments.back().size != size || is_of_rows(instruction.operation) ||
-            reads_across(program, instruction, made)) {
+        bool begins = !is_open || segments.back().size != size || is_of_rows(instruction.operation);
+        each_left(program, instruction, [&](int slot) { begins |= made[slot]; });
+        if (begins) {
             segments.push_back({k, k, size, false});
             made.assign(made.size(), false);
         }
@@ -271,30 +267,33 @@ std::vector<Segment> segments_of(const Program& program) {
         is_open = !is_of_rows(instruction.operation);
         each_result(program, instruction, [&](int slot) { made[slot] = true; });
     }
-    mark_waits(program, segments);
     return segments;
 }
 
-// A store is done by the entries that make what it stores, where these are in the same segment: so that memory is
-// written between arithmetic, not all at once.
-std::vector<int> stored_too_in(Program& program) {
-    std::vector<int> found(program.instructions.size(), -1);
-    for (const Segment& segment : program.segments)
+// Entries store what they make themselves, where a store of it is in the same segment: so memory is written between
+// arithmetic, not all at once.
+void move_stores(Program& program) {
+    std::vector<bool> is_moved(program.instructions.size());
+    for (const Segment& segment : segments_of(program)) {
+        if (segment.size == 0) continue;
         for (std::size_t k = segment.first; k < segment.last; ++k) {
-            Instruction& store = program.instructions[k];
-            if (store.operation != Operation::store || segment.size == 0) continue;
-            std::size_t maker = k;
-            while (maker-- > segment.first) {
+            const Instruction& store = program.instructions[k];
+            if (store.operation != Operation::store) continue;
+            for (std::size_t maker = k; maker-- > segment.first;) {
                 bool makes = false;
                 each_result(program, program.instructions[maker], [&](int slot) { makes |= slot == store.from[0]; });
-                if (makes) break;
+                if (!makes) continue;
+                Instruction& entries = program.instructions[maker];
+                is_moved[k] = is_of_entries(entries.operation) && entries.also < 0;
+                if (is_moved[k]) entries.also = store.to;
+                break;
             }
-            if (maker < segment.first || maker >= k || found[maker] >= 0) continue;
-            if (!is_of_entries(program.instructions[maker].operation)) continue;
-            found[maker] = store.to;
-            store.operation = Operation::nothing;
         }
-    return found;
+    }
+    std::vector<Instruction> left;
+    for (std::size_t k = 0; k < is_moved.size(); ++k)
+        if (!is_moved[k]) left.push_back(program.instructions[k]);
+    program.instructions = std::move(left);
 }
 
 std::vector<int> only_loaded_in(const Program& program) {
@@ -326,8 +325,9 @@ std::vector<int> only_loaded_in(const Program& program) {
 
 void Program::prepare() {
     Check{*this}();
+    move_stores(*this);
     segments = segments_of(*this);
-    stored_too = stored_too_in(*this);
+    mark_waits(*this, segments);
     only_loaded = only_loaded_in(*this);
 }
 

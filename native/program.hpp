@@ -23,6 +23,7 @@ struct Instruction {
     Operation operation;
     int to;
     int from[4];
+    int also = -1;  // array that the result goes to as well, for which no store is left
 };
 
 struct Slot {
@@ -129,14 +130,14 @@ struct Program {
     }
 
     std::vector<Segment> segments;  // all instructions
-    std::vector<int> stored_too;    // of an instruction the array that its result goes to as well, or -1
     std::vector<int> only_loaded;   // of a slot the array whose rows entries may read in its place, or -1
 
     int size_of_result(const Instruction& i) const {
-        return slots[i.operation == Operation::store || i.operation == Operation::nothing ? i.from[0] : i.to].size;
+        return slots[i.operation == Operation::store ? i.from[0] : i.to].size;
     }
 
-    // Makes the last three. Throws std::invalid_argument where a number points nowhere or sizes do not belong together.
+    // Makes the last two, and moves stores into what makes their numbers. Throws std::invalid_argument where a number
+    // points nowhere or sizes do not belong together.
     void prepare();
 };
 
