@@ -211,19 +211,6 @@ int run(const bptt::Tensors& tensors, const bptt::Program& program, const nb::li
     return -1;
 }
 
-template <class Real>
-void define(nb::module_& m, const char* name, const bptt::Tensors& tensors) {
-    m.def(
-        name,
-        [&tensors](const bptt::Program& program, const nb::list& given, std::size_t T, std::size_t B,
-                   const std::optional<std::vector<std::int64_t>>& batch_sizes, bool reverse,
-                   const std::vector<std::size_t>& lengths, bool accumulate, std::size_t threads) {
-            return run<Real>(tensors, program, given, T, B, batch_sizes, reverse, lengths, accumulate, threads);
-        },
-        "program"_a, "tensors"_a, "T"_a, "B"_a, "batch_sizes"_a.none(), "reverse"_a, "lengths"_a, "accumulate"_a,
-        "threads"_a);
-}
-
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -275,6 +262,14 @@ NB_MODULE(_native, m) {
           [](std::uintptr_t at, std::size_t bytes) { bptt::prefer_large_pages(reinterpret_cast<void*>(at), bytes); });
     m.def("rows_of_a_block", &bptt::rows_of_a_block);
     static const bptt::Tensors tensors;
-    define<float>(m, "run_float32", tensors);
-    define<double>(m, "run_float64", tensors);
+    m.def(
+        "run",
+        [](const bptt::Program& program, bool is_double, const nb::list& given, std::size_t T, std::size_t B,
+           const std::optional<std::vector<std::int64_t>>& batch_sizes, bool reverse,
+           const std::vector<std::size_t>& lengths, bool accumulate, std::size_t threads) {
+            return (is_double ? run<double> : run<float>)(tensors, program, given, T, B, batch_sizes, reverse, lengths,
+                                                          accumulate, threads);
+        },
+        "program"_a, "is_double"_a, "tensors"_a, "T"_a, "B"_a, "batch_sizes"_a.none(), "reverse"_a, "lengths"_a,
+        "accumulate"_a, "threads"_a);
 }

@@ -760,9 +760,9 @@ def phi(activation, a):
         back=False, sizes=2, slots=[(1, 0, 0)], groups=[(1, False)], instructions=work, arrays=[(1, False)] * 2,
         **nothing,
     )  # fmt: skip
-    run = {np.float32: _native.run_float32, np.float64: _native.run_float64}[a.dtype.type]
+    is_double = a.dtype == np.float64
     arrays = [torch.from_numpy(array)[None, None] for array in (a, h)]
-    assert run(program, arrays, 1, 1, None, False, [1, a.size], False, 1) == -1
+    assert _native.run(program, is_double, arrays, 1, 1, None, False, [1, a.size], False, 1) == -1
     return h
 
 

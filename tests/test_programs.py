@@ -292,7 +292,7 @@ def test_a_program_does_what_its_records_say(
         sums.fill_(2.0)
         of_rows.fill_(3.0)
     program = _native.Program(**CODE)
-    assert _native.run_float64(program, tensors, T, B, None, reverse, lengths, accumulate, threads) == -1
+    assert _native.run(program, True, tensors, T, B, None, reverse, lengths, accumulate, threads) == -1
     own, carried = torch.empty_like(x), first[0]
     for t in range(T) if reverse else reversed(range(T)):
         product = carried @ W_carried
@@ -308,17 +308,17 @@ def test_a_program_does_what_its_records_say(
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 def test_a_program_says_which_tensor_it_cannot_read(dtype: torch.dtype) -> None:
-    run = {F64: _native.run_float64, torch.float32: _native.run_float32}[dtype]
     program, tensors = _native.Program(**CODE), [tensor.to(dtype) for tensor in of_code(3, 2, 5, 4)]
     how: Any = 3, 2, None, False, [1, 5, 4], False, 1
-    assert run(program, tensors, *how) == -1
+    is_double = dtype is F64
+    assert _native.run(program, is_double, tensors, *how) == -1
     for place in range(len(tensors)):
         own = tensors[place]
         for odd in (own.half(), own.to("meta"), own[..., :-1], torch.ops.aten._neg_view(own), own.numpy()):
-            assert run(program, [*tensors[:place], odd, *tensors[place + 1 :]], *how) == place
-    for place in range(1, len(tensors)):
-        may_be_none = place < 4 or place >= len(tensors) - 2
-        found = run(program, [*tensors[:place], None, *tensors[place + 1 :]], *how)
+            assert _native.run(program, is_double, [*tensors[:place], odd, *tensors[place + 1 :]], *how) == place
+    for place in range(len(tensors)):
+        may_be_none = 0 < place < 4 or place >= len(tensors) - 2
+        found = _native.run(program, is_double, [*tensors[:place], None, *tensors[place + 1 :]], *how)
         assert found == (-1 if may_be_none else place)
 
 
@@ -551,7 +551,7 @@ def test_a_program_gets_as_many_tensors_and_lengths_as_it_names() -> None:
         (tensors, []),
     ):
         with pytest.raises(ValueError, match="as many tensors and lengths as it names"):
-            _native.run_float64(program, given, 3, 2, None, False, lengths, False, 1)
+            _native.run(program, True, given, 3, 2, None, False, lengths, False, 1)
 
 
 def test_a_program_refuses_sizes_of_steps_that_grow() -> None:
@@ -559,7 +559,7 @@ def test_a_program_refuses_sizes_of_steps_that_grow() -> None:
     for sizes in ([1, 2], [3], [2, -1]):
         tensors = [each.flatten(0, 1) if each.dim() == 3 else each for each in of_code(3, 1, 5, 4)]
         with pytest.raises(ValueError, match="must not increase"):
-            _native.run_float64(program, tensors, len(sizes), 2, sizes, False, [1, 5, 4], False, 1)
+            _native.run(program, True, tensors, len(sizes), 2, sizes, False, [1, 5, 4], False, 1)
 
 
 def parameters(of: ast.FunctionDef) -> list[tuple[str, str]]:
@@ -638,3 +638,30 @@ def test_what_members_share_and_what_meets(text: str, threads: int, steps: Steps
     finally:
         torch.set_num_threads(1)
     torch.testing.assert_close(found, everything(given, reference), **tolerance(F64))
+
+
+def test_a_gradient_to_which_nothing_is_sent_is_zero() -> None:
+    given = drawn(Cell(TRICKY["a parameter that counts nothing"]), Steps(5, 3))
+    b_h = torch.full_like(given.parameters["b_h"], torch.nan)
+    weights = [b_h if name == "b_h" else None for name in given.weights.layout.names]
+    with torch.no_grad():
+        made = given.forward(native)
+        given.backward(native, made, *cotangents(made), Gradients(None, [None], weights))
+    assert torch.equal(b_h, torch.zeros_like(b_h))
+
+
+def test_both_biases_of_torch_get_a_gradient_of_their_own() -> None:
+    """Each alone and both together."""
+    given = drawn(Cell(elman()), Steps(5, 3), torch_layout=True)
+    with torch.no_grad():
+        made = given.forward(native)
+        d = cotangents(made)
+
+        def biases(*asked: int) -> list[Tensor]:
+            weights = [torch.empty_like(w) if k in asked else None for k, w in enumerate(given.parameters.values())]
+            return given.backward(native, made, *d, Gradients(None, [None], weights))
+
+        both = biases(2, 3)
+    assert torch.equal(both[0], both[1])
+    assert torch.equal(biases(2)[0], both[0])
+    assert torch.equal(biases(3)[0], both[0])

@@ -231,9 +231,7 @@ def _gradients(ctx: Any, tensors: tuple[Any, ...], cotangents: Sequence[Tensor |
     if record is not None:
         dx = x.new_empty(x.shape) if x.is_floating_point() else None
         d_first = [h.new_empty(1, *h.shape) for h in record.first.values()]
-    into = Gradients(
-        dx, d_first, gradients[states:end], gradients[kind.masks :], None if record is None else {}, own=True
-    )
+    into = Gradients(dx, d_first, gradients[states:end], gradients[kind.masks :], None if record is None else {})
     first, weights, extras = inputs[1:states], Weights(kind.layout, inputs[states:end]), inputs[end:]
     dy, *d_last = cotangents
     made = Made(y, (), kept)

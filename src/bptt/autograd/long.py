@@ -510,7 +510,6 @@ def _backward(
                 asked.layers[k],
                 [None if d is None else d.new_empty(d[block.rows].shape) for d in asked.inputs],
                 accumulate=asked.begun,
-                own=True,
             )
             how.engine.backward(
                 how.cell, Weights(how.layout, layers[k].weights), here.made[k], here.inputs[k], start[k], steps,

@@ -110,7 +110,7 @@ def layer_backward(
     told = {} if samples and any(asked) else None
     nothing: list[Tensor | None] = [None] * len(weights)
     masks = len(Signature.of(call.cell).masks)
-    into = Gradients(dx, d_first, nothing if samples else d_weights, d_extras[masks:], told, own=True)
+    into = Gradients(dx, d_first, nothing if samples else d_weights, d_extras[masks:], told)
     dy, *d_last = _spread(d, given)
     before = call.made(made)
     engine = serving(x.device.type, made[0].dtype)

@@ -68,8 +68,9 @@ class Program:
         results: Sequence[tuple[int, int, bool]],
     ) -> None: ...
 
-def run_float32(
+def run(
     program: Program,
+    is_double: bool,
     tensors: list[Any],
     T: int,
     B: int,
@@ -79,22 +80,12 @@ def run_float32(
     accumulate: bool,
     threads: int,
 ) -> int:
-    """Runs a program on tensors, in the order of its arrays, rows, vectors, matrices and results; lengths of its sizes.
-    None is an array that is not there. The place of the first tensor that it cannot read as it is; -1 when it has run.
+    """Runs a program on tensors of float32, or float64 where is_double, in the order of its arrays, rows, vectors,
+    matrices and results; lengths of its sizes. None is an array that is not there. The place of the first tensor that
+    it cannot read as it is; -1 when it has run.
 
     Raises IndexError for tokens outside of their matrix, ValueError for what the program does not take.
     """
 
-def run_float64(
-    program: Program,
-    tensors: list[Any],
-    T: int,
-    B: int,
-    batch_sizes: Sequence[int] | None,
-    reverse: bool,
-    lengths: Sequence[int],
-    accumulate: bool,
-    threads: int,
-) -> int: ...
 def prefer_large_pages(at: int, bytes: int) -> None: ...
 def rows_of_a_block(H: int) -> int: ...

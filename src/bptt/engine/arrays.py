@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from bptt.engine.programs import Program
+from bptt.engine.programs import Taken
 from bptt.engine.steps import Steps
 
 
@@ -30,19 +30,19 @@ def check_sizes(name: str, array: Tensor, steps: Steps) -> list[int]:
     return sizes
 
 
-def readable(
-    program: Program, place: int, tensor: Tensor | None, length: Sequence[int], steps: Steps, dtype: torch.dtype
-) -> Tensor:
-    """What the engine can read in the place of a tensor of a program. Those that it writes are refused."""
-    name, kind, sizes = program.names[place], program.kinds[place], [length[k] for k in program.shapes[place]]
+def readable(taken: Taken, tensor: Tensor | None, length: Sequence[int], steps: Steps, dtype: torch.dtype) -> Tensor:
+    """What the engine can read in the place of a tensor of a program. Those that it writes are refused.
+
+    length: of each size of the program.
+    """
+    name, kind, sizes = taken.name, taken.kind, [length[k] for k in taken.sizes]
     if tensor is None:
         raise ValueError(f"`{name}` must be given")
     if kind == "steps" and not tensor.is_floating_point() and not tensor.is_complex():
-        rows = steps.rows
         check_storage(**{name: tensor})
-        return require(name, tensor.to(torch.int64), torch.int64, rows)
+        return require(name, tensor.to(torch.int64), torch.int64, steps.rows)
     shape = {"steps": (*steps.rows, *sizes), "rows": (*[1] * (tensor.dim() != 2), steps.B, *sizes)}.get(kind, (*sizes,))
-    if name in program.written:
+    if taken.is_written:
         require_output(name, tensor, dtype, shape, strided=kind == "matrix")
         raise ValueError(f"`{name}` cannot be written: {tensor.dtype} of shape {shape} and strides {tensor.stride()}")
     return require(name, tensor, dtype, shape, strided=kind == "matrix")

@@ -128,7 +128,6 @@ class Gradients:
     inputs      one for each of `Signature.inputs`
     cotangents  a dict that receives the total ∂L/∂ of every value of side A at all steps
     accumulate  those of the weights go on from what their arrays hold
-    own         all were made for this call, contiguous but for those of the weights, so that they need no check
     """
 
     x: Tensor | None
@@ -137,7 +136,6 @@ class Gradients:
     inputs: Sequence[Tensor | None] = ()
     cotangents: dict[str, Tensor] | None = None
     accumulate: bool = False
-    own: bool = False
 
     def receive(self, layout: Layout, of_parameters: dict[str, Tensor]) -> None:
         """Those of the parameters, by their names, go to the arrays of the weights."""
@@ -199,22 +197,41 @@ class Engine(Protocol):
 def sizes_of(
     cell: Cell, weights: Weights, x: Tensor, first: Sequence[Tensor | None], extras: Sequence[Tensor] = ()
 ) -> dict[str, int]:
-    """The lengths of the axes of a layer: those of the sheet ("1", "I", "H", ...)."""
-    sheet, layout = cell.sheet, weights.layout
-    found = {"1": 1}
-    for name, positions in layout.made_of.items():
-        tensor = weights.tensors[positions[0]]
-        if tensor is not None:
-            shape = tensor.shape[::-1] if layout.transposed else tensor.shape
-            found |= zip(sheet.shapes.get(name) or (sheet.widths[name],), shape, strict=True)
-    if x.is_floating_point():
-        found[sheet.widths["x"]] = x.shape[-1]
-    for name, state in zip(sheet.states, first, strict=True):
-        if state is not None:
-            found[sheet.widths[name]] = state.shape[-1]
-    signature = Signature.of(cell)
-    found |= {sheet.widths[n]: e.shape[-1] for n, e in zip(signature.masks + signature.inputs, extras, strict=False)}
+    """The lengths of the axes of a layer: those of the sheet ("1", "I", "H", ...), as far as these tensors have them.
+
+    Raises ValueError for a tensor with another number of axes.
+    """
+    tensors, found = (x, *first, *weights.tensors, *extras), {"1": 1}
+    for size, places in _places_of_sizes(cell, weights.layout):
+        for k, axis, axes, name in places:
+            tensor = tensors[k] if k < len(tensors) else None
+            if tensor is not None and (k or tensor.is_floating_point()):
+                shape = tensor.shape
+                if not shape or (axes and len(shape) != axes):
+                    raise ValueError(f"`{name}` must have {axes or 3} axes; got shape {tuple(shape)}")
+                found[size] = shape[axis]
+                break
     return found
+
+
+@lru_cache
+def _places_of_sizes(cell: Cell, layout: Layout) -> tuple[tuple[str, tuple[tuple[int, int, int, str], ...]], ...]:
+    """For each size where its length is: which tensor of x, the first states, the weights and the extras, which of its
+    axes, how many it has (0 where that is free), and its name. x comes last, for it may be tokens."""
+    sheet, signature = cell.sheet, Signature.of(cell)
+    states, extras = signature.states, signature.masks + signature.inputs
+    found: dict[str, list[tuple[int, int, int, str]]] = {}
+    for name, positions in layout.made_of.items():
+        widths = sheet.shapes.get(name) or (sheet.widths[name],)
+        for axis, width in enumerate(widths[::-1] if layout.transposed else widths):
+            for k in positions:
+                place = (1 + len(states) + k, axis, len(widths), layout.names[k])
+                found.setdefault(width, []).append(place)
+    others = [(1 + k, name, f"first {name}") for k, name in enumerate(states)]
+    others += [(1 + len(states) + len(layout.names) + k, name, name) for k, name in enumerate(extras)]
+    for k, name, called in [*others, (0, "x", "x")]:
+        found.setdefault(sheet.widths[name], []).append((k, -1, 0, called))
+    return tuple((size, tuple(places)) for size, places in found.items() if size != "1")
 
 
 @lru_cache

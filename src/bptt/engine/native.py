@@ -7,14 +7,14 @@ The number of threads is `torch.get_num_threads()`; results do not depend on it.
 processor has, or the one named by the environment variable BPTT_ISA (avx512, avx2, baseline), read at import.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from bptt.engine import _native, programs
-from bptt.engine.arrays import check_sizes, readable, require_output
-from bptt.engine.contract import Gradients, Made, Signature, Weights
+from bptt.engine.arrays import check_sizes, readable
+from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
 from bptt.engine.evaluation import key_of
 from bptt.engine.programs import Program
 from bptt.engine.steps import Steps
@@ -23,7 +23,6 @@ from bptt.sheet import Cell
 INSTRUCTION_SET: str = _native.instruction_set
 LARGE = 2 << 20
 """Bytes of an array for which large pages are asked."""
-_RUN = {torch.float32: _native.run_float32, torch.float64: _native.run_float64}
 
 
 def forward(
@@ -41,12 +40,12 @@ def forward(
     if steps.sizes is not None:
         steps = steps._replace(sizes=check_sizes("x", x, steps))
     program = programs.forward(cell, weights.layout, every_value=values, keep=keep)
-    given = [x, *first, *weights.tensors, *extras]
-    length, like, rows, B = lengths(program, given), _like(weights, x), steps.rows, steps.B
-    y = _fresh(like, *rows, length[program.output]) if out is None else out
-    last = tuple([like.new_empty(1, B, length[size]) for size in program.last])
+    sizes, sheet, like = sizes_of(cell, weights, x, first, extras), cell.sheet, _like(weights, x)
+    length, rows, B = _lengths(program, sizes), steps.rows, steps.B
+    y = _fresh(like, *rows, sizes[sheet.widths[sheet.output]]) if out is None else out
+    last = tuple([like.new_empty(1, B, sizes[sheet.widths[name]]) for name in sheet.states])
     made = [_fresh(like, *rows, length[size]) for size in program.made.values()]
-    run(program, [*given, y, *last, *made], length, steps, like.dtype)
+    run(program, [x, *first, *weights.tensors, *extras, y, *last, *made], length, steps, like.dtype)
     if not values:
         return Made(y, last, tuple(made))
     by_name = dict(zip(program.made, made, strict=True)) | {cell.sheet.output: y}
@@ -76,37 +75,14 @@ def backward(
         tuple([d is not None for d in dx]),
         every_value=into.cotangents is not None,
     )
+    length = _lengths(program, sizes_of(cell, weights, x, first, extras))
     given = [x, *first, *weights.tensors, *extras, made.y, *made.kept, dy, *d_last]
-    length = lengths(program, given)
     given += [dx[0], *into.first, *into.weights, *dx[1:]]
     if into.cotangents is not None:
         values = {name: _fresh(made.y, *steps.rows, length[size]) for name, size in program.made.items()}
         into.cotangents.update({name.removeprefix("∂"): d for name, d in values.items()})
         given += values.values()
     run(program, given, length, steps, made.y.dtype, accumulate=into.accumulate)
-    for position, of in programs.same_gradients(layout):
-        array, other = into.weights[position], into.weights[of]
-        if array is not None and other is not None:
-            if not into.own:
-                require_output(f"∂{layout.names[position]}", array, other.dtype, tuple(other.shape))
-            array.copy_(other)
-
-
-def lengths(program: Program, given: Sequence[Tensor | None]) -> list[int]:
-    """Of each size of the program its length in the tensors of a call."""
-    found = [1]
-    for places in program.lengths:
-        for k, axis, axes in places:
-            tensor = given[k]
-            if tensor is not None and (k or tensor.is_floating_point()):
-                shape = tensor.shape
-                if (axes and len(shape) != axes) or not shape:
-                    raise ValueError(f"`{program.call[k]}` must have {axes or 3} axes; got shape {tuple(shape)}")
-                found.append(shape[axis])
-                break
-        else:
-            raise ValueError("the sizes of the cell cannot be known from the tensors that are given")
-    return found
 
 
 def run(
@@ -118,27 +94,34 @@ def run(
     *,
     accumulate: bool = False,
 ) -> None:
-    """A program on the tensors of a call. Those that the engine cannot read as they are are made such.
+    """Runs a program on the tensors of a call; copies those that the engine cannot read as they lie.
+
+    length  of each size of the program
 
     Raises TypeError or ValueError for arrays that do not belong together, IndexError for tokens outside their matrix.
     """
-    engine = _RUN.get(dtype)
-    if engine is None:
+    if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"the compiled engine takes float32 and float64; got {dtype}")
-    tensors = [given[k] for k in program.order]
-    threads = torch.get_num_threads()
+    tensors, threads, is_double = [given[k] for k in program.order], torch.get_num_threads(), dtype is torch.float64
     for _ in range(len(tensors) + 1):
-        unfit = engine(
-            program.code, tensors, steps.T, steps.B, steps.sizes, steps.reverse, length, accumulate, threads
-        )  # fmt: skip
+        unfit = _native.run(
+            program.code, is_double, tensors, steps.T, steps.B, steps.sizes, steps.reverse, length, accumulate, threads
+        )
         if unfit < 0:
             return
-        tensors[unfit] = readable(program, unfit, tensors[unfit], length, steps, dtype)
-    raise AssertionError(f"the engine cannot read {program.names} as they are")
+        tensors[unfit] = readable(program.takes[unfit], tensors[unfit], length, steps, dtype)
+    raise AssertionError(f"the engine cannot read these as they are: {program.takes}")
 
 
 def rows_of_a_block(H: int) -> int:
     return _native.rows_of_a_block(H)
+
+
+def _lengths(program: Program, sizes: Mapping[str, int]) -> list[int]:
+    try:
+        return [sizes[size] for size in program.sizes]
+    except KeyError as error:
+        raise ValueError(f"no tensor that is given says how long {error.args[0]} is") from None
 
 
 def _like(weights: Weights, x: Tensor) -> Tensor:

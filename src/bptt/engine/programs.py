@@ -5,8 +5,8 @@ Products with the same left factors are made together; those of inputs need no s
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeGuard
 
 from bptt.engine import _native
@@ -43,31 +43,40 @@ _WHOLE = {"sum", "mean", "identity", "clip", "softmax", "norm", "scale"}
 DIRECT = "∂y from outside"
 
 
+class Taken(NamedTuple):
+    """A tensor of a program.
+
+    place       where it is in the list of all tensors of a call
+    kind        "steps" (T, B, ·) or (N, ·), "rows" (B, ·), "vector" or "matrix"
+    sizes       the sizes of its axes beside those of steps and rows
+    is_written  whether it receives results
+    """
+
+    place: int
+    name: str
+    kind: str
+    sizes: tuple[int, ...]
+    is_written: bool
+
+
 @dataclass(frozen=True)
 class Program:
     """A program, and how a call finds what it reads and writes.
 
-    code     as the engine takes it
-    order    where each tensor of the program is in the list of all of the call (`native`)
-    names    of the tensors, in this order; kinds, shapes: "steps", "rows", "vector" or "matrix", and its sizes
-    written  names of those that are written
-    output   the size of the output; last, of each state
-    call     names of all tensors of a call
-    lengths  for each size of the sheet where its length is: of which tensor of the call, with how many axes, which axis
-    made     arrays of all steps that receive values beside the output, by name with their sizes
+    code   as the engine takes it
+    takes  its tensors, in order
+    sizes  of the sheet, the first "1"
+    made   arrays of all steps that receive values beside the output, by name with their sizes
     """
 
     code: _native.Program
-    order: tuple[int, ...]
-    names: tuple[str, ...]
-    kinds: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    written: frozenset[str]
-    output: int
-    last: tuple[int, ...]
-    call: tuple[str, ...]
-    lengths: tuple[tuple[tuple[int, int, int], ...], ...]
-    made: dict[str, int]
+    takes: tuple[Taken, ...]
+    sizes: tuple[str, ...] = ()
+    made: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def order(self) -> list[int]:
+        return [taken.place for taken in self.takes]
 
 
 @lru_cache
@@ -122,9 +131,9 @@ def backward(
         if every_value:
             make.store(make.known[Cotangent(line.name, 0)], f"∂{line.name}")
     for name, positions in layout.made_of.items():
-        asked = [k for k in positions if weights[k]]
-        if asked:
-            make.sum_up(name, f"∂{layout.names[asked[0]]}")
+        for k in positions:
+            if weights[k]:
+                make.sum_up(name, f"∂{layout.names[k]}")
     for name, is_asked in zip(sheet.inputs, inputs, strict=True):
         if is_asked:
             make.send_to_input(name)
@@ -136,12 +145,6 @@ def backward(
     kept = [signature.output, *map(key_of, signature.kept)]
     last = [f"∂last {name}" for name in signature.states]
     return make.program([*given, *kept, DIRECT, *last, *results, *values], values)
-
-
-@lru_cache
-def same_gradients(layout: Layout) -> tuple[tuple[int, int], ...]:
-    """Pairs of tensors that are added, by their positions: the gradient of the first is that of the second."""
-    return tuple((k, positions[0]) for positions in layout.made_of.values() for k in positions[1:])
 
 
 def _given(cell: Cell, layout: Layout) -> list[str]:
@@ -543,6 +546,7 @@ class _Lowering:
             rows, columns = (self.size(width) for width in shapes[name])
             lies_transposed = is_transposed != self.layout.transposed
             matrices.append((columns, rows, lies_transposed) if is_transposed else (rows, columns, lies_transposed))
+        results = list(self.results.values())
         code = _native.Program(
             back=self.back,
             sizes=len(self.sizes),
@@ -572,54 +576,22 @@ class _Lowering:
             arrays=[(self.size(width), key in self.own) for key, width in self.arrays.items()],
             rows=[self.size(width) for width in self.rows.values()],
             matrices=matrices,
-            results=list(self.results.values()),
+            results=results,
         )  # fmt: skip
-        arrays = {key: (self.size(width),) for key, width in self.arrays.items() if key not in self.own}
-        rows_ = {key: (self.size(width),) for key, width in self.rows.items()}
-        of_vectors = {what: (self.vectors[what],) for what in vectors}
-        of_matrices = [
-            (self._tensors(name)[0], (columns, rows) if lies_transposed else (rows, columns))
-            for (name, _), (rows, columns, lies_transposed) in zip(self.matrices, matrices, strict=True)
-        ]
-        of_results = [
-            (key, (columns, rows) if lies_transposed else (rows, columns) if rows >= 0 else (columns,))
-            for key, (rows, columns, lies_transposed) in self.results.items()
-        ]
-        kinds = ["steps"] * len(arrays) + ["rows"] * len(rows_) + ["vector"] * len(of_vectors)
-        kinds += ["matrix"] * (len(of_matrices) + len(of_results))
-        taken = [*arrays.items(), *rows_.items(), *of_vectors.items(), *of_matrices, *of_results]
+        taken: list[tuple[str, str, tuple[int, ...]]] = []
+        taken += [(key, "steps", (self.size(width),)) for key, width in self.arrays.items() if key not in self.own]
+        taken += [(key, "rows", (self.size(width),)) for key, width in self.rows.items()]
+        taken += [(what, "vector", (self.vectors[what],)) for what in vectors]
+        of_matrices = [self._tensors(name)[0] for name, _ in self.matrices]
+        for key, (rows, columns, is_transposed) in zip(
+            [*of_matrices, *self.results], [*matrices, *results], strict=True
+        ):
+            sizes = (columns,) if rows < 0 else (columns, rows) if is_transposed else (rows, columns)
+            taken.append((key, "matrix", sizes))
         written = {*self.results, *self.stored, *(list(self.arrays)[to] for to, _ in self.after)}
         written |= {list(self.rows)[last] for *_, last in self.carried.values() if last >= 0}
-        return Program(
-            code,
-            tuple([call.index(name) for name, _ in taken]),
-            tuple([name for name, _ in taken]),
-            tuple(kinds),
-            tuple([shape for _, shape in taken]),
-            frozenset(written),
-            self.size(self.cell.sheet.widths[self.cell.sheet.output]),
-            tuple([self.size(self.cell.sheet.widths[name]) for name in self.cell.sheet.states]),
-            tuple(call),
-            self._lengths(call),
-            {key: self.size(width) for key, width in made.items()},
-        )
-
-    def _lengths(self, call: list[str]) -> tuple[tuple[tuple[int, int, int], ...], ...]:
-        """Those of x come last, for it may be tokens."""
-        sheet, found = self.cell.sheet, {size: list[tuple[int, int, int]]() for size in self.sizes}
-        for name in self.layout.made_of:
-            for tensor in self._tensors(name):
-                widths = sheet.shapes.get(name) or (sheet.widths[name],)
-                for axis, width in enumerate(widths[::-1] if self.layout.transposed else widths):
-                    found.setdefault(width, []).append((call.index(tensor), axis, len(widths)))
-        for name in sheet.states:
-            found.setdefault(sheet.widths[name], []).append((call.index(f"first {name}"), -1, 0))
-        if self.back:
-            found.setdefault(sheet.widths[sheet.output], []).append((call.index(sheet.output), -1, 0))
-        masks = [name for name, given in sheet.given.items() if given.kind in ("rows", "drop") and name in call]
-        for name in [*masks, *sheet.inputs[1:], "x"]:
-            found.setdefault(sheet.widths[name], []).append((call.index(name), -1, 0))
-        return tuple(tuple(found[size]) for size in self.sizes[1:])
+        takes = tuple(Taken(call.index(key), key, kind, sizes, key in written) for key, kind, sizes in taken)
+        return Program(code, takes, tuple(self.sizes), {key: self.size(width) for key, width in made.items()})
 
     def _shared(self) -> list[int]:
         """For each slot the one whose place it takes: one that nobody reads any more, so that few places stay in use.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bptt.engine import _native, native
-from bptt.engine.programs import Program
+from bptt.engine.programs import Program, Taken
 from bptt.engine.steps import Steps
 from bptt.sheet.losses import Target
 
@@ -93,8 +93,9 @@ def _forward(has_bias: bool) -> Program:
         weights=[(1, 2, [0])], ahead=[(0, [[0] if has_bias else []], [(0, 0)])], gradients=[], after=[],
         vectors=[2] if has_bias else [], arrays=[(1, False), (2, False)], matrices=[(1, 2, True)], results=[],
     )  # fmt: skip
-    takes = [(0, "states", "steps", (1,)), (1, "o", "steps", (2,)), (3, "bias", "vector", (2,))][: 2 + has_bias]
-    return _program(code, [*takes, (2, "weight", "matrix", (2, 1))], "o")
+    takes = [Taken(0, "states", "steps", (1,), False), Taken(1, "o", "steps", (2,), True)]
+    takes += [Taken(3, "bias", "vector", (2,), False)] if has_bias else []
+    return Program(code, (*takes, Taken(2, "weight", "matrix", (2, 1), False)))
 
 
 @cache
@@ -105,17 +106,15 @@ def _backward() -> Program:
         vectors=[],
         arrays=[(1, False), (2, False), (1, False)], matrices=[(2, 1, False)], results=[(1, 2, True), (-1, 2, False)],
     )  # fmt: skip
-    takes = [
-        (0, "states", "steps", (1,)), (1, "∂o", "steps", (2,)), (2, "∂h", "steps", (1,)),
-        (3, "weight", "matrix", (2, 1)), (4, "∂weight", "matrix", (2, 1)), (5, "∂bias", "vector", (2,)),
-    ]  # fmt: skip
-    return _program(code, takes, "∂h", "∂weight", "∂bias")
-
-
-def _program(code: _native.Program, takes: list[tuple[int, str, str, tuple[int, ...]]], *written: str) -> Program:
-    """takes: of each tensor its place in a call, name, kind and sizes."""
-    order, names, kinds, shapes = zip(*takes, strict=True)
-    return Program(code, order, names, kinds, shapes, frozenset(written), 2, (), names, (), {})
+    takes = (
+        Taken(0, "states", "steps", (1,), False),
+        Taken(1, "∂o", "steps", (2,), False),
+        Taken(2, "∂h", "steps", (1,), True),
+        Taken(3, "weight", "matrix", (2, 1), False),
+        Taken(4, "∂weight", "matrix", (2, 1), True),
+        Taken(5, "∂bias", "matrix", (2,), True),
+    )
+    return Program(code, takes)
 
 
 def _steps(rows: int) -> Steps:
