@@ -11,6 +11,7 @@ long.py        memory and time of one long sequence, up to a million steps
 others.py      how busy other processes were meanwhile
 report.py      tables and the verdict on every bar, from the lines of JSON alone
 cells.py       lstm, gru and cells of one's own beside torch.nn, an eager loop, JAX and the reference engine
+pointwise.py   how much of a layer's time goes to what is no product
 sheet.py       reading a cell's equations, deriving its side B, and what the derived side costs beside autograd
 versions.py    the plain layer of two versions of bptt, in two environments
 busy.py        what other programs cost a training
