@@ -226,7 +226,7 @@ def test_plain_cells_are_known_by_what_they_say_and_not_by_their_names() -> None
 
 def test_products_with_one_left_factor_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[dict[str, Any]] = []
-    monkeypatch.setattr(programs._native, "Program", lambda **code: codes.append(code))
+    monkeypatch.setattr(_native, "Program", lambda **code: codes.append(code))
     programs.forward.__wrapped__(ALL["lstm"], Layout.of(ALL["lstm"]), every_value=False, keep=True)
     (code,) = codes
     assert sorted(count for count, _ in code["groups"])[-2:] == [1, 4]

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from bptt.engine.programs import Taken
+from bptt.engine.lowering import Taken
 from bptt.engine.steps import Steps
 
 

@@ -16,7 +16,7 @@ from bptt.engine import _native, programs
 from bptt.engine.arrays import check_sizes, readable
 from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
 from bptt.engine.evaluation import key_of
-from bptt.engine.programs import Program
+from bptt.engine.lowering import Program
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
 

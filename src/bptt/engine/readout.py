@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bptt.engine import _native, native
-from bptt.engine.programs import Program, Taken
+from bptt.engine.lowering import Program, Taken
 from bptt.engine.steps import Steps
 from bptt.sheet.losses import Target
 
