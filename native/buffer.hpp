@@ -45,8 +45,14 @@ public:
         return {numbers(count * stride), stride};
     }
 
-    Real* numbers(std::size_t count) {
-        const std::size_t bytes = divide_up(count * sizeof(Real), line) * line;
+    Real* numbers(std::size_t count) { return of<Real>(count); }
+
+    // So that a core which reads ahead of what it needs, as it does to the end of a page, takes no lines from another.
+    void leave_a_page() { of<char>(4096); }
+
+    template <class T>
+    T* of(std::size_t count) {
+        const std::size_t bytes = divide_up(count * sizeof(T), line) * line;
         if (bytes > left_) {
             loans_.push_back(borrow(std::max(bytes, least)));
             at_ = static_cast<char*>(loans_.back().at);
@@ -55,7 +61,7 @@ public:
         char* const begin = at_;
         at_ += bytes;
         left_ -= bytes;
-        return reinterpret_cast<Real*>(begin);
+        return reinterpret_cast<T*>(begin);
     }
 
 private:

@@ -67,7 +67,8 @@ inline __attribute__((always_inline)) Vector<Real> entry(Vector<Real> a, Vector<
 }
 
 template <Operation operation, class Real>
-void each_entry(const Entries<Real>& e) {
+void each_entry(const Entries<Real>& given) {
+    const Entries<Real> e = given;  // which no store can change, so that it stays in registers
     for (std::size_t panel = e.first; panel < e.last; ++panel) {
         Real* to = e.to.at + panel * e.to.panel_step;
         const Real* from[4];
@@ -78,7 +79,10 @@ void each_entry(const Entries<Real>& e) {
         Real* row_major = e.also.at ? e.also.at + before : nullptr;
         for (std::size_t r = 0; r < e.rows; ++r) {
             Vector<Real> of[4] = {};
-            for (int k = 0; k < arity(operation); ++k) of[k] = load(from[k] + r * e.from[k].row_step);
+            for (int k = 0; k < arity(operation); ++k) {
+                const Real* const at = from[k] + r * e.from[k].row_step;
+                of[k] = e.is_row_major[k] ? load(at, count) : load(at);
+            }
             const Vector<Real> made = entry<operation, Real>(of[0], of[1], of[2], of[3]);
             store(to + r * lanes<Real>, made);
             if (e.also.at) store(row_major + static_cast<std::ptrdiff_t>(r) * e.also.row_stride, made, count);
@@ -94,8 +98,10 @@ void each_row(const Entries<Real>& e) {
     for (std::size_t r = 0; r < e.rows; ++r) {
         Vector<Real> found = broadcast(nothing);
         for (std::size_t panel = e.first; panel < e.last; ++panel) {
-            Vector<Real> a = load(e.from[0].at + panel * e.from[0].panel_step + r * e.from[0].row_step);
-            for (std::size_t lane = e.columns - panel * L; lane < L; ++lane) a[lane] = nothing;
+            const Real* const at = e.from[0].at + panel * e.from[0].panel_step + r * e.from[0].row_step;
+            const std::size_t left = e.columns - panel * L, count = left < L ? left : L;
+            Vector<Real> a = e.is_row_major[0] ? load(at, count) : load(at);
+            for (std::size_t lane = count; lane < L; ++lane) a[lane] = nothing;
             if constexpr (operation == Operation::largest)
                 found = a > found ? a : found;
             else

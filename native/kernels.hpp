@@ -65,7 +65,8 @@ struct Entries {
     std::size_t rows, columns, first, last;
     Place<Real> to;  // whose row_step is that of panels
     Place<const Real> from[4];
-    Matrix<Real> also;  // [rows, columns] row-major: receives the result too, or null
+    bool is_row_major[4];  // whether it ends with the last column, so that nothing may be read beyond
+    Matrix<Real> also;     // [rows, columns] row-major: receives the result too, or null
 };
 
 // to = start + the rows of W that `tokens` name

@@ -32,7 +32,7 @@ protected:
           program_(sweep.program),
           rows_(sweep.steps),
           shares_(share_out_of(threads)),
-          members_(threads) {
+          members_(shares_.count == 1 ? 1 : threads) {
         const std::size_t B = sweep.steps.B, row_shares = shares_.of_columns ? 1 : shares_.count;
         by_blocks_ = program_.back || shares_.of_columns || B / row_shares < rows_worth_a_product(bytes_ahead());
         blocks_ = {{0, sweep.steps.T}};
@@ -48,7 +48,6 @@ protected:
             for (std::size_t share = 0; share < row_shares; ++share)
                 for (const Block& block : blocks_)
                     rows_of_shares_ = std::max(rows_of_shares_, rows_of(share, block.first, block.last));
-            rows_of_blocks_ = rows_of_shares_ * row_shares;
         }
         make_weights();
         make_vectors();
@@ -92,6 +91,9 @@ protected:
         for (std::size_t t = first; t < last; ++t) sum += active(t, own);
         return sum;
     }
+
+    // Whether it has the rows of all steps of a block; else of one step.
+    bool is_of_block(const Slot& slot) const { return by_blocks_ && program_.groups[slot.group].of_block; }
 
     std::size_t height(const Result& result) const { return result.rows < 0 ? 1 : length(result.rows); }
 
@@ -259,9 +261,12 @@ private:
         std::size_t most = 0;
         for (const After& after : program_.after) most = std::max(most, panels(program_.arrays[after.to].size));
         const std::size_t rows_of_a_member = divide_up(rows_of_blocks_, members_);
-        for (std::size_t share = 0; share < (most ? members_ : 0); ++share)
+        for (std::size_t share = 0; share < (most ? members_ : 0); ++share) {
+            room_.leave_a_page();
             after_.push_back(room_.panels(rows_of_a_member, most));
+        }
         for (std::size_t share = 0; share < std::max(members_, shares_.count); ++share) {
+            room_.leave_a_page();
             inputs_.emplace_back(program_.arrays.size());
             for (const Ahead& ahead : program_.ahead)
                 for (const Factors& factors : ahead.terms) {
@@ -296,31 +301,29 @@ private:
             return room_.panels(rows, panels(slot.size) * static_cast<std::size_t>(program_.groups[slot.group].count));
         };
         strides_.resize(program_.slots.size());
-        in_memory_ = program_.only_loaded;
-        for (std::size_t k = 0; k < program_.slots.size(); ++k)
-            if (length(program_.slots[k].size) % kernel_.lanes != 0) in_memory_[k] = -1;
         zeros_ = room_.numbers(kernel_.lanes);
         std::fill_n(zeros_, kernel_.lanes, Real(0));
         lanes_of_block_.resize(program_.slots.size());
         for (std::size_t k = 0; k < program_.slots.size(); ++k)
-            if (program_.groups[program_.slots[k].group].of_block) lanes_of_block_[k] = kernel_.lanes;
+            if (is_of_block(program_.slots[k])) lanes_of_block_[k] = kernel_.lanes;
         Places of_block(program_.slots.size());
         Panels<Real> last{};
         for (std::size_t k = 0; k < program_.slots.size(); ++k) {
             const Slot& slot = program_.slots[k];
-            if (!program_.groups[slot.group].of_block) continue;
+            if (apart_ || !is_of_block(slot)) continue;
             if (slot.place == 0) last = group(slot, rows_of_blocks_);
             strides_[k] = last.stride;
             of_block[k] = place(last, slot);
         }
         for (std::size_t share = 0; share + 1 < first_bands_.size(); ++share) {
+            room_.leave_a_page();
             Places of_share[2] = {of_block, of_block};
             Panels<Real> of_group[2]{};
             for (std::size_t k = 0; k < program_.slots.size(); ++k) {
                 const Slot& slot = program_.slots[k];
-                if (program_.groups[slot.group].of_block || is_carried[k]) continue;
+                if ((is_of_block(slot) && !apart_) || is_carried[k]) continue;
                 if (slot.place == 0) {
-                    of_group[0] = of_group[1] = group(slot, rows_of_bands_);
+                    of_group[0] = of_group[1] = group(slot, is_of_block(slot) ? rows_of_shares_ : rows_of_bands_);
                     if (is_double[slot.group]) of_group[1] = group(slot, rows_of_bands_);
                 }
                 strides_[k] = of_group[0].stride;
@@ -380,7 +383,10 @@ private:
             of_products = std::max(of_products, product.size());
         most += of_products;  // they may be made together
         for (const After& after : program_.after) most = std::max(most, after.terms.size());
-        terms_.resize(std::max(members_, shares_.count), std::vector<Term<Real>>(most));
+        for (std::size_t share = 0; share < std::max(members_, shares_.count); ++share) {
+            room_.leave_a_page();
+            terms_.push_back(room_.template of<Term<Real>>(most));
+        }
     }
 
     // The left factor of a gradient at the rows of a block, in their order.
@@ -423,9 +429,10 @@ protected:
     const Program& program_;
     Rows rows_;
     Shares shares_;
-    std::size_t members_;
+    std::size_t
+        members_;     // one, where the steps cannot be shared: the rest alone is not worth what waking others costs
     bool by_blocks_;  // what needs no state is made block by block; else at each step
-    bool apart_;      // each member makes it of its own rows, which lie beside each other in the block
+    bool apart_;      // each member makes it of its own rows, and has room for these alone
     std::vector<Block> blocks_;
     std::size_t rows_of_blocks_, rows_of_bands_ = 0, rows_of_shares_ = 0;
     Room<Real> room_;
@@ -440,7 +447,6 @@ protected:
     std::vector<std::array<Places, 2>> places_;  // of each band, at even and odd steps
     std::vector<std::size_t> strides_;           // of a slot from one panel of its group to the next
     std::vector<std::size_t> lanes_of_block_;    // of a slot of a block the numbers from row to row, else 0
-    std::vector<int> in_memory_;                 // of a slot the array whose rows are read where they lie, or -1
     Real* zeros_;                                // a register of them
     std::vector<Panels<Real>> sums_, after_;
     std::vector<std::vector<Panels<Real>>> inputs_;              // of each share, by array
@@ -448,7 +454,7 @@ protected:
     std::vector<std::vector<std::vector<Run>>> runs_;            // of each share and block
     std::vector<std::size_t> lefts_;                             // of a gradient the first with the same left factor
     std::vector<std::vector<std::vector<Piece<Real>>>> pieces_;  // of each gradient and block
-    mutable std::vector<std::vector<Term<Real>>> terms_;         // of each share, for one product
+    std::vector<Term<Real>*> terms_;                             // of each share, for one product
 };
 
 }  // namespace bptt

@@ -44,30 +44,35 @@ double operations_of_a_row(const Program& program, const std::size_t* sizes) {
     return operations;
 }
 
+// On the way back what one member makes of a row others read, who sum columns of gradients. Fetching a register from
+// another core takes as long as so many operations, which must be shared to be worth it.
+template <class Real>
+bool is_worth_handing_over(const Sweep<Real>& sweep, double operations_of_a_row) {
+    constexpr double as_long_as_a_register = 4000;
+    std::size_t registers = 0;
+    int last = -1;
+    for (const Gradient& gradient : sweep.program.gradients) {
+        if (gradient.right != last) registers += panels_of<Real>(sweep.sizes[sweep.program.slots[gradient.right].size]);
+        last = gradient.right;
+    }
+    return operations_of_a_row > as_long_as_a_register * static_cast<double>(registers);
+}
+
 template <class Real>
 class Walk : Plan<Real> {
 public:
     Walk(const Sweep<Real>& sweep, std::size_t threads) : Plan<Real>(sweep, threads) {}
 
+    std::size_t members() const { return members_; }
+
     void operator()(Member& member) const {
         member.phase(members_, [&](std::size_t share) { begin(share); });
-        for (const Block& block : blocks_) {
-            if (by_blocks_ && !apart_ && !program_.ahead.empty())
-                member.phase(members_, [&](std::size_t share) {
-                    const Range some = part(rows_in(block), share, members_);
-                    const Run run{rows_.before(block.first) + some.first, some.last - some.first};
-                    look_ahead({&run, 1}, some.first, share);
-                });
-            if (shares_.of_columns)
-                walk_columns(member, block);
-            else
-                member.phase(shares_.count, [&](std::size_t share) { walk_rows(block, share); });
-            if (program_.gradients.empty() && program_.after.empty()) continue;
-            member.phase(members_, [&](std::size_t share) {
-                for (const Gradient& gradient : program_.gradients) add(gradient, block, share);
-                for (const After& after : program_.after) look_back(after, block, share);
+        if (apart_)
+            member.phase(shares_.count, [&](std::size_t share) {
+                for (const Block& block : blocks_) walk_rows(block, share);
             });
-        }
+        else
+            for (const Block& block : blocks_) walk(member, block);
         if (!program_.results.empty()) member.phase(members_, [&](std::size_t share) { write_sums(share); });
     }
 
@@ -75,12 +80,30 @@ private:
     using Base = Plan<Real>;
     using Base::runs_, Base::lefts_, Base::pieces_, Base::terms_, Base::number_of, Base::kernel_, Base::sweep_,
         Base::program_, Base::rows_, Base::shares_, Base::members_, Base::by_blocks_, Base::apart_, Base::blocks_,
-        Base::rows_of_shares_, Base::weights_, Base::gathered_, Base::in_order_, Base::vectors_, Base::merged_,
-        Base::starts_, Base::bands_, Base::first_bands_, Base::places_, Base::strides_, Base::lanes_of_block_,
-        Base::in_memory_, Base::zeros_, Base::sums_, Base::after_, Base::inputs_, Base::own_, Base::length,
-        Base::panels, Base::rows_in, Base::from_the_end, Base::walked, Base::walked_before, Base::active,
-        Base::rows_of_share, Base::rows_of, Base::height, Base::pack_rows, Base::unpack_rows;
+        Base::weights_, Base::gathered_, Base::in_order_, Base::vectors_, Base::merged_, Base::starts_, Base::bands_,
+        Base::first_bands_, Base::places_, Base::strides_, Base::lanes_of_block_, Base::zeros_, Base::sums_,
+        Base::after_, Base::inputs_, Base::own_, Base::length, Base::panels, Base::rows_in, Base::from_the_end,
+        Base::walked, Base::walked_before, Base::active, Base::rows_of_share, Base::rows_of, Base::height,
+        Base::pack_rows, Base::unpack_rows;
     using typename Base::Places, typename Base::Run;
+
+    void walk(Member& member, const Block& block) const {
+        if (by_blocks_ && !apart_ && !program_.ahead.empty())
+            member.phase(members_, [&](std::size_t share) {
+                const Range some = part(rows_in(block), share, members_);
+                const Run run{rows_.before(block.first) + some.first, some.last - some.first};
+                look_ahead({&run, 1}, places_[0][0], some.first, share);
+            });
+        if (shares_.of_columns)
+            walk_columns(member, block);
+        else
+            member.phase(shares_.count, [&](std::size_t share) { walk_rows(block, share); });
+        if (program_.gradients.empty() && program_.after.empty()) return;
+        member.phase(members_, [&](std::size_t share) {
+            for (const Gradient& gradient : program_.gradients) add(gradient, block, share);
+            for (const After& after : program_.after) look_back(after, block, share);
+        });
+    }
 
     void begin(std::size_t share) const {
         for (std::size_t k = 0; k < program_.weights.size(); ++k) pack_weight(k, share);
@@ -136,8 +159,8 @@ private:
         }
     }
 
-    // What needs no state, of the rows of some runs: they lie one after the other from row `to` of the block.
-    void look_ahead(std::span<const Run> runs, std::size_t to, std::size_t share) const {
+    // What needs no state, of the rows of some runs: they lie one after the other from row `to`.
+    void look_ahead(std::span<const Run> runs, const Places& places, std::size_t to, std::size_t share) const {
         std::size_t count = 0;
         for (const Run& run : runs) count += run.count;
         if (count == 0) return;
@@ -156,9 +179,9 @@ private:
             const Ahead& ahead = program_.ahead[k];
             if (merged_[ahead.to] >= 0) continue;
             const std::size_t together = ahead.vectors.size(), wide = panels(program_.slots[ahead.to].size) * together;
-            const Panels<Real> sum{places_[0][0][ahead.to].at + to * kernel_.lanes, strides_[ahead.to]};
+            const Panels<Real> sum{places[ahead.to].at + to * kernel_.lanes, strides_[ahead.to]};
             Start<Real> start{{starts_[k].at, starts_[k].stride}, 0};
-            Term<Real>* const terms = terms_[share].data();
+            Term<Real>* const terms = terms_[share];
             Term<Real>* end = terms;
             for (const Factors& factors : ahead.terms) {
                 const Panels<Real>& W = weights_[factors.weight];
@@ -201,14 +224,14 @@ private:
 
     // All steps of a block, for the rows of one member.
     void walk_rows(const Block& block, std::size_t share) const {
-        if (!runs_.empty()) look_ahead(runs_[share][number_of(block)], share * rows_of_shares_, share);
+        if (!runs_.empty()) look_ahead(runs_[share][number_of(block)], places_[first_bands_[share]][0], 0, share);
         for (std::size_t band = first_bands_[share]; band < first_bands_[share + 1]; ++band) {
             each_step(block, [&](std::size_t t) {
                 const Step step = at(block, t, band, share);
                 leave(step, share);
                 if (step.rows == 0) return;
                 const Run own{rows_.before(t) + bands_[band].first, step.rows};
-                if (!by_blocks_) look_ahead({&own, 1}, step.row, share);
+                if (!by_blocks_) look_ahead({&own, 1}, step.places, 0, share);
                 for (const Segment& segment : program_.segments) run(segment, step, share);
             });
             if (&block == &blocks_.back()) leave_at_last(band, share);
@@ -249,7 +272,7 @@ private:
 
     // Where the first row of a step is among those of its block.
     std::size_t row_of(const Block& block, std::size_t t, std::size_t share) const {
-        if (apart_) return share * rows_of_shares_ + rows_of(share, block.first, t) - rows_of_share(share).first;
+        if (apart_) return rows_of(share, block.first, t) - rows_of_share(share).first;
         return by_blocks_ ? rows_.before(t) - rows_.before(block.first) : 0;
     }
 
@@ -299,7 +322,10 @@ private:
 
     void run(const Segment& segment, const Step& step, std::size_t share) const {
         const Range own = columns(segment.size, share);
-        const std::size_t some = std::max<std::size_t>(1, numbers_of_a_chunk / (step.rows * kernel_.lanes));
+        const std::size_t numbers = step.rows * kernel_.lanes;
+        const std::size_t some = (own.last - own.first) * numbers <= numbers_of_a_chunk
+                                     ? own.last - own.first
+                                     : std::max<std::size_t>(1, numbers_of_a_chunk / numbers);
         for (std::size_t first = own.first; first < own.last; first += some)
             for (std::size_t k = segment.first; k < segment.last; ++k)
                 run(program_.instructions[k], step, {first, std::min(first + some, own.last)}, share);
@@ -308,7 +334,7 @@ private:
     void run(const Instruction& i, const Step& step, Range chunk, std::size_t share) const {
         switch (i.operation) {
             case Operation::load:
-                if (in_memory_[i.to] >= 0) return;
+                if (program_.only_loaded[i.to] >= 0) return;
                 return pack_rows(program_.slots[i.to].size, of_step(i.from[0], step.t, step.band), step.rows,
                                  chunk.first, chunk.last, place(i.to, step));
             case Operation::previous: return previous(i, step, chunk);
@@ -319,16 +345,18 @@ private:
             case Operation::add_product: return multiply(i, step, chunk, share);
             default: break;
         }
-        Entries<Real> entries{i.operation, step.rows, 0, chunk.first, chunk.last, place(i.to, step), {}, {}};
-        for (int n = 0; n < arity(i.operation); ++n) entries.from[n] = read(i.from[n], step);
-        if (is_of_rows(i.operation)) {
-            const int size = i.from[0] < 0 ? program_.size_of_vector(-1 - i.from[0]) : program_.slots[i.from[0]].size;
-            entries.columns = length(size);
-            entries.last = panels(size);
-        } else if (i.also >= 0) {
-            entries.columns = length(program_.slots[i.to].size);
-            entries.also = array_at(i.also, step);
+        const bool is_of_row = is_of_rows(i.operation);
+        const int size = !is_of_row      ? program_.slots[i.to].size
+                         : i.from[0] < 0 ? program_.size_of_vector(-1 - i.from[0])
+                                         : program_.slots[i.from[0]].size;
+        Entries<Real> entries{
+            i.operation,       step.rows, length(size), chunk.first, is_of_row ? panels(size) : chunk.last,
+            place(i.to, step), {},        {},           {}};
+        for (int n = 0; n < arity(i.operation); ++n) {
+            entries.is_row_major[n] = i.from[n] >= 0 && program_.only_loaded[i.from[n]] >= 0;
+            entries.from[n] = read(i.from[n], step);
         }
+        if (i.also >= 0) entries.also = array_at(i.also, step);
         kernel_.entries(entries);
     }
 
@@ -362,7 +390,7 @@ private:
         } else if (i.operation == Operation::add_product) {
             start = {{all.at, all.stride}, kernel_.lanes};
         }
-        Term<Real>* const terms = terms_[share].data();
+        Term<Real>* const terms = terms_[share];
         Term<Real>* term = terms;
         if (ahead)
             for (const Factors& input : ahead->terms) *term++ = input_term(input, share);
@@ -423,7 +451,7 @@ private:
         const Range own = part(rows_in(block), share, members_);
         if (!to || own.first == own.last) return;
         const int size = program_.arrays[after.to].size;
-        Term<Real>* const terms = terms_[share].data();
+        Term<Real>* const terms = terms_[share];
         Term<Real>* term = terms;
         for (const Factors& factors : after.terms) {
             const Place<Real> left = places_[0][0][factors.left];
@@ -461,8 +489,8 @@ private:
 
     Place<const Real> read(int number, const Step& step) const {
         if (number < 0) return vectors_[-1 - number];
-        if (in_memory_[number] >= 0) {
-            const Matrix<Real> rows = of_step(in_memory_[number], step.t, step.band);
+        if (program_.only_loaded[number] >= 0) {
+            const Matrix<Real> rows = of_step(program_.only_loaded[number], step.t, step.band);
             if (!rows.at) return {zeros_, 0, 0};
             return {rows.at, kernel_.lanes, static_cast<std::size_t>(rows.row_stride)};
         }
@@ -527,8 +555,10 @@ template <class Real>
 void run(const Sweep<Real>& sweep, std::size_t threads) {
     const std::size_t N = Rows(sweep.steps).all();
     check_tokens(sweep, N);
-    threads = team_for(operations_of_a_row(sweep.program, sweep.sizes) * static_cast<double>(N), threads);
-    run_team(threads, Walk<Real>(sweep, threads));
+    const double operations = operations_of_a_row(sweep.program, sweep.sizes);
+    threads = is_worth_handing_over(sweep, operations) ? team_for(operations * static_cast<double>(N), threads) : 1;
+    const Walk<Real> walk(sweep, threads);
+    run_team(walk.members(), walk);
 }
 
 template void run(const Sweep<float>&, std::size_t);
