@@ -10,7 +10,7 @@ Inputs x may be integer tokens, without the last axis: each stands for a row of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -202,35 +202,54 @@ def sizes_of(
     Raises ValueError for a tensor with another number of axes.
     """
     tensors, found = (x, *first, *weights.tensors, *extras), {"1": 1}
-    for size, places in _places_of_sizes(cell, weights.layout):
-        for k, axis, axes, name in places:
-            tensor = tensors[k] if k < len(tensors) else None
-            if tensor is not None and (k or tensor.is_floating_point()):
-                shape = tensor.shape
-                if not shape or (axes and len(shape) != axes):
-                    raise ValueError(f"`{name}` must have {axes or 3} axes; got shape {tuple(shape)}")
-                found[size] = shape[axis]
-                break
+    for size, places in places_of_sizes(cell, weights.layout):
+        length = length_at(places, tensors)
+        if length is not None:
+            found[size] = length
     return found
 
 
+class Place(NamedTuple):
+    """Where the length of a size is: which tensor of x, the first states, the weights and the extras, which of its
+    axes, how many it has (0 where that is free), and its name."""
+
+    tensor: int
+    axis: int
+    axes: int
+    name: str
+
+
+def length_at(places: Sequence[Place], tensors: Sequence[Tensor | None]) -> int | None:
+    """As the first of these tensors that is there has it; x may be tokens, which say nothing.
+
+    Raises ValueError for a tensor with another number of axes.
+    """
+    for k, axis, axes, name in places:
+        tensor = tensors[k] if k < len(tensors) else None
+        if tensor is not None and (k or tensor.is_floating_point()):
+            shape = tensor.shape
+            if len(shape) != axes and (axes or not shape):
+                raise ValueError(f"`{name}` must have {axes or 3} axes; got shape {tuple(shape)}")
+            return shape[axis]
+    return None
+
+
 @lru_cache
-def _places_of_sizes(cell: Cell, layout: Layout) -> tuple[tuple[str, tuple[tuple[int, int, int, str], ...]], ...]:
-    """For each size where its length is: which tensor of x, the first states, the weights and the extras, which of its
-    axes, how many it has (0 where that is free), and its name. x comes last, for it may be tokens."""
+def places_of_sizes(cell: Cell, layout: Layout) -> tuple[tuple[str, tuple[Place, ...]], ...]:
+    """For each size of the sheet but "1" where its length is. x comes last, for it may be tokens."""
     sheet, signature = cell.sheet, Signature.of(cell)
     states, extras = signature.states, signature.masks + signature.inputs
-    found: dict[str, list[tuple[int, int, int, str]]] = {}
+    found: dict[str, list[Place]] = {}
     for name, positions in layout.made_of.items():
         widths = sheet.shapes.get(name) or (sheet.widths[name],)
         for axis, width in enumerate(widths[::-1] if layout.transposed else widths):
             for k in positions:
-                place = (1 + len(states) + k, axis, len(widths), layout.names[k])
+                place = Place(1 + len(states) + k, axis, len(widths), layout.names[k])
                 found.setdefault(width, []).append(place)
     others = [(1 + k, name, f"first {name}") for k, name in enumerate(states)]
     others += [(1 + len(states) + len(layout.names) + k, name, name) for k, name in enumerate(extras)]
     for k, name, called in [*others, (0, "x", "x")]:
-        found.setdefault(sheet.widths[name], []).append((k, -1, 0, called))
+        found.setdefault(sheet.widths[name], []).append(Place(k, -1, 0, called))
     return tuple((size, tuple(places)) for size, places in found.items() if size != "1")
 
 

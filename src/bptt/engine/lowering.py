@@ -4,13 +4,15 @@ A slot is a value of one step; operations read slots and vectors, which are the 
 Products with the same left factors are made together; those of inputs need no state and are made ahead.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeGuard
 
+from torch import Tensor
+
 from bptt.engine import _native
-from bptt.engine.contract import Layout
+from bptt.engine.contract import Layout, Place, length_at, places_of_sizes
 from bptt.engine.evaluation import key_of
 from bptt.engine.functions import EPSILON
 from bptt.sheet import Cell
@@ -64,18 +66,34 @@ class Program:
 
     code   as the engine takes it
     takes  its tensors, in order
-    sizes  of the sheet, the first "1"
-    made   arrays of all steps that receive values beside the output, by name with their sizes
+    sizes  of the sheet after "1", and where their lengths are
+    made   arrays of all steps that a call makes to receive values, by name with their sizes
+    last   sizes of what it makes for the last of each state
     """
 
     code: _native.Program
     takes: tuple[Taken, ...]
-    sizes: tuple[str, ...] = ()
+    sizes: tuple[tuple[str, tuple[Place, ...]], ...] = ()
     made: dict[str, int] = field(default_factory=dict)
+    last: tuple[int, ...] = ()
 
     @cached_property
     def order(self) -> list[int]:
         return [taken.place for taken in self.takes]
+
+    @cached_property
+    def widths_made(self) -> list[int]:
+        return [*self.made.values()]
+
+    def lengths(self, given: Sequence[Tensor | None]) -> list[int]:
+        """Of all sizes of the sheet, from the tensors of a call."""
+        found = [1]
+        for size, places in self.sizes:
+            length = length_at(places, given)
+            if length is None:
+                raise ValueError(f"no tensor that is given says how long {size} is")
+            found.append(length)
+        return found
 
 
 class _Ahead(NamedTuple):
@@ -449,8 +467,8 @@ class Lowering:
     def _weight(self, rows: str, columns: str, matrices: tuple[int, ...]) -> int:
         return self.weights.setdefault((self.size(rows), self.size(columns), matrices), len(self.weights))
 
-    def program(self, call: list[str], made: dict[str, str]) -> Program:
-        """call: names of the tensors of a call, in order. made: the arrays of `Program`."""
+    def program(self, call: list[str], made: dict[str, str], last: Iterable[str] = ()) -> Program:
+        """call: names of the tensors of a call, in order. made and last: as `Program` has them."""
         place = self._shared()
         numbers = [what for what in self.vectors if not isinstance(what, str)]
         vectors = [what for what in self.vectors if isinstance(what, str)]
@@ -515,7 +533,10 @@ class Lowering:
         written = {*self.results, *self.stored, *(list(self.arrays)[to] for to, _ in self.after)}
         written |= {list(self.rows)[last] for *_, last in self.carried.values() if last >= 0}
         takes = tuple(Taken(call.index(key), key, kind, sizes, key in written) for key, kind, sizes in taken)
-        return Program(code, takes, tuple(self.sizes), {key: self.size(width) for key, width in made.items()})
+        where = dict(places_of_sizes(self.cell, self.layout))
+        sizes = tuple((size, where.get(size, ())) for size in self.sizes[1:])
+        made_here = {key: self.size(width) for key, width in made.items()}
+        return Program(code, takes, sizes, made_here, tuple(map(self.size, last)))
 
     def _shared(self) -> list[int]:
         """For each slot the one whose place it takes: one that nobody reads any more, so that few places stay in use.

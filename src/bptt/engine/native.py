@@ -7,14 +7,14 @@ The number of threads is `torch.get_num_threads()`; results do not depend on it.
 processor has, or the one named by the environment variable BPTT_ISA (avx512, avx2, baseline), read at import.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from bptt.engine import _native, programs
 from bptt.engine.arrays import check_sizes, readable
-from bptt.engine.contract import Gradients, Made, Signature, Weights, sizes_of
+from bptt.engine.contract import Gradients, Made, Signature, Weights
 from bptt.engine.evaluation import key_of
 from bptt.engine.lowering import Program
 from bptt.engine.steps import Steps
@@ -40,17 +40,18 @@ def forward(
     if steps.sizes is not None:
         steps = steps._replace(sizes=check_sizes("x", x, steps))
     program = programs.forward(cell, weights.layout, every_value=values, keep=keep)
-    sizes, sheet, like = sizes_of(cell, weights, x, first, extras), cell.sheet, _like(weights, x)
-    length, rows, B = _lengths(program, sizes), steps.rows, steps.B
-    y = _fresh(like, *rows, sizes[sheet.widths[sheet.output]]) if out is None else out
-    last = tuple([like.new_empty(1, B, sizes[sheet.widths[name]]) for name in sheet.states])
-    made = [_fresh(like, *rows, length[size]) for size in program.made.values()]
-    run(program, [x, *first, *weights.tensors, *extras, y, *last, *made], length, steps, like.dtype)
+    given = [x, *first, *weights.tensors, *extras]
+    length, like, B = program.lengths(given), _like(weights, x), steps.B
+    last = [like.new_empty(1, B, length[size]) for size in program.last]
+    made = [] if out is None else [out]
+    made += [_fresh(like, steps, length[size]) for size in program.widths_made[len(made) :]]
+    run(program, [*given, *last, *made], length, steps, like.dtype)
+    y, *rest = made
     if not values:
-        return Made(y, last, tuple(made))
-    by_name = dict(zip(program.made, made, strict=True)) | {cell.sheet.output: y}
+        return Made(y, tuple(last), tuple(rest))
+    by_name = dict(zip(program.made, made, strict=True))
     kept = tuple([by_name[key_of(e)] for e in Signature.of(cell).kept]) if keep else ()
-    return Made(y, last, kept, {line.name: by_name[line.name] for line in cell.derivation.steps})
+    return Made(y, tuple(last), kept, {line.name: by_name[line.name] for line in cell.derivation.steps})
 
 
 def backward(
@@ -75,11 +76,11 @@ def backward(
         tuple([d is not None for d in dx]),
         every_value=into.cotangents is not None,
     )
-    length = _lengths(program, sizes_of(cell, weights, x, first, extras))
-    given = [x, *first, *weights.tensors, *extras, made.y, *made.kept, dy, *d_last]
-    given += [dx[0], *into.first, *into.weights, *dx[1:]]
+    given = [x, *first, *weights.tensors, *extras]
+    length = program.lengths(given)
+    given += [made.y, *made.kept, dy, *d_last, dx[0], *into.first, *into.weights, *dx[1:]]
     if into.cotangents is not None:
-        values = {name: _fresh(made.y, *steps.rows, length[size]) for name, size in program.made.items()}
+        values = {name: _fresh(made.y, steps, length[size]) for name, size in program.made.items()}
         into.cotangents.update({name.removeprefix("∂"): d for name, d in values.items()})
         given += values.values()
     run(program, given, length, steps, made.y.dtype, accumulate=into.accumulate)
@@ -117,13 +118,6 @@ def rows_of_a_block(H: int) -> int:
     return _native.rows_of_a_block(H)
 
 
-def _lengths(program: Program, sizes: Mapping[str, int]) -> list[int]:
-    try:
-        return [sizes[size] for size in program.sizes]
-    except KeyError as error:
-        raise ValueError(f"no tensor that is given says how long {error.args[0]} is") from None
-
-
 def _like(weights: Weights, x: Tensor) -> Tensor:
     for tensor in weights.tensors:
         if tensor is not None:
@@ -131,8 +125,10 @@ def _like(weights: Weights, x: Tensor) -> Tensor:
     return x
 
 
-def _fresh(like: Tensor, *shape: int) -> Tensor:
-    array = like.new_empty(*shape)
+def _fresh(like: Tensor, steps: Steps, width: int) -> Tensor:
+    """An array of all steps."""
+    T, B, sizes, _ = steps
+    array = like.new_empty(T, B, width) if sizes is None else like.new_empty(sum(sizes), width)
     if array.nbytes >= LARGE:
         _native.prefer_large_pages(array.data_ptr(), array.nbytes)
     return array

@@ -15,7 +15,7 @@ DIRECT = "∂y from outside"
 def forward(cell: Cell, layout: Layout, *, every_value: bool, keep: bool) -> Program:
     """Side A of a step. Stored are the output, with keep what the way back reads, and with every_value all values.
 
-    The tensors of a call: those given (`_given`), the output, the last of each state, then those of `made`.
+    The tensors of a call: those given (`_given`), the last of each state, then those of `made`, the output first.
     """
     found, signature, make = cell.derivation, Signature.of(cell), Lowering(cell, layout)
     for name in signature.states:
@@ -34,9 +34,9 @@ def forward(cell: Cell, layout: Layout, *, every_value: bool, keep: bool) -> Pro
             make.store(make.slot_of(e, make.width(e)), key)
     for name in signature.states:
         make.hand_on(name, Name(name, 0), f"last {name}")
-    made = {key: width for key, width in make.stored.items() if key != signature.output}
-    results = [signature.output, *(f"last {name}" for name in signature.states), *made]
-    return make.program([*_given(cell, layout), *results], made)
+    last = [f"last {name}" for name in signature.states]
+    widths = [cell.sheet.widths[name] for name in signature.states]
+    return make.program([*_given(cell, layout), *last, *make.stored], make.stored, widths)
 
 
 @lru_cache
