@@ -1,5 +1,6 @@
 """The sheet: side B is derived, is the gradient of side A, reads as a textbook does; what can be misread is refused."""
 
+import copy
 import json
 import pickle
 import random
@@ -71,6 +72,17 @@ def test_the_sides_of_the_plain_cell_are_the_list_of_the_tutorials(function: str
         written.append((equation.tag, formula if equation.tag != "B2" else f"{equation.symbol} = {formula}"))
     assert derived == [*written, ("B11", "∂x_t = ∂a_t W_xhᵀ")]
     assert cell.kept == ("h_t",)
+
+
+def test_cells_of_one_text_and_name_are_one_object() -> None:
+    text = CELLS["gru"]
+    assert Cell(text) is Cell(text) is copy.deepcopy(Cell(text)) is pickle.loads(pickle.dumps(Cell(text)))
+    assert Cell(text) != Cell(text, "gru") != named("lstm")
+    for _ in range(2):  # nothing stays of what is no cell
+        with pytest.raises(InputError, match="A cell is text, one equation a line; got list"):
+            Cell([text])  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match="a value is missing"):
+            Cell("h_t = ")
 
 
 def test_a_cell_typed_on_one_line_derives_to_the_same_list() -> None:

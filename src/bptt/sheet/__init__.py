@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 from bptt.errors import InputError
 from bptt.sheet import notations, sides
@@ -19,12 +20,14 @@ from bptt.sheet.printing import TEXT
 from bptt.sheet.widths import sized
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """A recurrent cell, from its equations; `print(cell)` shows both sides.
 
     text  side A, one equation a line: docs/sheet.md has the language
     name  what it is called where it is printed
+
+    Those of one text and name are one object, which makes it a quick key for all that is derived from it.
 
     Raises InputError, with the place and what to write instead, where the text is no cell or can be read in two ways.
     """
@@ -32,11 +35,12 @@ class Cell:
     text: str
     name: str = "cell"
 
+    def __new__(cls, text: str, name: str = "cell") -> "Cell":
+        made = super().__new__(cls)
+        return _CELLS.setdefault((text, name), made) if isinstance(text, str) and isinstance(name, str) else made
+
     def __post_init__(self) -> None:
         _ = self.sheet
-
-    def __hash__(self) -> int:
-        return hash(self.text)  # which Python keeps
 
     @cached_property
     def sheet(self) -> Sheet:
@@ -79,6 +83,9 @@ class Cell:
 
     def __reduce__(self) -> tuple[Callable[..., "Cell"], tuple[str, str]]:
         return Cell, (self.text, self.name)
+
+
+_CELLS: WeakValueDictionary[tuple[str, str], Cell] = WeakValueDictionary()
 
 
 def named(name: str) -> Cell:
