@@ -400,6 +400,19 @@ def test_what_traces_by_modes_gets_operators_and_real_tensors_do_not(monkeypatch
     bptt.nn.RNNCell(5, 6)(x[0]).sum().backward()
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_a_transform_that_has_ended_left_over_counts_as_what_it_holds(gradients: bool) -> None:
+    rnn, x, h0, left = RNN(3, 4), torch.randn(5, 2, 3), torch.randn(1, 2, 4), []
+
+    def leaking(x: Tensor, h0: Tensor) -> Tensor:
+        left.extend((x, h0))
+        return (x.sum() * h0.sum()).sin()
+
+    grad(leaking, argnums=(0, 1))(x, h0)
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(rnn(*left), rnn(x, h0), rtol=0, atol=0)
+
+
 def test_meta_tensors_have_shapes_alone() -> None:
     rnn = bptt.nn.RNN(5, 7, 2, bidirectional=True).to("meta")
     output, h_n = rnn(torch.empty(4, 3, 5, device="meta"))

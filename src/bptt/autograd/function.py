@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from bptt.autograd import operators
-from bptt.autograd.private import Backward, is_traced, sample_by_sample, seen_by_others, version
+from bptt.autograd.private import (
+    Backward,
+    applied,
+    is_any_autocast_on,
+    is_traced,
+    sample_by_sample,
+    seen_by_others,
+    unwrapped,
+    versions,
+)
 from bptt.autograd.recorded import Record, recorder
 from bptt.engine import asked_for, reference, serving, torch_serves
 from bptt.engine.contract import Engine, Gradients, Layout, Made, Signature, Weights, read_by_side_b
@@ -61,17 +70,17 @@ def layer(
     kind = _kind(cell, torch_layout, device, like.dtype, asked_for())
     if extras:
         check_masks(extras[: kind.masks - kind.weights])
-    given = first[0]
-    steps = Steps.of(x, sizes, reverse) if given is None else Steps.of(x, sizes, reverse, given.shape[1])
+    steps = Steps.of(x, sizes, reverse, None if sizes is None or first[0] is None else first[0].shape[1])
+    x, *first = unwrapped((x, *first))
     if kind.engine is reference and not x.is_floating_point():
         operators.check_tokens_of_layer(cell, torch_layout, weights, x)
     if torch.is_grad_enabled():
-        y, *last = _Layer.apply((kind, steps, index), x, *first, *weights, *extras)
+        y, *last = _apply((kind, steps, index), x, *first, *weights, *extras)
         return y, tuple(last)
     if recorder.get() is None:
         made = kind.engine.forward(cell, Weights(kind.layout, weights), x, first, steps, extras, keep=False)
     else:
-        made = _side_a((kind, steps, index), (x, *first, *weights, *extras))[0]
+        made, _ = _side_a((kind, steps, index), (x, *first, *weights, *extras))
     return made.y, made.last
 
 
@@ -138,10 +147,9 @@ def without_autocast(backward: Backward) -> Backward:
     """A backward function that computes in the dtype of its arrays, also where the loss goes back under autocast."""
 
     def wrapped(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        d = cotangents[0] if cotangents[0] is not None else next((d for d in cotangents if d is not None), None)
-        device = "cpu" if d is None or d.is_cpu else d.device.type  # quick to ask
-        if not torch.is_autocast_enabled(device):
+        if not is_any_autocast_on():
             return backward(ctx, *cotangents)
+        device = next((d.device.type for d in cotangents if d is not None), "cpu")
         with torch.autocast(device, enabled=False):
             return backward(ctx, *cotangents)
 
@@ -154,15 +162,13 @@ class _Layer(torch.autograd.Function):
         made, record = _side_a(how, tensors)
         ctx.set_materialize_grads(False)
         inputs = [*tensors]
-        unread: list[tuple[int, Tensor, int]] = []
+        unread: dict[int, Tensor] = {}
         if record is None:
             # Those that are not read may change meanwhile; only second derivatives want them as they were.
             for k in _unread(how[0], ctx.needs_input_grad):
-                tensor = inputs[k]
-                if tensor is not None:
-                    unread.append((k, tensor, version(tensor)))
-                    inputs[k] = None
-        ctx.call = how, record, unread
+                if inputs[k] is not None:
+                    unread[k], inputs[k] = inputs[k], None
+        ctx.call = how, record, unread, versions(unread.values())
         ctx.save_for_backward(*inputs, made.y, *made.kept)
         return made.y, *made.last
 
@@ -176,15 +182,23 @@ class _Layer(torch.autograd.Function):
         needs = ctx.needs_input_grad
         if all(d is None for d in cotangents):
             return (None,) * len(needs)
-        (kind, steps, _), record, unread = ctx.call
+        (kind, steps, _), record, unread, counts = ctx.call
         if record is not None:
             with torch.no_grad():
                 _gradients(ctx, tensors, cotangents)
         inputs = [*tensors[: len(needs) - 1]]
-        for k, tensor, count in unread:
-            inputs[k] = _as_it_was(tensor, count)
+        if versions(unread.values()) != counts:
+            raise RuntimeError(
+                "The second derivative of a recurrent layer needs its inputs and weights as they were, and one of them "
+                "has been changed in place since. Change a copy, x.clone(), or call backward before the change."
+            )
+        for k, tensor in unread.items():
+            inputs[k] = tensor
         call = operators.Call(kind.cell, kind.layout, steps)
         return None, *operators.gradients_by_reference(call, inputs, needs[1:], cotangents)
+
+
+_apply = applied(_Layer)
 
 
 def _side_a(how: _How, tensors: Sequence[Any]) -> tuple[Made, Record | None]:
@@ -193,9 +207,9 @@ def _side_a(how: _How, tensors: Sequence[Any]) -> tuple[Made, Record | None]:
     cell, states, end, x = kind.cell, kind.states, kind.weights, tensors[0]
     first, weights, extras = tensors[1:states], Weights(kind.layout, tensors[states:end]), tensors[end:]
     watching = recorder.get()
-    made = kind.engine.forward(cell, weights, x, first, steps, extras, values=watching is not None)
     if watching is None:
-        return made, None
+        return kind.engine.forward(cell, weights, x, first, steps, extras), None
+    made = kind.engine.forward(cell, weights, x, first, steps, extras, values=True)
     values = made.values or reference.forward(cell, weights, x, first, steps, extras, values=True).values
     assert values is not None
     signature = Signature.of(cell)
@@ -212,19 +226,17 @@ def _side_a(how: _How, tensors: Sequence[Any]) -> tuple[Made, Record | None]:
 
 
 def _gradients(ctx: Any, tensors: tuple[Any, ...], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
-    (kind, steps, _), record, unread = ctx.call
+    (kind, steps, _), record, unread, _ = ctx.call
     states, end = kind.states, kind.weights
     needs = ctx.needs_input_grad[1:]
     number = len(needs)
     inputs = [*tensors[:number]]
-    for k, tensor, _ in unread:
-        inputs[k] = tensor
     gradients: list[Any] = [None] * number
     for k, need in enumerate(needs):
         if need:  # only those of weights may have any strides
-            tensor = inputs[k]
+            tensor = inputs[k] if k not in unread else unread[k]
             gradients[k] = torch.empty_like(tensor) if states <= k < end else tensor.new_empty(*tensor.shape)
-    for k, tensor, _ in unread:
+    for k, tensor in unread.items():
         inputs[k] = gradients[k] if needs[k] else _in_its_place(tensor)
     x, y, kept = inputs[0], tensors[number], tensors[number + 1 :]
     dx, d_first = gradients[0], gradients[1:states]
@@ -272,15 +284,6 @@ def _in_its_place(tensor: Tensor) -> Tensor | None:
     if tensor.dim() < 2 and tensor.is_floating_point():
         return None
     return torch.empty_like(tensor) if tensor.is_floating_point() else torch.zeros_like(tensor)
-
-
-def _as_it_was(tensor: Tensor, count: int) -> Tensor:
-    if version(tensor) != count:
-        raise RuntimeError(
-            "The second derivative of a recurrent layer needs its inputs and weights as they were, and one of them has "
-            "been changed in place since. Change a copy, x.clone(), or call backward before the change."
-        )
-    return tensor
 
 
 def _by_autograd(

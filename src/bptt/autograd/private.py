@@ -1,16 +1,17 @@
 """The private parts of torch that this package asks, and the only room that knows them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import is_batchedtensor, is_functorch_wrapped_tensor, unwrap_if_dead
 from torch.autograd import forward_ad
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 is_traced = torch.compiler.is_dynamo_compiling
 is_mapped = is_batchedtensor
+is_any_autocast_on = torch._C._is_any_autocast_enabled
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 are_transforms_active = torch._C._are_functorch_transforms_active
 _older_vmap: Any = torch
@@ -37,12 +38,27 @@ def seen_by_others(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def version(tensor: Tensor) -> int:
-    """A count that grows with every change in place; inference tensors have none."""
+def unwrapped(tensors: Sequence[Any]) -> Sequence[Any]:
+    """These as they are without a transform of torch.func that has ended and left some of them over."""
+    for tensor in tensors:
+        if tensor is not None and is_functorch_wrapped_tensor(tensor):
+            return [t if t is None else unwrap_if_dead(t) for t in tensors]
+    return tensors
+
+
+def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Its `apply` for tensors that are `unwrapped` and under no transform, which torch's own looks for first."""
+    of_torch: Any = super(torch.autograd.Function, function)
+    return of_torch.apply
+
+
+def versions(tensors: Iterable[Tensor]) -> list[int]:
+    """For each a count that grows with every change in place; inference tensors have none."""
+    tensors = [*tensors]
     try:
-        return tensor._version
+        return [tensor._version for tensor in tensors]
     except RuntimeError:
-        return 0
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def sample_by_sample(backward: Backward) -> Backward:

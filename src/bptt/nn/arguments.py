@@ -80,7 +80,8 @@ def checked_kind(x: Tensor, weight: Tensor) -> Tensor:
 
 def checked_state(hx: Tensor, expected: tuple[int, ...], weight: Tensor, name: str = "hx") -> Tensor:
     """hx (layers, batch, hidden_size) as expected."""
-    hx = checked_kind_of_state(hx, weight)
+    if not (hx.dtype is weight.dtype and hx.is_cpu and weight.is_cpu):  # what is usual is quick to ask
+        hx = checked_kind_of_state(hx, weight)
     if hx.shape != expected:
         raise RuntimeError(
             f"Expected {'hidden' if name == 'hx' else name} size {expected}, got {list(hx.shape)}. "

@@ -135,8 +135,9 @@ class Layers(torch.nn.Module, ABC):
         every_layer: bool,
     ) -> tuple[list[Any], Any]:
         axes = 2 if input.dtype in TOKENS else 3
-        check_axes(input, axes)
-        unbatched, batch_axis = input.dim() == axes - 1, 0 if self.batch_first else 1
+        unbatched, batch_axis = input.dim() != axes, 0 if self.batch_first else 1
+        if unbatched:
+            check_axes(input, axes)
         x = checked_input(input.unsqueeze(batch_axis) if unbatched else input, self.input_size, like)
         B = x.shape[batch_axis]
         states = self._given(hx, B, like, unbatched=unbatched)
