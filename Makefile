@@ -93,18 +93,18 @@ hosts: $(VENV)/installed-dev
 fuzz: $(VENV)/installed-dev $(SANITIZED)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases $(or $(CASES),10000)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
 		$(SANITIZED)/bin/python tests/fuzz.py --cases $(or $(CASES),10000) --only native
 
 # The engine under AddressSanitizer and UndefinedBehaviorSanitizer, once for each instruction set of this processor, in
 # an environment that sees the packages of the other but not its build of bptt. What Python and torch never give back is
-# not the engine's: leaks are not looked for.
+# not the engine's: leaks are not looked for. Memory that nobody has is refused in words, as without them.
 sanitize: $(SANITIZED)/installed
 	@for isa in baseline avx2 avx512; do \
 		if why=$$(BPTT_ISA=$$isa $(BIN)/python -c 'import bptt' 2>&1); then \
 			echo "sanitize: $$isa"; \
 			LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-			ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 BPTT_ISA=$$isa OMP_NUM_THREADS=2 \
+			ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 BPTT_ISA=$$isa OMP_NUM_THREADS=2 \
 				$(SANITIZED)/bin/python -m pytest -q -p no:cacheprovider tests/test_native.py tests/test_sweeps.py tests/test_programs.py tests/test_cells.py || exit 1; \
 		else echo "sanitize: $$isa left out: $${why##*ImportError: }"; fi; \
 	done
