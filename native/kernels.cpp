@@ -171,15 +171,9 @@ struct Patch {
 // Columns outside, so that weights beyond the first-level cache are fetched once for all rows.
 template <class Factors, class Finish>
 void multiply(std::size_t rows, std::size_t first, std::size_t last, const Factors& factors, const Finish& finish) {
-    const std::size_t columns = last - first;
-    if (rows == 0 || columns == 0) return;
-    if (rows <= tallest_tile && columns <= 8)  // divisions take as long as a small tile
-        if (const Tile<Factors> whole = tiles<Factors>[rows - 1][columns - 1]) {
-            whole(factors, 0, first);
-            return finish({0, rows, first, columns});
-        }
-    const std::size_t bands = divide_up(rows, tallest_tile),
-                      groups = divide_up(columns, widest_tile(divide_up(rows, bands)));
+    const std::size_t bands = divide_up(rows, tallest_tile);
+    if (bands == 0) return;
+    const std::size_t columns = last - first, groups = divide_up(columns, widest_tile(divide_up(rows, bands)));
     for (std::size_t group = 0; group < groups; ++group) {
         const std::size_t panel = first + columns * group / groups;
         const std::size_t panels = first + columns * (group + 1) / groups - panel;

@@ -88,7 +88,7 @@ private:
     using typename Base::Places, typename Base::Run;
 
     void walk(Member& member, const Block& block) const {
-        if (by_blocks_ && !apart_ && !program_.ahead.empty())
+        if (by_blocks_ && !program_.ahead.empty())
             member.phase(members_, [&](std::size_t share) {
                 const Range some = part(rows_in(block), share, members_);
                 const Run run{rows_.before(block.first) + some.first, some.last - some.first};
@@ -322,10 +322,7 @@ private:
 
     void run(const Segment& segment, const Step& step, std::size_t share) const {
         const Range own = columns(segment.size, share);
-        const std::size_t numbers = step.rows * kernel_.lanes;
-        const std::size_t some = (own.last - own.first) * numbers <= numbers_of_a_chunk
-                                     ? own.last - own.first
-                                     : std::max<std::size_t>(1, numbers_of_a_chunk / numbers);
+        const std::size_t some = std::max<std::size_t>(1, numbers_of_a_chunk / (step.rows * kernel_.lanes));
         for (std::size_t first = own.first; first < own.last; first += some)
             for (std::size_t k = segment.first; k < segment.last; ++k)
                 run(program_.instructions[k], step, {first, std::min(first + some, own.last)}, share);

@@ -402,15 +402,19 @@ def test_what_traces_by_modes_gets_operators_and_real_tensors_do_not(monkeypatch
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_what_a_transform_that_has_ended_left_over_counts_as_what_it_holds(gradients: bool) -> None:
-    rnn, x, h0, left = RNN(3, 4), torch.randn(5, 2, 3), torch.randn(1, 2, 4), []
+    rnn, left = RNN(3, 4), []
+    given = [torch.randn(5, 2, 3), torch.randn(1, 2, 4), *(weight.detach() for weight in rnn.parameters())]
 
-    def leaking(x: Tensor, h0: Tensor) -> Tensor:
-        left.extend((x, h0))
-        return (x.sum() * h0.sum()).sin()
+    def leaking(*tensors: Tensor) -> Tensor:
+        left.extend(tensors)
+        return sum((tensor.sum() for tensor in tensors), torch.zeros(())).sin()
 
-    grad(leaking, argnums=(0, 1))(x, h0)
+    def output(x: Tensor, h0: Tensor, *weights: Tensor) -> Tensor:
+        return functional_call(rnn, dict(zip(dict(rnn.named_parameters()), weights, strict=True)), (x, h0))[0]
+
+    grad(leaking, argnums=tuple(range(len(given))))(*given)
     with torch.set_grad_enabled(gradients):
-        torch.testing.assert_close(rnn(*left), rnn(x, h0), rtol=0, atol=0)
+        torch.testing.assert_close(output(*left), output(*given), rtol=0, atol=0)
 
 
 def test_meta_tensors_have_shapes_alone() -> None:

@@ -72,6 +72,7 @@ def layer(
         check_masks(extras[: kind.masks - kind.weights])
     steps = Steps.of(x, sizes, reverse, None if sizes is None or first[0] is None else first[0].shape[1])
     x, *first = unwrapped((x, *first))
+    weights, extras = unwrapped(weights), unwrapped(extras)
     if kind.engine is reference and not x.is_floating_point():
         operators.check_tokens_of_layer(cell, torch_layout, weights, x)
     if torch.is_grad_enabled():

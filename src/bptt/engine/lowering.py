@@ -81,10 +81,6 @@ class Program:
     def order(self) -> list[int]:
         return [taken.place for taken in self.takes]
 
-    @cached_property
-    def widths_made(self) -> list[int]:
-        return [*self.made.values()]
-
     def lengths(self, given: Sequence[Tensor | None]) -> list[int]:
         """Of all sizes of the sheet, from the tensors of a call."""
         found = [1]

@@ -44,7 +44,7 @@ def forward(
     length, like, B = program.lengths(given), _like(weights, x), steps.B
     last = [like.new_empty(1, B, length[size]) for size in program.last]
     made = [] if out is None else [out]
-    made += [_fresh(like, steps, length[size]) for size in program.widths_made[len(made) :]]
+    made += [_fresh(like, steps, length[size]) for size in list(program.made.values())[len(made) :]]
     run(program, [*given, *last, *made], length, steps, like.dtype)
     y, *rest = made
     if not values:
