@@ -1,5 +1,6 @@
 """The choice of an engine: its reason is given, a slow one is never silent."""
 
+import itertools
 import linecache
 import os
 import subprocess
@@ -16,8 +17,8 @@ from bptt.engine import native, reference
 
 
 def test_the_cpu_gets_the_compiled_sweeps() -> None:
-    for dtype in (torch.float32, torch.float64):
-        choice = engine.choose("cpu", dtype)
+    for device, dtype in itertools.product(("cpu", "cpu:0", torch.device("cpu")), (torch.float32, torch.float64)):
+        choice = engine.choose(device, dtype)
         assert choice.name == "native"
         assert choice.engine is native
         assert "compiled" in choice.reason

@@ -67,18 +67,18 @@ def using(engine: str) -> Iterator[None]:
         _asked.reset(token)
 
 
-def choose(device: str, dtype: torch.dtype) -> Choice:
-    """The engine for tensors of this device type ("cpu", "cuda") and dtype, whatever the cell, and why.
+def choose(device: str | torch.device, dtype: torch.dtype) -> Choice:
+    """The engine for tensors of this device ("cpu", "cuda:0", `tensor.device`) and dtype, whatever the cell, and why.
 
     `using`, else the environment variable BPTT_ENGINE, read at import, decides by itself: "native",
     "reference", or "torch" for the kernels that torch has for plain layers (`torch_serves`) and the reference for all
     that they lack. Asking warns of nothing; the call of a layer does, once, when the slow engine is the only one that
-    can serve. Raises ValueError where "native" is asked for and cannot serve.
+    can serve. Raises ValueError where "native" is asked for and cannot serve, RuntimeError of torch for no device.
 
     >>> choose("cpu", torch.float64).name
     'native'
     """
-    return _choose(_asked.get(), device, dtype)
+    return _choose(_asked.get(), torch.device(device).type, dtype)
 
 
 @lru_cache
