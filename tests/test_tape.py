@@ -23,7 +23,9 @@ import bptt
 from bptt import InputError, Tape, record, recording
 from bptt.engine.contract import Layout
 from bptt.nn import RNN, Elman, Recurrent
+from bptt.sheet.cells import CELLS as CELLS_BUILT_IN
 from bptt.tape import tapefile
+from bptt.tape.check import Report, Residual
 
 LOSSES = ["cross_entropy", "binary_cross_entropy", "squared_error"]
 ACTIVATIONS_BY_NAME = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a * 1}
@@ -430,7 +432,7 @@ def test_tapes_of_every_cell_hold_its_numbers_by_name(kind: str, packed: bool) -
         total = top.d(line.name)
         assert total is not None
         assert total.shape == top[line.name].shape
-    with pytest.raises(KeyError, match=r"the values of this cell are .*; got 'none'"):
+    with pytest.raises(KeyError, match=r"this cell has .*, x; got 'none'"):
         top["none"]
     layout = Layout.of(top.cell, torch=isinstance(rnn, RNN))
     suffix = f"_l{rnn.num_layers - 1}{'_reverse' * rnn.bidirectional}"
@@ -461,60 +463,148 @@ def test_a_tape_keeps_further_inputs_as_they_were() -> None:
     assert torch.equal(tapes[0].layers[0].weights["k"], before)
 
 
-@pytest.mark.parametrize("kind", CELLS)
+class Read(torch.nn.Module):
+    """Layers of any cell with a readout at every step."""
+
+    def __init__(self, cell: str, dtype: torch.dtype = torch.float64, **options: Any) -> None:
+        super().__init__()
+        self.rnn = Recurrent(cell, 3, 4, dtype=dtype, **options)
+        self.head = torch.nn.Linear(4 * (2 if self.rnn.bidirectional else 1), 5, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
+
+
+TWO_MEMORIES = """
+decay : constant = 0.9
+f_t = σ(x_t W_xf + h_{t-1} W_hf + b_f)
+z_t = tanh(x_t W_xz + h_{t-1} W_hz + b_z)
+c_t = f_t ⊙ c_{t-1} + (1 − f_t) ⊙ z_t
+s_t = decay ⊙ s_{t-1} + (1 − decay) ⊙ c_t
+h_t = (softplus(c_t) ⊙ tanh(c_t + s_t)) / (1 + s_t²)
+"""
+OF_ALL_KINDS = {**CELLS_BUILT_IN, "two memories": TWO_MEMORIES}
+
+
+def tape_of(kind: str, dtype: torch.dtype = torch.float64, **options: Any) -> Tape:
+    x, y = torch.randn(5, 2, 3, dtype=dtype), torch.randint(5, (5, 2))
+    cell = kind if kind in CELLS_BUILT_IN else OF_ALL_KINDS[kind]
+    return record(Read(cell, dtype, **options), x, y, loss="cross_entropy")
+
+
+@pytest.mark.parametrize("kind", OF_ALL_KINDS)
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
-def test_what_a_tape_knows_of_the_plain_cell_alone_is_refused_for_others(kind: str, tmp_path: Path) -> None:
+def test_every_cell_has_a_checked_tape_and_a_file(kind: str, stacked: bool, tmp_path: Path) -> None:
+    tape = tape_of(kind, **({"num_layers": 2, "bidirectional": True} if stacked else {}))
+    report = tape.check()
+    assert report.ok, report
+    assert {"autograd", "central differences", "A2", "A3", "B6", "B7", "B11"} <= report.worst.keys()
+    tape.save(tmp_path / "run.tape")
+    loaded = Tape.load(tmp_path / "run.tape")
+    assert loaded.check().ok
+    assert repr(loaded) == repr(tape)
+    assert_same_arrays(tape, loaded)
+
+
+@pytest.mark.parametrize("options", [{"leak": 0.3}, {"norm": "layer"}, {"residual": True}, {"recurrent_dropout": 0.5}])
+def test_options_have_a_checked_tape_and_a_file(options: dict[str, Any], tmp_path: Path) -> None:
+    rnn = RNN(3, 4, dtype=torch.float64, **options)
     with recording() as tapes:
-        CELLS[kind]()(torch.randn(6, 2, 3, dtype=torch.float64))[0].sum().backward()
-    for ask in (
-        lambda tape: tape.check(),
-        lambda tape: tape.save(tmp_path / "a.tape"),
-        lambda tape: tape.page(tmp_path / "a.html"),
-        lambda tape: tape.a,
-        lambda tape: tape.da,
-        lambda tape: tape.layers[0].W_xh,
-        lambda tape: tape.layers[0].db_h,
-    ):
-        with pytest.raises(InputError, match=r"know the plain cell, .* are there by name: tape\.layers"):
-            ask(tapes[0])
-    assert list(tmp_path.iterdir()) == []
-    for step in (None, 2):
-        with pytest.raises(InputError, match=r"^tape\.grad is for the plain cell, .*tape\.layers\[\d\]\.d_weights"):
-            tapes[0].grad("W_hh", step=step)
+        rnn(torch.randn(6, 2, 3, dtype=torch.float64))[0].square().sum().backward()
+    assert tapes[0].check().ok
+    tapes[0].save(tmp_path / "run.tape")
+    assert Tape.load(tmp_path / "run.tape").check().ok
 
 
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
-def test_attributes_that_a_tape_lacks_are_pointed_out_in_its_layers() -> None:
+def test_the_page_of_other_cells_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^The page shows the plain cell; this tape is of the cell 'lstm'\."):
+        tape_of("lstm").page(tmp_path / "run.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_numbers_are_asked_by_their_names() -> None:
+    tape = tape_of("lstm")
+    (own,) = tape.layers
+    assert torch.equal(tape["c"], own.values["c"])
+    assert torch.equal(tape.d("c"), own.totals["c"])
+    assert torch.equal(tape.direct("h"), own.from_outside["h"])
+    assert torch.equal(tape.direct("c"), torch.zeros_like(tape["c"]))
+    assert torch.equal(tape["W_hf"], own.weights["W_hf"])
+    assert torch.equal(tape.d("W_hf"), own.d_weights["W_hf"])
+    assert torch.equal(tape.grad("W_hf"), own.d_weights["W_hf"])
+    torch.testing.assert_close(tape.grad("W_hf", step=3), tape.h[2].mT @ tape.d("af")[3], **tolerance(torch.float64))
+    torch.testing.assert_close(tape.grad("b_f", step=3), tape.d("af")[3].sum(0), **tolerance(torch.float64))
+    assert torch.equal(tape["x"], tape.x)
+    assert torch.equal(tape.d("x"), own.dx if own.dx is not None else tape.x)
+    assert torch.equal(tape["o"], tape.o if tape.o is not None else tape.x)
+    assert torch.equal(tape.d("o"), tape.do if tape.do is not None else tape.x)
+    assert torch.equal(own.dc, own.totals["c"])
+    assert torch.equal(own.W_hf, own.weights["W_hf"])
+
+
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_names_with_a_layer_and_a_direction() -> None:
+    tape = tape_of("lstm", num_layers=2, bidirectional=True)
+    assert torch.equal(tape["c"], torch.cat([tape.layers[2]["c"], tape.layers[3]["c"]], -1))
+    assert torch.equal(tape["c_l0"], tape.layers[0]["c"])
+    assert torch.equal(tape["c_l0_reverse"], tape.layers[1]["c"])
+    assert torch.equal(tape.d("W_hf_l1_reverse"), tape.layers[3].d_weights["W_hf"])
+    assert torch.equal(tape.grad("W_hf_l1_reverse"), tape.grad("W_hf", layer=1, direction="reverse"))
+    assert torch.equal(tape.grad("W_hf_l0", step=2), tape.grad("W_hf", layer=0, direction="forward", step=2))
+    with pytest.raises(ValueError, match="say direction='forward' or direction='reverse'"):
+        tape["W_hf"]
+    with pytest.raises(KeyError, match=r"the layers of this tape are 0 to 1; got 'c_l2'"):
+        tape["c_l2"]
+
+
+def test_names_of_torch() -> None:
+    model, x, y = example()
+    tape = record(model, x, y)
+    assert torch.equal(tape["weight_hh_l0"], model.rnn.get_parameter("weight_hh_l0"))
+    assert torch.equal(tape.grad("weight_hh_l0"), tape.grad("W_hh").mT)
+    assert torch.equal(tape.grad("weight_ih_l0", step=2), tape.grad("W_xh", step=2).mT)
+    assert torch.equal(tape.d("bias_ih_l0"), tape.grad("b_h"))
+    with pytest.raises(KeyError, match=r"the sum of the two biases of torch alone: 'b_h'; got 'bias_hh_l0'"):
+        tape["bias_hh_l0"]
+    with pytest.raises(KeyError, match=r"the layers of this tape are 0 to 0; got 'weight_hh_l1'"):
+        tape.grad("weight_hh_l1")
+
+
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_side_b_is_asked_for_before_it_is_there() -> None:
+    with recording() as tapes:
+        Recurrent("lstm", 3, 4)(torch.randn(6, 2, 3))
+    (tape,) = tapes
+    for ask in (tape.d, tape.direct):
+        with pytest.raises(RuntimeError, match=r"of layer 0 is not known yet: .* call backward\(\) first"):
+            ask("c")
+    with pytest.raises(RuntimeError, match="the gradient of W_hf in layer 0 is not known yet"):
+        tape.grad("W_hf")
+    with pytest.raises(ValueError, match=r"from outside of a cell come gradients of h, c; got 'f'"):
+        tape.direct("f")
+
+
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_attributes_that_a_tape_lacks_are_pointed_out() -> None:
     with recording() as tapes:
         Recurrent("lstm", 3, 4)(torch.randn(6, 2, 3))[0].sum().backward()
     (tape,) = tapes
     for name, where in (
-        ("c", r"tape\.layers\[0\]\['c'\] for side A, tape\.layers\[0\]\.d\('c'\) for side B"),
-        ("df", r"tape\.layers\[0\]\.d\('f'\)"),
-        ("W_hf", r"tape\.layers\[0\]\.weights\['W_hf'\], tape\.layers\[0\]\.d_weights\['W_hf'\] for its gradient"),
-        ("dW_hf", r"tape\.layers\[0\]\.d_weights\['W_hf'\]"),
+        ("c", r"tape\['c'\] for it, tape\.d\('c'\) for its gradient"),
+        ("df", r"tape\.d\('f'\)"),
+        ("W_hf", r"tape\['W_hf'\] for it, tape\.d\('W_hf'\) for its gradient"),
+        ("dW_hf", r"tape\.d\('W_hf'\)"),
     ):
         assert not hasattr(tape, name)
-        with pytest.raises(AttributeError, match=rf"no attribute '{name}'\. Each layer has .* by name: {where}\.$"):
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'\. Write {where}\.$"):
             getattr(tape, name)
+    assert not hasattr(tape, "a")
     for empty in (tape, Tape(), copy.copy(tape), pickle.loads(pickle.dumps(Tape()))):
         with pytest.raises(AttributeError, match=r"^a tape has no attribute 'nothing'\.$"):
             attrgetter("nothing")(empty)
-
-
-@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
-def test_grad_says_where_the_gradients_of_other_cells_are() -> None:
-    rnn = Recurrent("lstm", 3, 4, 2, bidirectional=True)
-    with recording() as tapes:
-        rnn(torch.randn(6, 2, 3))[0].sum().backward()
-    (tape,) = tapes
-    asked: list[tuple[dict[str, Any], int]] = [({}, 2), ({"direction": "reverse"}, 3), ({"layer": 0}, 0)]
-    for options, k in asked:
-        with pytest.raises(InputError, match=r"this is the cell 'lstm'; got 'W_hf'\. What is summed") as error:
-            tape.grad("W_hf", **options)
-        assert str(error.value).endswith(f" tape.layers[{k}].d_weights['W_hf'].")
-    with pytest.raises(InputError, match=r"the cell 'lstm', with W_xi, W_hi, .*; got 'W_hh'\. .*d_weights\['W_xi'\]"):
-        tape.grad("W_hh")
 
 
 def test_a_plain_cell_with_names_of_its_own_has_a_whole_tape(tmp_path: Path) -> None:
@@ -538,15 +628,13 @@ def test_a_plain_cell_with_names_of_its_own_has_a_whole_tape(tmp_path: Path) -> 
         assert torch.equal(tape.grad(name), tape.layers[0].d_weights[own])
         assert torch.equal(tape.grad(own), tape.grad(name))
         assert torch.equal(tape.grad(own, step=2), tape.grad(name, step=2))
-    with pytest.raises(ValueError, match=r"gradients are those of W_xh, .*, b_o, W_u, W_s, b_c; got 'W_x'"):
+    with pytest.raises(ValueError, match=r"gradients are those of b_c, W_s, W_u, W_ho, b_o; got 'W_x'"):
         tape.grad("W_x")
     tape.page(tmp_path / "a.html")
     tape.save(tmp_path / "a.tape")
     loaded = Tape.load(tmp_path / "a.tape")
     assert loaded.check().ok
-    for name, value in arrays_of(tape).items():
-        other = arrays_of(loaded)[name]
-        assert value is other is None or torch.equal(value, other), name
+    assert_same_arrays(tape, loaded)
 
 
 @pytest.mark.parametrize("checkpoint", [1, 4, "auto"])
@@ -555,9 +643,7 @@ def test_a_checkpoint_changes_no_number_of_a_tape(engine: str, checkpoint: int |
     expected = record(model, x, y)
     model.rnn.checkpoint = checkpoint
     tape = record(model, x, y)
-    for name, value in arrays_of(tape).items():
-        other = arrays_of(expected)[name]
-        assert value is other is None or torch.equal(value, other), name
+    assert_same_arrays(tape, expected)
 
 
 @pytest.mark.parametrize("T_B", [(0, 2), (3, 0), (1, 1)])
@@ -572,18 +658,32 @@ def test_tapes_of_nothing(T_B: tuple[int, int], tmp_path: Path) -> None:
     assert Tape.load(tmp_path / "a.tape").check().ok
 
 
+def assert_same_arrays(tape: Tape, other: Tape) -> None:
+    others = arrays_of(other)
+    assert arrays_of(tape).keys() == others.keys()
+    for name, array in arrays_of(tape).items():
+        assert torch.equal(array, others[name]), name
+
+
 def arrays_of(tape: Tape) -> dict[str, Tensor]:
-    own = {name: getattr(tape, name) for name in tapefile.OUTPUT}
+    found = {name: getattr(tape, name) for name in tapefile.OUTPUT}
     for layer in tape.layers:
-        own |= {f"{layer.layer}{layer.reverse}{name}": getattr(layer, name) for name in (*tapefile.LAYER, "h", "h0")}
-    return own
+        kinds = {
+            "weight": layer.weights, "first": layer.first, "value": layer.values, "total": layer.totals,
+            "outside": layer.from_outside, "d_weight": layer.d_weights, "d_first": layer.d_first,
+            "": {"x": layer.x, "dx": layer.dx},
+        }  # fmt: skip
+        for kind, arrays in kinds.items():
+            found |= {f"{layer.layer} {layer.reverse} {kind} {name}": array for name, array in arrays.items()}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 SPOILED = {
     "o": "A5", "y_hat": "A6", "loss": "B1", "L": "B1", "do": "B3", "W_ho": "A5",
-    "0Falsea": "A2", "0Falseh": "A3", "0Falseh0": "A2", "0FalseW_hh": "A2", "0FalseW_xh": "A2",
-    "0Falsedh_direct": "B6", "0Falsedh": "B6", "0Falseda": "B7", "0Falsedx": "B11", "0Falsedh0": "B11",
-    "0FalsedW_xh": "B9", "0FalsedW_hh": "B10", "0Falsedb_h": "B8",
+    "0 False value a": "A2", "0 False value h": "A3", "0 False first h": "A2", "0 False weight W_hh": "A2",
+    "0 False weight W_xh": "A2", "0 False outside h": "B6", "0 False total h": "B6", "0 False total a": "B7",
+    "0 False  dx": "B11", "0 False d_first h": "B11", "0 False d_weight W_xh": "B9", "0 False d_weight W_hh": "B10",
+    "0 False d_weight b_h": "B8",
 }  # fmt: skip
 
 
@@ -602,6 +702,54 @@ def test_check_finds_one_wrong_number(name: str, how: str) -> None:
     assert " NO " in str(report)
 
 
+def derived_arrays(tape: Tape) -> Iterator[tuple[str, Tensor]]:
+    """Of one layer each array that has an equation, with how that begins."""
+    (layer,) = tape.layers
+    states = {name: f"∂{name}_{{t-1}}" for name in layer.first}
+    yield from ((f"{name}_t = ", array) for name, array in layer.values.items())
+    yield from ((f"∂{name}_t = ", array) for name, array in layer.totals.items())
+    yield from ((f"∂{name} = ", array) for name, array in layer.d_weights.items())
+    for line in layer.cell.side_b:
+        for name, symbol in states.items():
+            if line.symbol == symbol:
+                yield line.text, layer.d_first[name]
+    assert layer.dx is not None
+    yield "∂x_t = ", layer.dx
+
+
+@pytest.mark.parametrize("kind", OF_ALL_KINDS)
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_check_finds_twice_its_bound_in_every_array(kind: str) -> None:
+    tape = tape_of(kind, torch.float32)
+    assert tape.check().ok
+    for begins, array in derived_arrays(tape):
+
+        def own(report: Report, begins: str = begins) -> Residual:
+            return next(residual for residual in report.residuals if residual.what.startswith(begins))
+
+        index = tuple(size // 2 for size in array.shape)
+        kept = array[index].clone()
+        array[index] = kept + 0.01
+        far = own(tape.check())
+        terms = 0.01 / far.worst
+        array[index] = kept + 2 * far.bound * terms
+        assert not own(tape.check()).ok, begins
+        array[index] = kept
+    assert tape.check().ok
+
+
+@pytest.mark.parametrize("name", ["hello", "numbers", "packed"])
+def test_tapes_of_schema_1_still_load(name: str, tmp_path: Path) -> None:
+    """Files that version 0.1 wrote."""
+    tape = Tape.load(Path(__file__).parent / "tapes" / f"{name}.schema1.tape")
+    assert tape.check().ok
+    assert tape.layers[0].cell.name == "elman"
+    tape.save(tmp_path / "again.tape")
+    again = Tape.load(tmp_path / "again.tape")
+    assert repr(again) == repr(tape)
+    assert_same_arrays(tape, again)
+
+
 def test_check_prints_every_tag_and_both_other_roads() -> None:
     model, x, y = example()
     report = record(model, x, y).check()
@@ -618,9 +766,7 @@ def test_save_and_load_give_back_every_bit(tmp_path: Path) -> None:
     path.write_text("replaced")
     tape.save(path)
     loaded = Tape.load(path)
-    for name, array in arrays_of(tape).items():
-        other = arrays_of(loaded)[name]
-        assert array is other is None or torch.equal(array, other), name
+    assert_same_arrays(tape, loaded)
     for name in ("loss_name", "text", "vocabulary", "seed", "versions", "readout_missing"):
         assert getattr(loaded, name) == getattr(tape, name)
     assert repr(loaded) == repr(tape)
@@ -685,7 +831,7 @@ def only_targets(loss: str | None) -> Any:
 
 
 HOSTILE = {
-    "another schema": (without("schema", 2), "reads tapes of schema 1; .* has schema 2"),
+    "another schema": (without("schema", 3), "reads tapes of schema 1 to 2; .* has schema 3"),
     "schema as truth": (without("schema", True), "has schema True"),
     "no schema": (without("schema"), "has schema None"),
     "no layers": (without("layers"), "lacks 'layers'"),
@@ -696,23 +842,38 @@ HOSTILE = {
     "a seed that is text": (without("seed", "1"), "its seed is '1'"),
     "a vocabulary of numbers": (without("vocabulary", [1]), "'vocabulary' is not a list of text"),
     "versions as a list": (without("versions", [1]), "'versions' is not an object"),
-    "an array less": (array("layers.0.forward.dh", None), "arrays are missing: layers.0.forward.dh"),
+    "an array less": (array("layers.0.forward.totals.h", None), "arrays are missing: layers.0.forward.totals.h"),
+    "no cells": (without("cells"), "lacks 'cells'"),
+    "cells as text": (without("cells", "abc"), "'cells' is not a list of cells"),
+    "a cell that is a number": (without("cells", [{"name": "a", "text": 1}]), "a cell is not a text with a name"),
+    "a cell that is none": (without("cells", [{"name": "a", "text": "h_t = "}]), "its cell cannot be read: Line 1"),
+    "a cell without an end": (without("cells", [{"name": "a", "text": "(" * 200_000}]), "200000 characters, more than"),
+    "a cell too deep": (without("cells", [{"name": "a", "text": "h_t = " + "(" * 90_000}]), "its cell cannot be read"),
+    "another cell": (
+        without("cells", [{"name": "lstm", "text": CELLS_BUILT_IN["lstm"]}]),
+        "arrays are missing: .*W_xi",
+    ),
+    "a cell that is not there": (in_layer(cell=1), "the cell number 1, of 1 cells"),
+    "a cell number that is true": (in_layer(cell=False), "the cell number False"),
     "an array nobody knows": (array("layers.9.forward.dh", torch.zeros(1)), "belong to no layer|one floating dtype"),
-    "a matrix turned": (array("layers.0.forward.W_xh", torch.zeros(4, 3).double()), "has shape"),
+    "a matrix turned": (array("layers.0.forward.weights.W_xh", torch.zeros(4, 3).double()), "has shape"),
     "a flat x": (array("layers.0.forward.x", torch.zeros(36).double()), r"x has shape \(36,\) where \(T, B, I\)"),
-    "one state less": (array("layers.0.forward.states", torch.zeros(6, 2, 4).double()), r"where \(7, 2, 4\) belongs"),
+    "one state less": (array("layers.0.forward.values.h", torch.zeros(5, 2, 4).double()), r"where \(6, 2, 4\) belongs"),
     "tokens outside": (array("layers.0.forward.x", torch.full((6, 2), 3)), r"from 3 to 3, outside \[0, I\)"),
     "classes outside": (array("targets", torch.full((6, 2), -1)), r"from -1 to -1, outside \[0, O\)"),
-    "states of integers": (array("layers.0.forward.a", torch.zeros(6, 2, 4).long()), "a holds torch.int64"),
+    "states of integers": (array("layers.0.forward.values.a", torch.zeros(6, 2, 4).long()), "a holds torch.int64"),
     "half a tape": (array("o", torch.zeros(6, 2, 5)), "not of one floating dtype"),
     "a direction of its own": (in_layer(direction="up"), "has the direction 'up'"),
-    "an activation of its own": (in_layer(activation="__import__"), "has the activation '__import__'"),
+    "a function of its own": (
+        without("cells", [{"name": "a", "text": "h_t = __import__(x_t W + h_{t-1} U)"}]),
+        "its cell cannot be read",
+    ),
     "a layer below zero": (in_layer(layer=-1), "not complete and in order"),
     "no batch sizes": (lambda about, arrays: about["layers"][0].pop("batch_sizes"), "a layer lacks 'batch_sizes'"),
     "rising batch sizes": (in_layer(batch_sizes=[1, 2]), "not a falling list"),
     "a loss that is a list": (without("loss", []), r"its loss is \[\]"),
     "a loss that is an object": (without("loss", {}), r"its loss is \{\}"),
-    "an activation that is a list": (in_layer(activation=[]), r"has the activation \[\]"),
+    "a cell number that is a list": (in_layer(cell=[]), r"has the cell number \[\]"),
     "a direction that is a list": (in_layer(direction=[]), r"has the direction \[\]"),
     "text that is none": (without("text", "\ud800"), "its description is not JSON .*surrogate"),
     "classes of nothing": (only_targets("cross_entropy"), "below O, and no array says what O is"),

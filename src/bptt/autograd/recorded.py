@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bptt.autograd.private import is_traced
-from bptt.engine.contract import Signature
+from bptt.engine.contract import Layout, Signature, Weights, sizes_of
+from bptt.engine.evaluation import SIZE, Environment, evaluated, key_of
+from bptt.engine.functions import TORCH
+from bptt.engine.reference import of_parameters
 from bptt.engine.steps import Steps
-from bptt.errors import InputError
 from bptt.sheet import Cell
-from bptt.sheet.plain import Plain, plain
+from bptt.sheet.expressions import Call
+from bptt.sheet.plain import plain
 
 
 @dataclass
@@ -45,15 +48,81 @@ class Record:
     dx: Tensor | None = None
 
     def __getitem__(self, name: str) -> Tensor:
-        """A value of side A at all steps."""
-        if name not in self.values:
-            raise KeyError(f"the values of this cell are {', '.join(self.values)}; got {name!r}")
-        return self.values[name]
+        """A value of side A at all steps, a parameter, a mask, a further input, or x; KeyError for others."""
+        for arrays in (self.values, self.weights, {"x": self.x}):
+            if name in arrays:
+                return arrays[name]
+        raise KeyError(f"this cell has {', '.join((*self.values, *self.weights, 'x'))}; got {name!r}")
+
+    def has(self, name: str) -> bool:
+        return name in self.values or name in self.weights or name == "x"
 
     def d(self, name: str) -> Tensor | None:
-        """The total ∂L/∂ of a value at all steps; None before the backward pass."""
+        """The total ∂L/∂ of a value at all steps, of x, or of a parameter, summed; None where it is not known."""
         _ = self[name]
-        return self.totals.get(name)
+        return self.dx if name == "x" else self.totals.get(name, self.d_weights.get(name))
+
+    def direct(self, name: str) -> Tensor | None:
+        """The part of `d(name)` from outside, of a state or the output; None before the backward pass."""
+        known = dict.fromkeys((self.output, *self.first))
+        if name not in known:
+            raise ValueError(
+                f"from outside of a cell come gradients of {', '.join(known)}; got {name!r}. All of the gradient of "
+                "other values comes from uses in the cell: d(name) has it."
+            )
+        return self.from_outside.get(name)
+
+    def grad(self, name: str, rows: slice = slice(None)) -> Tensor:
+        """B8, B9 and B10 of a parameter, from some rows (of all N) alone; RuntimeError before the backward pass."""
+        if not self.totals:
+            raise RuntimeError(
+                f"the gradient of {name} in layer {self.layer} is not known yet: no backward pass has reached it; call "
+                "backward() first"
+            )
+        if rows == slice(None) and name in self.d_weights:
+            return self.d_weights[name]
+        return of_parameters(self.cell, self.environment(rows), {name})[name]
+
+    def environment(self, rows: slice = slice(None), dtype: torch.dtype | None = None) -> Environment:
+        """All that side B reads and makes, as expressions of the sheet want it: arrays of rows, all N or some."""
+        signature, steps = Signature.of(self.cell), self.steps
+
+        def of_steps(array: Tensor) -> Tensor:
+            flat = array.flatten(0, -2) if array.is_floating_point() else array.flatten()
+            return flat[rows].to(dtype) if dtype and flat.is_floating_point() else flat[rows]
+
+        layout = Layout.of(self.cell)
+        weights = [self.weights[name].to(dtype or self.h.dtype) for name in layout.names]
+        first = [self.first[name][None] for name in signature.states]
+        extras = [self.weights[name] for name in signature.masks + signature.inputs]
+        lengths = sizes_of(self.cell, Weights(layout, weights), self.x, first, extras)
+        env: Environment = {(size, SIZE): length for size, length in lengths.items()}
+        env |= {(name, None): tensor for name, tensor in zip(layout.names, weights, strict=True)}
+        env |= {(name, None): of_steps(steps.at_every_step(self.weights[name])) for name in signature.masks}
+        env |= {(name, 0): of_steps(self.weights[name]) for name in signature.inputs}
+        env |= {(name, 0): of_steps(value) for name, value in (self.values | {"x": self.x}).items()}
+        env |= {(name, -1): of_steps(self.before(name)) for name in signature.states}
+        env |= {(f"∂{name}", 0): of_steps(total) for name, total in self.totals.items()}
+        for e in signature.kept:
+            if isinstance(e, Call):
+                env[key_of(e), 0] = TORCH["scale"](evaluated(e.arguments[0], self.cell)(env))
+        return env
+
+    def before(self, name: str) -> Tensor:
+        """A state at the step before, in the order of time, laid out as its values."""
+        return self.steps.previous_of(self.steps.with_first(self.values[name], self.first[name][None]))
+
+    def __getattr__(self, name: str) -> Any:
+        """Values and weights, and with d before them their gradients, as attributes: dc, W_hf, dW_hf. Of a plain cell
+        they are a, W_xh, W_hh and b_h whatever its text calls them; b_h is None without bias."""
+        if "values" in self.__dict__:
+            for start, ask in (("", self.__getitem__), ("d", self.d)):
+                own = self.named(name.removeprefix(start))
+                if name.startswith(start) and self.has(own):
+                    return ask(own)
+                if own == "b_h" and plain(self.cell) is not None:
+                    return None
+        raise AttributeError(f"a record has no attribute {name!r}", name=name, obj=self)
 
     @property
     def output(self) -> str:
@@ -74,24 +143,18 @@ class Record:
         return self.steps.B
 
     @property
-    def states(self) -> Tensor:
-        """The output of all steps with the first in slot 0 (with reverse in slot T): (T+1, B, H), packed (B+N, H)."""
-        return self.steps.with_first(self.h, self.h0[None])
-
-    @property
     def h(self) -> Tensor:
-        """The output of every step."""
+        """The output of every step; h0 (B, H) before the first, in the order of time."""
         return self.values[self.output]
 
     @property
     def h0(self) -> Tensor:
-        """(B, H), the output's state before the first step in the order of time."""
         return self.first[self.output]
 
     @property
     def h_prev(self) -> Tensor:
         """h_{t-1} of every step (h_{t+1} with reverse), laid out as `h`."""
-        return self.steps.previous_of(self.states)
+        return self.before(self.output)
 
     @property
     def dh(self) -> Tensor | None:
@@ -103,62 +166,19 @@ class Record:
         return self.from_outside.get(self.output)
 
     @property
-    def activation(self) -> str:
-        """φ of the plain cell. This and all below but dh0 are InputError for others."""
-        return self._plain().activation
-
-    @property
-    def a(self) -> Tensor:
-        """A2; da its B7."""
-        return self.values[self._plain().a]
-
-    @property
-    def da(self) -> Tensor | None:
-        return self.totals.get(self._plain().a)
-
-    @property
-    def W_xh(self) -> Tensor:
-        return self.weights[self._plain().W_xh]
-
-    @property
-    def W_hh(self) -> Tensor:
-        return self.weights[self._plain().W_hh]
-
-    @property
-    def b_h(self) -> Tensor | None:
-        name = self._plain().b_h
-        return None if name is None else self.weights[name]
-
-    @property
-    def dW_xh(self) -> Tensor | None:
-        """B9; dW_hh is B10, db_h B8: None where no gradient was asked for."""
-        return self.d_weights.get(self._plain().W_xh)
-
-    @property
-    def dW_hh(self) -> Tensor | None:
-        return self.d_weights.get(self._plain().W_hh)
-
-    @property
-    def db_h(self) -> Tensor | None:
-        name = self._plain().b_h
-        return None if name is None else self.d_weights.get(name)
-
-    def _plain(self) -> Plain:
-        """The names that the text of this cell gives to those of the plain one."""
-        found = plain(self.cell)
-        if found is None:
-            raise InputError(
-                "the file, the check, the page and the attributes a, da, W_xh, W_hh, b_h and activation of a tape know "
-                "the plain cell, without leak, residual, norm and recurrent_dropout; this is the cell "
-                f"{self.cell.name!r} with the values {', '.join(self.values)}. Its numbers are there by name: "
-                f"tape.layers[0][{self.output!r}] for side A, tape.layers[0].d({self.output!r}) for side B, "
-                "tape.layers[0].d_weights for gradients."
-            )
-        return found
-
-    @property
     def dh0(self) -> Tensor | None:
         return self.d_first.get(self.output)
+
+    def named(self, name: str) -> str:
+        """What the text of this cell calls a, W_xh, W_hh and b_h, where it is a plain one; else the name itself."""
+        own = plain(self.cell)
+        return name if own is None or name not in own._fields else getattr(own, name) or name
+
+    @property
+    def activation(self) -> str:
+        """φ of the plain cell, the name of others."""
+        own = plain(self.cell)
+        return self.cell.name if own is None else own.activation
 
 
 class Recorder(Protocol):

@@ -27,20 +27,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bptt.autograd.recorded import Record
-from bptt.engine.activations import activation
-from bptt.sheet import losses
+from bptt.engine.contract import Signature
+from bptt.engine.evaluation import SIZE, Environment, evaluated
+from bptt.sheet import Cell, losses
+from bptt.sheet.derivation import ZERO
+from bptt.sheet.expressions import Call, Cotangent, Expression, walk
+from bptt.sheet.functions import FUNCTIONS
+from bptt.sheet.sides import Line, Side
+from bptt.tape.magnitudes import Weighed, weighed
 
 DELTA = torch.finfo(torch.float64).eps ** (1 / 3)
 STEPS_FOR_DIFFERENCES = 4096
 NEAR_A_KINK = 1e-4
-
-# The magnitude that φ' is the difference of, as a function of h.
-_DERIVATIVE_TERMS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": lambda h: 1 + h * h,
-    "sigmoid": lambda h: h + h * h,
-    "relu": torch.ones_like,
-    "identity": torch.ones_like,
-}
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": lambda o, y: o.logsumexp(-1) - o.gather(-1, y[..., None])[..., 0],
@@ -128,10 +126,11 @@ def check(tape: Recorded) -> Report:
         where = f"layer {number}" if top else ""
         graph = _Replay(tape if closed and number == top else None, records)
         residuals += _against_autograd(graph, where)
-        if records[0].a.dtype != torch.float64:
+        kinks = [name for record in records for name in _near_a_kink(record)]
+        if records[0].h.dtype != torch.float64:
             notes.append("central differences need a float64 tape")
-        elif any(record.activation == "relu" and bool((record.a.abs() < NEAR_A_KINK).any()) for record in records):
-            notes.append(f"no central differences: a relu unit is within {NEAR_A_KINK} of its kink")
+        elif kinks:
+            notes.append(f"no central differences: an argument of {kinks[0]} is within {NEAR_A_KINK} of its kink")
         else:
             residuals += _against_differences(graph, where)
     return Report(tuple(residuals), tuple(dict.fromkeys(notes)))
@@ -141,6 +140,18 @@ def _where(record: Record, layers: list[Record]) -> str:
     names = [f"layer {record.layer}"] if layers[-1].layer else []
     names += ["reverse" if record.reverse else "forward"] if any(other.reverse for other in layers) else []
     return ", ".join(names)
+
+
+def _near_a_kink(record: Record) -> Iterator[str]:
+    """Functions that choose, or have no slope at 0, with arguments near where they do."""
+    cell, env = record.cell, record.environment(dtype=torch.float64)
+    calls = [part for line in cell.derivation.steps for part in walk(line.value) if isinstance(part, Call)]
+    for call in calls:
+        function = FUNCTIONS[cell.sheet.functions.get(call.function, call.function)]
+        if any("where" in (back or "") or "sign" in (back or "") for back in function.back):
+            first, *others = (torch.as_tensor(evaluated(part, cell)(env)) for part in call.arguments)
+            if any(bool(((first - other).abs() < NEAR_A_KINK).any()) for other in others or [torch.zeros(())]):
+                yield function.name
 
 
 def _residual(
@@ -161,51 +172,85 @@ def _product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _layer(record: Record, where: str) -> Iterator[Residual]:
-    assert record.dh_direct is not None
-    assert record.dh is not None
-    assert record.da is not None
-    W_xh, W_hh, h, h_prev = (array.double() for array in (record.W_xh, record.W_hh, record.h, record.h_prev))
-    tokens = not record.x.is_floating_point()
-    x = record.x if tokens else record.x.double()
-    (I, H), rows = W_xh.shape, math.prod(record.a.shape[:-1])
+    cell, found = record.cell, record.cell.derivation
+    env = record.environment(dtype=torch.float64)
 
-    from_x = (W_xh[x], W_xh[x].abs()) if tokens else _product(x, W_xh)
-    from_h = _product(h_prev, W_hh)
-    b_h = torch.zeros(H, dtype=torch.float64) if record.b_h is None else record.b_h.double()
-    terms = from_x[1] + from_h[1] + b_h.abs()
-    wanted = from_x[0] + from_h[0] + b_h
-    yield from _residual("A2", "a = x W_xh + h_prev W_hh + b_h", where, record.a, wanted, terms, I + H)
-    a = record.a.double()
-    phi = activation(record.activation)
-    yield from _residual("A3", "h = φ(a)", where, record.h, phi.phi(a), h.abs() * (1 + a.abs()), 1)
+    def rows(array: Tensor | None) -> Tensor | None:
+        return None if array is None else array.flatten(0, -2)
 
-    da, direct = record.da.double(), record.dh_direct.double()
-    handed, handed_terms = _product(da, W_hh.mT)
-    future, to_h0 = _to_the_step_before(record, handed)
-    future_terms, to_h0_terms = _to_the_step_before(record, handed_terms)
-    terms = direct.abs() + future_terms
-    yield from _residual("B6", "dh = own output + future", where, record.dh, direct + future, terms, H)
-    dh = record.dh.double()
-    terms = dh.abs() * _DERIVATIVE_TERMS[record.activation](h)
-    yield from _residual("B7", "da = dh ⊙ φ'(h)", where, record.da, dh * phi.derivative(h), terms, 4)
+    def compared(line: Line, recorded: Tensor | None, wanted: Weighed | None) -> Iterator[Residual]:
+        nothing = torch.zeros((), dtype=torch.float64)
+        wanted = wanted or Weighed(nothing, nothing, 0)
+        yield from _residual(line.tag, line.text, where, recorded, *wanted)
 
-    flat = da.flatten(0, -2)
-    yield from _residual("B8", "db_h = Σ da", where, record.db_h, flat.sum(0), flat.abs().sum(0), rows)
-    one_hot = F.one_hot(x.flatten(), I).double() if tokens else x.flatten(0, -2)
-    yield from _residual("B9", "dW_xh = Σ xᵀ da", where, record.dW_xh, *_product(one_hot.mT, flat), rows)
-    by_h = _product(h_prev.flatten(0, -2).mT, flat)
-    yield from _residual("B10", "dW_hh = Σ h_prevᵀ da", where, record.dW_hh, *by_h, rows)
-    yield from _residual("B11", "dh0 = da_1 W_hhᵀ", where, record.dh0, to_h0, to_h0_terms, H)
-    yield from _residual("B11", "dx = da W_xhᵀ", where, record.dx, *_product(da, W_xh.mT), H)
+    for line, side in zip(found.steps, _lines(cell.side_a, "A2", "A3"), strict=True):
+        yield from compared(side, rows(record[line.name]), weighed(line.value, cell, env))
+    handed = {name: _weighed(found.sent_back(name, -1), cell, env) for name in record.first}
+    arrived = {name: _to_the_step_before(record, name, sent) for name, sent in handed.items()}
+    for line, side in zip(reversed(found.steps), _lines(cell.side_b, "B6", "B7"), strict=True):
+        parts = [_weighed(found.sent_back(line.name, 0), cell, env)]
+        if line.name in arrived:
+            parts.append(arrived[line.name][0])
+        if (outside := rows(record.from_outside.get(line.name))) is not None:
+            parts.append(Weighed(outside.double(), outside.double().abs(), 0))
+        yield from compared(side, rows(record.d(line.name)), _added(parts))
+    for side in _lines(cell.side_b, "B8", "B9", "B10"):
+        assert isinstance(side.parts[0], Cotangent)
+        name = side.parts[0].name
+        if name in record.d_weights:
+            sent = _weighed(found.sent_by_steps(name), cell, env)
+            yield from compared(side, record.d_weights[name], _over_rows(record, name, sent))
+    for name, side in zip(record.first, _lines(cell.side_b, "B11"), strict=False):
+        yield from compared(side, record.d_first.get(name), arrived[name][1])
+    for side in _lines(cell.side_b, "B11")[len(record.first) :]:
+        if side.parts[0] == Cotangent("x", 0):
+            yield from compared(side, rows(record.dx), _weighed(found.sent_back("x", 0), cell, env))
 
 
-def _to_the_step_before(record: Record, handed: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients that steps hand to the step before them, where they arrive: (laid out as h, at h0)."""
-    steps, states = record.steps, record.states
+def _lines(side: Side, *tags: str) -> list[Line]:
+    """Those with one of the tags that are of every step."""
+    return [line for line in side if line.tag in tags and not line.once]
+
+
+def _weighed(e: Expression, cell: Cell, env: Environment) -> Weighed | None:
+    return None if e == ZERO else weighed(e, cell, env)
+
+
+def _added(parts: Sequence[Weighed | None]) -> Weighed | None:
+    there = [part for part in parts if part is not None]
+    if not there:
+        return None
+    value, magnitude, roundings = there[0]
+    for part in there[1:]:
+        value, magnitude = value + part.value, magnitude + part.magnitude
+        roundings += part.roundings
+    return Weighed(value, magnitude, roundings)
+
+
+def _over_rows(record: Record, name: str, sent: Weighed | None) -> Weighed | None:
+    """A matrix is summed over the rows already; of a vector every row has sent a share."""
+    if sent is None or record.cell.sheet.is_matrix(name):
+        return sent
+    rows, width = math.prod(record.h.shape[:-1]), len(record.weights[name])
+    value, magnitude = (part.expand(rows, width).sum(0) for part in (sent.value, sent.magnitude))
+    return Weighed(value, magnitude, sent.roundings + rows)
+
+
+def _to_the_step_before(record: Record, name: str, sent: Weighed | None) -> tuple[Weighed | None, Weighed | None]:
+    """What steps hand to the step before them, where it arrives: at the rows of all steps, at the first state."""
+    if sent is None:
+        return None, None
+    steps, like = record.steps, record.values[name]
+    states = steps.with_first(like, record.first[name][None])
     slots = torch.arange(math.prod(states.shape[:-1])).view(*states.shape[:-1], 1)
-    arrived = handed.new_zeros(states.shape)
-    arrived.view(-1, handed.shape[-1])[steps.previous_of(slots).flatten()] = handed.flatten(0, -2)
-    return steps.without_first(arrived), steps.first_of(arrived)
+    to = steps.previous_of(slots).flatten()
+    found = []
+    for part in (sent.value, sent.magnitude):
+        arrived = part.new_zeros(states.shape)
+        arrived.view(-1, states.shape[-1])[to] = part.expand(len(to), states.shape[-1])
+        found.append((steps.without_first(arrived).flatten(0, -2), steps.first_of(arrived)))
+    (value, at_first), (magnitude, of_first) = found
+    return Weighed(value, magnitude, sent.roundings), Weighed(at_first, of_first, sent.roundings)
 
 
 def _output(tape: Recorded) -> Iterator[Residual]:
@@ -249,7 +294,7 @@ def _between_layers(tape: Recorded) -> Iterator[Residual]:
         return
     from_output = _product(tape.do.double(), tape.W_ho.double().mT)
     _, O = tape.W_ho.shape
-    H = tape.layers[-1].W_hh.shape[-1]
+    H = tape.layers[-1].h.shape[-1]
     for record in _top(tape):
         half = slice(H, None) if record.reverse else slice(0, H)
         wanted, terms = (part[..., half] for part in from_output)
@@ -285,12 +330,13 @@ class _Replay:
         self.parameters: dict[str, Tensor] = {}
         self.recorded: dict[str, Tensor | None] = {}
         for record in records:
-            prefix = "reverse " if record.reverse else ""
-            for name in ("W_xh", "W_hh", "b_h", "h0"):
-                value = getattr(record, name)
-                if value is not None:
-                    self.parameters[prefix + name] = value.double()
-                    self.recorded[prefix + name] = getattr(record, f"d{name}")
+            prefix = _prefix(record)
+            for name in Signature.of(record.cell).parameters:
+                self.parameters[prefix + name] = record.weights[name].double()
+                self.recorded[prefix + name] = record.d_weights.get(name)
+            for name, value in record.first.items():
+                self.parameters[f"{prefix}{name}0"] = value.double()
+                self.recorded[f"{prefix}{name}0"] = record.d_first.get(name)
         if records[0].x.is_floating_point():
             self.parameters["x"] = records[0].x.double()
             parts = [record.dx for record in records if record.dx is not None]
@@ -301,44 +347,54 @@ class _Replay:
                 if value is not None:
                     self.parameters[name], self.recorded[name] = value.double(), tape.grad(name)
 
-    def run(self, parameters: dict[str, Tensor]) -> tuple[Tensor, list[tuple[list[Tensor], list[Tensor]]]]:
-        """J, and for each direction a_t and h_t by step."""
-        steps = [self._direction(record, parameters) for record in self.records]
-        if self.tape is None:
-            J = torch.zeros((), dtype=torch.float64)
-            for record, (_, h) in zip(self.records, steps, strict=True):
-                assert record.dh_direct is not None
-                if h:
-                    J = J + (torch.cat(h) * record.dh_direct.double().flatten(0, -2)).sum()
-            return J, steps
+    def run(self, parameters: dict[str, Tensor]) -> tuple[Tensor, list[dict[str, list[Tensor]]]]:
+        """J, and for each direction every value by step."""
+        made = [self._direction(record, parameters) for record in self.records]
+        J = torch.zeros((), dtype=torch.float64)
+        for record, values in zip(self.records, made, strict=True):
+            for name, outside in record.from_outside.items():
+                if values[name] and (self.tape is None or name != record.output):
+                    J = J + (torch.cat(values[name]) * outside.double().flatten(0, -2)).sum()
         tape = self.tape
+        if tape is None:
+            return J, made
         assert tape.o is not None
         assert tape.w is not None
         assert tape.targets is not None
         assert tape.loss_name is not None
-        h = torch.cat([torch.cat(h) for _, h in steps], -1)
+        h = torch.cat([torch.cat(values[record.output]) for record, values in zip(self.records, made, strict=True)], -1)
         rows = math.prod(tape.o.shape[:-1])
         o = h[len(h) - rows :] @ parameters["W_ho"]
         o = (o + parameters["b_o"] if "b_o" in parameters else o).view(tape.o.shape)
         w = tape.w.double()
-        return (w[len(w) - len(o) :] * _LOSSES[tape.loss_name](o, tape.targets)).sum(), steps
+        return J + (w[len(w) - len(o) :] * _LOSSES[tape.loss_name](o, tape.targets)).sum(), made
 
-    def _direction(self, record: Record, parameters: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        prefix = "reverse " if record.reverse else ""
-        W_xh, W_hh, state = (parameters[prefix + name] for name in ("W_xh", "W_hh", "h0"))
-        sizes = record.batch_sizes or [record.batch] * len(record.a)
-        x_rows = parameters.get("x", record.x).flatten(0, 1 if record.batch_sizes is None else 0)
-        x_steps = x_rows.split(list(sizes))
-        a_steps, h_steps = [], []
-        for x in reversed(x_steps) if record.reverse else x_steps:
-            a = W_xh[x] if "x" not in parameters else x @ W_xh
-            a = a + state[: len(x)] @ W_hh
-            a = a + parameters[prefix + "b_h"] if prefix + "b_h" in parameters else a
-            h = activation(record.activation).phi(a)
-            state = torch.cat([h, state[len(x) :]])
-            a_steps.append(a)
-            h_steps.append(h)
-        return (a_steps[::-1], h_steps[::-1]) if record.reverse else (a_steps, h_steps)
+    def _direction(self, record: Record, parameters: dict[str, Tensor]) -> dict[str, list[Tensor]]:
+        cell, steps, prefix = record.cell, record.steps, _prefix(record)
+        signature, given = Signature.of(cell), record.environment(dtype=torch.float64)
+        env: Environment = {key: value for key, value in given.items() if key[1] == SIZE}
+        env |= {(name, None): parameters[prefix + name] for name in signature.parameters}
+        rows = steps.rows_of_steps
+        x = parameters["x"].flatten(0, -2) if "x" in parameters else record.x.flatten()
+        timed = {("x", 0): x.split(rows)}
+        timed |= {(name, None): given[name, None].split(rows) for name in signature.masks}
+        timed |= {(name, 0): given[name, 0].split(rows) for name in signature.inputs}
+        lines = {line.name: evaluated(line.value, cell) for line in cell.derivation.steps}
+        now = {name: parameters[f"{prefix}{name}0"] for name in signature.states}
+        made: dict[str, list[Tensor]] = {name: [] for name in lines}
+        for t in range(steps.T)[:: -1 if steps.reverse else 1]:
+            env |= {key: of_steps[t] for key, of_steps in timed.items()}
+            env |= {(name, -1): state[: rows[t]] for name, state in now.items()}
+            for name, line in lines.items():
+                value = torch.as_tensor(line(env), dtype=torch.float64)
+                env[name, 0] = value.expand(rows[t], record.values[name].shape[-1])
+                made[name].append(env[name, 0])
+            now = {name: torch.cat([env[name, 0], state[rows[t] :]]) for name, state in now.items()}
+        return {name: of_steps[::-1] if steps.reverse else of_steps for name, of_steps in made.items()}
+
+
+def _prefix(record: Record) -> str:
+    return "reverse " if record.reverse else ""
 
 
 def _relative(recorded: Tensor, wanted: Tensor, beside: float = 0.0) -> float:
@@ -350,31 +406,34 @@ def _relative(recorded: Tensor, wanted: Tensor, beside: float = 0.0) -> float:
 
 def _against_autograd(graph: _Replay, where: str) -> Iterator[Residual]:
     records = graph.records
-    if not records[0].a.numel():
+    if not records[0].h.numel():
         return
     with torch.enable_grad():
         parameters = {name: value.clone().requires_grad_() for name, value in graph.parameters.items()}
-        J, steps = graph.run(parameters)
-        within = [array for a, h in steps for array in (*a, *h)]
-        gradients = iter(torch.autograd.grad(J, [*parameters.values(), *within], materialize_grads=True))
-    eps = torch.finfo(records[0].a.dtype).eps
-    bound = 64 * eps * (math.prod(records[0].a.shape[:-1]) + records[0].a.shape[-1])
+        J, made = graph.run(parameters)
+        within = [array for values in made for of_steps in values.values() for array in of_steps]
+        gradients = iter(
+            torch.autograd.grad(J, [*parameters.values(), *within], allow_unused=True, materialize_grads=True)
+        )
+    eps = torch.finfo(records[0].h.dtype).eps
+    bound = 64 * eps * (math.prod(records[0].h.shape[:-1]) + records[0].h.shape[-1])
     for name in parameters:
         gradient, recorded = next(gradients), graph.recorded[name]
         if recorded is not None:
             yield Residual("autograd", f"d{name}", where, _relative(recorded, gradient), bound)
-    for record, (a, _) in zip(records, steps, strict=True):
-        for name in ("da", "dh"):
-            gradient = torch.cat([next(gradients) for _ in a])
-            recorded = getattr(record, name).flatten(0, -2)
-            yield Residual("autograd", name, where, _relative(recorded, gradient), bound)
+    for record, values in zip(records, made, strict=True):
+        for name, of_steps in values.items():
+            gradient = torch.cat([next(gradients) for _ in of_steps])
+            yield Residual(
+                "autograd", f"d{name}", where, _relative(record.totals[name].flatten(0, -2), gradient), bound
+            )
 
 
 def _against_differences(graph: _Replay, where: str) -> Iterator[Residual]:
     record = graph.records[0]
-    if not record.a.numel():
+    if not record.h.numel():
         return
-    T = len(record.batch_sizes or record.a)
+    T = record.steps.T
     generator = torch.Generator().manual_seed(0)
     J = abs(float(graph.run(graph.parameters)[0]))
     for name, value in graph.parameters.items():

@@ -28,6 +28,7 @@ from torch import Tensor
 from bptt.autograd.recorded import Record
 from bptt.errors import InputError
 from bptt.sheet.equations import NOTATIONS, SHEET
+from bptt.sheet.plain import plain
 
 SCHEMA = 1
 ROOM = 4_000_000
@@ -75,6 +76,12 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
     """
     if not tape.complete:
         raise InputError("The player shows both sides of a tape; side B of this one is empty. Call backward() first.")
+    for record in tape.layers:
+        if plain(record.cell) is None:
+            raise InputError(
+                f"The page shows the plain cell; this tape is of the cell {record.cell.name!r}. Its numbers are there "
+                "by name: tape['h'], tape.d('h'), tape.grad(...), and tape.check() derives all of them again."
+            )
     batch, sizes = tape.layers[0].batch, tape.layers[0].batch_sizes
     if tape.layers[0].a.dtype not in (torch.float32, torch.float64):
         raise InputError(f"The player shows tapes of float32 and float64; this one is {tape.layers[0].a.dtype}.")

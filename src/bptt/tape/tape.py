@@ -17,6 +17,7 @@ On disk a tape is a safetensors file with one JSON string in its metadata; docs/
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,7 @@ from bptt.engine.steps import Steps
 from bptt.errors import InputError
 from bptt.files import outputs
 from bptt.sheet import Cell, losses
-from bptt.sheet.cells import elman
+from bptt.sheet.cells import TORCH
 from bptt.sheet.plain import plain
 from bptt.tape import player, tapefile
 from bptt.tape.check import Report, check
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from bptt.tape.widget import Player
 
 Direction = Literal["forward", "reverse"]
+PLACED = re.compile(r"(.+)_l(\d+)(_reverse)?")
+"""A name with its layer and direction, as in torch's modules."""
 
 
 @dataclass(eq=False, repr=False)
@@ -95,6 +98,65 @@ class Tape:
         loss = "" if self.L is None else f", {self.loss_name}, L={float(self.L):.6g}"
         return f"Tape({size}{both}, {self._cell_name()}{loss}{'' if self.complete else ', no backward pass yet'})"
 
+    def __getitem__(self, name: str) -> Tensor:
+        """A value of side A at all steps, a weight, or x, by its name in the sheet; or o, y_hat, ... of the tape.
+
+        Of the top layer, x of the bottom one; "c_l0" is that of layer 0, "c_l0_reverse" of its other direction, and
+        "weight_hh_l0" what torch calls so. Values of both directions lie side by side on the last axis.
+
+        Raises KeyError for names that are not there, ValueError where there are two directions and none is named.
+        """
+        if name in tapefile.OUTPUT and (array := getattr(self, name)) is not None:
+            return array
+        if name == "x":
+            return self.x
+        records, own, is_turned = self._about(name)
+        if own in self._summed_biases(records[0], name):
+            raise KeyError(f"a tape has the sum of the two biases of torch alone: {own!r}; got {name!r}")
+        return _turned(torch.cat([record[own] for record in records], -1), is_turned)
+
+    def d(self, name: str) -> Tensor:
+        """The total ∂L/∂ of what `tape[name]` is, of weights summed over time. RuntimeError before it is known."""
+        if name == "o":
+            return _there(self.do, "do")
+        if name == "x":
+            return _there(self.dx, "dx of tokens")
+        records, own, is_turned = self._about(name)
+        found = [
+            record.grad(own) if own in record.weights else _reached(record, record.d(own), own) for record in records
+        ]
+        return _turned(torch.cat(found, -1), is_turned)
+
+    def direct(self, name: str) -> Tensor:
+        """The part of the gradient of a state or output that came from outside of the layer: own output, or h_n.
+
+        Raises ValueError for other values, RuntimeError before the backward pass.
+        """
+        records, own, _ = self._about(name)
+        return torch.cat([_reached(record, record.direct(own), f"{own}_direct") for record in records], -1)
+
+    def _about(self, name: str) -> tuple[list[Record], str, bool]:
+        """The records that have a name, what the sheet calls it, and whether torch has it transposed."""
+        base, number, back = name, None, None
+        top = self.layers[-1]
+        if not top.has(name) and (placed := PLACED.fullmatch(name)):
+            base, number, back = placed.groups()
+        number = top.layer if number is None else int(number)
+        if number > top.layer:
+            raise KeyError(f"the layers of this tape are 0 to {top.layer}; got {name!r}")
+        first, *other = records = self._records(number)
+        own = first.named(base)
+        is_of_torch = not first.has(own) and base in _torch_names(first)
+        own = _torch_names(first)[base] if is_of_torch else own
+        if other and (back or base != name or own in first.weights):
+            records = [self.layer(number, "reverse" if back else "forward" if base != name else None)]
+        if not first.has(own):
+            _ = first[own]
+        return records, own, is_of_torch
+
+    def _summed_biases(self, record: Record, name: str) -> list[str]:
+        return [own for torchs, own in _torch_names(record).items() if "bias_" in torchs and name.startswith(torchs)]
+
     if not TYPE_CHECKING:  # who checks types knows all attributes
 
         def __getattr__(self, name: str) -> Any:
@@ -105,8 +167,7 @@ class Tape:
             )
 
     def _cell_name(self) -> str:
-        cell = self.layers[-1].cell
-        return cell.name if plain(cell) is None else self.activation
+        return self.layers[-1].activation
 
     @property
     def steps(self) -> int:
@@ -147,7 +208,7 @@ class Tape:
         return [record for record in self.layers if record.layer == index]
 
     def _top(self, name: str) -> Tensor:
-        return torch.cat([_reached(record, name) for record in self._records(-1)], -1)
+        return torch.cat([_reached(record, getattr(record, name), name) for record in self._records(-1)], -1)
 
     @property
     def x(self) -> Tensor:
@@ -194,7 +255,7 @@ class Tape:
         """(T, B, I) of B11, None for integer tokens; RuntimeError before the backward pass."""
         if not self.x.is_floating_point():
             return None
-        first, *other = (_reached(record, "dx") for record in self._records(0))
+        first, *other = (_reached(record, record.dx, "dx") for record in self._records(0))
         return first + other[0] if other else first
 
     @property
@@ -217,58 +278,29 @@ class Tape:
     ) -> Tensor:
         """The gradient of a parameter, B4, B5, B8, B9 or B10: summed over time, or one step's share of it.
 
-        name       "W_xh" (I, H), "W_hh" (H, H), "b_h" (H), "W_ho" (H, O) or "b_o" (O); or what the text of a plain cell
-                   calls one of the first three, where that is none of these names
+        name       a parameter by its name in the sheet, such as "W_hf" of an LSTM; those of a plain cell are "W_xh" (I,
+                   H), "W_hh" (H, H) and "b_h" (H) whatever its text calls them; or "W_ho" (H, O) or "b_o" (O); or as
+                   torch has it, "weight_hh_l0", transposed
         step       index into the arrays of the tape, so 0 is t = 1 and -1 is t = T
         layer      which layer of a stack; 0 is the bottom, -1 the top
         direction  "forward" or "reverse", needed where there are both
 
         The shares of all steps sum to the whole. Raises ValueError for parameters that the network does not have or the
-        tape does not know, IndexError for steps and layers outside it, RuntimeError before the backward pass, and
-        InputError for parameters of other cells than the plain one, whose gradients are in `layers`.
+        tape does not know, IndexError for steps and layers outside it, RuntimeError before the backward pass.
         """
         if name in ("W_ho", "b_o"):
             return self._readout_gradient(name, step)
-        own = self._plain_names(name, layer, direction)
-        if name not in ("W_xh", "W_hh", "b_h"):
-            if name not in own:
-                known = dict.fromkeys(["W_xh", "W_hh", "b_h", "W_ho", "b_o", *own])
-                raise ValueError(f"gradients are those of {', '.join(known)}; got {name!r}")
-            name = own[name]
-        record = self.layer(layer, direction)
-        da = _reached(record, "da")
-        if name == "b_h" and record.b_h is None:
-            raise ValueError("this layer has no bias b_h (bias=False)")
-        summed: Tensor | None = getattr(record, f"d{name}")
-        if step is None and summed is not None:
-            return summed
-        rows = self._rows(step)
-        da = da.flatten(0, -2)[rows]
-        if name == "b_h":
-            return da.sum(0)  # B8
-        if name == "W_hh":
-            return record.h_prev.flatten(0, -2)[rows].mT @ da  # B10
-        if record.x.is_floating_point():
-            return record.x.flatten(0, -2)[rows].mT @ da  # B9
-        return torch.zeros_like(record.W_xh).index_add_(0, record.x.flatten()[rows], da)  # B9
-
-    def _plain_names(self, wanted: str, layer: int, direction: Direction | None) -> dict[str, str]:
-        """W_xh, W_hh and b_h by what the text of the plain cell calls them; InputError for other cells."""
-        cell = self.layers[-1].cell
-        found = plain(cell)
-        if found is not None:
-            own = {found.W_xh: "W_xh", found.W_hh: "W_hh"}
-            return own if found.b_h is None else own | {found.b_h: "b_h"}
-        parameters = Signature.of(cell).parameters
-        record = self._records(layer)[-1 if direction == "reverse" else 0]
-        k = next(k for k, of_call in enumerate(self.layers) if of_call is record)
-        which = "" if wanted in parameters else f", with {', '.join(parameters)}"
-        name = wanted if wanted in parameters else parameters[0]
-        raise InputError(
-            "tape.grad is for the plain cell, without leak, residual, norm and recurrent_dropout; this is the cell "
-            f"{cell.name!r}{which}; got {wanted!r}. What is summed over time is there by name: "
-            f"tape.layers[{k}].d_weights[{name!r}]."
-        )
+        record = self.layer(layer, direction) if layer != -1 or direction or not PLACED.fullmatch(name) else None
+        if record is None:
+            (record, *_), own, is_turned = self._about(name)
+        else:
+            own, is_turned = record.named(name), False
+        parameters = Signature.of(record.cell).parameters
+        if own not in parameters:
+            if name == "b_h" and plain(record.cell) is not None:
+                raise ValueError("this layer has no bias b_h (bias=False)")
+            raise ValueError(f"gradients are those of {', '.join((*parameters, 'W_ho', 'b_o'))}; got {name!r}")
+        return _turned(record.grad(own, self._rows(step)), is_turned)
 
     def _readout_gradient(self, name: str, step: int | None) -> Tensor:
         if self.W_ho is None:
@@ -305,16 +337,19 @@ class Tape:
 
         Raises InputError when the directory is missing or `path` is one.
         """
+        cells = list(dict.fromkeys(record.cell for record in self.layers))
+        layers = [
+            {
+                "layer": record.layer,
+                "direction": _direction(record),
+                "cell": cells.index(record.cell),
+                "batch_sizes": None if record.batch_sizes is None else list(record.batch_sizes),
+            }
+            for record in self.layers
+        ]
         about = {
-            "layers": [
-                {
-                    "layer": record.layer,
-                    "direction": _direction(record),
-                    "activation": record.activation,
-                    "batch_sizes": None if record.batch_sizes is None else list(record.batch_sizes),
-                }
-                for record in self.layers
-            ],
+            "cells": [{"name": cell.name, "text": cell.text} for cell in cells],
+            "layers": layers,
             "loss": self.loss_name,
             "readout_missing": self.readout_missing,
             "text": self.text,
@@ -323,8 +358,8 @@ class Tape:
             "versions": self.versions,
         }
         arrays = {name: getattr(self, name) for name in tapefile.OUTPUT}
-        for record in self.layers:
-            arrays |= {_prefix(record) + name: getattr(record, name) for name in tapefile.LAYER}
+        for layer, record in zip(layers, self.layers, strict=True):
+            arrays |= {tapefile.prefix_of(layer) + name: array for name, array in _arrays(record).items()}
         tapefile.write(Path(path), about, {name: array for name, array in arrays.items() if array is not None})
 
     def page(
@@ -365,12 +400,8 @@ class Tape:
         belong together.
         """
         about, arrays = tapefile.read(Path(path))
-        layers = []
-        for entry in about["layers"]:
-            prefix = f"layers.{entry['layer']}.{entry['direction']}."
-            own: dict[str, Any] = {name: arrays.get(prefix + name) for name in tapefile.LAYER}
-            reverse = entry["direction"] == "reverse"
-            layers.append(_loaded(entry["layer"], reverse, entry["activation"], entry["batch_sizes"], own))
+        cells = [Cell(cell["text"], cell["name"]) for cell in about["cells"]]
+        layers = [_loaded(layer, cells[layer["cell"]], arrays) for layer in about["layers"]]
         output = {name: arrays.get(name) for name in tapefile.OUTPUT}
         known = {key: about[key] for key in ("readout_missing", "text", "vocabulary", "seed", "versions")}
         return Tape(layers, **output, **known, loss_name=about["loss"])
@@ -591,7 +622,7 @@ def _places(lead: tuple[int, ...], tape: Tape, *, batch_first: bool) -> list[_Pl
     """The ways an array with these leading axes can lie in time and batch, the likeliest first."""
     T, B = tape.steps, tape.layers[0].batch
     if tape.layers[0].batch_sizes is not None:
-        rows = len(tape.layers[0].a)
+        rows = sum(tape.layers[0].batch_sizes)
         return [_Place((rows,))] if lead == (rows,) else []
     every_step = [_Place((T, B)), _Place((B, T), batch_first=True)]
     if batch_first:
@@ -632,31 +663,41 @@ def _instead(calls: int) -> str:
 
 def _where(name: str, layer: Record) -> str:
     """Where a number of this name is; empty for names that no cell has here."""
-    of_side_b = name[1:] if name.startswith("d") else None
-    if name in layer.values:
-        place = f"[{name!r}] for side A, tape.layers[0].d({name!r}) for side B"
-    elif of_side_b in layer.values:
-        place = f".d({of_side_b!r})"
-    elif name in layer.weights:
-        place = f".weights[{name!r}], tape.layers[0].d_weights[{name!r}] for its gradient"
-    elif of_side_b in layer.weights:
-        place = f".d_weights[{of_side_b!r}]"
-    else:
-        return ""
-    return f" Each layer has the numbers of its cell by name: tape.layers[0]{place}."
+    if layer.has(name):
+        return f" Write tape[{name!r}] for it, tape.d({name!r}) for its gradient."
+    if name.startswith("d") and layer.has(name[1:]):
+        return f" Write tape.d({name[1:]!r})."
+    return ""
 
 
 def _said(loss: Any) -> str:
     return f"the function {loss.__name__}" if hasattr(loss, "__name__") else repr(loss)
 
 
-def _reached(record: Record, name: str) -> Tensor:
-    array: Tensor | None = getattr(record, name)
+def _reached(record: Record, array: Tensor | None, name: str) -> Tensor:
     if array is None:
         raise RuntimeError(
             f"{name} of layer {record.layer} is not known yet: no backward pass has reached it; call backward() first"
         )
     return array
+
+
+def _there(array: Tensor | None, name: str) -> Tensor:
+    if array is None:
+        raise RuntimeError(f"{name} is not known: call backward() first; tokens have no gradient")
+    return array
+
+
+def _turned(array: Tensor, is_turned: bool) -> Tensor:
+    return array.mT if is_turned and array.dim() == 2 else array
+
+
+def _torch_names(record: Record) -> dict[str, str]:
+    """The parameters of the sheet by what torch's modules call them, where torch has them all."""
+    parameters = Signature.of(record.cell).parameters
+    if not set(parameters) <= TORCH.keys():
+        return {}
+    return {torchs: own for own in parameters for torchs in TORCH[own]}
 
 
 @cache
@@ -668,38 +709,35 @@ def _versions() -> dict[str, str]:
     return {"bptt": own, "torch": torch.__version__}
 
 
-def _loaded(
-    layer: int, reverse: bool, activation: str, sizes: Sequence[int] | None, own: dict[str, Tensor | None]
-) -> Record:
-    """A record from the arrays of a file, by the names of `tapefile.LAYER`."""
-    there = {name: array for name, array in own.items() if array is not None}
-    states, a = there["states"], there["a"]
-    B = states.shape[1] if sizes is None else len(states) - len(a)
-    steps = Steps(len(a) if sizes is None else len(sizes), B, sizes, reverse)
-    values = {"a": a, "h": steps.without_first(states)}
+def _arrays(record: Record) -> dict[str, Tensor | None]:
+    """Those of a layer by their names in a file."""
+    kinds = (record.weights, record.first, record.values, record.totals)
+    kinds += (record.from_outside, record.d_weights, record.d_first)
+    found = {
+        f"{kind}.{name}": array
+        for kind, arrays in zip(tapefile.OF_LAYER, kinds, strict=True)
+        for name, array in arrays.items()
+    }
+    return found | {"x": record.x, "dx": record.dx}
 
-    def named(**names: str) -> dict[str, Tensor]:
-        return {name: there[of_file] for name, of_file in names.items() if of_file in there}
 
-    return Record(
-        layer,
-        Cell(elman(activation, bias="b_h" in there), "elman"),
-        steps,
-        named(W_xh="W_xh", W_hh="W_hh", b_h="b_h"),
-        there["x"],
-        {"h": steps.first_of(states)},
-        values,
-        named(a="da", h="dh"),
-        named(h="dh_direct"),
-        named(W_xh="dW_xh", W_hh="dW_hh", b_h="db_h"),
-        named(h="dh0"),
-        there.get("dx"),
-    )
+def _loaded(layer: dict[str, Any], cell: Cell, arrays: dict[str, Tensor]) -> Record:
+    prefix, sizes = tapefile.prefix_of(layer), layer["batch_sizes"]
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    of_kind: dict[str, dict[str, Tensor]] = {kind: {} for kind in tapefile.OF_LAYER}
+    for name, array in own.items():
+        kind, _, of = name.partition(".")
+        if of:
+            of_kind[kind][of] = array
+    weights, first, values, *side_b = of_kind.values()
+    output = next(iter(first.values()))
+    T = len(own["x"]) if sizes is None else len(sizes)
+    steps = Steps(T, len(output), sizes, layer["direction"] == "reverse")
+    values = {line.name: values[line.name] for line in cell.derivation.steps}
+    record = Record(layer["layer"], cell, steps, weights, own["x"], first, values, dx=own.get("dx"))
+    record.totals, record.from_outside, record.d_weights, record.d_first = side_b
+    return record
 
 
 def _direction(record: Record) -> Direction:
     return "reverse" if record.reverse else "forward"
-
-
-def _prefix(record: Record) -> str:
-    return f"layers.{record.layer}.{_direction(record)}."
