@@ -264,10 +264,7 @@ def _complete(
     """Side B of a record; copies, for autograd may add to the arrays that it gets."""
     of_last = dict(zip(record.first, d_last, strict=True))
     outside = {record.output: dy, **dict.fromkeys(record.first)} | {record.output: dy}
-    record.from_outside = {
-        name: record.steps.without_first(record.steps.received(d, of_last.get(name), record.values[name]))
-        for name, d in outside.items()
-    }
+    record.from_outside = {name: _received(record, name, d, of_last.get(name)) for name, d in outside.items()}
     assert into.cotangents is not None
     record.totals = into.cotangents
     record.dx = None if into.x is None else into.x.clone()
@@ -278,6 +275,14 @@ def _complete(
         for gradient in [next((into.weights[k] for k in positions if into.weights[k] is not None), None)]
         if gradient is not None
     }
+
+
+def _received(record: Record, name: str, d: Tensor | None, d_last: Tensor | None) -> Tensor:
+    """What a value has from outside at all steps. Where that is nothing, one zero stands for all."""
+    like, steps = record.values[name], record.steps
+    if d_last is not None:
+        return steps.without_first(steps.received(d, d_last, like))
+    return like.new_zeros(()).expand(like.shape) if d is None else d.clone()
 
 
 def _in_its_place(tensor: Tensor) -> Tensor | None:
