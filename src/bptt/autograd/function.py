@@ -253,21 +253,26 @@ def _gradients(ctx: Any, tensors: tuple[Any, ...], cotangents: Sequence[Tensor |
         if not into.cotangents:  # the engine does not tell them
             beside = Gradients(None, [None] * (states - 1), [None] * (end - states), cotangents=into.cotangents)
             reference.backward(kind.cell, weights, made, x, first, steps, dy, d_last, beside, extras)
-        _complete(record, kind.layout, into, dy, d_last)
+        _complete(record, kind.layout, into, dy, d_last, needs)
         gradients[:states] = [d if need else None for d, need in zip((dx, *d_first), needs, strict=False)]
     return gradients
 
 
 def _complete(
-    record: Record, layout: Layout, into: Gradients, dy: Tensor | None, d_last: Sequence[Tensor | None]
+    record: Record,
+    layout: Layout,
+    into: Gradients,
+    dy: Tensor | None,
+    d_last: Sequence[Tensor | None],
+    needs: Sequence[bool],
 ) -> None:
-    """Side B of a record; copies, for autograd may add to the arrays that it gets."""
+    """Side B of a record; copies of what autograd gets, for it may add to these arrays."""
     of_last = dict(zip(record.first, d_last, strict=True))
     outside = {record.output: dy, **dict.fromkeys(record.first)} | {record.output: dy}
     record.from_outside = {name: _received(record, name, d, of_last.get(name)) for name, d in outside.items()}
     assert into.cotangents is not None
     record.totals = into.cotangents
-    record.dx = None if into.x is None else into.x.clone()
+    record.dx = into.x.clone() if into.x is not None and needs[0] else into.x
     record.d_first = {name: d[0].clone() for name, d in zip(record.first, into.first, strict=True) if d is not None}
     record.d_weights = {
         name: layout.turned(gradient).clone()
