@@ -41,8 +41,7 @@ def _compare(name: str, layer: torch.nn.Module, x: torch.Tensor, dy: torch.Tenso
         with bptt.recording():
             step()
 
-    _seconds(step), _seconds(recorded)
-    pairs = [(_seconds(step), _seconds(recorded)) for _ in range(rounds)]
+    pairs = [(_seconds(step), _seconds(recorded)) for _ in range(1 + rounds)][1:]  # the first is to warm up
     low, middle, high = statistics.quantiles([after / before for before, after in pairs], n=4)
     step_ms, recorded_ms = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
     print(

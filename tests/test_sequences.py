@@ -277,12 +277,6 @@ def test_mistakes_are_explained(call: Callable[..., Any], text: str) -> None:
         call(bptt.nn.RNN(I, H), torch.zeros(4, 3, I))
 
 
-def test_a_tape_wants_packed_rows_instead() -> None:
-    rnn, x = bptt.nn.RNN(I, H), torch.randn(4, 3, I)
-    with bptt.recording(), pytest.raises(bptt.InputError, match="pack_padded_sequence"):
-        rnn(x, lengths=[1, 2, 3])
-
-
 def test_lists_are_lengths_and_resets_and_an_empty_one_is_a_batch_of_none() -> None:
     rnn, x = bptt.nn.RNN(I, H), torch.randn(4, 3, I)
     mask = torch.rand(4, 3) < 0.5

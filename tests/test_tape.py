@@ -24,7 +24,7 @@ from bptt import InputError, Tape, record, recording
 from bptt.engine.contract import Layout
 from bptt.nn import RNN, Elman, Recurrent
 from bptt.sheet.cells import CELLS as CELLS_BUILT_IN
-from bptt.tape import tapefile
+from bptt.tape import player, tapefile
 from bptt.tape.check import Report, Residual
 
 LOSSES = ["cross_entropy", "binary_cross_entropy", "squared_error"]
@@ -517,6 +517,71 @@ def test_options_have_a_checked_tape_and_a_file(options: dict[str, Any], tmp_pat
     assert Tape.load(tmp_path / "run.tape").check().ok
 
 
+@pytest.mark.parametrize("has_resets", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", ["elman", "lstm"])
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_padded_batches_with_lengths(kind: str, batch_first: bool, has_resets: bool, tmp_path: Path) -> None:
+    lengths = torch.tensor([2, 6, 4])
+    reset = torch.zeros(6, 3, dtype=torch.bool)
+    reset[0, 0] = reset[2, 1] = reset[5, 1] = reset[3, 2] = True
+    laid_out = (lambda d: d.transpose(0, 1)) if batch_first else (lambda d: d)
+
+    class Padded(Read):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x, lengths=lengths, reset=laid_out(reset) if has_resets else None)[0])
+
+    model = Padded(kind, num_layers=2, bidirectional=True, batch_first=batch_first)
+    x, y = torch.randn(6, 3, 3, dtype=torch.float64), torch.randint(5, (6, 3))
+    tape = record(model, laid_out(x), laid_out(y), loss="cross_entropy")
+    expected = model.rnn(laid_out(x), lengths=lengths, reset=laid_out(reset) if has_resets else None)[0]
+    assert torch.equal(tape.h, laid_out(expected))
+    assert torch.equal(tape["x"][:2], x[:2])
+    assert tape.steps == 6
+    assert tape.batch == 3
+    real = torch.arange(6)[:, None] < lengths
+    for array in (tape["h"], tape.d("h"), tape.direct("h"), tape.d("x")):
+        assert array.shape[:2] == (6, 3)
+        assert not array[~real].any()
+        assert array[real].all()
+    report = tape.check()
+    assert report.ok, report
+    assert {"A5", "B3", "B6", "autograd", "central differences"} <= report.worst.keys()
+    loss = torch.nn.functional.cross_entropy(model(laid_out(x)).flatten(0, 1), laid_out(y).flatten())
+    loss.backward()
+    for name, parameter in model.rnn.named_parameters():
+        torch.testing.assert_close(tape.grad(name), parameter.grad, **tolerance(torch.float64))
+        shares = sum(tape.grad(name, step=step) for step in range(6))
+        torch.testing.assert_close(shares, parameter.grad, **tolerance(torch.float64))
+    assert model.head.weight.grad is not None
+    torch.testing.assert_close(tape.grad("W_ho").mT, model.head.weight.grad, **tolerance(torch.float64))
+    tape.save(tmp_path / "run.tape")
+    loaded = Tape.load(tmp_path / "run.tape")
+    assert loaded.check().ok
+    assert_same_arrays(tape, loaded)
+    assert torch.equal(loaded.h, tape.h)
+
+
+def test_jagged_tensors_are_refused() -> None:
+    jagged = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)], layout=torch.jagged)
+    with recording(), pytest.raises(InputError, match=r"a tape holds padded batches, .* got a jagged nested tensor\."):
+        RNN(3, 4, batch_first=True)(jagged)
+
+
+def test_the_page_of_a_padded_batch_shows_its_real_steps(tmp_path: Path) -> None:
+    class Padded(Read):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x, lengths=torch.tensor([2, 6, 4]))[0])
+
+    x, y = torch.randn(6, 3, 3, dtype=torch.float64), torch.randint(5, (6, 3))
+    tape = record(Padded("elman"), x, y, loss="cross_entropy")
+    shown = player.data(tape._packed(), row=1)
+    assert shown["total"] == 4, "the second longest"
+    assert tape.o is not None
+    assert torch.equal(torch.from_numpy(shown["arrays"]["o"]), tape.o[:4, 2])
+    tape.page(tmp_path / "run.html")
+
+
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
 def test_the_page_of_other_cells_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^The page shows the plain cell; this tape is of the cell 'lstm'\."):
@@ -843,6 +908,9 @@ HOSTILE = {
     "a vocabulary of numbers": (without("vocabulary", [1]), "'vocabulary' is not a list of text"),
     "versions as a list": (without("versions", [1]), "'versions' is not an object"),
     "an array less": (array("layers.0.forward.totals.h", None), "arrays are missing: layers.0.forward.totals.h"),
+    "padding without places": (without("padded", [6, 2]), "'padded' and the array places belong together"),
+    "padding as text": (without("padded", "6, 2"), "'padded' is not the numbers of steps and rows: '6, 2'"),
+    "places without padding": (array("places", torch.arange(12)), "'padded' and the array places belong together"),
     "no cells": (without("cells"), "lacks 'cells'"),
     "cells as text": (without("cells", "abc"), "'cells' is not a list of cells"),
     "a cell that is a number": (without("cells", [{"name": "a", "text": 1}]), "a cell is not a text with a name"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -72,18 +72,18 @@ class Record:
             )
         return self.from_outside.get(name)
 
-    def grad(self, name: str, rows: slice = slice(None)) -> Tensor:
+    def grad(self, name: str, rows: slice | Tensor = slice(None)) -> Tensor:
         """B8, B9 and B10 of a parameter, from some rows (of all N) alone; RuntimeError before the backward pass."""
         if not self.totals:
             raise RuntimeError(
                 f"the gradient of {name} in layer {self.layer} is not known yet: no backward pass has reached it; call "
                 "backward() first"
             )
-        if rows == slice(None) and name in self.d_weights:
+        if isinstance(rows, slice) and rows == slice(None) and name in self.d_weights:
             return self.d_weights[name]
         return of_parameters(self.cell, self.environment(rows), {name})[name]
 
-    def environment(self, rows: slice = slice(None), dtype: torch.dtype | None = None) -> Environment:
+    def environment(self, rows: slice | Tensor = slice(None), dtype: torch.dtype | None = None) -> Environment:
         """All that side B reads and makes, as expressions of the sheet want it: arrays of rows, all N or some."""
         signature, steps = Signature.of(self.cell), self.steps
 
@@ -181,12 +181,37 @@ class Record:
         return self.cell.name if own is None else own.activation
 
 
+class Padding(NamedTuple):
+    """Where the rows of a padded batch (T, B, ·) were packed to, for the layers walk its real steps alone.
+
+    places  (N,) of each packed row its step times B plus its row
+    """
+
+    T: int
+    B: int
+    places: Tensor
+
+    def dense(self, rows: Tensor) -> Tensor:
+        """(T, B, ·) from (N, ·): zero at padding."""
+        return (
+            rows.new_zeros(self.T * self.B, *rows.shape[1:])
+            .index_copy(0, self.places, rows)
+            .unflatten(0, (self.T, self.B))
+        )
+
+    def rows(self, dense: Tensor) -> Tensor:
+        """The inverse of `dense`."""
+        return dense.flatten(0, 1).index_select(0, self.places)
+
+
 class Recorder(Protocol):
-    """Whoever `recorder` holds is told of each network call, then of each layer in it."""
+    """Whoever `recorder` holds is told of each network call, of each layer in it, and of padding at its end."""
 
     def begin(self, network: torch.nn.Module) -> None: ...
 
     def add(self, record: Record) -> None: ...
+
+    def pad(self, padding: Padding) -> None: ...
 
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt.autograd import long
 from bptt.autograd.function import layer
 from bptt.autograd.private import is_traced, seen_by_others
-from bptt.autograd.recorded import begin, recorder
+from bptt.autograd.recorded import Padding, begin, recorder
 from bptt.engine import blocks
 from bptt.errors import InputError
 from bptt.nn.arguments import (
@@ -159,6 +159,9 @@ class Layers(torch.nn.Module, ABC):
             runs = segments(torch.arange(B, device="cpu") * row_stride, time_stride, lengths, reset, x.device)
             further = further._replace(steps=[d.flatten(0, 1) for d in further.steps])
             layers, last = self._segmented(x.flatten(0, 1), runs, states, weights, further, every_layer)
+            if not is_traced() and (watching := recorder.get()) is not None:
+                t, b = (runs.places // time_stride % T, runs.places // row_stride % B)
+                watching.pad(Padding(T, B, t * B + b))
             layers = [output.unflatten(0, x.shape[:2]) for output in layers]
         if unbatched:
             layers = [output.squeeze(batch_axis) for output in layers]
@@ -189,6 +192,11 @@ class Layers(torch.nn.Module, ABC):
                 f"{'not ' if reset is None else ''}given. For resets, pad: torch.nested.to_padded_tensor, then lengths="
             )
         check_axes(input, 2 if input.dtype in TOKENS else 3)
+        if not is_traced() and recorder.get() is not None:
+            raise InputError(
+                "a tape holds padded batches, with lengths= and reset= too, or a PackedSequence; got a jagged nested "
+                "tensor. Record with torch.nested.to_padded_tensor(x, 0.0) and lengths=."
+            )
         values, offsets, holes = jagged.values(), jagged.offsets(), jagged.lengths()
         x, B = checked_input(values, self.input_size, like), len(offsets) - 1
         runs = segments(offsets[:-1], 1, offsets.diff() if holes is None else holes, None, x.device)
@@ -263,11 +271,6 @@ class Layers(torch.nn.Module, ABC):
         every_layer: bool,
     ) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
         """`_stack` on the real steps of flattened input: all outputs in their places, the last states of all rows."""
-        if not is_traced() and recorder.get() is not None:
-            raise InputError(
-                "a tape holds padded batches without lengths= and reset=, or a PackedSequence, whose rows keep their "
-                "numbers. Record with torch.nn.utils.rnn.pack_padded_sequence instead."
-            )
         first = self._fresh(runs.batch)
         started = []
         for k, (given, fresh) in enumerate(zip(states, first, strict=True)):

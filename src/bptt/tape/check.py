@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bptt.autograd.recorded import Record
+from bptt.autograd.recorded import Padding, Record
 from bptt.engine.contract import Signature
 from bptt.engine.evaluation import SIZE, Environment, evaluated
 from bptt.sheet import Cell, losses
@@ -37,7 +37,7 @@ from bptt.sheet.sides import Line, Side
 from bptt.tape.magnitudes import Weighed, weighed
 
 DELTA = torch.finfo(torch.float64).eps ** (1 / 3)
-STEPS_FOR_DIFFERENCES = 4096
+STEPS_FOR_DIFFERENCES = 28_000
 NEAR_A_KINK = 1e-4
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -51,6 +51,7 @@ class Recorded(Protocol):
     """The parts of a tape that `check` reads."""
 
     layers: list[Record]
+    padding: Padding | None
     o: Tensor | None
     y_hat: Tensor | None
     loss: Tensor | None
@@ -260,7 +261,7 @@ def _output(tape: Recorded) -> Iterator[Residual]:
     if tape.W_ho is not None:
         W_ho = tape.W_ho.double()
         features, O = W_ho.shape
-        h = torch.cat([record.h for record in _top(tape)], -1).double()
+        h = _dense(tape, torch.cat([record.h for record in _top(tape)], -1).double())
         own = h[len(h) - len(o) :]
         b_o = torch.zeros(O, dtype=torch.float64) if tape.b_o is None else tape.b_o.double()
         from_h = _product(own, W_ho)
@@ -292,7 +293,8 @@ def _between_layers(tape: Recorded) -> Iterator[Residual]:
     """The first part of B6: ∂h_t from the output above, or from the layer above."""
     if tape.W_ho is None or tape.loss_name is None or tape.do is None:
         return
-    from_output = _product(tape.do.double(), tape.W_ho.double().mT)
+    do = tape.do.double() if tape.padding is None else tape.padding.rows(tape.do.double())
+    from_output = _product(do, tape.W_ho.double().mT)
     _, O = tape.W_ho.shape
     H = tape.layers[-1].h.shape[-1]
     for record in _top(tape):
@@ -314,6 +316,10 @@ def _between_layers(tape: Recorded) -> Iterator[Residual]:
             yield from _residual("B6", "from above = dx above", where, recorded, wanted[..., half], terms[..., half], 2)
 
 
+def _dense(tape: Recorded, rows: Tensor) -> Tensor:
+    return rows if tape.padding is None else tape.padding.dense(rows)
+
+
 def _top(tape: Recorded) -> list[Record]:
     return [record for record in tape.layers if record.layer == tape.layers[-1].layer]
 
@@ -327,6 +333,7 @@ class _Replay:
 
     def __init__(self, tape: Recorded | None, records: Sequence[Record]) -> None:
         self.tape, self.records = tape, records
+        self.given = [record.environment(dtype=torch.float64) for record in records]
         self.parameters: dict[str, Tensor] = {}
         self.recorded: dict[str, Tensor | None] = {}
         for record in records:
@@ -349,7 +356,7 @@ class _Replay:
 
     def run(self, parameters: dict[str, Tensor]) -> tuple[Tensor, list[dict[str, list[Tensor]]]]:
         """J, and for each direction every value by step."""
-        made = [self._direction(record, parameters) for record in self.records]
+        made = [self._direction(*of_record, parameters) for of_record in zip(self.records, self.given, strict=True)]
         J = torch.zeros((), dtype=torch.float64)
         for record, values in zip(self.records, made, strict=True):
             for name, outside in record.from_outside.items():
@@ -363,15 +370,15 @@ class _Replay:
         assert tape.targets is not None
         assert tape.loss_name is not None
         h = torch.cat([torch.cat(values[record.output]) for record, values in zip(self.records, made, strict=True)], -1)
+        h = _dense(tape, h).flatten(0, -2)
         rows = math.prod(tape.o.shape[:-1])
         o = h[len(h) - rows :] @ parameters["W_ho"]
         o = (o + parameters["b_o"] if "b_o" in parameters else o).view(tape.o.shape)
         w = tape.w.double()
         return J + (w[len(w) - len(o) :] * _LOSSES[tape.loss_name](o, tape.targets)).sum(), made
 
-    def _direction(self, record: Record, parameters: dict[str, Tensor]) -> dict[str, list[Tensor]]:
-        cell, steps, prefix = record.cell, record.steps, _prefix(record)
-        signature, given = Signature.of(cell), record.environment(dtype=torch.float64)
+    def _direction(self, record: Record, given: Environment, parameters: dict[str, Tensor]) -> dict[str, list[Tensor]]:
+        cell, steps, prefix, signature = record.cell, record.steps, _prefix(record), Signature.of(record.cell)
         env: Environment = {key: value for key, value in given.items() if key[1] == SIZE}
         env |= {(name, None): parameters[prefix + name] for name in signature.parameters}
         rows = steps.rows_of_steps
@@ -436,11 +443,11 @@ def _against_differences(graph: _Replay, where: str) -> Iterator[Residual]:
     T = record.steps.T
     generator = torch.Generator().manual_seed(0)
     J = abs(float(graph.run(graph.parameters)[0]))
+    affordable = max(1, STEPS_FOR_DIFFERENCES // (T * len(graph.parameters)))
     for name, value in graph.parameters.items():
         recorded = graph.recorded[name]
         if recorded is None or not value.numel():
             continue
-        affordable = max(1, STEPS_FOR_DIFFERENCES // T)
         if value.numel() <= affordable:
             directions = torch.eye(value.numel(), dtype=torch.float64)
         else:

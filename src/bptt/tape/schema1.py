@@ -50,4 +50,4 @@ def as_schema2(about: dict[str, Any], arrays: dict[str, Tensor]) -> tuple[dict[s
         cell = {"name": "elman", "text": text}
         cells += [cell] * (cell not in cells)
         of_schema2.append({key: layer[key] for key in layer if key != "activation"} | {"cell": cells.index(cell)})
-    return about | {"cells": cells, "layers": of_schema2, "arrays": sorted(found)}, found
+    return about | {"cells": cells, "padded": None, "layers": of_schema2, "arrays": sorted(found)}, found

@@ -22,7 +22,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +34,7 @@ from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from bptt.autograd.recorded import Record, recorder
+from bptt.autograd.recorded import Padding, Record, recorder
 from bptt.engine import choose
 from bptt.engine.contract import Signature
 from bptt.engine.steps import Steps
@@ -59,6 +59,7 @@ class Tape:
     """Both sides of one call of a recurrent network; time first, (T, B, ·), or packed (N, ·).
 
     layers      one `bptt.tape.Record` per layer and direction, in the order of computation
+    padding     where rows lie with lengths= or reset=: layers have the real steps packed, the tape has (T, B, ·)
     o y_hat     (S, B, O), A5 and A6; S is T, or 1 where only the last step has an output, so that o[-1] is always o_T
     loss        (S, B), loss(ŷ_t, y_t) of B1 for each step and row, before the weights
     targets     (S, B) class numbers or (S, B, O)
@@ -73,6 +74,7 @@ class Tape:
     """
 
     layers: list[Record] = field(default_factory=list)
+    padding: Padding | None = None
     o: Tensor | None = None
     y_hat: Tensor | None = None
     loss: Tensor | None = None
@@ -93,7 +95,7 @@ class Tape:
         top = self.layers[-1] if self.layers else None
         if top is None:
             return "Tape(nothing recorded yet)"
-        size = f"T={self.steps}, B={top.batch}, H={top.h.shape[-1]}, layers={top.layer + 1}"
+        size = f"T={self.steps}, B={self.batch}, H={top.h.shape[-1]}, layers={top.layer + 1}"
         both = ", bidirectional" if self.bidirectional else ""
         loss = "" if self.L is None else f", {self.loss_name}, L={float(self.L):.6g}"
         return f"Tape({size}{both}, {self._cell_name()}{loss}{'' if self.complete else ', no backward pass yet'})"
@@ -113,7 +115,8 @@ class Tape:
         records, own, is_turned = self._about(name)
         if own in self._summed_biases(records[0], name):
             raise KeyError(f"a tape has the sum of the two biases of torch alone: {own!r}; got {name!r}")
-        return _turned(torch.cat([record[own] for record in records], -1), is_turned)
+        found = torch.cat([record[own] for record in records], -1)
+        return _turned(found, is_turned) if own in records[0].weights else self._dense(found)
 
     def d(self, name: str) -> Tensor:
         """The total ∂L/∂ of what `tape[name]` is, of weights summed over time. RuntimeError before it is known."""
@@ -125,7 +128,8 @@ class Tape:
         found = [
             record.grad(own) if own in record.weights else _reached(record, record.d(own), own) for record in records
         ]
-        return _turned(torch.cat(found, -1), is_turned)
+        whole = torch.cat(found, -1)
+        return _turned(whole, is_turned) if own in records[0].weights else self._dense(whole)
 
     def direct(self, name: str) -> Tensor:
         """The part of the gradient of a state or output that came from outside of the layer: own output, or h_n.
@@ -133,7 +137,8 @@ class Tape:
         Raises ValueError for other values, RuntimeError before the backward pass.
         """
         records, own, _ = self._about(name)
-        return torch.cat([_reached(record, record.direct(own), f"{own}_direct") for record in records], -1)
+        found = [_reached(record, record.direct(own), f"{own}_direct") for record in records]
+        return self._dense(torch.cat(found, -1))
 
     def _about(self, name: str) -> tuple[list[Record], str, bool]:
         """The records that have a name, what the sheet calls it, and whether torch has it transposed."""
@@ -172,7 +177,23 @@ class Tape:
     @property
     def steps(self) -> int:
         """T."""
-        return self.layers[0].steps.T
+        return self.layers[0].steps.T if self.padding is None else self.padding.T
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.layers[0].batch if self.padding is None else self.padding.B
+
+    @property
+    def batch_sizes(self) -> Sequence[int] | None:
+        """Rows of each step, where the arrays of the tape are packed."""
+        return self.layers[0].batch_sizes if self.padding is None else None
+
+    def _dense(self, array: Tensor) -> Tensor:
+        """What layers have of the real steps of a padded batch, in its place; of others as it is."""
+        if self.padding is None or len(array) != len(self.padding.places):
+            return array
+        return self.padding.dense(array)
 
     @property
     def bidirectional(self) -> bool:
@@ -208,12 +229,13 @@ class Tape:
         return [record for record in self.layers if record.layer == index]
 
     def _top(self, name: str) -> Tensor:
-        return torch.cat([_reached(record, getattr(record, name), name) for record in self._records(-1)], -1)
+        found = [_reached(record, getattr(record, name), name) for record in self._records(-1)]
+        return torch.cat(found, -1) if name in ("h0", "dh0") else self._dense(torch.cat(found, -1))
 
     @property
     def x(self) -> Tensor:
         """(T, B, I), or integer tokens (T, B)."""
-        return self.layers[0].x
+        return self._dense(self.layers[0].x)
 
     @property
     def a(self) -> Tensor:
@@ -256,7 +278,7 @@ class Tape:
         if not self.x.is_floating_point():
             return None
         first, *other = (_reached(record, record.dx, "dx") for record in self._records(0))
-        return first + other[0] if other else first
+        return self._dense(first + other[0] if other else first)
 
     @property
     def W_xh(self) -> Tensor:
@@ -300,7 +322,7 @@ class Tape:
             if name == "b_h" and plain(record.cell) is not None:
                 raise ValueError("this layer has no bias b_h (bias=False)")
             raise ValueError(f"gradients are those of {', '.join((*parameters, 'W_ho', 'b_o'))}; got {name!r}")
-        return _turned(record.grad(own, self._rows(step)), is_turned)
+        return _turned(record.grad(own, self._rows_of_layers(step)), is_turned)
 
     def _readout_gradient(self, name: str, step: int | None) -> Tensor:
         if self.W_ho is None:
@@ -320,8 +342,33 @@ class Tape:
         if not -self.steps <= step < self.steps:
             raise IndexError(f"step must lie in [{-self.steps}, {self.steps}); got {step}")
         step %= self.steps
-        sizes = self.layers[0].batch_sizes or [self.layers[0].batch] * self.steps
+        sizes = self.batch_sizes or [self.batch] * self.steps
         return slice(sum(sizes[:step]), sum(sizes[: step + 1]))
+
+    def _rows_of_layers(self, step: int | None) -> slice | Tensor:
+        rows = self._rows(step)
+        if self.padding is None or step is None:
+            return rows
+        return ((self.padding.places >= rows.start) & (self.padding.places < rows.stop)).nonzero()[:, 0]
+
+    def _packed(self) -> "Tape":
+        """The same tape without its padding; outputs of the last step alone, which are no rows of layers, are left out.
+
+        Losses at padding go with it, and with them their part of L.
+        """
+        if self.padding is None:
+            return self
+        real = self.padding.rows
+        names = ("o", "y_hat", "loss", "targets", "w", "do")
+        outputs = {name: array for name in names if (array := getattr(self, name)) is not None}
+        if any(len(array) != self.steps for array in outputs.values()):
+            missing = "only steps with an output in a padded batch are shown, and here only the last one has one"
+            known = dict.fromkeys((*names, "L", "W_ho", "b_o", "loss_name"))
+            return replace(self, padding=None, **known, readout_missing=missing)
+        packed = replace(self, padding=None, **{name: real(array) for name, array in outputs.items()})
+        if packed.w is not None and packed.loss is not None:
+            packed.L = (packed.w * packed.loss).sum()
+        return packed
 
     def check(self) -> Report:
         """Every number derived again from its neighbours, and every gradient by plain autograd; see `bptt.tape.check`.
@@ -348,6 +395,7 @@ class Tape:
             for record in self.layers
         ]
         about = {
+            "padded": None if self.padding is None else [self.padding.T, self.padding.B],
             "cells": [{"name": cell.name, "text": cell.text} for cell in cells],
             "layers": layers,
             "loss": self.loss_name,
@@ -358,6 +406,7 @@ class Tape:
             "versions": self.versions,
         }
         arrays = {name: getattr(self, name) for name in tapefile.OUTPUT}
+        arrays |= {"places": None if self.padding is None else self.padding.places}
         for layer, record in zip(layers, self.layers, strict=True):
             arrays |= {tapefile.prefix_of(layer) + name: array for name, array in _arrays(record).items()}
         tapefile.write(Path(path), about, {name: array for name, array in arrays.items() if array is not None})
@@ -375,7 +424,7 @@ class Tape:
         Raises InputError before the backward pass, for rows and steps outside the tape, and when the directory is
         missing or `path` is one.
         """
-        text = player.html(self, row=row, first=first, steps=steps)
+        text = player.html(self._packed(), row=row, first=first, steps=steps)
         outputs.write("a page", {Path(path): text.encode()})
 
     def show(self, *, row: int = 0, first: int | None = None, steps: int | None = None) -> "Player":
@@ -390,7 +439,7 @@ class Tape:
                 "tape.show() needs anywidget, which is not installed. Install it, in a checkout of bptt: pip install "
                 "'.[notebook]'; or write a page: tape.page('run.html')."
             ) from None
-        return Player(self, row=row, first=first, steps=steps)
+        return Player(self._packed(), row=row, first=first, steps=steps)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Tape":
@@ -404,7 +453,9 @@ class Tape:
         layers = [_loaded(layer, cells[layer["cell"]], arrays) for layer in about["layers"]]
         output = {name: arrays.get(name) for name in tapefile.OUTPUT}
         known = {key: about[key] for key in ("readout_missing", "text", "vocabulary", "seed", "versions")}
-        return Tape(layers, **output, **known, loss_name=about["loss"])
+        T, B = about["padded"] or (0, 0)
+        padding = Padding(T, B, arrays["places"]) if "places" in arrays else None
+        return Tape(layers, padding, **output, **known, loss_name=about["loss"])
 
 
 def record(
@@ -541,6 +592,9 @@ class _Watcher:
         self.tapes[-1].layers.append(record)
         self.tapes[-1].versions["engine"] = choose(record.h.device.type, record.h.dtype).name
 
+    def pad(self, padding: Padding) -> None:
+        self.tapes[-1].padding = padding
+
     def after(self, module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if not isinstance(module, torch.nn.Linear) or not self.tapes or recorder.get() is not self:
             return
@@ -580,7 +634,7 @@ class _Watcher:
         if not places:
             raise ValueError(
                 f"the model's first output must have one row for each step and batch row, or for the last step only, "
-                f"and the outputs on its last axis; got {tuple(o.shape)} for T={tape.steps}, B={tape.layers[0].batch}"
+                f"and the outputs on its last axis; got {tuple(o.shape)} for T={tape.steps}, B={tape.batch}"
             )
         return places[0]
 
@@ -620,9 +674,9 @@ class _Place:
 
 def _places(lead: tuple[int, ...], tape: Tape, *, batch_first: bool) -> list[_Place]:
     """The ways an array with these leading axes can lie in time and batch, the likeliest first."""
-    T, B = tape.steps, tape.layers[0].batch
-    if tape.layers[0].batch_sizes is not None:
-        rows = sum(tape.layers[0].batch_sizes)
+    T, B = tape.steps, tape.batch
+    if tape.batch_sizes is not None:
+        rows = sum(tape.batch_sizes)
         return [_Place((rows,))] if lead == (rows,) else []
     every_step = [_Place((T, B)), _Place((B, T), batch_first=True)]
     if batch_first:
@@ -637,7 +691,7 @@ def _places(lead: tuple[int, ...], tape: Tape, *, batch_first: bool) -> list[_Pl
 
 def _all_steps(rows: Tensor, tape: Tape) -> Tensor:
     """Rows of the last steps with zeros for the steps before them."""
-    if tape.layers[0].batch_sizes is not None or len(rows) == tape.steps:
+    if tape.batch_sizes is not None or len(rows) == tape.steps:
         return rows
     return torch.cat([rows.new_zeros(tape.steps - len(rows), *rows.shape[1:]), rows])
 

@@ -104,7 +104,18 @@ def _unusable(path: Path, reason: str) -> InputError:
 
 
 def _check_description(about: dict[str, Any]) -> None:
-    for key in ("arrays", "cells", "layers", "loss", "readout_missing", "text", "vocabulary", "seed", "versions"):
+    for key in (
+        "arrays",
+        "padded",
+        "cells",
+        "layers",
+        "loss",
+        "readout_missing",
+        "text",
+        "vocabulary",
+        "seed",
+        "versions",
+    ):
         demand(key in about, f"its description lacks {key!r}")
     demand(_is_list_of(about["arrays"], str), "'arrays' is not a list of names")
     demand(_is_list_of(about["layers"], dict) and bool(about["layers"]), "'layers' is not a list of layers")
@@ -115,6 +126,9 @@ def _check_description(about: dict[str, Any]) -> None:
     demand(about["seed"] is None or type(about["seed"]) is int, f"its seed is {about['seed']!r}")
     versions = about["versions"]
     demand(isinstance(versions, dict) and _is_list_of(list(versions.values()), str), "'versions' is not an object")
+    padded = about["padded"]
+    is_shape = _is_list_of(padded, int) and len(padded) == 2 and min(padded) >= 0
+    demand(padded is None or is_shape, f"'padded' is not the numbers of steps and rows: {padded!r}")
     demand(_is_list_of(about["cells"], dict), "'cells' is not a list of cells")
     for cell in about["cells"]:
         check_cell(cell.get("text"), cell.get("name"))
@@ -165,6 +179,19 @@ def _check_arrays(about: dict[str, Any], arrays: dict[str, Tensor]) -> None:
         features = width if layer["direction"] == "forward" else features + width
         shared |= {axis: size for axis, size in sizes.items() if axis in "TB"}
     sizes = shared | {"F": features}
+    demand((about["padded"] is None) == ("places" not in arrays), "'padded' and the array places belong together")
+    if about["padded"] is not None:
+        demand(batch_sizes is not None, "only packed layers have padding")
+        T, B = about["padded"]
+        places = arrays["places"]
+        left -= {"places"}
+        demand(
+            places.dtype == torch.int64 and places.shape == (shared["N"],) and len(places.unique()) == len(places),
+            f"places are not {shared['N']} different whole numbers",
+        )
+        inside = not places.numel() or 0 <= int(places.min()) <= int(places.max()) < T * B
+        demand(inside, f"places lie outside of {T} steps of {B} rows")
+        sizes, batch_sizes = {"F": features, "T": T, "B": B}, None
     for name, shape in (OUTPUT if batch_sizes is None else OUTPUT_PACKED).items():
         if name in arrays:
             array = arrays[name]
