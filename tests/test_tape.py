@@ -625,6 +625,17 @@ def test_names_with_a_layer_and_a_direction() -> None:
         tape["c_l2"]
 
 
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_masks_have_no_gradient() -> None:
+    with recording() as tapes:
+        Recurrent("h_t = tanh(x_t W_xh + drop(h_{t-1}) W_hh)", 3, 4, recurrent_dropout=0.5)(torch.randn(5, 2, 3))
+    (tape,) = tapes
+    (mask,) = set(tape.layers[0].weights) - {"W_xh", "W_hh"}
+    assert tape[mask].shape == (2, 4)
+    with pytest.raises(ValueError, match=rf"gradients are those of W_xh, W_hh, W_ho, b_o; got '{mask}'"):
+        tape.d(mask)
+
+
 def test_names_of_torch() -> None:
     model, x, y = example()
     tape = record(model, x, y)

@@ -73,7 +73,13 @@ class Record:
         return self.from_outside.get(name)
 
     def grad(self, name: str, rows: slice | Tensor = slice(None)) -> Tensor:
-        """B8, B9 and B10 of a parameter, from some rows (of all N) alone; RuntimeError before the backward pass."""
+        """B8, B9 and B10 of a parameter, from some rows (of all N) alone.
+
+        Raises ValueError for what is no parameter, RuntimeError before the backward pass.
+        """
+        parameters = Signature.of(self.cell).parameters
+        if name not in parameters:
+            raise ValueError(f"gradients are those of {', '.join((*parameters, 'W_ho', 'b_o'))}; got {name!r}")
         if not self.totals:
             raise RuntimeError(
                 f"the gradient of {name} in layer {self.layer} is not known yet: no backward pass has reached it; call "

@@ -98,7 +98,7 @@ class Tape:
         size = f"T={self.steps}, B={self.batch}, H={top.h.shape[-1]}, layers={top.layer + 1}"
         both = ", bidirectional" if self.bidirectional else ""
         loss = "" if self.L is None else f", {self.loss_name}, L={float(self.L):.6g}"
-        return f"Tape({size}{both}, {self._cell_name()}{loss}{'' if self.complete else ', no backward pass yet'})"
+        return f"Tape({size}{both}, {self.activation}{loss}{'' if self.complete else ', no backward pass yet'})"
 
     def __getitem__(self, name: str) -> Tensor:
         """A value of side A at all steps, a weight, or x, by its name in the sheet; or o, y_hat, ... of the tape.
@@ -171,9 +171,6 @@ class Tape:
                 f"a tape has no attribute {name!r}.{_where(name, layers[0]) if layers else ''}", name=name, obj=self
             )
 
-    def _cell_name(self) -> str:
-        return self.layers[-1].activation
-
     @property
     def steps(self) -> int:
         """T."""
@@ -206,6 +203,7 @@ class Tape:
 
     @property
     def activation(self) -> str:
+        """φ of the plain cell, the name of others."""
         return self.layers[-1].activation
 
     def layer(self, index: int = -1, direction: Direction | None = None) -> Record:
@@ -317,11 +315,8 @@ class Tape:
             (record, *_), own, is_turned = self._about(name)
         else:
             own, is_turned = record.named(name), False
-        parameters = Signature.of(record.cell).parameters
-        if own not in parameters:
-            if name == "b_h" and plain(record.cell) is not None:
-                raise ValueError("this layer has no bias b_h (bias=False)")
-            raise ValueError(f"gradients are those of {', '.join((*parameters, 'W_ho', 'b_o'))}; got {name!r}")
+        if own == "b_h" and plain(record.cell) is not None and not record.has(own):
+            raise ValueError("this layer has no bias b_h (bias=False)")
         return _turned(record.grad(own, self._rows_of_layers(step)), is_turned)
 
     def _readout_gradient(self, name: str, step: int | None) -> Tensor:
