@@ -1,27 +1,47 @@
-"""The worked examples, number by number: against the sheet written out once more in NumPy, autograd and differences."""
+"""The worked examples, number by number: with any cell against its tape and autograd, with the plain one also against
+the sheet written out once more in NumPy, and differences."""
 
+import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import bptt
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from bptt import InputError
+from bptt import Cell, InputError
 from bptt.lesson import printed, worked
-from bptt.sheet import equations
+from bptt.lesson.data import as_data
+from bptt.sheet import named
+from bptt.sheet.cells import CELLS, elman
 
+OWN = """\
+γ : vector = 1
+α : constant = 0.5
+ζ : scalar
+s : size S
+M = W_hh − W_hhᵀ − α ⊙ I
+s_t = tanh(norm(x_t W_xs + drop(h_{t-1}) W_hs) + ζ ⊙ s_{t-1})
+z_t = σ(x_t W_xz + h_{t-1} M + b_z)
+h_t = (1 − z_t) ⊙ h_{t-1} + z_t ⊙ tanh(γ ⊙ (s_t W_sh) + h_{t-1} M) − max(h_{t-1}, z_t) ⊙ mean(s_t)
+"""
+ANY_CELL = ["elman"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLES = ["cell", "hello", "1,3,5,7,9", "01101001"]
 MORE = [*EXAMPLES, "banana", "ab", "2,4,8,16", "-1,0,1", "10"]
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -34,6 +54,11 @@ PHI: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
 }
 
 
+def phi_of(data: dict[str, Any]) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    (phi,) = [phi for name, phi in PHI.items() if elman(name) == data["settings"]["cell"]["text"]]
+    return phi
+
+
 def softmax(o: Array) -> Array:
     return np.exp(o) / np.exp(o).sum()
 
@@ -42,7 +67,7 @@ def forward(
     data: dict[str, Any], weights: dict[str, Array], h0: Array, x: Array, y: list[Any]
 ) -> Iterator[dict[str, Any]]:
     """Side A and the loss, one step after the other; y[t] is None where the step has no output."""
-    phi, _ = PHI[data["settings"]["nonlinearity"]]
+    phi, _ = phi_of(data)
     h = h0
     for t, x_t in enumerate(x):
         a = x_t @ weights["W_xh"] + h @ weights["W_hh"] + weights["b_h"]
@@ -91,10 +116,25 @@ def given_to(text: str) -> tuple[Array, Array, list[Any]]:
     )
 
 
+def cell_of(name: str) -> Cell:
+    return Cell(OWN, "own") if name == "own" else named(name)
+
+
+def work(text: str, updates: int | None = 0, **settings: Any) -> worked.Worked:
+    return worked.work(worked.example(text, **settings), updates)
+
+
+@cache
+def work_with(text: str, name: str) -> worked.Worked:
+    return work(text, cell=cell_of(name))
+
+
+def plain_data(result: worked.Worked) -> dict[str, Any]:
+    return json.loads(json.dumps(as_data(result), allow_nan=False))
+
+
 def data_of(text: str, updates: int | None = 0, **settings: Any) -> dict[str, Any]:
-    return json.loads(
-        json.dumps(worked.as_data(worked.work(worked.example(text, **settings), updates)), allow_nan=False)
-    )
+    return plain_data(work(text, updates, **settings))
 
 
 def close(got: Any, wanted: Any, what: str) -> None:
@@ -111,40 +151,39 @@ def test_every_number_is_that_of_the_sheet(text: str, nonlinearity: str | None) 
     steps = list(forward(data, weights, h0, x, y))
     assert len(data["side_A"]) == len(data["side_B"]) == len(steps)
     for shown, step in zip(data["side_A"], steps, strict=True):
-        close(shown["A1"]["x"], step["x"], "A1 x")
-        close(shown["A1"]["h_prev"], step["h_prev"], "A1 h_{t-1}")
-        close(shown["A2"]["a"], step["a"], "A2")
-        close(shown["A3"]["h"], step["h"], "A3")
-        assert (shown["A5"] is None) == ("o" not in step)
-        if shown["A5"] is not None:
-            close(shown["A5"]["o"], step["o"], "A5")
-            close(shown["A6"]["y_hat"], step["y_hat"], "A6")
-            close(shown["B1"]["loss"], step["loss"], "B1 of one step")
-            assert shown["B1"]["w"] == 1
-            assert shown["B1"]["y"] == y[shown["t"] - 1]
+        close(shown["x"], step["x"], "A1 x")
+        close(shown["before"]["h"], step["h_prev"], "A1 h_{t-1}")
+        close(shown["values"]["a"], step["a"], "A2")
+        close(shown["values"]["h"], step["h"], "A3")
+        assert (shown["o"] is None) == ("o" not in step)
+        assert [shown[name] is None for name in ("y_hat", "y", "w", "loss")] == [shown["o"] is None] * 4
+        if shown["o"] is not None:
+            close(shown["o"], step["o"], "A5")
+            close(shown["y_hat"], step["y_hat"], "A6")
+            close(shown["loss"], step["loss"], "B1 of one step")
+            assert shown["w"] == 1
+            assert shown["y"] == y[shown["t"] - 1]
     L = loss(data, weights, h0, x, y)
     close(data["loss"]["before"], L, "B1")
 
-    _, slope = PHI[data["settings"]["nonlinearity"]]
+    _, slope = phi_of(data)
     gradient = {name: np.zeros_like(value) for name, value in weights.items()}
     da_next = np.zeros_like(h0)
     for shown, step in zip(data["side_B"], reversed(steps), strict=True):
         do = np.zeros(weights["W_ho"].shape[1])
-        assert (shown["B2"] is None) == ("o" not in step)
+        assert (shown["jacobian"] is None) == ("o" not in step)
         if "o" in step:
-            close(shown["B2"]["jacobian"], step["jacobian"], "B2")
+            close(shown["jacobian"], step["jacobian"], "B2")
             do = step["dL_dy_hat"] @ step["jacobian"]
-        close(shown["B3"]["do"], do, "B3 as the product of ∂L/∂ŷ and B2")
+        close(shown["do"], do, "B3 as the product of ∂L/∂ŷ and B2")
         own, future = do @ weights["W_ho"].T, da_next @ weights["W_hh"].T
         dh = own + future
-        close(shown["B6"]["own"], own, "B6 own output")
-        close(shown["B6"]["future"], future, "B6 the future")
-        close(shown["B6"]["dh"], dh, "B6")
-        close(shown["B7"]["slope"], slope(step["a"]), "B7 φ'")
+        close(shown["gradients"]["h"]["terms"], [own, future], "B6 own output and the future")
+        close(shown["gradients"]["h"]["total"], dh, "B6")
         da_next = dh * slope(step["a"])
-        close(shown["B7"]["da"], da_next, "B7")
-        close(shown["B11"]["handed"], da_next @ weights["W_hh"].T, "B11 to t-1")
-        close(shown["B11"]["dx"], da_next @ weights["W_xh"].T, "B11 ∂x")
+        close(shown["gradients"]["a"]["total"], da_next, "B7")
+        close(shown["handed"]["h"], da_next @ weights["W_hh"].T, "B11 to t-1")
+        close(shown["gradients"]["x"]["total"], da_next @ weights["W_xh"].T, "B11 ∂x")
         gradient["b_o"] += do
         gradient["W_ho"] += np.outer(step["h"], do)
         gradient["b_h"] += da_next
@@ -178,28 +217,124 @@ def test_gradients_are_the_slopes_of_the_loss(text: str) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ANY_CELL)
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_gradients_are_those_of_autograd(text: str) -> None:
-    result = worked.work(worked.example(text), 0)
-    model = worked.example(text).model
-    given_example = worked.example(text)
-    o, _ = model(given_example.x, given_example.h0)
-    model.loss(o, given_example.targets, torch.ones(())).backward()
-    for name, parameter in (
-        ("W_xh", "rnn.weight_ih_l0"), ("W_hh", "rnn.weight_hh_l0"), ("b_h", "rnn.bias_ih_l0"),
-        ("W_ho", "readout.weight"), ("b_o", "readout.bias"),
-    ):  # fmt: skip
-        gradient = model.get_parameter(parameter).grad
-        assert gradient is not None
-        close(result.gradient[name].tolist(), gradient.T.numpy() if gradient.dim() == 2 else gradient, name)
+def test_numbers_of_any_cell_are_those_of_its_tape_by_name(text: str, name: str) -> None:
+    result = work_with(text, name)
+    data, tape, record = plain_data(result), result.tape, result.tape.layer()
+    assert tape.dx is not None
+    totals = record.totals | {"x": tape.dx}
+    for t, (forward, backward) in enumerate(zip(data["side_A"], reversed(data["side_B"]), strict=True)):
+        assert forward["t"] == backward["t"] == t + 1
+        assert forward["values"] == {name: record[name][t, 0].tolist() for name in record.values}
+        states = {name: (record[name][t - 1] if t else first)[0].tolist() for name, first in record.first.items()}
+        assert forward["before"] == states
+        assert {name: gradient["total"] for name, gradient in backward["gradients"].items()} == {
+            name: total[t, 0].tolist() for name, total in totals.items()
+        }
+    assert data["side_B"][-1]["handed"] == {name: d[0].tolist() for name, d in record.d_first.items()}
+    weights = data["weights"] | {name: {"before": each["value"]} for name, each in data["once"].items()}
+    assert {name: weights[name]["before"] for name in record.weights} == {
+        name: (weight[0] if name == "m" else weight).tolist() for name, weight in record.weights.items()
+    }
+
+
+@pytest.mark.parametrize("name", ANY_CELL)
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_terms_of_any_cell_sum_to_their_gradient(text: str, name: str) -> None:
+    data = plain_data(work_with(text, name))
+    lines = {line["symbol"]: line["terms"] for line in data["equations"]["side_B"]}
+    handed: dict[str, Any] = {name: np.zeros_like(state) for name, state in data["side_A"][0]["before"].items()}
+    for step in data["side_B"]:
+        for value, gradient in step["gradients"].items():
+            terms = lines[f"∂{value}_t"]
+            assert len(gradient["terms"]) == len(terms) > 0
+            close(np.sum(gradient["terms"], axis=0), gradient["total"], f"∂{value}")
+            future = [
+                numbers
+                for numbers, term in zip(gradient["terms"], terms, strict=True)
+                if "_{t+1}" in term["from"].split(" = ")[0]
+            ]
+            assert bool(future) == (value in handed)
+            close(np.sum(future, axis=0) if future else 0, handed.get(value, 0), f"∂{value} from step t+1")
+        own = step["gradients"][list(data["side_A"][0]["values"])[-1]]["terms"][0]
+        close(own, np.array(step["do"]) @ np.array(data["weights"]["W_ho"]["before"]).T, "own output")
+        handed = step["handed"]
+
+
+@pytest.mark.parametrize("name", ANY_CELL)
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_gradients_of_any_cell_are_those_of_autograd(text: str, name: str) -> None:
+    given = worked.example(text, cell=cell_of(name))
+    o, _ = given.model(given.x, given.first)
+    worked.losses.loss(given.model.loss_name, o, given.targets, torch.ones(())).backward()
+    parameters = {key.removeprefix("rnn.").removesuffix("_l0"): own for key, own in given.model.named_parameters()}
+    parameters = {
+        {"readout.weight": "W_ho", "readout.bias": "b_o"}.get(key, key): own for key, own in parameters.items()
+    }
+    weights = plain_data(work_with(text, name))["weights"]
+    assert weights.keys() == parameters.keys()
+    for key, parameter in parameters.items():
+        assert parameter.grad is not None
+        gradient = parameter.grad.t() if key == "W_ho" else parameter.grad
+        close(weights[key]["gradient"], gradient.numpy(), key)
+
+
+@pytest.mark.parametrize("name", ANY_CELL)
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_side_b_of_any_cell_is_rounding_away_from_autograd(text: str, name: str) -> None:
+    check = plain_data(work_with(text, name))["check"]
+    assert check["ok"]
+    assert check["residuals"]["autograd"]["worst"] < 1e-13
+    assert "central differences" in check["residuals"] or "central differences" in check["notes"][0]
+
+
+@pytest.mark.parametrize("name", ANY_CELL)
+def test_the_update_that_is_shown_is_one_step_of_descent(name: str) -> None:
+    data = plain_data(work_with("hello", name))
+    given = worked.example("hello", cell=cell_of(name))
+    for key, weight in given.model.weights().items():
+        entry = data["weights"][key]
+        assert entry["before"] == weight.tolist()
+        stepped = np.array(entry["before"]) - data["settings"]["lr"] * np.array(entry["gradient"])
+        close(entry["after"], stepped, key)
+        weight.copy_(torch.tensor(entry["after"], dtype=torch.float64))
+    with torch.no_grad():
+        loss_after = worked.losses.loss(given.model.loss_name, given.model(given.x)[0], given.targets, torch.ones(()))
+    close(data["loss"]["after"], float(loss_after), "the loss after the update")
+    assert data["loss"]["after"] < data["loss"]["before"]
+
+
+def test_weights_have_two_decimals_or_the_start_that_the_text_gives() -> None:
+    weights = worked.example("hello", cell=cell_of("own")).model.weights()
+    assert weights["γ"].tolist() == [1, 1, 1, 1]
+    for name, weight in weights.items():
+        assert torch.equal(weight, (100 * weight).round() / 100), name
+        assert name == "γ" or 0 < weight.abs().max() <= 0.5
+
+
+def test_the_plain_cell_draws_what_torchs_module_would() -> None:
+    """As before there were other cells: matrices row by row of torch's layout, in the order of its parameters."""
+    generator = torch.Generator().manual_seed(3)
+    weights = worked.example("hello", seed=3).model.weights()
+    for name in ("W_xh", "W_hh", "b_h", "W_ho", "b_o"):
+        drawn = torch.rand(weights[name].t().shape, generator=generator, dtype=torch.float64)
+        assert torch.equal(weights[name].t(), (100 * (drawn - 0.5)).round() / 100)
 
 
 def test_only_the_last_step_feeds_the_output_weights_of_a_series() -> None:
-    result = worked.work(worked.example("1,3,5,7,9"), 0)
+    result = work("1,3,5,7,9")
     for name in ("W_ho", "b_o"):
         assert torch.equal(result.tape.grad(name, step=-1), result.tape.grad(name))
         assert all(result.tape.grad(name, step=step).count_nonzero() == 0 for step in range(4))
     assert all(result.tape.grad("W_hh", step=step).count_nonzero() for step in range(1, 5))
+
+
+@pytest.mark.parametrize("name", ANY_CELL)
+def test_any_cell_learns_to_spell(name: str) -> None:
+    outcome = work("hello", None, cell=cell_of(name)).outcome
+    assert outcome.answer == "hello"
+    assert outcome.right
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -210,7 +345,7 @@ def test_trained_on_hello_spells_hello(seed: int) -> None:
 
 
 def test_untrained_it_spells_something_else() -> None:
-    outcome = worked.work(worked.example("hello"), 0).outcome
+    outcome = work("hello").outcome
     assert (outcome.updates, outcome.right) == (0, False)
     assert outcome.answer != "hello"
 
@@ -239,14 +374,18 @@ def test_trained_on_bits_says_the_bit_before(seed: int) -> None:
 def test_one_update_of_training_is_the_update_that_is_shown() -> None:
     result = worked.work(worked.example("hello"), 1)
     assert result.outcome.loss == result.loss_after
-    assert torch.equal(result.after["W_hh"].mT, result.example.model.rnn.get_parameter("weight_hh_l0"))
+    assert torch.equal(result.after["W_hh"], result.example.model.weights()["W_hh"])
+
+
+def rendered(result: worked.Worked, width: int = 80) -> str:
+    out = StringIO()
+    printed.render(result, Console(file=out, width=width))
+    return out.getvalue()
 
 
 def printed_page(text: str, width: int = 80, updates: int | None = 0, **settings: Any) -> tuple[str, dict[str, Any]]:
-    result = worked.work(worked.example(text, **settings), updates)
-    out = StringIO()
-    printed.render(result, Console(file=out, width=width))
-    return out.getvalue(), json.loads(json.dumps(worked.as_data(result)))
+    result = work(text, updates, **settings)
+    return rendered(result, width), plain_data(result)
 
 
 def flat(values: Any) -> list[float]:
@@ -257,39 +396,81 @@ def shown(values: Any) -> Counter[str]:
     return Counter(printed.number(value) for value in flat(values))
 
 
-@pytest.mark.parametrize("text", MORE)
-@pytest.mark.parametrize("width", [60, 80, 100])
-def test_every_number_is_printed_and_every_line_fits(text: str, width: int) -> None:
-    page, data = printed_page(text, width)
-    assert max(cell_len(line) for line in page.splitlines()) <= width
+def assert_every_number_is_printed(page: str, data: dict[str, Any]) -> None:
     _, page_A = page.split("Side A · forward")
     page_A, page_B = page_A.split("Side B · backward")
     page_B, page_W = page_B.split("Summed over time")
-    wanted_A: Counter[str] = Counter()
+    wanted_A = shown([each["value"] for each in data["once"].values()])
     for step in data["side_A"]:
-        values = [step["A1"]["x"], step["A1"]["h_prev"], step["A2"]["a"], step["A3"]["h"]]
-        values += [] if step["A5"] is None else [step["A5"]["o"], step["A6"]["y_hat"], step["B1"]["loss"]]
-        wanted_A += shown(values)
+        values = [step["x"], *step["before"].values(), *step["values"].values()]
+        wanted_A += shown([*values, *([] if step["o"] is None else [step["o"], step["y_hat"], step["loss"]])])
     wanted_B: Counter[str] = Counter()
     for step in data["side_B"]:
-        values = [step["B3"]["do"], *step["B6"].values(), *step["B7"].values(), *step["B11"].values()]
-        wanted_B += shown([*values, [] if step["B2"] is None else step["B2"]["jacobian"]])
+        values = [step["do"], *step["handed"].values(), [] if step["jacobian"] is None else step["jacobian"]]
+        for gradient in step["gradients"].values():
+            values += [gradient["total"], *(gradient["terms"] if len(gradient["terms"]) > 1 else [])]
+        wanted_B += shown(values)
     wanted_W = shown([[entry["before"], entry["gradient"], entry["after"]] for entry in data["weights"].values()])
+    wanted_W += shown([each["gradient"] for each in data["once"].values() if each["gradient"] is not None])
     for wanted, section in ((wanted_A, page_A), (wanted_B, page_B), (wanted_W, page_W)):
         assert not wanted - Counter(section.replace(":", " ").split())
     assert printed.number(data["loss"]["before"]) in page_W
     assert printed.number(data["loss"]["after"]) in page_W
 
 
+def widest(page: str) -> int:
+    return max(cell_len(line) for line in page.splitlines())
+
+
+@pytest.mark.parametrize("text", MORE)
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_every_number_is_printed_and_every_line_fits(text: str, width: int) -> None:
+    page, data = printed_page(text, width)
+    assert widest(page) <= width
+    assert_every_number_is_printed(page, data)
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize(
+    ("text", "name"), sorted({*itertools.product(["hello"], ANY_CELL), *itertools.product(EXAMPLES, ["elman"])})
+)
+def test_every_number_of_any_cell_is_printed_and_every_line_fits(text: str, name: str, width: int) -> None:
+    result = work_with(text, name)
+    page = rendered(result, width)
+    assert widest(page) <= width
+    assert_every_number_is_printed(page, plain_data(result))
+
+
+@pytest.mark.parametrize(("name", "width"), [("elman", 60)])
+def test_wide_networks_and_long_names_are_printed_whole(name: str, width: int) -> None:
+    text = CELLS[name].replace("h_t", "hidden_t").replace("h_{t-1}", "hidden_{t-1}")
+    for cell in (cell_of(name), Cell(text.replace("hidden", "state_" * 12 + "of_mine"), "long")):
+        result = work("abcdefgh", cell=cell, hidden=12)
+        page = rendered(result, width)
+        assert widest(page) <= width
+        assert_every_number_is_printed(page, plain_data(result))
+
+
+@pytest.mark.parametrize("name", ANY_CELL)
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_every_equation_and_tag_is_printed(text: str) -> None:
-    page, _ = printed_page(text, 100)
-    for tag, equation in equations.SHEET.items():
-        assert any(line.split()[:1] == [tag] and equation.formula in line for line in page.splitlines())
-    sheet, _, numbers = page.partition("Side A · forward")
-    assert sheet
-    words = set(numbers.split())
-    assert {tag for tag in equations.SHEET if tag not in words} == set()
+def test_every_equation_and_tag_of_this_cell_is_printed(text: str, name: str) -> None:
+    result = work_with(text, name)
+    cell = result.example.model.rnn.cell
+    listed, _, numbers = rendered(result, 140).partition("Side A · forward")
+    lines = [line.split() for line in listed.splitlines()]
+    for line in (*cell.side_a.where, *cell.side_a, *cell.side_b):
+        wanted = [*line.tag.split(), *line.text.split()]
+        assert any(line[: len(wanted)] == wanted for line in lines), line
+    used = {line.tag for line in (*cell.side_a, *cell.side_b)}
+    assert used - set(numbers.split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("1,2", "squared error gives B3 the factor 2"), ("10", "B2 is ŷ_t ⊙ (1 − ŷ_t)")]
+)
+def test_what_the_loss_makes_of_b2_and_b3_is_said(text: str, said: str) -> None:
+    assert said in rendered(work_with(text, "elman"), 140)
+    assert said not in rendered(work_with("hello", "elman"), 140)
 
 
 def test_the_last_line_tells_the_distance_to_both_judges() -> None:
@@ -315,12 +496,7 @@ def test_pipes_and_no_color_lose_nothing_and_carry_no_control_codes() -> None:
 def test_json_is_the_same_as_data() -> None:
     done = run("1,3,5,7,9", "--json", "--seed", "2")
     assert (done.returncode, done.stderr) == (0, "")
-    data = json.loads(done.stdout)
-    assert data == data_of("1,3,5,7,9", None, seed=2)
-    tape = worked.work(worked.example("1,3,5,7,9", seed=2), 0).tape
-    assert [step["A3"]["h"] for step in data["side_A"]] == tape.h[:, 0].tolist()
-    assert [step["B7"]["da"] for step in reversed(data["side_B"])] == tape.da[:, 0].tolist()
-    assert data["weights"]["W_hh"]["gradient"] == tape.grad("W_hh").tolist()
+    assert json.loads(done.stdout) == data_of("1,3,5,7,9", None, seed=2)
 
 
 BAD = {
@@ -350,6 +526,14 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"seed": -1}, "--seed must be a whole number"),
     ({"nonlinearity": "gelu"}, "one of tanh, relu, sigmoid, identity; got 'gelu'"),
     ({"target": 3.0}, "--target is for numbers"),
+    (
+        {"nonlinearity": "relu", "cell": named("lstm")},
+        "--nonlinearity is the φ of the plain cell; got 'relu' with the cell lstm, .* Leave one of the two out",
+    ),
+    (
+        {"cell": Cell("d : input\nh_t = tanh(x_t W_xh + h_{t-1} W_hh + d_t ⊙ b_h)", "timed")},
+        "gives a cell x and nothing else; the cell timed also reads d. Take that out of its text",
+    ),
 ]
 
 
@@ -370,6 +554,23 @@ def test_mistakes_end_with_a_message_and_exit_code_2() -> None:
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
         assert done.stderr
+
+
+BAD_CELLS = {
+    "LSMT": r"A cell is one of elman, lstm, .*; there is none at LSMT\. Did you mean lstm\?",
+    "nowhere.txt": r"A cell is one of elman, lstm, .*; there is none at nowhere\.txt",
+    ".": r"\. is a directory or a device\. Name a file",
+    "words.txt": r"Line 1, column 1: ",
+    "gru --nonlinearity relu": r"--nonlinearity is the φ of the plain cell; got 'relu' with the cell gru",
+}
+
+
+@pytest.mark.parametrize("cell", BAD_CELLS)
+def test_what_is_no_cell_is_refused(cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("to be or not to be")
+    said = " ".join(bptt(f"trace hello --cell {cell}", 2).replace("│", "").split())
+    assert re.search(BAD_CELLS[cell], said), said
 
 
 def test_a_diverged_training_is_said_and_is_still_json() -> None:

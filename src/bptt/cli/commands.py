@@ -376,11 +376,16 @@ def inspect(
 
 def trace(
     example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="cell, a word, numbers with commas, or bits.")],
+    cell: Annotated[
+        str,
+        typer.Option(metavar="CELL", help="elman, lstm, gru, gru-v1, mgu, peephole, indrnn, or a file with equations."),
+    ] = "elman",
     hidden: Annotated[int | None, typer.Option(help="Hidden units.", show_default="2 to 8, by example")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate of W ← W − lr ∂W.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     nonlinearity: Annotated[
-        str | None, typer.Option(help="tanh, relu, sigmoid or identity.", show_default="tanh; bits: relu")
+        str | None,
+        typer.Option(help="φ of elman: tanh, relu, sigmoid or identity.", show_default="tanh; bits: relu"),
     ] = None,
     target: Annotated[
         float | None, typer.Option(help="What numbers should lead to.", show_default="straight on")
@@ -398,13 +403,15 @@ def trace(
 
     [bold]Examples[/bold]
 
-    [cyan]bptt trace cell[/cyan]   # one cell, one step, all seventeen equations
+    [cyan]bptt trace cell[/cyan]   # one cell, one step, each equation once
 
     [cyan]bptt trace hello[/cyan]   # a word, one character at a time
 
     [cyan]bptt trace 1,3,5,7,9[/cyan]   # numbers, one at a time; the last output is to be 11
 
     [cyan]bptt trace 01101001[/cyan]   # eight bits, relu and sigmoid
+
+    [cyan]bptt trace hello --cell lstm[/cyan]   # any cell: a built-in one, or a file with its equations
 
     [cyan]bptt trace --lr 0.05 -- -1,0,1[/cyan]   # a first number below zero comes after --
     """
@@ -414,7 +421,7 @@ def trace(
 
     _begin(threads)
     settings = {"hidden": hidden, "lr": lr, "seed": seed, "nonlinearity": nonlinearity, "target": target}
-    work.trace(example, train, digits, json=json, **settings)
+    work.trace(example, cell, train, digits, json=json, **settings)
 
 
 def derive(

@@ -20,7 +20,7 @@ UNBROKEN = "\N{NO-BREAK SPACE}"
 def derive(asked: str, *, notation: str, tex: bool, json: bool) -> None:
     """asked: the name of a cell that is built in, or a path. notation: one of `bptt.sheet.notations.NOTATIONS`."""
     chosen = notations.notation(notation)
-    cell = named(asked) if asked in CELLS else Cell(_read(Path(asked)), Path(asked).stem)
+    cell = resolved(asked)
     board = notations.board(cell.derivation, cell.text, chosen)
     if json:
         print(
@@ -32,6 +32,11 @@ def derive(asked: str, *, notation: str, tex: bool, json: bool) -> None:
         print(board.tex, end="")
     else:
         sys.stdout.write(written(cell, board))
+
+
+def resolved(asked: str) -> Cell:
+    """The cell that is built in under this name, or that of the file at this path."""
+    return named(asked) if asked in CELLS else Cell(_read(Path(asked)), Path(asked).stem)
 
 
 def written(cell: Cell, board: Board) -> str:

@@ -6,9 +6,10 @@ number of significant digits, not of decimals.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.columns import Columns
@@ -16,13 +17,25 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
-from bptt.lesson.worked import WEIGHTS, Example, Worked, step_backward, step_forward, wanted
-from bptt.sheet.equations import SIDE_A, SIDE_B, Equation
+from bptt.lesson.sides import at_outputs, before, gradients, handed, is_of_next_step, jacobians, values
+from bptt.lesson.worked import Example, Worked, wanted
+from bptt.sheet.expressions import Name
+from bptt.sheet.printing import TEXT
+from bptt.sheet.sides import Side, Term
 from bptt.tape.check import Residual
 
 SIDE = {"A": "cyan", "B": "magenta"}
 OWN, FUTURE = "blue", "yellow"
+HEADER, WORD = 11, 40
+UNBROKEN = "\N{NO-BREAK SPACE}"
+OUTPUTS = "outputs"
+OF_LOSS = {
+    "cross_entropy": ("softmax", ""),
+    "binary_cross_entropy": ("sigmoid", "g is the sigmoid here, so B2 is ŷ_t ⊙ (1 − ŷ_t)"),
+    "squared_error": ("identity", "g is the identity here, so B2 is 1; squared error gives B3 the factor 2"),
+}
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -58,12 +71,20 @@ class Column:
 
     tag: str
     symbol: str
-    cells: list[list[str]] = field(default_factory=list)
+    cells: list[list[str]]
     style: str = ""
 
     @property
+    def header(self) -> list[str]:
+        """The symbol, in lines where it is long: before a sign, and not inside of brackets."""
+        held = re.sub(r"\([^()]*\)|\[[^][]*\]|[−+⊙/=] ", lambda found: found[0].replace(" ", UNBROKEN), self.symbol)
+        lines = textwrap.wrap(held, HEADER, break_long_words=False, break_on_hyphens=False)
+        pieces = [piece for line in lines for piece in textwrap.wrap(line, WORD, break_on_hyphens=False)]
+        return [piece.replace(UNBROKEN, " ") for piece in pieces]
+
+    @property
     def width(self) -> int:
-        return max(map(cell_len, (self.tag, self.symbol, *(line for cell in self.cells for line in cell))))
+        return max(map(cell_len, (self.tag, *self.header, *(line for cell in self.cells for line in cell))))
 
 
 def render(worked: Worked, console: Console, digits: int = 4) -> None:
@@ -75,30 +96,25 @@ def render(worked: Worked, console: Console, digits: int = 4) -> None:
 def _parts(worked: Worked, width: int, digits: int) -> list[RenderableType]:
     given, tape = worked.example, worked.tape
     assert tape.L is not None
-    forward = [step_forward(worked, t) for t in range(tape.steps)]
-    backward = [step_backward(worked, t) for t in reversed(range(tape.steps))]
-    parts: list[RenderableType] = [*_opening(given), *_sheet()]
-    parts += [
+    L, after = float(tape.L), worked.loss_after
+    verdict = "smaller" if after < L else "not smaller: a step of this size goes too far" if after > L else "equal"
+    return [
+        *_opening(given),
+        *_equations(given),
         _heading("A", f"Side A · forward, {_span(tape.steps)}"),
-        *_tables(_forward_columns(given, forward, digits), width),
-    ]
-    total = _sum_of_losses(forward, digits)
-    parts.append(_tagged("B1", f"L = {total}{number(float(tape.L), digits)}"))
-    parts += [
+        *_once(worked, digits, width),
+        *_tables([[column] for column in _forward(worked, digits)], width),
+        _tagged("B1", f"L = {_sum_of_losses(worked, digits)}{number(L, digits)}"),
         _heading("B", f"Side B · backward, {_span(tape.steps, back=True)}"),
-        *_tables(_backward_columns(given, backward, digits), width),
-        *_jacobians(given, backward, digits),
+        *_tables(_backward(worked, digits), width),
+        *_jacobians(worked, digits, width),
         _heading("B", "Summed over time, and one step of gradient descent: W ← W − lr ∂W"),
         Text(f"lr = {given.lr:g}\n"),
+        *_updates(worked, digits, width),
+        Text(f"L before {number(L, digits)}, after {number(after, digits)}: {verdict}"),
+        _result(worked, digits),
+        _judgement(worked),
     ]
-    parts += [_update(worked, name, tag, digits) for name, tag in WEIGHTS.items()]
-    before, after = float(tape.L), worked.loss_after
-    verdict = (
-        "smaller" if after < before else "not smaller: a step of this size goes too far" if after > before else "equal"
-    )
-    parts.append(Text(f"L before {number(before, digits)}, after {number(after, digits)}: {verdict}"))
-    parts += [_result(worked, digits), _judgement(worked)]
-    return parts
 
 
 def _span(steps: int, *, back: bool = False) -> str:
@@ -115,201 +131,246 @@ def _tagged(tag: str, text: str) -> Text:
     return Text.assemble((tag, SIDE[tag[0]]), f"  {text}")
 
 
-def _opening(given: Example) -> list[RenderableType]:
+def _opening(given: Example) -> list[Text]:
     model, rnn = given.model, given.model.rnn
-    outputs = model.readout.out_features
-    g = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "squared_error": "identity"}[model.loss_name]
+    hidden, loss = model.readout.in_features, model.loss_name
+    widths = "".join(f", {size} = {width}" for size, width in rnn.sizes.items())
+    starts = any(one.start is not None for one in rnn.cell.sheet.given.values() if one.learned)
     lines = [
         Text.assemble(
             ("".join(symbol if symbol == " " else character(symbol) for symbol in given.given), "bold"),
             f": {given.task}",
         ),
         Text(
-            f"{_count(rnn.input_size, 'input')}, {_count(rnn.hidden_size, 'hidden unit')} (φ = {rnn.nonlinearity}), "
-            f"{_count(outputs, 'output')} (g = {g}), {model.loss_name.replace('_', ' ')}; float64, seed {given.seed}"
+            f"the cell {rnn.cell.name}: {_count(rnn.input_size, 'input')}, {_count(hidden, 'hidden unit')}{widths}, "
+            f"{_count(model.readout.out_features, 'output')} (g = {OF_LOSS[loss][0]}), {loss.replace('_', ' ')}; "
+            f"float64, seed {given.seed}"
         ),
-        Text(f"weights drawn from (−1/√{rnn.hidden_size}, 1/√{rnn.hidden_size}), rounded to two decimals; all w_t = 1"),
+        Text(
+            f"weights drawn from (−1/√{hidden}, 1/√{hidden}), rounded to two decimals"
+            f"{', but for those that the text gives a start' if starts else ''}; all w_t = 1"
+        ),
     ]
     if given.alphabet:
         shown = ", ".join(f"{index} = {character(symbol)}" for index, symbol in enumerate(given.alphabet, 1))
         lines.append(Text(f"inputs and outputs by number: {shown}"))
     if given.kind == "numbers":
         lines.append(Text(f"numbers are divided by {given.scale:g} on the way in and multiplied by it on the way out"))
-    return list(lines)
+    return lines
 
 
 def _count(size: int, what: str) -> str:
     return f"{size} {what}{'' if size == 1 else 's'}"
 
 
-def _sheet() -> list[RenderableType]:
-    def table(equations: Sequence[Equation]) -> Table:
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column()
-        for equation in equations:
-            table.add_row(
-                Text(equation.tag, SIDE[equation.side]), Text(equation.formula), Text(equation.meaning, "dim")
-            )
-        return table
-
+def _equations(given: Example) -> list[RenderableType]:
+    cell = given.model.rnn.cell
+    of_loss = OF_LOSS[given.model.loss_name][1]
     return [
-        _heading("A", "The equations, side A"), table(SIDE_A),
-        _heading("B", "The equations, side B (∂u is ∂L/∂u)"), table(SIDE_B),
+        _heading("A", "The equations, side A"), _listed(cell.side_a),
+        _heading("B", "The equations, side B (∂u is ∂L/∂u; terms of t+1 are zero at the last step)"),
+        _listed(cell.side_b), *([Text(of_loss)] if of_loss else []),
     ]  # fmt: skip
 
 
-def _numbers(values: Sequence[float] | float | None, digits: int) -> list[str]:
-    if values is None:
-        return ["–"]
-    return [number(value, digits) for value in ([values] if isinstance(values, int | float) else values)]
+def _listed(side: Side) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for line in (*side.where, *side.lines):
+        when = f"   ({'once, before step 1' if line.tag[:1] == 'A' else 'once, after step 1'})" if line.once else ""
+        table.add_row(Text(line.tag, SIDE.get(line.tag[:1], "")), Text.assemble(line.text, (when, "dim")))
+    return table
 
 
-def _get(step: dict[str, Any], tag: str, name: str) -> Any:
-    return None if step[tag] is None else step[tag][name]
+def _column(tag: str, symbol: str, rows: Iterable[Tensor | None], digits: int, style: str = "") -> Column:
+    cells = [["–"] if row is None else [number(value, digits) for value in row.tolist()] for row in rows]
+    return Column(tag, symbol, cells, style)
 
 
-def _forward_columns(given: Example, steps: list[dict[str, Any]], digits: int) -> list[Column]:
-    def column(tag: str, symbol: str, name: str, shown: str | None = None, style: str = "") -> Column:
-        return Column(shown or tag, symbol, [_numbers(_get(step, tag, name), digits) for step in steps], style)
+def _characters(tag: str, symbol: str, steps: Iterable[str]) -> Column:
+    return Column(tag, symbol, [[character(each) for each in step] for step in steps], "bold" * bool(tag))
 
-    columns = [Column("", "t", [[str(step["t"])] for step in steps])]
+
+def _forward(worked: Worked, digits: int) -> list[Column]:
+    given, tape = worked.example, worked.tape
+    assert tape.o is not None
+    assert tape.y_hat is not None
+    assert tape.loss is not None
+    states = before(tape)
+    taken = {"x_t": tape.x[:, 0], **{TEXT.write(Name(name, -1)): array for name, array in states.items()}}
+    columns = [Column("", "t", [[str(t)] for t in range(1, tape.steps + 1)])]
+    columns += [_characters("A1", "", given.given[:-1])] if given.alphabet else []
+    columns += [_column("A1", symbol, rows, digits) for symbol, rows in taken.items()]
+    for value in values(tape):
+        line, is_state = value.line, value.name in states
+        tag = f"{line.tag} A4" if is_state else line.tag
+        columns.append(_column(tag, line.symbol, value.whole, digits, "bold" * is_state))
+    columns.append(_column("A5", "o_t", at_outputs(tape, tape.o), digits))
+    columns.append(_column("A6", "ŷ_t", at_outputs(tape, tape.y_hat), digits, "bold"))
     if given.alphabet:
-        columns.append(Column("A1", "", [[character(given.given[step["t"] - 1])] for step in steps], "bold"))
-    columns += [
-        column("A1", "x_t", "x"),
-        column("A1", "h_{t-1}", "h_prev"),
-        column("A2", "a_t", "a"),
-        column("A3", "h_t", "h", "A3 A4", "bold"),
-        column("A5", "o_t", "o"),
-        column("A6", "ŷ_t", "y_hat", style="bold"),
-    ]
-    if given.alphabet:
-        labels = [[character(symbol) for symbol in given.alphabet] for _ in steps]
-        columns.append(Column("", "", labels))
-        columns.append(Column("B1", "y_t", [[character(given.given[step["t"]])] for step in steps], "bold"))
-    elif given.kind == "cell":
-        columns.append(Column("B1", "y_t", [[str(step["B1"]["y"][0] + 1)] for step in steps]))
+        columns += [_characters("", "", [given.alphabet] * tape.steps), _characters("B1", "y_t", given.given[1:])]
     else:
-        columns.append(column("B1", "y_t", "y"))
-    columns.append(column("B1", "loss_t", "loss"))
-    return columns
+        targets = given.targets.view(-1, 1, 1) + (given.kind == "cell")
+        columns.append(_column("B1", "y_t", at_outputs(tape, targets), digits))
+    return [*columns, _column("B1", "loss_t", at_outputs(tape, tape.loss[..., None]), digits)]
 
 
-def _backward_columns(given: Example, steps: list[dict[str, Any]], digits: int) -> list[Column]:
-    def column(tag: str, symbol: str, name: str, style: str = "") -> Column:
-        return Column(tag, symbol, [_numbers(_get(step, tag, name), digits) for step in steps], style)
+def _backward(worked: Worked, digits: int) -> list[list[Column]]:
+    """A gradient and its terms are one group."""
+    tape = worked.tape
+    assert tape.do is not None
 
-    columns = [Column("", "t", [[str(step["t"])] for step in steps])]
-    if given.model.readout.out_features == 1:
-        slopes = [None if step["B2"] is None else step["B2"]["jacobian"][0][0] for step in steps]
-        columns.append(Column("B2", "∂ŷ/∂o", [_numbers(slope, digits) for slope in slopes]))
-    return [
-        *columns,
-        column("B3", "∂o_t", "do"),
-        column("B6", "own", "own", OWN),
-        column("B6", "+ future", "future", FUTURE),
-        column("B6", "= ∂h_t", "dh", "bold"),
-        column("B7", "× φ'", "slope"),
-        column("B7", "= ∂a_t", "da", "bold"),
-        column("B11", "to t−1", "handed", FUTURE),
-        column("B11", "∂x_t", "dx"),
-    ]
+    def column(tag: str, symbol: str, rows: Iterable[Tensor | None], style: str = "") -> Column:
+        return _column(tag, symbol, [*rows][::-1], digits, style)
+
+    groups = [[Column("", "t", [[str(t)] for t in range(tape.steps, 0, -1)])]]
+    if worked.example.model.readout.out_features == 1:
+        slopes = [None if matrix is None else matrix[0] for matrix in jacobians(tape)]
+        groups.append([column("B2", "∂ŷ_t/∂o_t", slopes)])
+    groups.append([column("B3", "∂o_t", tape.do[:, 0])])
+    for gradient in gradients(tape):
+        tag, symbol, group = gradient.line.tag, gradient.line.symbol, []
+        if len(gradient.terms) > 1:
+            for term, numbers in zip(gradient.line.terms, gradient.terms, strict=True):
+                plus = "+ " if group and not term.text.startswith("−") else ""
+                group.append(column(tag, plus + term.text, numbers, _style(term)))
+        total = column(tag, "= " * bool(group) + symbol, gradient.whole, "bold" * bool(group))
+        groups.append([*group, total])
+    return groups + [[column(each.line.tag, f"to {each.line.symbol}", each.whole, FUTURE)] for each in handed(tape)]
 
 
-def _tables(columns: list[Column], width: int) -> list[RenderableType]:
-    """As few tables as the width allows, each with the column of t."""
-    time, *others = columns
-    rows: list[list[Column]] = [[]]
-    room = 0
-    for column in others:
-        needed = column.width + 2
-        if rows[-1] and room < needed:
-            rows.append([])
-        if not rows[-1]:
-            room = width - time.width
-        rows[-1].append(column)
-        room -= needed
-    return [_table([time, *row]) for row in rows]
+def _style(term: Term) -> str:
+    return FUTURE if is_of_next_step(term) else OWN if term.left == Name("o", 0) else ""
+
+
+def _tables(groups: list[list[Column]], width: int) -> list[Table]:
+    """As few tables as the width allows, each with the column of t, the first one."""
+    ((time,), *others) = groups
+    return [_table([time, *columns]) for columns in _divided(others, width - time.width, 2)]
+
+
+def _divided(groups: Iterable[list[Column]], width: int, gap: int) -> list[list[Column]]:
+    """Columns in parts that the width has room for; a group is in one part, where it is not too wide."""
+    parts: list[list[Column]] = [[]]
+    room = width
+    for group in groups:
+        if parts[-1] and room < sum(column.width + gap for column in group):
+            parts.append([])
+            room = width
+        for column in group:
+            if parts[-1] and room < column.width + gap:
+                parts.append([])
+                room = width
+            parts[-1].append(column)
+            room -= column.width + gap
+    return parts
 
 
 def _table(columns: list[Column]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, collapse_padding=True)
+    highest = max(len(column.header) for column in columns)
     for column in columns:
-        header = Text.assemble((column.tag, SIDE.get(column.tag[:1], "")), "\n", (column.symbol, "bold"))
+        symbol = "\n".join([""] * (highest - len(column.header)) + column.header)
+        header = Text.assemble((column.tag, SIDE.get(column.tag[:1], "")), "\n", (symbol, "bold"))
         table.add_column(header, justify="right", no_wrap=True, style=column.style)
     for step in range(len(columns[0].cells)):
         height = max(len(column.cells[step]) for column in columns)
-        cells = [Text("\n".join(column.cells[step])) for column in columns]
-        table.add_row(*cells)
+        table.add_row(*(Text("\n".join(column.cells[step])) for column in columns))
         if height > 1 and step + 1 < len(columns[0].cells):
             table.add_row()
     return table
 
 
-def _sum_of_losses(steps: list[dict[str, Any]], digits: int) -> str:
-    with_output = [step["B1"] for step in steps if step["B1"] is not None]
-    if len(with_output) < 2:
-        return "loss_T = " if len(steps) > 1 else "loss_1 = "
-    return " + ".join(number(each["loss"], digits) for each in with_output) + " = "
+def _sum_of_losses(worked: Worked, digits: int) -> str:
+    assert worked.tape.loss is not None
+    losses = worked.tape.loss[:, 0].tolist()
+    if len(losses) < 2:
+        return "loss_T = " if worked.tape.steps > 1 else "loss_1 = "
+    return " + ".join(number(loss, digits) for loss in losses) + " = "
 
 
-def _matrix(values: list[Any], digits: int, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> Table:
-    table = Table.grid(padding=(0, 1))
-    matrix = values if isinstance(values[0], list) else [values]
-    rows = rows if matrix is values else [""]
-    for _ in range(1 + len(matrix[0])):
-        table.add_column(justify="right", no_wrap=True)
-    table.add_row("", *(Text(label, "dim") for label in columns))
-    for label, row in zip(rows, matrix, strict=True):
-        table.add_row(Text(label, "dim"), *map(Text, _numbers(row, digits)))
-    return table
-
-
-def _jacobians(given: Example, steps: list[dict[str, Any]], digits: int) -> list[RenderableType]:
-    if given.model.readout.out_features == 1:
-        return []
-    names = _names(given, given.model.readout.out_features, is_character=True)
-    blocks = [
-        Group(
-            Text.assemble(f"∂ŷ/∂o at t = {step['t']}  ", ("B2", SIDE["B"])),
-            _matrix(step["B2"]["jacobian"], digits, names, names),
-        )
-        for step in steps
-        if step["B2"] is not None
-    ]
-    title = Text("\nB2 is inside B3 already; training never forms it. Here it is all the same:")
-    return [title, Columns(blocks, padding=(0, 3))]
-
-
-def _names(given: Example, size: int, *, is_character: bool) -> list[str]:
-    """The labels of rows or columns of a matrix: characters, or numbers from 1."""
-    if is_character and given.alphabet:
-        return [character(symbol) for symbol in given.alphabet]
-    return [str(index) for index in range(1, size + 1)]
+def _matrix(title: Text, array: Tensor, labels: list[list[str]], digits: int, width: int) -> Group:
+    """labels: of rows and columns; of a vector those of its entries alone."""
+    *of_rows, of_columns = labels
+    (rows,) = of_rows or [[""]]
+    turned = array.view(len(rows), len(of_columns)).t()
+    columns = [[_column("", label, [column], digits)] for label, column in zip(of_columns, turned, strict=True)]
+    tables = []
+    for part in _divided(columns, width - max(map(cell_len, rows)), 1):
+        table = Table.grid(padding=(0, 1))
+        for _ in range(1 + len(part)):
+            table.add_column(justify="right", no_wrap=True)
+        table.add_row("", *(Text(column.symbol, "dim") for column in part))
+        for n, label in enumerate(rows):
+            table.add_row(Text(label, "dim"), *(Text(column.cells[0][n]) for column in part))
+        tables.append(table)
+    return Group(title, *tables)
 
 
 def _side_by_side(blocks: list[Group]) -> RenderableType:
     return Padding(Columns(blocks, padding=(0, 3)), (0, 0, 1, 0))
 
 
-def _update(worked: Worked, name: str, tag: str, digits: int) -> RenderableType:
-    given, shape = worked.example, worked.before[name].shape
-    columns = _names(given, shape[-1], is_character=name in ("W_ho", "b_o"))
-    rows = _names(given, shape[0], is_character=name == "W_xh")
+def _jacobians(worked: Worked, digits: int, width: int) -> list[RenderableType]:
+    labels = _labels(worked, (OUTPUTS, OUTPUTS))
+    if len(labels[0]) == 1:
+        return []
     blocks = [
-        Group(
-            Text.assemble((title, "bold"), (f"  {shown}", SIDE["B"])),
-            _matrix(values[name].tolist(), digits, rows, columns),
-        )
-        for title, shown, values in (
-            (name, "", worked.before),
-            (f"∂{name}", tag, worked.gradient),
-            (f"{name} after", "", worked.after),
-        )
+        _matrix(Text.assemble(f"∂ŷ/∂o at t = {t}  ", ("B2", SIDE["B"])), matrix, labels, digits, width)
+        for t, matrix in reversed([*enumerate(jacobians(worked.tape), 1)])
+        if matrix is not None
     ]
-    return _side_by_side(blocks)
+    title = Text("\nB2 is inside B3 already; training never forms it. Here it is all the same:")
+    return [title, Columns(blocks, padding=(0, 3))]
+
+
+def _labels(worked: Worked, axes: Sequence[str]) -> list[list[str]]:
+    """What stands beside the axes of a matrix: characters, or numbers from 1."""
+    given = worked.example
+    lengths = given.model.lengths | {OUTPUTS: given.model.readout.out_features}
+    return [
+        [character(symbol) for symbol in given.alphabet]
+        if given.alphabet and axis in ("I", OUTPUTS)
+        else [str(index) for index in range(1, lengths[axis] + 1)]
+        for axis in axes
+    ]
+
+
+def _axes(worked: Worked, name: str) -> Sequence[str]:
+    sheet = worked.example.model.rnn.cell.sheet
+    of_readout = {"W_ho": ("H", OUTPUTS), "b_o": (OUTPUTS,)}
+    return of_readout.get(name) or sheet.shapes.get(name) or (sheet.widths[name],)
+
+
+def _once(worked: Worked, digits: int, width: int) -> list[RenderableType]:
+    tags = {line.symbol: line.tag for line in worked.example.model.rnn.cell.side_a}
+    blocks = [
+        _matrix(_titled(name, tags.get(name, "")), array, _labels(worked, _axes(worked, name)), digits, width)
+        for name, array in worked.once.items()
+    ]
+    return [Text("once, before step 1:"), _side_by_side(blocks)] if blocks else []
+
+
+def _updates(worked: Worked, digits: int, width: int) -> list[RenderableType]:
+    tags = {line.symbol: line.tag for line in worked.example.model.rnn.cell.side_b}
+    found = []
+    for name, gradient in worked.gradient.items():
+        blocks = [
+            _matrix(title, array, _labels(worked, _axes(worked, name)), digits, width)
+            for title, array in (
+                (_titled(name), worked.before.get(name)),
+                (_titled(f"∂{name}", tags[f"∂{name}"]), gradient),
+                (_titled(f"{name} after"), worked.after.get(name)),
+            )
+            if array is not None
+        ]
+        found.append(_side_by_side(blocks))
+    return found
+
+
+def _titled(name: str, tag: str = "") -> Text:
+    return Text.assemble((name, "bold"), (f"  {tag}" if tag else "", SIDE.get(tag[:1], "")))
 
 
 def _result(worked: Worked, digits: int) -> Text:

@@ -1,13 +1,13 @@
-"""The worked examples: four small networks in which every number can be followed by hand.
+"""The worked examples: four small networks in which every number can be followed by hand, with any cell.
 
-    cell         one cell, one step: each equation of the sheet once
+    cell         one cell, one step: each equation of the cell once
     hello        a word, one character at a time; the target of each step is the next character (any word works)
     1,3,5,7,9    numbers, one at a time; the target of the last output is the number that comes next
-    01101001     bits, one at a time, relu and a sigmoid output; the target of each step is the bit before
+    01101001     bits, one at a time, with a sigmoid output; the target of each step is the bit before
 
 All run in float64 with a batch of one. Weights are drawn from (−1/√H, 1/√H) and rounded to two decimals, for a pocket
-calculator. A layer of torch has two biases and the sheet one: the second is kept at zero and not trained. Every step
-has the weight w_t = 1, so that ∂o_t = ŷ_t − y_t has no factor (squared error: times 2).
+calculator; those that the text of the cell gives a start begin with it. Every step has the weight w_t = 1, so that
+∂o_t = ŷ_t − y_t has no factor (squared error: times 2).
 
 `work` records the tape, takes one step of gradient descent with the tape's gradients, W ← W − lr ∂W, goes on training
 in the same way, and checks the tape.
@@ -15,37 +15,66 @@ in the same way, and checks the tape.
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bptt.engine.activations import ACTIVATIONS, activation
+from bptt.autograd.readout import Readout
+from bptt.engine.evaluation import fixed_lines
 from bptt.errors import InputError
-from bptt.nn import Elman
-from bptt.sheet import losses
-from bptt.sheet.equations import SHEET
+from bptt.lesson.sides import summed
+from bptt.nn import Recurrent
+from bptt.sheet import Cell, losses, named
+from bptt.sheet.cells import elman
 from bptt.tape import Tape, record
 from bptt.tape.check import Report
 
-WEIGHTS = {"W_xh": "B9", "W_hh": "B10", "b_h": "B8", "W_ho": "B5", "b_o": "B4"}
+PLAIN = named("elman")
+NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
 LONGEST = 64
 MOST_UPDATES = 10_000
 SURE = 0.9
 CLOSE = 1e-3
 
 
-class Network(Elman):
-    """Elman with an output at every step, or at the last step only."""
+class Network(torch.nn.Module):
+    """A recurrent layer with an output at every step, or at the last step only."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, *, every_step: bool, **settings: Any) -> None:
-        super().__init__(inputs, hidden, outputs, dtype=torch.float64, **settings)
-        self.every_step = every_step
+    def __init__(
+        self, cell: Cell, inputs: int, hidden: int, outputs: int, loss: str, seed: int, *, every_step: bool = True
+    ) -> None:
+        super().__init__()
+        sizes = {size: hidden for size, _ in cell.sheet.sizes.values() if size not in ("I", "H")}
+        self.rnn = Recurrent(cell, inputs, hidden, sizes=sizes, dtype=torch.float64)
+        self.readout = Readout(hidden, outputs, dtype=torch.float64)
+        self.loss_name, self.every_step = loss, every_step
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.weights().items():
+            if name not in cell.sheet.given or cell.sheet.given[name].start is None:
+                drawn = torch.rand(weight.t().shape, generator=generator, dtype=torch.float64).t()
+                weight.copy_((100 * (2 * drawn - 1) / math.sqrt(hidden)).round() / 100)
 
-    def forward(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        h, h_n = self.rnn(x, h0)
-        return self.readout(h if self.every_step else h[-1]), h_n
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The sizes of the sheet."""
+        rnn, hidden = self.rnn, self.readout.in_features
+        return {"1": 1, **rnn.sizes, rnn.cell.sheet.widths["x"]: rnn.input_size, "H": hidden}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters as the sheet names them and lays them out: views."""
+        given = self.rnn.cell.sheet.given
+        learned = {name: getattr(self.rnn, f"{name}_l0") for name, one in given.items() if one.learned}
+        return {
+            name: parameter.detach()
+            for name, parameter in {**learned, "W_ho": self.readout.weight.t(), "b_o": self.readout.bias}.items()
+        }
+
+    def forward(self, x: Tensor, first: Any = None) -> tuple[Tensor, Any]:
+        h, last = self.rnn(x, first)
+        return self.readout(h if self.every_step else h[-1]), last
 
 
 @dataclass(frozen=True)
@@ -54,6 +83,7 @@ class Example:
 
     kind       "cell", "word", "numbers" or "bits"
     x          (T, 1, I); targets (T, 1) class numbers or (T, 1, O), or (1, O) where only the last step has an output
+    first      the states before the first step as the network takes them; None: zero
     alphabet   the characters of the inputs and outputs, where they stand for characters
     scale      numbers are divided by it on the way in and multiplied by it on the way out
     """
@@ -64,7 +94,7 @@ class Example:
     model: Network
     x: Tensor
     targets: Tensor
-    h0: Tensor | None
+    first: Any
     lr: float
     seed: int
     alphabet: str = ""
@@ -88,11 +118,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Worked:
-    """One example worked through: its tape, one update of every parameter, the end of its training, its check."""
+    """One example worked through: its tape, one update of every parameter, the end of its training, its check.
+
+    once       masks and the values of fixed lines
+    gradient   of parameters and fixed lines
+    """
 
     example: Example
     tape: Tape
     before: dict[str, Tensor]
+    once: dict[str, Tensor]
     gradient: dict[str, Tensor]
     after: dict[str, Tensor]
     loss_after: float
@@ -103,6 +138,7 @@ class Worked:
 def example(
     given: str,
     *,
+    cell: Cell = PLAIN,
     hidden: int | None = None,
     lr: float = 0.1,
     seed: int = 0,
@@ -111,7 +147,9 @@ def example(
 ) -> Example:
     """The example for a text: "cell", numbers with commas, bits, or any other word.
 
-    Raises InputError for a text or setting that makes no example.
+    nonlinearity   φ of the plain cell, which is the cell if no other is given
+
+    Raises InputError for a text, a cell or a setting that makes no example.
     """
     _require(
         hidden is None or 1 <= hidden <= LONGEST,
@@ -119,24 +157,26 @@ def example(
     )
     _require(0 < lr <= 1000, f"--lr must be above 0 and at most 1000; got {lr:g}. 0.1 suits these examples.")
     _require(0 <= seed < 2**63, f"--seed must be a whole number from 0 to 2^63 - 1; got {seed}. 0 is as good as any.")
-    _require(
-        nonlinearity is None or nonlinearity in ACTIVATIONS,
-        f"--nonlinearity must be one of {', '.join(ACTIVATIONS)}; got {nonlinearity!r}. Leave it out or choose one.",
-    )
+    _check_cell(cell, nonlinearity)
     numbers = _numbers(given)
     _require(
         target is None or numbers is not None,
         f"--target is for numbers such as 1,3,5,7,9; got it with {given!r}. Leave it out, or give numbers.",
     )
+
+    def network(inputs: int, enough: int, outputs: int, loss: str, φ: str = "tanh", *, last: bool = False) -> Network:
+        chosen = Cell(elman(nonlinearity or φ), cell.name) if cell is PLAIN else cell
+        own = inputs if chosen.sheet.equal else enough
+        return Network(chosen, inputs, hidden or own, outputs, loss, seed, every_step=not last)
+
     common: dict[str, Any] = {"lr": lr, "seed": seed}
     if given == "cell":
-        model = _network(2, hidden or 2, 2, seed, nonlinearity or "tanh", "cross_entropy")
+        model = network(2, 2, 2, "cross_entropy")
         x = torch.tensor([[[1.0, 0.5]]], dtype=torch.float64)
-        h0 = torch.tensor([(0.2, -0.4)[unit % 2] for unit in range(hidden or 2)], dtype=torch.float64).view(1, 1, -1)
         task = "one cell, one step: two inputs, a state handed in, and the second of two classes is wanted"
-        return Example("cell", given, task, model, x, torch.tensor([[1]]), h0, **common)
+        return Example("cell", given, task, model, x, torch.tensor([[1]]), _handed_in(model), **common)
     if numbers is not None:
-        return _of_numbers(given, numbers, target, hidden or 3, nonlinearity or "tanh", common)
+        return _of_numbers(given, numbers, target, network, common)
     _require(
         len(given) >= 2,
         f"an example needs at least two steps; got {given!r}. Try hello, 1,3,5,7,9, 01101001 or cell.",
@@ -147,7 +187,7 @@ def example(
     )
     if re.fullmatch("[01]+", given):
         x = torch.tensor([float(bit) for bit in given], dtype=torch.float64).view(-1, 1, 1)
-        model = _network(1, hidden or 4, 1, seed, nonlinearity or "relu", "binary_cross_entropy")
+        model = network(1, 4, 1, "binary_cross_entropy", "relu")
         task = (
             f"the same step, repeated in a loop {len(given)} times; each time the bit before is wanted (first of all 0)"
         )
@@ -155,14 +195,40 @@ def example(
     alphabet = "".join(dict.fromkeys(given))
     tokens = torch.tensor([alphabet.index(character) for character in given])
     one_hot = torch.nn.functional.one_hot(tokens[:-1], len(alphabet)).double()[:, None]
-    enough = 4 if len(given) <= 8 else 8
-    model = _network(len(alphabet), hidden or enough, len(alphabet), seed, nonlinearity or "tanh", "cross_entropy")
+    model = network(len(alphabet), 4 if len(given) <= 8 else 8, len(alphabet), "cross_entropy")
     task = "one character at a time; at each step the network is to name the next one"
     return Example("word", given, task, model, one_hot, tokens[1:, None], None, alphabet=alphabet, **common)
 
 
+def _check_cell(cell: Cell, nonlinearity: str | None) -> None:
+    _require(
+        nonlinearity is None or cell is PLAIN,
+        f"--nonlinearity is the φ of the plain cell; got {nonlinearity!r} with the cell {cell.name}, whose text names "
+        "its own functions. Leave one of the two out.",
+    )
+    _require(
+        nonlinearity is None or nonlinearity in NONLINEARITIES,
+        f"--nonlinearity must be one of {', '.join(NONLINEARITIES)}; got {nonlinearity!r}. Leave it out or choose one.",
+    )
+    further = [name for name, given in cell.sheet.given.items() if given.kind in ("rows", "input")]
+    _require(
+        not further,
+        f"a worked example gives a cell x and nothing else; the cell {cell.name} also reads {', '.join(further)}. "
+        "Take that out of its text, or run it with bptt.nn.Recurrent and look at its tape.",
+    )
+
+
+def _handed_in(model: Network) -> Any:
+    """States that differ from unit to unit and from state to state."""
+    first = [
+        torch.tensor([(0.2, -0.4)[(unit + k) % 2] for unit in range(width)], dtype=torch.float64).view(1, 1, -1)
+        for k, width in enumerate(model.rnn.widths_of_states(0))
+    ]
+    return tuple(first) if len(first) > 1 else first[0]
+
+
 def _of_numbers(
-    given: str, numbers: list[float], target: float | None, hidden: int, nonlinearity: str, common: dict[str, Any]
+    given: str, numbers: list[float], target: float | None, network: Callable[..., Network], common: dict[str, Any]
 ) -> Example:
     _require(len(numbers) >= 2, f"a series needs at least two numbers; got {given!r}. Try 1,3,5,7,9.")
     _require(
@@ -177,7 +243,7 @@ def _of_numbers(
     scale = 10.0 ** math.floor(math.log10(largest)) if largest > 1e-300 else 1.0
     _require(math.isfinite(2 * largest), f"numbers must stay below 9e307; got {largest:g}. Give them in a larger unit.")
     x = torch.tensor(numbers, dtype=torch.float64).view(-1, 1, 1) / scale
-    model = _network(1, hidden, 1, common["seed"], nonlinearity, "squared_error", every_step=False)
+    model = network(1, 3, 1, "squared_error", last=True)
     wanted = torch.tensor([[target / scale]], dtype=torch.float64)
     task = f"{len(numbers)} numbers, one at a time; the output of the last step alone is to be {target:g}"
     return Example("numbers", given, task, model, x, wanted, None, scale=scale, **common)
@@ -206,21 +272,6 @@ def _require(holds: bool, message: str) -> None:
         raise InputError(message)
 
 
-def _network(
-    inputs: int, hidden: int, outputs: int, seed: int, nonlinearity: str, loss: str, *, every_step: bool = True
-) -> Network:
-    model = Network(inputs, hidden, outputs, every_step=every_step, nonlinearity=nonlinearity, loss=loss)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name == "rnn.bias_hh_l0":
-                parameter.zero_().requires_grad_(False)
-            else:
-                drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.copy_((100 * (2 * drawn - 1) / math.sqrt(hidden)).round() / 100)
-    return model
-
-
 def work(given: Example, updates: int | None = None) -> Worked:
     """Records the tape, updates once, goes on training, and checks the tape. This trains the model of the example.
 
@@ -232,43 +283,41 @@ def work(given: Example, updates: int | None = None) -> Worked:
         updates is None or updates >= 0, f"--train must be 0 or more; got {updates}. Leave it out to train until right."
     )
     model = given.model
-    tape = record(model, given.x, given.targets, weights=torch.ones(()), h0=given.h0, seed=given.seed, text=given.given)
+    tape = record(
+        model, given.x, given.targets, weights=torch.ones(()), h0=given.first, seed=given.seed, text=given.given
+    )
     tape.vocabulary = list(given.alphabet) or None
-    before = {name: value.clone() for name, value in _weights(model).items()}
-    gradient = {name: tape.grad(name) for name in WEIGHTS}
+    before = {name: weight.clone() for name, weight in model.weights().items()}
+    fixed = fixed_lines(model.rnn.cell, before, model.lengths)
+    masks = {name: rows[0] for name, rows in tape.layer().weights.items() if name not in before | fixed}
+    once = masks | fixed
+    gradient = summed(tape, before | once)
     report = tape.check()
-    after = {name: before[name] - given.lr * gradient[name] for name in WEIGHTS}
+    after = {name: before[name] - given.lr * gradient[name] for name in before}
     _put(model, after)
     with torch.no_grad():
         loss_after = float(_loss(given))
     _put(model, before)
-    return Worked(given, tape, before, gradient, after, loss_after, _train(given, updates), report)
-
-
-def _weights(model: Network) -> dict[str, Tensor]:
-    """The parameters under the names of the sheet and in its layout, as views."""
-    rnn, readout = dict(model.rnn.named_parameters()), model.readout
-    return {
-        "W_xh": rnn["weight_ih_l0"].detach().mT,
-        "W_hh": rnn["weight_hh_l0"].detach().mT,
-        "b_h": rnn["bias_ih_l0"].detach(),
-        "W_ho": readout.weight.detach().mT,
-        "b_o": readout.bias.detach(),
-    }
+    return Worked(given, tape, before, once, gradient, after, loss_after, _train(given, updates), report)
 
 
 def _put(model: Network, weights: dict[str, Tensor]) -> None:
-    for name, value in _weights(model).items():
+    for name, value in model.weights().items():
         value.copy_(weights[name])
 
 
 def _loss(given: Example) -> Tensor:
-    o, _ = given.model(given.x, given.h0)
-    return given.model.loss(o, given.targets, torch.ones(()))
+    o, _ = given.model(given.x, given.first)
+    return losses.loss(given.model.loss_name, o, given.targets, torch.ones(()))
+
+
+def _predicted(given: Example) -> Tensor:
+    o, _ = given.model(given.x, given.first)
+    return losses.output(given.model.loss_name, o)
 
 
 def _train(given: Example, updates: int | None) -> Outcome:
-    parameters = [parameter for parameter in given.model.parameters() if parameter.requires_grad]
+    parameters = list(given.model.parameters())
     done, limit = 0, MOST_UPDATES if updates is None else updates
     while done < limit:
         loss = _loss(given)
@@ -299,7 +348,7 @@ def _answer(given: Example) -> str | float:
                 token = int(o.argmax())
                 word += given.alphabet[token]
             return word
-        y_hat, _ = model.predict(given.x, given.h0)
+        y_hat = _predicted(given)
     if given.kind == "numbers":
         return float(y_hat) * given.scale
     if given.kind == "bits":
@@ -327,118 +376,9 @@ def _is_right(given: Example, answer: str | float) -> bool:
 def _is_sure(given: Example) -> bool:
     """Right by a margin: every target has a probability of 0.9; a number is within a thousandth of the scale."""
     with torch.no_grad():
-        y_hat, _ = given.model.predict(given.x, given.h0)
+        y_hat = _predicted(given)
     if given.kind == "numbers":
         return abs(float(y_hat) - float(given.targets)) <= CLOSE
     if given.kind == "bits":
         return bool(((y_hat - given.targets).abs() <= 1 - SURE).all())
     return bool((y_hat.gather(-1, given.targets[..., None]) >= SURE).all())
-
-
-def as_data(worked: Worked) -> dict[str, Any]:
-    """All that `bptt trace` prints, as plain data for JSON; docs/trace.md lists the keys.
-
-    Arrays of a step have no batch axis. t counts from 1 as on the sheet.
-    """
-    given, tape, T = worked.example, worked.tape, worked.tape.steps
-    assert tape.L is not None
-    return {
-        "schema": 1,
-        "example": given.given,
-        "kind": given.kind,
-        "task": given.task,
-        "settings": {
-            "inputs": given.x.shape[-1],
-            "hidden": given.model.rnn.hidden_size,
-            "outputs": given.model.readout.out_features,
-            "nonlinearity": given.model.rnn.nonlinearity,
-            "loss": given.model.loss_name,
-            "lr": given.lr,
-            "seed": given.seed,
-            "scale": given.scale,
-            "alphabet": list(given.alphabet),
-        },
-        "equations": {tag: equation.formula for tag, equation in SHEET.items()},
-        "side_A": [step_forward(worked, t) for t in range(T)],
-        "side_B": [step_backward(worked, t) for t in reversed(range(T))],
-        "loss": {"before": float(tape.L), "after": _finite(worked.loss_after)},
-        "weights": {
-            name: {
-                "before": worked.before[name].tolist(),
-                "gradient": worked.gradient[name].tolist(),
-                "tag": tag,
-                "after": worked.after[name].tolist(),
-            }
-            for name, tag in WEIGHTS.items()
-        },
-        "training": {
-            "updates": worked.outcome.updates,
-            "loss": _finite(worked.outcome.loss),
-            "answer": worked.outcome.answer,
-            "wanted": wanted(given),
-            "right": worked.outcome.right,
-        },
-        "check": {
-            "ok": worked.report.ok,
-            "notes": list(worked.report.notes),
-            "residuals": {
-                tag: {"worst": item.worst, "allowed": item.bound, "at": item.what}
-                for tag, item in worked.report.worst.items()
-            },
-        },
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def step_forward(worked: Worked, t: int) -> dict[str, Any]:
-    """Side A of step t (counted from 0), by tag; None where a step has no output."""
-    given, tape = worked.example, worked.tape
-    assert tape.o is not None
-    assert tape.y_hat is not None
-    assert tape.loss is not None
-    assert tape.w is not None
-    h_prev = tape.layer().h_prev
-    s = t - (tape.steps - len(tape.o))
-    has_output = s >= 0
-    return {
-        "t": t + 1,
-        "A1": {"x": tape.x[t, 0].tolist(), "h_prev": h_prev[t, 0].tolist()},
-        "A2": {"a": tape.a[t, 0].tolist()},
-        "A3": {"h": tape.h[t, 0].tolist()},
-        "A5": {"o": tape.o[s, 0].tolist()} if has_output else None,
-        "A6": {"y_hat": tape.y_hat[s, 0].tolist()} if has_output else None,
-        "B1": {
-            "y": given.targets[s].flatten().tolist(),
-            "w": float(tape.w[t, 0]),
-            "loss": float(tape.loss[s, 0]),
-        }
-        if has_output
-        else None,
-    }
-
-
-def step_backward(worked: Worked, t: int) -> dict[str, Any]:
-    """Side B of step t (counted from 0), by tag; B2 is None where a step has no output, and ∂o is zero there."""
-    given, tape = worked.example, worked.tape
-    assert tape.do is not None
-    assert tape.y_hat is not None
-    assert tape.dx is not None
-    record = tape.layer()
-    s = t - (tape.steps - len(tape.y_hat))
-    handed = tape.da[:, 0] @ tape.W_hh.mT
-    future = handed[t + 1] if t + 1 < tape.steps else torch.zeros_like(handed[0])
-    jacobian = losses.pair(given.model.loss_name).jacobian(tape.y_hat[s, 0]) if s >= 0 else None
-    return {
-        "t": t + 1,
-        "B2": None if jacobian is None else {"jacobian": jacobian.tolist()},
-        "B3": {"do": tape.do[t, 0].tolist()},
-        "B6": {"own": tape.dh_direct[t, 0].tolist(), "future": future.tolist(), "dh": tape.dh[t, 0].tolist()},
-        "B7": {
-            "slope": activation(record.activation).derivative(tape.h[t, 0]).tolist(),
-            "da": tape.da[t, 0].tolist(),
-        },
-        "B11": {"handed": (handed[t] if t else tape.dh0[0]).tolist(), "dx": tape.dx[t, 0].tolist()},
-    }

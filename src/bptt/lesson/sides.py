@@ -1,0 +1,137 @@
+"""Both sides of a tape, line by line of its cell: the numbers of each value, of each gradient and of each of its terms.
+
+The tape has one layer and one row. What a term says is evaluated, whatever the cell.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bptt.engine.evaluation import SIZE, Environment, evaluated, key_of
+from bptt.engine.functions import TORCH
+from bptt.sheet import losses
+from bptt.sheet.expressions import Call, Cotangent, Expression, Name
+from bptt.sheet.sides import Line, Term, shifted
+from bptt.tape import Tape
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a line says of a name at all steps, (T, width); of a gradient also what each term of the line is."""
+
+    line: Line
+    name: str
+    whole: Tensor
+    terms: tuple[Tensor, ...] = ()
+
+
+def values(tape: Tape) -> list[Numbers]:
+    """Those of a step, in the order of side A."""
+    record = tape.layer()
+    found = []
+    for line in record.cell.side_a:
+        match line.parts[0]:
+            case Name(name, 0) if name in record.values:
+                found.append(Numbers(line, name, record.values[name][:, 0]))
+    return found
+
+
+def before(tape: Tape) -> dict[str, Tensor]:
+    """Of each state, by its name, the values of the step before."""
+    record = tape.layer()
+    return {name: torch.cat([first, record.values[name][:-1, 0]]) for name, first in record.first.items()}
+
+
+def gradients(tape: Tape) -> list[Numbers]:
+    """∂L/∂ of values and of x, in the order of side B."""
+    record, env = tape.layer(), _environment(tape)
+    assert record.dx is not None
+    totals = record.totals | {"x": record.dx}
+    found = []
+    for line in record.cell.side_b:
+        match line.parts[0]:
+            case Cotangent(name, 0) if name in totals:
+                total = totals[name][:, 0]
+                terms = tuple(_of_term(term, tape, env).expand_as(total) for term in line.terms)
+                found.append(Numbers(line, name, total, terms))
+    return found
+
+
+def handed(tape: Tape) -> list[Numbers]:
+    """What each step hands to a state of the step before it, the first step to what the state began with."""
+    record, env = tape.layer(), _environment(tape)
+    found = []
+    for line in record.cell.side_b:
+        match line.of, line.parts[1]:
+            case Cotangent(name), Expression() as what:
+                numbers = torch.as_tensor(evaluated(what, record.cell)(env)).expand(
+                    tape.steps, len(record.first[name][0])
+                )
+                found.append(Numbers(line, name, torch.cat([record.d_first[name], numbers[1:]])))
+    return found
+
+
+def summed(tape: Tape, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """∂L/∂ of all that has no time, in the order of side B. What fixed lines are made of gets its share from them.
+
+    weights: the parameters and the fixed lines
+    """
+    cell, found = tape.layer().cell, {}
+    env: Environment = _environment(tape) | {(name, None): weight for name, weight in weights.items()}
+    for line in cell.side_b:
+        match line.parts[0]:
+            case Cotangent(name, None) if name in weights:
+                lefts = [term.left for term in line.terms if isinstance(term.left, Name)]
+                is_read_by_steps = not lefts or any(left.step == 0 for left in lefts)
+                total = tape.grad(name) if is_read_by_steps else torch.zeros_like(weights[name])
+                for term, left in zip(line.terms, lefts, strict=True):
+                    if left.step is None:
+                        env["I", None] = torch.eye(len(weights[left.name]), dtype=total.dtype)
+                        total = total + evaluated(term.value, cell)(env)
+                found[name] = env[f"∂{name}", None] = total
+    return found
+
+
+def jacobians(tape: Tape) -> list[Tensor | None]:
+    """B2 of each step, None where it has no output."""
+    assert tape.loss_name is not None
+    assert tape.y_hat is not None
+    return at_outputs(tape, losses.pair(tape.loss_name).jacobian(tape.y_hat))
+
+
+def at_outputs(tape: Tape, array: Tensor) -> list[Tensor | None]:
+    """What the outputs have, for each step; None where a step has no output."""
+    return [None] * (tape.steps - len(array)) + [*array[:, 0]]
+
+
+def is_of_next_step(term: Term) -> bool:
+    return isinstance(term.left, Name) and term.left.step == 1
+
+
+def _of_term(term: Term, tape: Tape, env: Environment) -> Tensor:
+    """At all steps. What step t+1 sends is evaluated where it is step t, and after the last step nothing is sent."""
+    cell = tape.layer().cell
+    if not is_of_next_step(term):
+        return evaluated(term.value, cell)(env)
+    sent = evaluated(shifted(term.value, -1), cell)(env)
+    return torch.cat([sent[1:], torch.zeros_like(sent[:1])])
+
+
+def _environment(tape: Tape) -> Environment:
+    """All that side B reads, rows being steps."""
+    record = tape.layer()
+    cell, do = record.cell, tape.do
+    assert do is not None
+    env: Environment = {(name, None): array for name, array in record.weights.items()}
+    env["W_ho", None] = tape.W_ho
+    env |= {(name, 0): array[:, 0] for name, array in (record.values | {"x": record.x}).items()}
+    env |= {(name, -1): array for name, array in before(tape).items()}
+    env |= {(f"∂{name}", 0): array[:, 0] for name, array in (record.totals | {"o": do}).items()}
+    widths = cell.derivation.widths
+    env |= {(widths[name], SIZE): env[name, 0].shape[-1] for name in ("x", *record.values)}
+    for e in cell.derivation.kept:
+        if isinstance(e, Call):
+            env[key_of(e), 0] = TORCH["scale"](evaluated(e.arguments[0], cell)(env))
+    return env
