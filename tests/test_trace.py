@@ -36,11 +36,11 @@ OWN = """\
 ζ : scalar
 s : size S
 M = W_hh − W_hhᵀ − α ⊙ I
-s_t = tanh(norm(x_t W_xs + drop(h_{t-1}) W_hs) + ζ ⊙ s_{t-1})
+s_t = tanh(norm(x_t W_xs + drop(h_{t-1}) W_hs + b_s) + ζ ⊙ s_{t-1})
 z_t = σ(x_t W_xz + h_{t-1} M + b_z)
 h_t = (1 − z_t) ⊙ h_{t-1} + z_t ⊙ tanh(γ ⊙ (s_t W_sh) + h_{t-1} M) − max(h_{t-1}, z_t) ⊙ mean(s_t)
 """
-ANY_CELL = ["elman"]
+ANY_CELL = [*CELLS, "own"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLES = ["cell", "hello", "1,3,5,7,9", "01101001"]
 MORE = [*EXAMPLES, "banana", "ab", "2,4,8,16", "-1,0,1", "10"]
@@ -124,9 +124,14 @@ def work(text: str, updates: int | None = 0, **settings: Any) -> worked.Worked:
     return worked.work(worked.example(text, **settings), updates)
 
 
+def example_with(text: str, name: str) -> worked.Example:
+    """Three units where the home-made cell would have two, of which a layer norm makes 1 and -1 whatever they are."""
+    return worked.example(text, cell=cell_of(name), hidden=3 if (text, name) == ("cell", "own") else None)
+
+
 @cache
 def work_with(text: str, name: str) -> worked.Worked:
-    return work(text, cell=cell_of(name))
+    return worked.work(example_with(text, name), 0)
 
 
 def plain_data(result: worked.Worked) -> dict[str, Any]:
@@ -222,21 +227,26 @@ def test_gradients_are_the_slopes_of_the_loss(text: str) -> None:
 def test_numbers_of_any_cell_are_those_of_its_tape_by_name(text: str, name: str) -> None:
     result = work_with(text, name)
     data, tape, record = plain_data(result), result.tape, result.tape.layer()
-    assert tape.dx is not None
-    totals = record.totals | {"x": tape.dx}
     for t, (forward, backward) in enumerate(zip(data["side_A"], reversed(data["side_B"]), strict=True)):
         assert forward["t"] == backward["t"] == t + 1
-        assert forward["values"] == {name: record[name][t, 0].tolist() for name in record.values}
-        states = {name: (record[name][t - 1] if t else first)[0].tolist() for name, first in record.first.items()}
+        assert forward["x"] == tape["x"][t, 0].tolist()
+        assert forward["values"] == {name: tape[name][t, 0].tolist() for name in record.values}
+        states = {name: (tape[name][t - 1] if t else first)[0].tolist() for name, first in record.first.items()}
         assert forward["before"] == states
-        assert {name: gradient["total"] for name, gradient in backward["gradients"].items()} == {
-            name: total[t, 0].tolist() for name, total in totals.items()
-        }
+        totals = {name: gradient["total"] for name, gradient in backward["gradients"].items()}
+        assert totals == {name: tape.d(name)[t, 0].tolist() for name in (*record.totals, "x")}
+        assert backward["do"] == tape.d("o")[t, 0].tolist()
+        close(backward["gradients"][record.output]["terms"][0], tape.direct(record.output)[t, 0], "own output")
+        s = t - tape.steps + len(tape["o"])
+        for key in ("o", "y_hat", "loss"):
+            assert forward[key] == (tape[key][s, 0].tolist() if s >= 0 else None)
     assert data["side_B"][-1]["handed"] == {name: d[0].tolist() for name, d in record.d_first.items()}
-    weights = data["weights"] | {name: {"before": each["value"]} for name, each in data["once"].items()}
-    assert {name: weights[name]["before"] for name in record.weights} == {
-        name: (weight[0] if name == "m" else weight).tolist() for name, weight in record.weights.items()
-    }
+    weights = data["weights"] | {name: {"before": [each["value"]]} for name, each in data["once"].items()}
+    for key, weight in record.weights.items():
+        assert weights[key]["before"] == (weight if key != "M" else weight[None]).tolist()
+    assert {*data["weights"]} - {"W_hh"} <= {*record.weights, "W_ho", "b_o"}
+    for key in {*data["weights"]} & {*record.weights, "W_ho", "b_o"}:
+        assert data["weights"][key]["gradient"] == tape.grad(key).tolist()
 
 
 @pytest.mark.parametrize("name", ANY_CELL)
@@ -257,15 +267,13 @@ def test_terms_of_any_cell_sum_to_their_gradient(text: str, name: str) -> None:
             ]
             assert bool(future) == (value in handed)
             close(np.sum(future, axis=0) if future else 0, handed.get(value, 0), f"∂{value} from step t+1")
-        own = step["gradients"][list(data["side_A"][0]["values"])[-1]]["terms"][0]
-        close(own, np.array(step["do"]) @ np.array(data["weights"]["W_ho"]["before"]).T, "own output")
         handed = step["handed"]
 
 
 @pytest.mark.parametrize("name", ANY_CELL)
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_gradients_of_any_cell_are_those_of_autograd(text: str, name: str) -> None:
-    given = worked.example(text, cell=cell_of(name))
+    given = example_with(text, name)
     o, _ = given.model(given.x, given.first)
     worked.losses.loss(given.model.loss_name, o, given.targets, torch.ones(())).backward()
     parameters = {key.removeprefix("rnn.").removesuffix("_l0"): own for key, own in given.model.named_parameters()}
@@ -292,7 +300,7 @@ def test_side_b_of_any_cell_is_rounding_away_from_autograd(text: str, name: str)
 @pytest.mark.parametrize("name", ANY_CELL)
 def test_the_update_that_is_shown_is_one_step_of_descent(name: str) -> None:
     data = plain_data(work_with("hello", name))
-    given = worked.example("hello", cell=cell_of(name))
+    given = example_with("hello", name)
     for key, weight in given.model.weights().items():
         entry = data["weights"][key]
         assert entry["before"] == weight.tolist()
@@ -320,6 +328,13 @@ def test_the_plain_cell_draws_what_torchs_module_would() -> None:
     for name in ("W_xh", "W_hh", "b_h", "W_ho", "b_o"):
         drawn = torch.rand(weights[name].t().shape, generator=generator, dtype=torch.float64)
         assert torch.equal(weights[name].t(), (100 * (drawn - 0.5)).round() / 100)
+
+
+def test_a_cell_that_adds_x_to_its_state_is_as_wide_as_x() -> None:
+    cell = Cell("h_t = x_t + tanh(h_{t-1} W_hh)", "adding")
+    assert data_of("1,2,3", cell=cell)["settings"]["hidden"] == 1
+    with pytest.raises(InputError, match="this line needs inputs as wide as the output"):
+        worked.example("1,2,3", cell=cell, hidden=2)
 
 
 def test_only_the_last_step_feeds_the_output_weights_of_a_series() -> None:
@@ -432,7 +447,7 @@ def test_every_number_is_printed_and_every_line_fits(text: str, width: int) -> N
 
 @pytest.mark.parametrize("width", [60, 80, 140])
 @pytest.mark.parametrize(
-    ("text", "name"), sorted({*itertools.product(["hello"], ANY_CELL), *itertools.product(EXAMPLES, ["elman"])})
+    ("text", "name"), sorted({*itertools.product(["hello"], ANY_CELL), *itertools.product(EXAMPLES, ["lstm", "own"])})
 )
 def test_every_number_of_any_cell_is_printed_and_every_line_fits(text: str, name: str, width: int) -> None:
     result = work_with(text, name)
@@ -441,7 +456,7 @@ def test_every_number_of_any_cell_is_printed_and_every_line_fits(text: str, name
     assert_every_number_is_printed(page, plain_data(result))
 
 
-@pytest.mark.parametrize(("name", "width"), [("elman", 60)])
+@pytest.mark.parametrize(("name", "width"), [("elman", 60), ("lstm", 80)])
 def test_wide_networks_and_long_names_are_printed_whole(name: str, width: int) -> None:
     text = CELLS[name].replace("h_t", "hidden_t").replace("h_{t-1}", "hidden_{t-1}")
     for cell in (cell_of(name), Cell(text.replace("hidden", "state_" * 12 + "of_mine"), "long")):
@@ -469,8 +484,8 @@ def test_every_equation_and_tag_of_this_cell_is_printed(text: str, name: str) ->
     ("text", "said"), [("1,2", "squared error gives B3 the factor 2"), ("10", "B2 is ŷ_t ⊙ (1 − ŷ_t)")]
 )
 def test_what_the_loss_makes_of_b2_and_b3_is_said(text: str, said: str) -> None:
-    assert said in rendered(work_with(text, "elman"), 140)
-    assert said not in rendered(work_with("hello", "elman"), 140)
+    assert said in rendered(work_with(text, "lstm"), 140)
+    assert said not in rendered(work_with("hello", "lstm"), 140)
 
 
 def test_the_last_line_tells_the_distance_to_both_judges() -> None:
@@ -493,10 +508,17 @@ def test_pipes_and_no_color_lose_nothing_and_carry_no_control_codes() -> None:
     assert all(character == "\n" or character.isprintable() for character in piped.stdout)
 
 
-def test_json_is_the_same_as_data() -> None:
-    done = run("1,3,5,7,9", "--json", "--seed", "2")
+def test_json_is_the_same_as_data(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text(OWN, encoding="utf-8")
+    done = run("1,3,5,7,9", "--json", "--seed", "2", "--train", "3", "--cell", str(tmp_path / "own.txt"))
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == data_of("1,3,5,7,9", None, seed=2)
+    data = json.loads(done.stdout)
+    assert data == data_of("1,3,5,7,9", 3, seed=2, cell=cell_of("own"))
+    assert (data["schema"], data["settings"]["cell"]) == (2, {"name": "own", "text": OWN})
+
+
+def test_a_built_in_cell_is_asked_for_by_name() -> None:
+    assert run("hello", "--train", "0", "--cell", "lstm").stdout == rendered(work_with("hello", "lstm"))
 
 
 BAD = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bptt.lesson.sides import at_outputs, before, gradients, handed, jacobians, values
+from bptt.lesson.sides import before, gradients, handed, jacobians, of_outputs, values
 from bptt.lesson.worked import Worked, wanted
 from bptt.sheet.sides import Side
 
@@ -18,7 +18,6 @@ def as_data(worked: Worked) -> dict[str, Any]:
     given, tape, outcome = worked.example, worked.tape, worked.outcome
     model = given.model
     cell = model.rnn.cell
-    assert tape.L is not None
     tags = {line.symbol: line.tag for line in cell.side_b}
     return {
         "schema": 2,
@@ -44,7 +43,7 @@ def as_data(worked: Worked) -> dict[str, Any]:
         },
         "side_A": _forward(worked),
         "side_B": _backward(worked)[::-1],
-        "loss": {"before": float(tape.L), "after": _finite(worked.loss_after)},
+        "loss": {"before": float(tape["L"]), "after": _finite(worked.loss_after)},
         "weights": {
             name: {
                 "before": weight.tolist(),
@@ -95,20 +94,16 @@ def _list(row: Tensor | None) -> Any:
 
 def _forward(worked: Worked) -> list[dict[str, Any]]:
     tape, found, states = worked.tape, values(worked.tape), before(worked.tape)
-    assert tape.o is not None
-    assert tape.y_hat is not None
-    assert tape.loss is not None
-    assert tape.w is not None
-    o, y_hat, loss = (at_outputs(tape, array) for array in (tape.o, tape.y_hat, tape.loss))
-    y = at_outputs(tape, worked.example.targets.view(-1, 1, 1))
-    w = at_outputs(tape, tape.w[-len(tape.o) :])
+    outputs = {name: of_outputs(tape, tape[name]) for name in ("o", "y_hat", "loss")}
+    outputs["y"] = of_outputs(tape, worked.example.targets.view(-1, 1, 1))
+    outputs["w"] = of_outputs(tape, tape["w"][-len(tape["o"]) :])
     return [
         {
             "t": t + 1,
             "x": tape.x[t, 0].tolist(),
             "before": {name: array[t].tolist() for name, array in states.items()},
             "values": {value.name: value.whole[t].tolist() for value in found},
-            **{name: _list(rows[t]) for name, rows in {"o": o, "y_hat": y_hat, "y": y, "w": w, "loss": loss}.items()},
+            **{name: _list(rows[t]) for name, rows in outputs.items()},
         }
         for t in range(tape.steps)
     ]
@@ -116,13 +111,12 @@ def _forward(worked: Worked) -> list[dict[str, Any]]:
 
 def _backward(worked: Worked) -> list[dict[str, Any]]:
     tape, found, passed = worked.tape, gradients(worked.tape), handed(worked.tape)
-    assert tape.do is not None
     B2 = jacobians(tape)
     return [
         {
             "t": t + 1,
             "jacobian": _list(B2[t]),
-            "do": tape.do[t, 0].tolist(),
+            "do": tape.d("o")[t, 0].tolist(),
             "gradients": {
                 gradient.name: {
                     "total": gradient.whole[t].tolist(),

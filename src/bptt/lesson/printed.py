@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from bptt.lesson.sides import at_outputs, before, gradients, handed, is_of_next_step, jacobians, values
+from bptt.lesson.sides import before, gradients, handed, is_of_next_step, jacobians, of_outputs, values
 from bptt.lesson.worked import Example, Worked, wanted
 from bptt.sheet.expressions import Name
 from bptt.sheet.printing import TEXT
@@ -95,8 +95,7 @@ def render(worked: Worked, console: Console, digits: int = 4) -> None:
 
 def _parts(worked: Worked, width: int, digits: int) -> list[RenderableType]:
     given, tape = worked.example, worked.tape
-    assert tape.L is not None
-    L, after = float(tape.L), worked.loss_after
+    L, after = float(tape["L"]), worked.loss_after
     verdict = "smaller" if after < L else "not smaller: a step of this size goes too far" if after > L else "equal"
     return [
         *_opening(given),
@@ -194,9 +193,6 @@ def _characters(tag: str, symbol: str, steps: Iterable[str]) -> Column:
 
 def _forward(worked: Worked, digits: int) -> list[Column]:
     given, tape = worked.example, worked.tape
-    assert tape.o is not None
-    assert tape.y_hat is not None
-    assert tape.loss is not None
     states = before(tape)
     taken = {"x_t": tape.x[:, 0], **{TEXT.write(Name(name, -1)): array for name, array in states.items()}}
     columns = [Column("", "t", [[str(t)] for t in range(1, tape.steps + 1)])]
@@ -206,20 +202,19 @@ def _forward(worked: Worked, digits: int) -> list[Column]:
         line, is_state = value.line, value.name in states
         tag = f"{line.tag} A4" if is_state else line.tag
         columns.append(_column(tag, line.symbol, value.whole, digits, "bold" * is_state))
-    columns.append(_column("A5", "o_t", at_outputs(tape, tape.o), digits))
-    columns.append(_column("A6", "ŷ_t", at_outputs(tape, tape.y_hat), digits, "bold"))
+    columns.append(_column("A5", "o_t", of_outputs(tape, tape["o"]), digits))
+    columns.append(_column("A6", "ŷ_t", of_outputs(tape, tape["y_hat"]), digits, "bold"))
     if given.alphabet:
         columns += [_characters("", "", [given.alphabet] * tape.steps), _characters("B1", "y_t", given.given[1:])]
     else:
         targets = given.targets.view(-1, 1, 1) + (given.kind == "cell")
-        columns.append(_column("B1", "y_t", at_outputs(tape, targets), digits))
-    return [*columns, _column("B1", "loss_t", at_outputs(tape, tape.loss[..., None]), digits)]
+        columns.append(_column("B1", "y_t", of_outputs(tape, targets), digits))
+    return [*columns, _column("B1", "loss_t", of_outputs(tape, tape["loss"][..., None]), digits)]
 
 
 def _backward(worked: Worked, digits: int) -> list[list[Column]]:
     """A gradient and its terms are one group."""
     tape = worked.tape
-    assert tape.do is not None
 
     def column(tag: str, symbol: str, rows: Iterable[Tensor | None], style: str = "") -> Column:
         return _column(tag, symbol, [*rows][::-1], digits, style)
@@ -228,7 +223,7 @@ def _backward(worked: Worked, digits: int) -> list[list[Column]]:
     if worked.example.model.readout.out_features == 1:
         slopes = [None if matrix is None else matrix[0] for matrix in jacobians(tape)]
         groups.append([column("B2", "∂ŷ_t/∂o_t", slopes)])
-    groups.append([column("B3", "∂o_t", tape.do[:, 0])])
+    groups.append([column("B3", "∂o_t", tape.d("o")[:, 0])])
     for gradient in gradients(tape):
         tag, symbol, group = gradient.line.tag, gradient.line.symbol, []
         if len(gradient.terms) > 1:
@@ -283,8 +278,7 @@ def _table(columns: list[Column]) -> Table:
 
 
 def _sum_of_losses(worked: Worked, digits: int) -> str:
-    assert worked.tape.loss is not None
-    losses = worked.tape.loss[:, 0].tolist()
+    losses = worked.tape["loss"][:, 0].tolist()
     if len(losses) < 2:
         return "loss_T = " if worked.tape.steps > 1 else "loss_1 = "
     return " + ".join(number(loss, digits) for loss in losses) + " = "

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bptt.engine.evaluation import SIZE, Environment, evaluated, key_of
-from bptt.engine.functions import TORCH
+from bptt.engine.evaluation import Environment, evaluated
 from bptt.sheet import losses
-from bptt.sheet.expressions import Call, Cotangent, Expression, Name
+from bptt.sheet.expressions import Cotangent, Expression, Name
 from bptt.sheet.sides import Line, Term, shifted
 from bptt.tape import Tape
 
@@ -41,19 +40,17 @@ def values(tape: Tape) -> list[Numbers]:
 def before(tape: Tape) -> dict[str, Tensor]:
     """Of each state, by its name, the values of the step before."""
     record = tape.layer()
-    return {name: torch.cat([first, record.values[name][:-1, 0]]) for name, first in record.first.items()}
+    return {name: record.before(name)[:, 0] for name in record.first}
 
 
 def gradients(tape: Tape) -> list[Numbers]:
     """∂L/∂ of values and of x, in the order of side B."""
     record, env = tape.layer(), _environment(tape)
-    assert record.dx is not None
-    totals = record.totals | {"x": record.dx}
     found = []
     for line in record.cell.side_b:
         match line.parts[0]:
-            case Cotangent(name, 0) if name in totals:
-                total = totals[name][:, 0]
+            case Cotangent(name, 0) if name in (*record.values, "x"):
+                total = tape.d(name)[:, 0]
                 terms = tuple(_of_term(term, tape, env).expand_as(total) for term in line.terms)
                 found.append(Numbers(line, name, total, terms))
     return found
@@ -97,12 +94,11 @@ def summed(tape: Tape, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def jacobians(tape: Tape) -> list[Tensor | None]:
     """B2 of each step, None where it has no output."""
     assert tape.loss_name is not None
-    assert tape.y_hat is not None
-    return at_outputs(tape, losses.pair(tape.loss_name).jacobian(tape.y_hat))
+    return of_outputs(tape, losses.pair(tape.loss_name).jacobian(tape["y_hat"]))
 
 
-def at_outputs(tape: Tape, array: Tensor) -> list[Tensor | None]:
-    """What the outputs have, for each step; None where a step has no output."""
+def of_outputs(tape: Tape, array: Tensor) -> list[Tensor | None]:
+    """For each step its row of an array that has one for each output; None where a step has no output."""
     return [None] * (tape.steps - len(array)) + [*array[:, 0]]
 
 
@@ -121,17 +117,4 @@ def _of_term(term: Term, tape: Tape, env: Environment) -> Tensor:
 
 def _environment(tape: Tape) -> Environment:
     """All that side B reads, rows being steps."""
-    record = tape.layer()
-    cell, do = record.cell, tape.do
-    assert do is not None
-    env: Environment = {(name, None): array for name, array in record.weights.items()}
-    env["W_ho", None] = tape.W_ho
-    env |= {(name, 0): array[:, 0] for name, array in (record.values | {"x": record.x}).items()}
-    env |= {(name, -1): array for name, array in before(tape).items()}
-    env |= {(f"∂{name}", 0): array[:, 0] for name, array in (record.totals | {"o": do}).items()}
-    widths = cell.derivation.widths
-    env |= {(widths[name], SIZE): env[name, 0].shape[-1] for name in ("x", *record.values)}
-    for e in cell.derivation.kept:
-        if isinstance(e, Call):
-            env[key_of(e), 0] = TORCH["scale"](evaluated(e.arguments[0], cell)(env))
-    return env
+    return tape.layer().environment() | {("W_ho", None): tape.W_ho, ("∂o", 0): tape.d("o")[:, 0]}
