@@ -550,11 +550,11 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"target": 3.0}, "--target is for numbers"),
     (
         {"nonlinearity": "relu", "cell": named("lstm")},
-        "--nonlinearity is the φ of the plain cell; got 'relu' with the cell lstm, .* Leave one of the two out",
+        "--nonlinearity is the φ of the plain cell; got 'relu' with the cell 'lstm', .* Leave one of the two out",
     ),
     (
         {"cell": Cell("d : input\nh_t = tanh(x_t W_xh + h_{t-1} W_hh + d_t ⊙ b_h)", "timed")},
-        "gives a cell x and nothing else; the cell timed also reads d. Take that out of its text",
+        "gives a cell x and nothing else; the cell 'timed' also reads d. Take that out of its text",
     ),
 ]
 
@@ -583,7 +583,7 @@ BAD_CELLS = {
     "nowhere.txt": r"A cell is one of elman, lstm, .*; there is none at nowhere\.txt",
     ".": r"\. is a directory or a device\. Name a file",
     "words.txt": r"Line 1, column 1: ",
-    "gru --nonlinearity relu": r"--nonlinearity is the φ of the plain cell; got 'relu' with the cell gru",
+    "gru --nonlinearity relu": r"--nonlinearity is the φ of the plain cell; got 'relu' with the cell 'gru'",
 }
 
 
@@ -606,7 +606,7 @@ def test_a_diverged_training_is_said_and_is_still_json() -> None:
     "text", ["a\x1b[31mb", "[bold]x[/bold]", "\u202eab", "</script>", "a b\n", "日本語", "\ud800x"]
 )
 def test_strange_texts_cannot_move_the_cursor(text: str) -> None:
-    page, _ = printed_page(text)
+    page, _ = printed_page(text, cell=Cell(CELLS["mgu"], text))
     assert all(character == "\n" or character.isprintable() for character in page)
     assert max(cell_len(line) for line in page.splitlines()) <= 80
 

@@ -65,6 +65,10 @@ def character(symbol: str) -> str:
     return symbol if symbol.isprintable() else ascii(symbol)[1:-1]
 
 
+def visible(text: str) -> str:
+    return "".join(symbol if symbol == " " else character(symbol) for symbol in text)
+
+
 @dataclass
 class Column:
     """One quantity: a cell of lines for each step."""
@@ -103,7 +107,7 @@ def _parts(worked: Worked, width: int, digits: int) -> list[RenderableType]:
         _heading("A", f"Side A · forward, {_span(tape.steps)}"),
         *_once(worked, digits, width),
         *_tables([[column] for column in _forward(worked, digits)], width),
-        _tagged("B1", f"L = {_sum_of_losses(worked, digits)}{number(L, digits)}"),
+        Text.assemble(("B1", SIDE["B"]), f"  L = {_sum_of_losses(worked, digits)}{number(L, digits)}"),
         _heading("B", f"Side B · backward, {_span(tape.steps, back=True)}"),
         *_tables(_backward(worked, digits), width),
         *_jacobians(worked, digits, width),
@@ -126,25 +130,16 @@ def _heading(side: str, text: str) -> Text:
     return Text.assemble("\n", (text, f"bold {SIDE[side]}"))
 
 
-def _tagged(tag: str, text: str) -> Text:
-    return Text.assemble((tag, SIDE[tag[0]]), f"  {text}")
-
-
 def _opening(given: Example) -> list[Text]:
     model, rnn = given.model, given.model.rnn
     hidden, loss = model.readout.in_features, model.loss_name
-    widths = "".join(f", {size} = {width}" for size, width in rnn.sizes.items())
+    counts = [_count(rnn.input_size, "input"), _count(hidden, "hidden unit")]
+    counts += [f"{size} = {width}" for size, width in rnn.sizes.items()]
+    outputs = f"{_count(model.readout.out_features, 'output')} (g = {OF_LOSS[loss][0]}), {loss.replace('_', ' ')}"
     starts = any(one.start is not None for one in rnn.cell.sheet.given.values() if one.learned)
     lines = [
-        Text.assemble(
-            ("".join(symbol if symbol == " " else character(symbol) for symbol in given.given), "bold"),
-            f": {given.task}",
-        ),
-        Text(
-            f"the cell {rnn.cell.name}: {_count(rnn.input_size, 'input')}, {_count(hidden, 'hidden unit')}{widths}, "
-            f"{_count(model.readout.out_features, 'output')} (g = {OF_LOSS[loss][0]}), {loss.replace('_', ' ')}; "
-            f"float64, seed {given.seed}"
-        ),
+        Text.assemble((visible(given.given), "bold"), f": {given.task}"),
+        Text(f"the cell {visible(rnn.cell.name)}: {', '.join(counts)}, {outputs}; float64, seed {given.seed}"),
         Text(
             f"weights drawn from (−1/√{hidden}, 1/√{hidden}), rounded to two decimals"
             f"{', but for those that the text gives a start' if starts else ''}; all w_t = 1"
@@ -295,9 +290,8 @@ def _matrix(title: Text, array: Tensor, labels: list[list[str]], digits: int, wi
         table = Table.grid(padding=(0, 1))
         for _ in range(1 + len(part)):
             table.add_column(justify="right", no_wrap=True)
-        table.add_row("", *(Text(column.symbol, "dim") for column in part))
-        for n, label in enumerate(rows):
-            table.add_row(Text(label, "dim"), *(Text(column.cells[0][n]) for column in part))
+        entries = (Text.assemble((column.symbol, "dim"), "\n", "\n".join(column.cells[0])) for column in part)
+        table.add_row(Text("\n".join(["", *rows]), "dim"), *entries)
         tables.append(table)
     return Group(title, *tables)
 

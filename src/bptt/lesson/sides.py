@@ -63,10 +63,9 @@ def handed(tape: Tape) -> list[Numbers]:
     for line in record.cell.side_b:
         match line.of, line.parts[1]:
             case Cotangent(name), Expression() as what:
-                numbers = torch.as_tensor(evaluated(what, record.cell)(env)).expand(
-                    tape.steps, len(record.first[name][0])
-                )
-                found.append(Numbers(line, name, torch.cat([record.d_first[name], numbers[1:]])))
+                sent, to_first = torch.as_tensor(evaluated(what, record.cell)(env)), record.d_first[name]
+                later = sent.expand(tape.steps, to_first.shape[-1])[1:]
+                found.append(Numbers(line, name, torch.cat([to_first, later])))
     return found
 
 

@@ -203,8 +203,8 @@ def example(
 def _check_cell(cell: Cell, nonlinearity: str | None) -> None:
     _require(
         nonlinearity is None or cell is PLAIN,
-        f"--nonlinearity is the φ of the plain cell; got {nonlinearity!r} with the cell {cell.name}, whose text names "
-        "its own functions. Leave one of the two out.",
+        f"--nonlinearity is the φ of the plain cell; got {nonlinearity!r} with the cell {cell.name!r}, whose text "
+        "names its own functions. Leave one of the two out.",
     )
     _require(
         nonlinearity is None or nonlinearity in NONLINEARITIES,
@@ -213,7 +213,7 @@ def _check_cell(cell: Cell, nonlinearity: str | None) -> None:
     further = [name for name, given in cell.sheet.given.items() if given.kind in ("rows", "input")]
     _require(
         not further,
-        f"a worked example gives a cell x and nothing else; the cell {cell.name} also reads {', '.join(further)}. "
+        f"a worked example gives a cell x and nothing else; the cell {cell.name!r} also reads {', '.join(further)}. "
         "Take that out of its text, or run it with bptt.nn.Recurrent and look at its tape.",
     )
 
