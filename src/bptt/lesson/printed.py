@@ -170,7 +170,7 @@ def _equations(given: Example) -> list[RenderableType]:
 def _listed(side: Side) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for line in (*side.where, *side.lines):
         when = f"   ({'once, before step 1' if line.tag[:1] == 'A' else 'once, after step 1'})" if line.once else ""
         table.add_row(Text(line.tag, SIDE.get(line.tag[:1], "")), Text.assemble(line.text, (when, "dim")))
