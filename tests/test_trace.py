@@ -35,7 +35,7 @@ OWN = """\
 α : constant = 0.5
 ζ : scalar
 s : size S
-M = W_hh − W_hhᵀ − α ⊙ I
+M = W_hh − tanh(W_hhᵀ − α ⊙ I)
 s_t = tanh(norm(x_t W_xs + drop(h_{t-1}) W_hs + b_s) + ζ ⊙ s_{t-1})
 z_t = σ(x_t W_xz + h_{t-1} M + b_z)
 h_t = (1 − z_t) ⊙ h_{t-1} + z_t ⊙ tanh(γ ⊙ (s_t W_sh) + h_{t-1} M) − max(h_{t-1}, z_t) ⊙ mean(s_t)
@@ -568,6 +568,14 @@ def test_settings_that_make_no_example_are_refused(settings: dict[str, Any], mes
         worked.example("1,2", target=math.inf)
     with pytest.raises(InputError, match="--train must be 0 or more; got -1"):
         worked.work(worked.example("hello"), -1)
+
+
+def test_numbers_that_are_not_finite_are_refused_with_what_is_the_first() -> None:
+    logarithm = Cell("h_t = log(x_t W_xh + h_{t-1} W_hh + b_h)", "logarithm")
+    with pytest.raises(
+        InputError, match=r"must be finite; with the cell 'logarithm', h_t at t = 1 is nan\. Try another"
+    ):
+        work("hello", cell=logarithm)
 
 
 def test_mistakes_end_with_a_message_and_exit_code_2() -> None:

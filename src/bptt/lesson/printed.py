@@ -301,11 +301,16 @@ def _side_by_side(blocks: list[Group]) -> RenderableType:
 
 
 def _jacobians(worked: Worked, digits: int, width: int) -> list[RenderableType]:
-    labels = _labels(worked, (OUTPUTS, OUTPUTS))
-    if len(labels[0]) == 1:
+    if worked.example.model.readout.out_features == 1:
         return []
     blocks = [
-        _matrix(Text.assemble(f"∂ŷ/∂o at t = {t}  ", ("B2", SIDE["B"])), matrix, labels, digits, width)
+        _matrix(
+            Text.assemble(f"∂ŷ/∂o at t = {t}  ", ("B2", SIDE["B"])),
+            matrix,
+            _labels(worked, matrix, (OUTPUTS, OUTPUTS)),
+            digits,
+            width,
+        )
         for t, matrix in reversed([*enumerate(jacobians(worked.tape), 1)])
         if matrix is not None
     ]
@@ -313,28 +318,28 @@ def _jacobians(worked: Worked, digits: int, width: int) -> list[RenderableType]:
     return [title, Columns(blocks, padding=(0, 3))]
 
 
-def _labels(worked: Worked, axes: Sequence[str]) -> list[list[str]]:
+def _labels(worked: Worked, array: Tensor, axes: Sequence[str]) -> list[list[str]]:
     """What stands beside the axes of a matrix: characters, or numbers from 1."""
-    given = worked.example
-    lengths = given.model.lengths | {OUTPUTS: given.model.readout.out_features}
+    alphabet = worked.example.alphabet
     return [
-        [character(symbol) for symbol in given.alphabet]
-        if given.alphabet and axis in ("I", OUTPUTS)
-        else [str(index) for index in range(1, lengths[axis] + 1)]
-        for axis in axes
+        [character(symbol) for symbol in alphabet]
+        if alphabet and axis in ("I", OUTPUTS)
+        else [str(index) for index in range(1, length + 1)]
+        for axis, length in zip(axes, array.shape, strict=True)
     ]
 
 
-def _axes(worked: Worked, name: str) -> Sequence[str]:
-    sheet = worked.example.model.rnn.cell.sheet
+def _named_matrix(worked: Worked, title: Text, name: str, array: Tensor, digits: int, width: int) -> Group:
+    """The matrix or vector of a parameter or fixed line, or its gradient."""
     of_readout = {"W_ho": ("H", OUTPUTS), "b_o": (OUTPUTS,)}
-    return of_readout.get(name) or sheet.shapes.get(name) or (sheet.widths[name],)
+    shapes = worked.example.model.rnn.cell.sheet.shapes | of_readout
+    return _matrix(title, array, _labels(worked, array, shapes.get(name, ("H",) * array.dim())), digits, width)
 
 
 def _once(worked: Worked, digits: int, width: int) -> list[RenderableType]:
     tags = {line.symbol: line.tag for line in worked.example.model.rnn.cell.side_a}
     blocks = [
-        _matrix(_titled(name, tags.get(name, "")), array, _labels(worked, _axes(worked, name)), digits, width)
+        _named_matrix(worked, _titled(name, tags.get(name, "")), name, array, digits, width)
         for name, array in worked.once.items()
     ]
     return [Text("once, before step 1:"), _side_by_side(blocks)] if blocks else []
@@ -345,7 +350,7 @@ def _updates(worked: Worked, digits: int, width: int) -> list[RenderableType]:
     found = []
     for name, gradient in worked.gradient.items():
         blocks = [
-            _matrix(title, array, _labels(worked, _axes(worked, name)), digits, width)
+            _named_matrix(worked, title, name, array, digits, width)
             for title, array in (
                 (_titled(name), worked.before.get(name)),
                 (_titled(f"∂{name}", tags[f"∂{name}"]), gradient),

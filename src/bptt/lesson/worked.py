@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 from bptt.autograd.readout import Readout
-from bptt.engine.evaluation import fixed_lines
 from bptt.errors import InputError
-from bptt.lesson.sides import summed
+from bptt.lesson.sides import fixed_lines, summed
 from bptt.nn import Recurrent
 from bptt.sheet import Cell, losses, named
 from bptt.sheet.cells import elman
@@ -287,11 +286,12 @@ def work(given: Example, updates: int | None = None) -> Worked:
         model, given.x, given.targets, weights=torch.ones(()), h0=given.first, seed=given.seed, text=given.given
     )
     tape.vocabulary = list(given.alphabet) or None
+    _check_finite(tape)
     before = {name: weight.clone() for name, weight in model.weights().items()}
     fixed = fixed_lines(model.rnn.cell, before, model.lengths)
     masks = {name: rows[0] for name, rows in tape.layer().weights.items() if name not in before | fixed}
     once = masks | fixed
-    gradient = summed(tape, before | once)
+    gradient = summed(tape, before | fixed, model.lengths)
     report = tape.check()
     after = {name: before[name] - given.lr * gradient[name] for name in before}
     _put(model, after)
@@ -299,6 +299,20 @@ def work(given: Example, updates: int | None = None) -> Worked:
         loss_after = float(_loss(given))
     _put(model, before)
     return Worked(given, tape, before, once, gradient, after, loss_after, _train(given, updates), report)
+
+
+def _check_finite(tape: Tape) -> None:
+    record, steps = tape.layer(), range(tape.steps)
+    made = [(f"{name}_t at t = {t + 1}", array[t]) for t in steps for name, array in record.values.items()]
+    made.append(("L", tape["L"]))
+    made += [(f"∂{name}_t at t = {t + 1}", array[t]) for t in steps[::-1] for name, array in record.totals.items()]
+    first = next(((name, number) for name, array in made for number in array.flatten() if not number.isfinite()), None)
+    if first is not None:
+        name, number = first
+        raise InputError(
+            f"all numbers of a worked example must be finite; with the cell {record.cell.name!r}, {name} is "
+            f"{float(number)}. Try another --seed, or change the line that makes it."
+        )
 
 
 def _put(model: Network, weights: dict[str, Tensor]) -> None:
