@@ -28,7 +28,7 @@ from bptt.tape.check import Residual
 
 SIDE = {"A": "cyan", "B": "magenta"}
 OWN, FUTURE = "blue", "yellow"
-HEADER, WORD = 11, 40
+HEADER_WIDTH, WIDEST_WORD = 11, 40
 UNBROKEN = "\N{NO-BREAK SPACE}"
 OUTPUTS = "outputs"
 OF_LOSS = {
@@ -82,8 +82,8 @@ class Column:
     def header(self) -> list[str]:
         """The symbol, in lines where it is long: before a sign, and not inside of brackets."""
         held = re.sub(r"\([^()]*\)|\[[^][]*\]|[−+⊙/=] ", lambda found: found[0].replace(" ", UNBROKEN), self.symbol)
-        lines = textwrap.wrap(held, HEADER, break_long_words=False, break_on_hyphens=False)
-        pieces = [piece for line in lines for piece in textwrap.wrap(line, WORD, break_on_hyphens=False)]
+        lines = textwrap.wrap(held, HEADER_WIDTH, break_long_words=False, break_on_hyphens=False)
+        pieces = [piece for line in lines for piece in textwrap.wrap(line, WIDEST_WORD, break_on_hyphens=False)]
         return [piece.replace(UNBROKEN, " ") for piece in pieces]
 
     @property
