@@ -6,8 +6,9 @@ Three judges, none of which shares code with the sweeps:
   arrays next to it. The residual is |difference| / (sum of the magnitudes of the terms), the measure in which a sum of
   n rounded products is off by at most about n eps / 2 whatever the order of summation; allowed is (8 + n) eps;
 - autograd: the layer written once more as a plain loop of torch operations in float64, differentiated by torch. The
-  residual is relative to the largest entry of each gradient; allowed is 64 eps for every term on the way, rows of the
-  batch times steps plus hidden units, because rounding errors travel through the recurrence themselves;
+  residual is relative to the largest entry of each gradient or, where its terms nearly cancel, to the largest sum of
+  their magnitudes; allowed is 64 eps for every term on the way, rows of the batch times steps plus hidden units,
+  because rounding errors travel through the recurrence themselves;
 - central differences, on float64 tapes: (J(θ+δv) − J(θ−δv)) / 2δ with δ = eps^⅓ = 6e-6, where the rounding of J
   (eps |J| / δ = 4e-11 |J|) and the third derivative (δ²/6 = 6e-12) weigh about the same; the residual is relative to
   |J| plus the largest entry of the gradient, and 1e-8 of it is allowed. Every entry of every parameter where that is
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 from bptt.autograd.recorded import Padding, Record
 from bptt.engine.contract import Signature
 from bptt.engine.evaluation import SIZE, Environment, evaluated
+from bptt.engine.functions import TORCH
 from bptt.sheet import Cell, losses
 from bptt.sheet.derivation import ZERO
 from bptt.sheet.expressions import Call, Cotangent, Expression, walk
@@ -39,6 +41,7 @@ from bptt.tape.magnitudes import Weighed, weighed
 DELTA = torch.finfo(torch.float64).eps ** (1 / 3)
 STEPS_FOR_DIFFERENCES = 28_000
 NEAR_A_KINK = 1e-4
+STEEPEST_NORM = 10
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": lambda o, y: o.logsumexp(-1) - o.gather(-1, y[..., None])[..., 0],
@@ -116,8 +119,9 @@ def check(tape: Recorded) -> Report:
     residuals: list[Residual] = []
     notes: list[str] = []
     with torch.no_grad():
+        largest: dict[str, float] = {}
         for record in tape.layers:
-            residuals += _layer(record, _where(record, tape.layers))
+            residuals += _layer(record, _where(record, tape.layers), largest)
         residuals += _output(tape)
         residuals += _between_layers(tape)
     closed = tape.W_ho is not None and tape.loss_name is not None
@@ -126,12 +130,12 @@ def check(tape: Recorded) -> Report:
         records = [record for record in tape.layers if record.layer == number]
         where = f"layer {number}" if top else ""
         graph = _Replay(tape if closed and number == top else None, records)
-        residuals += _against_autograd(graph, where)
-        kinks = [name for record in records for name in _near_a_kink(record)]
+        residuals += _against_autograd(graph, where, largest)
+        kinks = [words for record in records for words in _too_sharp(record)]
         if records[0].h.dtype != torch.float64:
             notes.append("central differences need a float64 tape")
         elif kinks:
-            notes.append(f"no central differences: an argument of {kinks[0]} is within {NEAR_A_KINK} of its kink")
+            notes.append(f"no central differences: {kinks[0]}")
         else:
             residuals += _against_differences(graph, where)
     return Report(tuple(residuals), tuple(dict.fromkeys(notes)))
@@ -143,8 +147,8 @@ def _where(record: Record, layers: list[Record]) -> str:
     return ", ".join(names)
 
 
-def _near_a_kink(record: Record) -> Iterator[str]:
-    """Functions that choose, or have no slope at 0, with arguments near where they do."""
+def _too_sharp(record: Record) -> Iterator[str]:
+    """Where a function bends within the reach of a difference: at a choice, at a corner, at norm of next to nothing."""
     cell, env = record.cell, record.environment(dtype=torch.float64)
     calls = [part for line in cell.derivation.steps for part in walk(line.value) if isinstance(part, Call)]
     for call in calls:
@@ -152,7 +156,11 @@ def _near_a_kink(record: Record) -> Iterator[str]:
         if any("where" in (back or "") or "sign" in (back or "") for back in function.back):
             first, *others = (torch.as_tensor(evaluated(part, cell)(env)) for part in call.arguments)
             if any(bool(((first - other).abs() < NEAR_A_KINK).any()) for other in others or [torch.zeros(())]):
-                yield function.name
+                yield f"an argument of {function.name} is within {NEAR_A_KINK} of its kink"
+        if function.name == "norm":
+            scale = TORCH["scale"](evaluated(call.arguments[0], cell)(env))
+            if bool((scale > STEEPEST_NORM).any()):
+                yield f"norm multiplies by more than {STEEPEST_NORM}, its units being nearly equal"
 
 
 def _residual(
@@ -172,16 +180,19 @@ def _product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return left @ right, left.abs() @ right.abs()
 
 
-def _layer(record: Record, where: str) -> Iterator[Residual]:
+def _layer(record: Record, where: str, largest: dict[str, float]) -> Iterator[Residual]:
+    """largest: receives of each gradient the largest magnitude of its terms, by layer and name as in `_Replay`."""
     cell, found = record.cell, record.cell.derivation
     env = record.environment(dtype=torch.float64)
 
     def rows(array: Tensor | None) -> Tensor | None:
         return None if array is None else array.flatten(0, -2)
 
-    def compared(line: Line, recorded: Tensor | None, wanted: Weighed | None) -> Iterator[Residual]:
+    def compared(line: Line, recorded: Tensor | None, wanted: Weighed | None, of: str = "") -> Iterator[Residual]:
         nothing = torch.zeros((), dtype=torch.float64)
         wanted = wanted or Weighed(nothing, nothing, 0)
+        if of and wanted.magnitude.numel():
+            largest[of] = max(float(wanted.magnitude.max()), largest.get(of, 0.0))
         yield from _residual(line.tag, line.text, where, recorded, *wanted)
 
     for line, side in zip(found.steps, _lines(cell.side_a, "A2", "A3"), strict=True):
@@ -194,18 +205,19 @@ def _layer(record: Record, where: str) -> Iterator[Residual]:
             parts.append(arrived[line.name][0])
         if (outside := rows(record.from_outside.get(line.name))) is not None:
             parts.append(Weighed(outside.double(), outside.double().abs(), 0))
-        yield from compared(side, rows(record.d(line.name)), _added(parts))
+        yield from compared(side, rows(record.d(line.name)), _added(parts), _key(record, line.name))
     for side in _lines(cell.side_b, "B8", "B9", "B10"):
         assert isinstance(side.parts[0], Cotangent)
         name = side.parts[0].name
         if name in record.d_weights:
             sent = _weighed(found.sent_by_steps(name), cell, env)
-            yield from compared(side, record.d_weights[name], _over_rows(record, name, sent))
+            yield from compared(side, record.d_weights[name], _over_rows(record, name, sent), _key(record, name))
     for name, side in zip(record.first, _lines(cell.side_b, "B11"), strict=False):
-        yield from compared(side, record.d_first.get(name), arrived[name][1])
+        yield from compared(side, record.d_first.get(name), arrived[name][1], _key(record, f"{name}0"))
     for side in _lines(cell.side_b, "B11")[len(record.first) :]:
         if side.parts[0] == Cotangent("x", 0):
-            yield from compared(side, rows(record.dx), _weighed(found.sent_back("x", 0), cell, env))
+            sent = _weighed(found.sent_back("x", 0), cell, env)
+            yield from compared(side, rows(record.dx), sent, f"{record.layer} x")
 
 
 def _lines(side: Side, *tags: str) -> list[Line]:
@@ -400,6 +412,10 @@ class _Replay:
         return {name: of_steps[::-1] if steps.reverse else of_steps for name, of_steps in made.items()}
 
 
+def _key(record: Record, name: str) -> str:
+    return f"{record.layer} {_prefix(record)}{name}"
+
+
 def _prefix(record: Record) -> str:
     return "reverse " if record.reverse else ""
 
@@ -407,11 +423,13 @@ def _prefix(record: Record) -> str:
 def _relative(recorded: Tensor, wanted: Tensor, beside: float = 0.0) -> float:
     if not wanted.numel():
         return 0.0
-    difference = float((recorded.double() - wanted).abs().max())
-    return difference / (float(wanted.abs().max()) + beside) if difference else 0.0
+    difference, scale = float((recorded.double() - wanted).abs().max()), float(wanted.abs().max())
+    if difference == 0:
+        return 0.0
+    return difference / max(scale, beside) if scale or beside else math.inf
 
 
-def _against_autograd(graph: _Replay, where: str) -> Iterator[Residual]:
+def _against_autograd(graph: _Replay, where: str, largest: dict[str, float]) -> Iterator[Residual]:
     records = graph.records
     if not records[0].h.numel():
         return
@@ -427,13 +445,13 @@ def _against_autograd(graph: _Replay, where: str) -> Iterator[Residual]:
     for name in parameters:
         gradient, recorded = next(gradients), graph.recorded[name]
         if recorded is not None:
-            yield Residual("autograd", f"d{name}", where, _relative(recorded, gradient), bound)
+            beside = largest.get(f"{records[0].layer} {name}", 0.0)
+            yield Residual("autograd", f"d{name}", where, _relative(recorded, gradient, beside), bound)
     for record, values in zip(records, made, strict=True):
         for name, of_steps in values.items():
-            gradient = torch.cat([next(gradients) for _ in of_steps])
-            yield Residual(
-                "autograd", f"d{name}", where, _relative(record.totals[name].flatten(0, -2), gradient), bound
-            )
+            gradient, recorded = torch.cat([next(gradients) for _ in of_steps]), record.totals[name].flatten(0, -2)
+            beside = largest.get(_key(record, name), 0.0)
+            yield Residual("autograd", f"d{name}", where, _relative(recorded, gradient, beside), bound)
 
 
 def _against_differences(graph: _Replay, where: str) -> Iterator[Residual]:
@@ -460,4 +478,6 @@ def _against_differences(graph: _Replay, where: str) -> Iterator[Residual]:
             )
             slopes.append((ahead - behind) / (2 * DELTA))
         along = directions @ recorded.double().flatten()
-        yield Residual("central differences", f"d{name}", where, _relative(along, torch.stack(slopes), J), 1e-8)
+        found = torch.stack(slopes)
+        beside = J + float(found.abs().max())
+        yield Residual("central differences", f"d{name}", where, _relative(along, found, beside), 1e-8)
