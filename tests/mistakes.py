@@ -155,6 +155,9 @@ COMMANDS = {
         "bptt trace hello --digits 99": r"--digits must lie in 2 to 17; got 99",
         "bptt trace hello --nonlinearity gelu": r"gelu",
         "bptt trace hello --train -1": r"-1",
+        "bptt trace hello --cell lstn": r"there is none at lstn\. Did you mean lstm\?",
+        "bptt trace hello --cell nothing.txt": r"there is none at nothing\.txt",
+        "bptt trace hello --cell gru --nonlinearity relu": r"the φ of the plain cell; got 'relu' with the cell 'gru'",
     },
     "Cells, derived": {
         "bptt derive": r"Missing argument 'CELL'",
