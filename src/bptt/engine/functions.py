@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bptt.sheet.functions import TYPED
+
 EPSILON = 1e-5
 """Beside the variance in norm, as in torch.nn.LayerNorm."""
 
@@ -25,6 +27,17 @@ def _scale(a: Tensor) -> Tensor:
 def _norm(a: Tensor) -> Tensor:
     """torch.nn.functional.layer_norm, whose third derivatives, and second ones forward, are wrong in torch 2.13."""
     return _centred(a) * _scale(a)
+
+
+NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
+"""What torch's arguments of this name, and ours, may be."""
+
+
+def nonlinearity(name: str) -> Callable[[Tensor], Tensor]:
+    """φ by name; ValueError with the known names otherwise."""
+    if name not in NONLINEARITIES:
+        raise ValueError(f"Unknown nonlinearity {name!r}: it must be one of {', '.join(NONLINEARITIES)}; got {name!r}")
+    return TORCH[TYPED[name]]
 
 
 TORCH: dict[str, Callable[..., Any]] = {

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bptt.engine.activations import activation
+from bptt.engine.functions import nonlinearity as by_name
 from bptt.nn.rnn import RNN
 from bptt.sheet import losses
 
@@ -60,7 +60,7 @@ class Jordan(torch.nn.Module):
         super().__init__()
         losses.pair(loss)
         self.loss_name = loss
-        self.phi = activation(nonlinearity).phi
+        self.phi = by_name(nonlinearity)
         self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size
         fed_size = input_size + output_size
         self.rnn = RNN(fed_size, hidden_size, 1, nonlinearity, dtype=dtype) if hidden_recurrence else None

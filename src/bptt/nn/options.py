@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bptt.engine.activations import ACTIVATIONS, activation
+from bptt.engine.functions import NONLINEARITIES
+from bptt.engine.functions import nonlinearity as by_name
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.sheet import Cell
 from bptt.sheet.cells import elman
@@ -31,15 +32,15 @@ KNOWN_MODULES: dict[type, str] = {
 def named(nonlinearity: Nonlinearity) -> Nonlinearity:
     """The name of a function or module that has one; others as they are, with a warning. ValueError for other names."""
     if not callable(nonlinearity):
-        activation(nonlinearity)
+        by_name(nonlinearity)
         return nonlinearity
     if isinstance(nonlinearity, Hashable) and nonlinearity in KNOWN_FUNCTIONS:
         return KNOWN_FUNCTIONS[nonlinearity]
     if type(nonlinearity) in KNOWN_MODULES:
         return KNOWN_MODULES[type(nonlinearity)]
     warnings.warn(
-        f"nonlinearity={nonlinearity!r} is not among those that the compiled sweeps know ({', '.join(ACTIVATIONS)}, by "
-        "name): this module runs on the slow reference engine.",
+        f"nonlinearity={nonlinearity!r} is not among those that the compiled sweeps know ({', '.join(NONLINEARITIES)}, "
+        "by name): this module runs on the slow reference engine.",
         SlowEngineWarning,
         stacklevel=3,
     )
