@@ -1,7 +1,7 @@
-"""Teacher forcing without a sequential part: `python -m benchmarks.forced` prints one line of JSON for each size.
+"""Teacher forcing in one call: `python -m benchmarks.forced` prints one line of JSON for each size.
 
-A network with output-to-hidden recurrence alone (`bptt.nn.Jordan`), forward and backward under teacher forcing: as
-matrix products over all steps, and as the loop over steps that free running needs. Both in turns, medians in ms.
+A network with output-to-hidden recurrence alone (`bptt.nn.Jordan`), forward and backward under teacher forcing: all
+steps in one call of the engine, and as the loop over steps that free running needs. Both in turns, medians in ms.
 """
 
 import json
@@ -30,7 +30,7 @@ def main() -> None:
         x, y = torch.randn(T, B, I), torch.randint(O, (T, B))
         fed = network.as_fed(y)
 
-        def products(network: Jordan = network, x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
+        def at_once(network: Jordan = network, x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
             return network.loss(network(x, y)[0], y)
 
         def loop(
@@ -43,10 +43,10 @@ def main() -> None:
                 outputs.append(o)
             return network.loss(torch.stack(outputs), y)
 
-        torch.testing.assert_close(products(), loop())
-        turns = [(_milliseconds(products, network), _milliseconds(loop, network)) for _ in range(REPETITIONS)]
+        torch.testing.assert_close(at_once(), loop())
+        turns = [(_milliseconds(at_once, network), _milliseconds(loop, network)) for _ in range(REPETITIONS)]
         ours, theirs = (statistics.median(times) for times in zip(*turns, strict=True))
-        line = {"case": f"{T},{B},{I},{H},{O}", "products_ms": round(ours, 3), "loop_ms": round(theirs, 3)}
+        line = {"case": f"{T},{B},{I},{H},{O}", "at_once_ms": round(ours, 3), "loop_ms": round(theirs, 3)}
         print(json.dumps(line | {"ratio": round(theirs / ours, 1)}), flush=True)
 
 

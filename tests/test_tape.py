@@ -22,10 +22,11 @@ from torch.nn.utils.rnn import pack_sequence
 import bptt
 from bptt import InputError, Tape, record, recording
 from bptt.engine.contract import Layout
-from bptt.nn import RNN, Elman, Recurrent
+from bptt.nn import RNN, Elman, Jordan, Recurrent
 from bptt.sheet.cells import CELLS as CELLS_BUILT_IN
 from bptt.tape import player, tapefile
 from bptt.tape.check import Report, Residual
+from bptt.train import forcing
 
 LOSSES = ["cross_entropy", "binary_cross_entropy", "squared_error"]
 ACTIVATIONS_BY_NAME = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a * 1}
@@ -560,6 +561,34 @@ def test_padded_batches_with_lengths(kind: str, batch_first: bool, has_resets: b
     assert loaded.check().ok
     assert_same_arrays(tape, loaded)
     assert torch.equal(loaded.h, tape.h)
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_jordan_networks_forced_and_free(loss: str, both: bool) -> None:
+    network = Jordan(3, 4, 5, loss=loss, hidden_recurrence=both, dtype=torch.float64)
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    y = targets_for(loss, torch.zeros(6, 2, 5, dtype=torch.float64))
+    tape = record(network, x, y)
+    report = tape.check()
+    assert report.ok, report
+    assert torch.equal(tape["f"][:-1], network.as_fed(y)[:-1]), "what follows the last step is not fed"
+    module = network.rnn or network.hidden
+    assert module is not None
+    weight = next(module.parameters())
+
+    def compared(of_both: Tensor) -> None:
+        assert weight.grad is not None
+        torch.testing.assert_close(of_both.mT, weight.grad, **tolerance(torch.float64))
+
+    network.loss(network(x, y)[0], y).backward()
+    compared(torch.cat([tape.grad("W_xh"), tape.grad("W_fh")]))
+    network.zero_grad()
+    with recording() as tapes:
+        network.loss(forcing.free_run(network, x)[0], y).backward()
+    assert len(tapes) == 6, "one for each step"
+    assert all(of_step.check().ok for of_step in tapes)
+    compared(torch.cat([torch.stack([t.grad(name) for t in tapes]).sum(0) for name in ("W_xh", "W_fh")]))
 
 
 def test_jagged_tensors_are_refused() -> None:

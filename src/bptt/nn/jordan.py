@@ -3,8 +3,7 @@
     a_t = x_t W_xh + f_{t-1} W_fh [+ h_{t-1} W_hh] + b_h        h_t = φ(a_t)        o_t = h_t W_ho + b_o
 
 f_{t-1} is what is fed back: the target y_{t-1} (teacher forcing), or something made of the own output ŷ_{t-1}
-(`bptt.forcing`). Fed with targets, everything a network without W_hh needs is known up front: it has no sequential part
-and is three matrix products for all steps at once.
+(`bptt.forcing`). To the engines it is a state, f_t, that takes over what is fed at each step.
 
 Source: Jordan, "Serial order" (1986); Goodfellow et al. (2016), figures 10.4 (output to hidden) and 10.10 (both).
 """
@@ -14,8 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bptt.autograd.function import layer
+from bptt.autograd.recorded import begin
+from bptt.engine.contract import Layout
 from bptt.engine.functions import nonlinearity as by_name
 from bptt.nn.rnn import RNN
+from bptt.sheet import Cell
 from bptt.sheet import losses
 
 
@@ -28,6 +31,14 @@ class State(NamedTuple):
 
     h: Tensor
     fed: Tensor
+
+
+def _text(nonlinearity: str, *, hidden_recurrence: bool) -> str:
+    past = " + h_{t-1} W_hh" * hidden_recurrence
+    return (
+        f"φ : function = {nonlinearity}\nfed : input F\nf_t = fed_t\n"
+        f"a_t = x_t W_xh + f_{{t-1}} W_fh{past} + b_h\nh_t = φ(a_t)\n"
+    )
 
 
 class Jordan(torch.nn.Module):
@@ -46,6 +57,9 @@ class Jordan(torch.nn.Module):
     (torch.Size([5, 4, 2]), torch.Size([4, 2]))
     """
 
+    is_fed_targets = True
+    """Called with x and the targets, by `bptt.record` too."""
+
     def __init__(
         self,
         input_size: int,
@@ -60,9 +74,10 @@ class Jordan(torch.nn.Module):
         super().__init__()
         losses.pair(loss)
         self.loss_name = loss
-        self.phi = by_name(nonlinearity)
+        by_name(nonlinearity)
         self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size
         fed_size = input_size + output_size
+        self.cell = Cell(_text(nonlinearity, hidden_recurrence=hidden_recurrence), "jordan")
         self.rnn = RNN(fed_size, hidden_size, 1, nonlinearity, dtype=dtype) if hidden_recurrence else None
         self.hidden = None if hidden_recurrence else torch.nn.Linear(fed_size, hidden_size, dtype=dtype)
         self.readout = torch.nn.Linear(hidden_size, output_size, dtype=dtype)
@@ -91,12 +106,22 @@ class Jordan(torch.nn.Module):
 
     def states(self, x: Tensor, fed: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         """h of all steps (T, B, H), given what each is fed, and the last (1, B, H)."""
-        inputs = torch.cat([x, fed], -1)
-        if self.rnn is not None:
-            return self.rnn(inputs, h0)
-        assert self.hidden is not None
-        h = self.phi(self.hidden(inputs))
-        return h, h[-1:]
+        begin(self)
+        first = [fed[:1]] if self.rnn is None else [h0, fed[:1]]
+        next_fed = torch.cat([fed[1:], torch.zeros_like(fed[:1])])  # what is fed after the last step is not known here
+        h, last = layer(self.cell, x, first, self._weights(), (next_fed,))
+        return h, h[-1:] if self.rnn is None else last[0]
+
+    def _weights(self) -> list[Tensor]:
+        """As the sheet of the cell has them."""
+        if self.rnn is None:
+            assert self.hidden is not None
+            of_both, own = self.hidden.weight, {"b_h": self.hidden.bias}
+        else:
+            of_both, W_hh, b_ih, b_hh = self.rnn.parameters()
+            own = {"W_hh": W_hh.mT, "b_h": b_ih + b_hh}
+        own |= {"W_xh": of_both[:, : self.input_size].mT, "W_fh": of_both[:, self.input_size :].mT}
+        return [own[name] for name in Layout.of(self.cell).names]
 
     def initial(self, x: Tensor) -> State:
         """The zero state for the rows of x (T, B, input_size)."""

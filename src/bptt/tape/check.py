@@ -353,6 +353,8 @@ class _Replay:
             for name in Signature.of(record.cell).parameters:
                 self.parameters[prefix + name] = record.weights[name].double()
                 self.recorded[prefix + name] = record.d_weights.get(name)
+            for name in Signature.of(record.cell).inputs:
+                self.parameters[prefix + name], self.recorded[prefix + name] = record.weights[name].double(), None
             for name, value in record.first.items():
                 self.parameters[f"{prefix}{name}0"] = value.double()
                 self.recorded[f"{prefix}{name}0"] = record.d_first.get(name)
@@ -397,7 +399,7 @@ class _Replay:
         x = parameters["x"].flatten(0, -2) if "x" in parameters else record.x.flatten()
         timed = {("x", 0): x.split(rows)}
         timed |= {(name, None): given[name, None].split(rows) for name in signature.masks}
-        timed |= {(name, 0): given[name, 0].split(rows) for name in signature.inputs}
+        timed |= {(name, 0): parameters[prefix + name].flatten(0, -2).split(rows) for name in signature.inputs}
         lines = {line.name: evaluated(line.value, cell) for line in cell.derivation.steps}
         now = {name: parameters[f"{prefix}{name}0"] for name in signature.states}
         made: dict[str, list[Tensor]] = {name: [] for name in lines}

@@ -470,7 +470,8 @@ def record(
     The pass is the model's own, on the fast path. It leaves no trace: parameters' .grad, buffers such as running means
     and the state of the random generators stay as they were, and dropout draws what it would have drawn next.
 
-    model    called with x, or with (x, h0) when h0 is given; its first output is o, before g, at every step or the last
+    model    called with x, or with (x, h0) when h0 is given; its first output is o, before g, at every step or the last.
+             A Jordan network is given the targets too, which it is fed with
     targets  as `bptt.losses.loss` wants them for o
     loss     "cross_entropy", "binary_cross_entropy" or "squared_error"; default the model's `loss_name`, if it has one
     weights  w of B1: one for each step, (T,), or of the shape of o without its last axis; default a mean
@@ -495,7 +496,8 @@ def record(
         key: value.detach().requires_grad_(value.is_floating_point()) for key, value in model.named_parameters()
     }
     buffers = {key: value.detach().clone() for key, value in model.named_buffers()}
-    arguments = tuple(value.detach() if isinstance(value, Tensor) else value for value in (x, h0) if value is not None)
+    given = (x, targets, h0) if getattr(model, "is_fed_targets", False) else (x, h0)
+    arguments = tuple(value.detach() if isinstance(value, Tensor) else value for value in given if value is not None)
     devices = {value.device for value in parameters.values() if value.is_cuda}
     with torch.random.fork_rng(sorted(device.index for device in devices)), torch.enable_grad():
         with _watching() as watcher:
