@@ -32,7 +32,7 @@ export function at(layer: Layer, name: string, t: number | null, i = 0, j = -1):
 
 /** The letter of the sheet: h of d.h and own.h. */
 export function letterOf(name: string): string {
-  return name.replace(/^(d|own)\./, "");
+  return name.startsWith("d.") ? name.slice(2) : name.startsWith("own.") ? name.slice(4) : name;
 }
 
 export function isGradient(name: string): boolean {

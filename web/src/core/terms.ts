@@ -211,7 +211,7 @@ class Explainer {
       for (const above of layersAbove(tape, layer)) {
         const inner = new Explainer(tape, above, at(above, "d.x", t, offset(tape, layer) + i), 0);
         for (const { value, from } of above.cell.back.get("x")?.terms ?? []) {
-          groups.push({ hue: "here", expression: null, words: `from layer ${above.layer + 1}`, from });
+          groups.push({ hue: "here", expression: value, words: `layer ${above.layer + 1}`, from });
           terms.push(...inner.terms(value, t, groups.length - 1));
           magnitude += new Evaluation(tape, above).row(value, t).magnitude[offset(tape, layer) + i];
           count += countOf(above, value);
