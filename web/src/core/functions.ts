@@ -33,13 +33,20 @@ const sum = (a: Numbers) =>
 const sizes = (a: Numbers) => map(a, Math.abs);
 const EPSILON = 1e-5;
 
-/** scale(a) = 1 / √(variance + ε), its mean, and by how much the squares outweigh the variance. */
+/**
+ * scale(a) = 1 / √(variance + ε), its mean, and how far a rounding of a − mean is carried into scale, as a share of it:
+ * √(Σ (|a| + |mean|)² / Σ (a − mean)²), by Cauchy and Schwarz.
+ */
 function moments(a: Numbers): { mean: number; scale: number; ratio: number } {
   const mean = sum(a) / a.length;
   const around = sum(sizes(a)) / a.length;
   const variance = sum(map(a, (value) => (value - mean) ** 2)) / a.length;
   const squares = sum(map(a, (value) => (Math.abs(value) + around) ** 2)) / a.length;
-  return { mean, scale: 1 / Math.sqrt(variance + EPSILON), ratio: 1 + (squares + EPSILON) / (variance + EPSILON) };
+  return {
+    mean,
+    scale: 1 / Math.sqrt(variance + EPSILON),
+    ratio: 1 + Math.sqrt((squares + EPSILON) / (variance + EPSILON)),
+  };
 }
 
 export const FUNCTIONS: Record<string, Function> = {

@@ -69,7 +69,7 @@ export interface Cell {
   back: Map<string, Line>;
 }
 
-/** The cell of what `as_data` wrote. */
+/** The cell of what `as_data` wrote. What is looked up by name has no names but those of the cell: no `constructor`. */
 export function cellOf(raw: Omit<Cell, "steps" | "fixed" | "back">): Cell {
   const equations = raw.a.flatMap((line) => {
     const [left, equals, value] = line.parts;
@@ -82,8 +82,17 @@ export function cellOf(raw: Omit<Cell, "steps" | "fixed" | "back">): Cell {
     const terms = line.terms?.map(({ value = whole, from }) => ({ value, from }));
     return terms && Array.isArray(left) && left[0] === "d" ? [[left[1], { ...line, terms }]] : [];
   });
+  const named = <T>(of: Record<string, T>): Record<string, T> => Object.assign(Object.create(null), of);
   return {
     ...raw,
+    functions: named(raw.functions),
+    constants: named(raw.constants),
+    given: named(raw.given),
+    widths: named(raw.widths),
+    shapes: named(raw.shapes),
+    notations: named(
+      Object.fromEntries(Object.entries(raw.notations).map(([key, of]) => [key, { ...of, names: named(of.names) }])),
+    ),
     steps: equations.filter((each) => !each.isFixed),
     fixed: equations.filter((each) => each.isFixed),
     back: new Map(back),

@@ -198,7 +198,7 @@ class Explainer {
       const group: Group = {
         hue: "here",
         expression: use?.value ?? null,
-        words: "from its own output",
+        words: "",
         from: ["o", 0],
         address,
       };

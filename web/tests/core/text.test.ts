@@ -100,6 +100,18 @@ describe("the hash", () => {
     expect(fromHash(word, "#hide=code,reach,nonsense").hidden).toEqual(["reach", "code"]));
 });
 
+it("knows no names but those of the cell", () => {
+  const { cell } = layer;
+  const notation = new Notation(cell, "pytorch");
+  for (const name of ["constructor", "toString"]) {
+    expect([cell.constants[name], cell.given[name], cell.widths[name], cell.shapes[name]]).toEqual(
+      Array(4).fill(undefined),
+    );
+    expect(plainText(notation.glyph(["n", name], () => ""))).toBe(name);
+    expect(read(word, `${name},1`, 0)).toBeUndefined();
+  }
+});
+
 describe("symbols", () => {
   const notation = new Notation(word.layers[0].cell, "bptt");
   it.each([

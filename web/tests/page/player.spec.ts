@@ -110,6 +110,39 @@ test("one click answers where a number comes from, more clicks lead to one chara
   await expect(asked(page)).toContainText("∂Whh[1,1]");
 });
 
+test("through the gates of an LSTM it is as short a way", async ({ page }) => {
+  await open(page, "lstm");
+  const canvas = page.getByRole("img", { name: "Gradient of W_hi" }).locator("canvas");
+  await canvas.click({ position: { x: 12, y: 12 } });
+  await expect(asked(page)).toContainText("∂Whi[1,1]");
+  const press = (name: string) => page.locator(".ask table").getByRole("button", { name, exact: true }).click();
+  await press("∂ai7[1]");
+  await page.locator(".ask .compound .asks").first().click();
+  await expect(asked(page)).toContainText("i7[1]");
+  await page.keyboard.press("Backspace");
+  await press("∂i7[1]");
+  await press("∂c7[1]");
+  await press("∂u7[1]");
+  await press("∂h7[1]");
+  await press("∂o7[4]");
+  await page.locator(".ask").getByRole("button", { name: "loss7" }).click();
+  await expect(asked(page)).toContainText("loss7");
+});
+
+test("the gates of an LSTM fold, its memory is a lane above the hidden state", async ({ page }) => {
+  await open(page, "lstm", "#t=2&side=B&sel=dc,2");
+  const symbols = () => page.locator(".network .label").allTextContents();
+  expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
+  await expect(page.locator(".ask .legend li")).toHaveText([/this step/, /from step 3/]);
+  await expect(page.locator(".ask .legend .there, .ask li.there")).toHaveCount(1);
+  await page.getByRole("button", { name: "Show the gates" }).click();
+  expect((await symbols()).slice(3, -1)).toEqual(
+    ["u", "q", "aq", "g", "ag", "f", "af", "i", "ai"].map((gate) => `∂${gate}t`),
+  );
+  await page.getByRole("button", { name: "Fold the gates" }).click();
+  expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
+});
+
 test("a number shows its terms, their sum and what rounding left", async ({ page }) => {
   await open(page, "word", "#t=2&side=B&sel=dh,2");
   await expect(page.locator(".ask tbody tr")).toHaveCount(8);
@@ -333,6 +366,7 @@ for (const [name, hash] of [
   ["word", "#t=2&sel=a,2"],
   ["stacked", "#t=5&side=B&sel=2:dh,3&window=3"],
   ["window", "#t=14&side=B&sel=loss"],
+  ["lstm", "#t=3&side=B&sel=daq,1"],
 ] as const)
   test(`${name} has no barrier and no overflow, wide and narrow, light and dark`, async ({ page }) => {
     await open(page, name, hash);
