@@ -14,6 +14,7 @@ from typing import Any
 
 import sheets
 import torch
+from published_cells import PUBLISHED
 from torch import Tensor
 
 from bptt import Cell, Tape, record, recording
@@ -518,3 +519,25 @@ def formulas() -> dict[str, Any]:
             said[key] = [[line.tag, line.text] for line in lines]
         found[name] = {"cell": as_data(cell), "said": said}
     return found
+
+
+def published() -> Iterator[tuple[str, str]]:
+    """A tape of every cell in `published_cells`, as a page carries it."""
+    for name, text in PUBLISHED.items():
+        torch.manual_seed(0)
+        cell = Cell(text, name)
+        sheet = cell.sheet
+        I, H = (4, 4) if sheet.widths["x"] == "H" else (3, 4)
+        declared = {size: 3 for size, _ in sheet.sizes.values() if size not in ("I", "H")}
+        lengths = declared | {"1": 1, "I": I, "H": H}
+        further = {
+            name: torch.rand(*((6, 2) if given.kind == "input" else (2,)), lengths[sheet.widths[name]]).double()
+            for name, given in sheet.given.items()
+            if given.kind in ("input", "rows")
+        }
+        rnn = Recurrent(cell, I, H, sizes=declared, dtype=torch.float64)
+        head = torch.nn.Linear(H, 2, dtype=torch.float64)
+        with recording() as tapes:
+            h, _ = rnn(_normal(6, 2, I), inputs=further) if further else rnn(_normal(6, 2, I))
+            head(h).sin().sum().backward()
+        yield name, player.as_json(player.data(tapes[0], row=1))

@@ -90,6 +90,7 @@ def main(directory: Path) -> None:
     goldens = dict(golden.goldens())
     for name, made in goldens.items():
         (directory / f"{name}.json").write_text(golden.as_json(made))
+    (directory / "published.json").write_text(json.dumps(dict(golden.published())))
     (directory / "formulas.json").write_text(json.dumps(golden.formulas()))
     pages = {name: player.html(made.tape, **made.shown) for name, made in goldens.items()}
     torch.manual_seed(0)

@@ -147,7 +147,9 @@ export class Evaluation {
     if (Array.isArray(e) && (e[0] === "T" || e[0] === "n" || e[0] === "d")) {
       const isTurned = e[0] === "T";
       const inner = isTurned ? e[1] : e;
-      if (isName(inner)) return (shapeOf(this.layer, inner[1]) ?? [0, 0])[isTurned ? 0 : 1];
+      if (isName(inner) && this.layer.arrays.has(keyOf(inner)))
+        return (shapeOf(this.layer, inner[1]) ?? [])[isTurned ? 0 : 1] ?? this.layer.H;
+      if (isName(inner) && inner[1] !== "I") throw new Unknown(keyOf(inner));
     }
     return this.layer.H;
   }
