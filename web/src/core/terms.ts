@@ -306,7 +306,8 @@ class Explainer {
       slope && valueAt(tape, slope) !== undefined
         ? [{ address: slope, words: t === null ? "why it moves: its gradient" : "what the loss asks of it" }]
         : [];
-    return { ...given(address, value, words), tag: letter === "x" || t !== null ? "A1" : "", related };
+    const tag = name.startsWith("own.") ? "B6" : t !== null && !isGradient(name) ? "A1" : "";
+    return { ...given(address, value, words), tag, related };
   }
 
   /** An expression's terms for this entry. */

@@ -152,6 +152,22 @@ export function plainText(glyph: Glyph): string {
   return `${glyph.d ? "∂" : ""}${glyph.base}${glyph.sub ? `_${glyph.sub}` : ""}${glyph.tail}${sup}`;
 }
 
+/** Tokens as a line of plain text, as the sheet would print them. */
+export function textOf(tokens: Token[]): string {
+  const written = tokens.map((token) => {
+    if ("glyph" in token) return plainText(token.glyph).replace(/\^⊤$/, "ᵀ");
+    if ("value" in token) return String(token.value);
+    if ("name" in token) return token.name;
+    if ("sign" in token) return token.sign + (token.sup === "2" ? "²" : token.sup ? "ᵀ" : "");
+    return "over" in token ? `Σ_${token.over}` : token.words;
+  });
+  return written
+    .join(" ")
+    .replace(/ ([),\]²ᵀ])/g, "$1")
+    .replace(/([([]) /g, "$1")
+    .replace(/(\p{L}{3,}|[φσg]) \(/gu, "$1(");
+}
+
 const GREEK = "αβγδεζηθικλμνξοπρστυφχψω";
 const CALLED =
   "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi o pi rho sigma tau upsilon varphi chi psi omega".split(

@@ -4,9 +4,10 @@ import { contrast, css, diverging, scaled, textOn } from "../../src/core/colour.
 import { asNumber, asNumPy, asTex, glyphOf, indexOf } from "../../src/core/copy.ts";
 import { exact, number, visible, visibleText } from "../../src/core/format.ts";
 import { Notation } from "../../src/core/notation.ts";
+import { isName, type Line } from "../../src/core/sheet.ts";
 import { fromHash, initial, toHash } from "../../src/core/state.ts";
 import { type Explanation, explain } from "../../src/core/terms.ts";
-import { plainText, tex } from "../../src/core/writing.ts";
+import { ANY, plainText, tex, textOf } from "../../src/core/writing.ts";
 import { goldens, lstm, stacked, word } from "./golden.ts";
 
 const [layer] = word.layers;
@@ -123,6 +124,16 @@ describe("symbols", () => {
   ] as const)("%j is put out as TeX", ([kind, name, step], text) =>
     expect(tex(notation.glyph([kind, name, step], () => "3"))).toBe(text),
   );
+});
+
+it.each([
+  ["h", "h_t = q_t ⊙ u_t"],
+  ["ai", "ai_t = x_t W_xi + h_t−1 W_hi + b_i"],
+  ["i", "i_t = σ(ai_t)"],
+] as const)("the line of %s is written as text", (name, text) => {
+  const { cell } = lstm.layers[0];
+  const line = cell.a.find(({ parts: [left] }) => isName(left) && left[1] === name && left[2] === 0) as Line;
+  expect(textOf(new Notation(cell, "bptt").line(line, ANY))).toBe(text);
 });
 
 describe("copies", () => {
