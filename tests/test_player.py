@@ -64,13 +64,11 @@ def test_golden_tapes_are_right(name: str) -> None:
     assert GOLDENS[name].tape.check().ok
 
 
-@pytest.mark.parametrize("name", GOLDENS)
+@pytest.mark.parametrize("name", [name for name, made in GOLDENS.items() if golden.is_run_once_more(made.tape)])
 def test_golden_tapes_have_the_values_of_their_equations_and_the_gradients_of_autograd(name: str) -> None:
     """Side A by `sheets.value`, line after line, and autograd through it."""
     made = GOLDENS[name]
     tape, row = made.tape, made.row
-    if not golden.is_run_once_more(tape):
-        pytest.skip("its loss, or what lies between its layers, is not on the tape")
     values, _, by_step = golden.unrolled(tape, row)
     rtol, atol = (1e-4, 1e-6) if tape.layers[0].h.dtype == torch.float32 else (1e-9, 1e-12)
     L = torch.stack(list(by_step.values())).sum()

@@ -143,6 +143,9 @@ export const FUNCTIONS: Record<string, Function> = {
 /** Functions that a sum of terms stands for, entry after entry. */
 export const SUMS = ["sum", "mean", "total"];
 
+/** The function that is its argument. */
+export const ITSELF = "identity";
+
 /** A unit whose slope is below this share of the steepest passes next to nothing back: a closed gate. */
 const CLOSED = 0.05;
 

@@ -4,7 +4,7 @@
 import { type Address, addressOfInput, around, at, isGradient, letterOf, sizes, valueAt } from "./address.ts";
 import { explainAround } from "./around.ts";
 import { countOf, Evaluation, Unknown } from "./evaluate.ts";
-import { FUNCTIONS, SUMS } from "./functions.ts";
+import { FUNCTIONS, ITSELF, SUMS } from "./functions.ts";
 import { children, type Expression, functionOf, isName, keyOf, names, termsOf, type Use } from "./sheet.ts";
 import {
   edgeBefore,
@@ -120,14 +120,9 @@ class Explainer {
   /** A value: its line of side A. */
   private equation(tag: string, value: Expression): Explanation {
     const t = this.address.t ?? 0;
-    if (Array.isArray(value) && value[0] === "f" && !SUMS.includes(functionOf(this.layer.cell, value[1]))) {
-      const words = functionOf(this.layer.cell, value[1]);
-      if (words !== "identity") return this.function(tag, words, value, t);
-    }
-    const inner =
-      Array.isArray(value) && value[0] === "f" && functionOf(this.layer.cell, value[1]) === "identity"
-        ? (value[2] as Expression)
-        : value;
+    const words = Array.isArray(value) && value[0] === "f" ? functionOf(this.layer.cell, value[1]) : "";
+    if (words !== "" && words !== ITSELF && !SUMS.includes(words)) return this.function(tag, words, value, t);
+    const inner = words === ITSELF ? children(value)[0] : value;
     const parts = termsOf(inner).map(([sign, term]): Expression => (sign > 0 ? term : ["+", [-1, term]]));
     const groups = parts.map((part): Group => {
       const read = [...names(part)];
