@@ -3,6 +3,7 @@
 python tests/golden_pages.py DIRECTORY
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def large() -> str:
     return player.html(record(Elman(60, 128, 60), x, x.roll(-1, 0), vocabulary=SYMBOLS))
 
 
+def large_lstm() -> str:
+    x = torch.randint(60, (256, 1))
+    model = golden.Gated("lstm", 60, 128, 60, dtype=torch.float32)
+    return player.html(record(model, x, x.roll(-1, 0), vocabulary=SYMBOLS))
+
+
+def hello_lstm() -> str:
+    """As large as the page of `hello`, with an LSTM."""
+    symbols = sorted(set("hello"))
+    tokens = torch.tensor([[symbols.index(symbol)] for symbol in "hello"])
+    model = golden.Gated("lstm", len(symbols), 3, len(symbols))
+    return player.html(record(model, tokens[:-1], tokens[1:], vocabulary=symbols, text="hello"))
+
+
 def long() -> str:
     """More steps than a page shows."""
     x = torch.zeros(30_000, 1, 2)
@@ -75,9 +90,11 @@ def main(directory: Path) -> None:
     goldens = dict(golden.goldens())
     for name, made in goldens.items():
         (directory / f"{name}.json").write_text(golden.as_json(made))
+    (directory / "published.json").write_text(json.dumps(dict(golden.published())))
+    (directory / "formulas.json").write_text(json.dumps(golden.formulas()))
     pages = {name: player.html(made.tape, **made.shown) for name, made in goldens.items()}
     torch.manual_seed(0)
-    pages |= {page.__name__: page() for page in (hostile, large, long, deep, exploding)}
+    pages |= {page.__name__: page() for page in (hostile, large, large_lstm, hello_lstm, long, deep, exploding)}
     exported, _ = HTMLExporter().from_notebook_node(notebook())
     pages["exported_notebook"] = exported
     for name, page in pages.items():

@@ -1,26 +1,32 @@
 """The page around the player, and the golden tapes that its TypeScript is tested on."""
 
 import base64
-import gzip
 import hashlib
 import json
 import re
 import stat
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import golden
+import golden_pages
 import numpy as np
 import pytest
 import torch
 import traitlets
 from typer.testing import CliRunner
 
-from bptt import InputError, record, recording, runs
+from bptt import Cell, InputError, record, recording, runs
 from bptt.cli import app
 from bptt.lesson import worked
 from bptt.nn import RNN, Elman
+from bptt.sheet import named
+from bptt.sheet.cells import CELLS
+from bptt.sheet.data import as_data, tree
+from bptt.sheet.notations import NOTATIONS
+from bptt.sheet.plain import plain
 from bptt.tape import player
 from bptt.tasks.data import Vocabulary
 
@@ -48,21 +54,44 @@ def array(entry: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(raw, np.dtype(entry["dtype"]).newbyteorder("<")).reshape(entry["shape"])
 
 
-@pytest.mark.parametrize("name", GOLDENS)
+def unpacked(code: str) -> bytes:
+    """The player's script, as the page's start unpacks it."""
+    return zlib.decompressobj(31).decompress(base64.b85decode(code.replace(",", "<")))
+
+
+@pytest.mark.parametrize("name", [name for name, made in GOLDENS.items() if plain(made.tape.layers[0].cell)])
 def test_golden_tapes_are_right(name: str) -> None:
     assert GOLDENS[name].tape.check().ok
+
+
+@pytest.mark.parametrize("name", [name for name, made in GOLDENS.items() if golden.is_run_once_more(made.tape)])
+def test_golden_tapes_have_the_values_of_their_equations_and_the_gradients_of_autograd(name: str) -> None:
+    """Side A by `sheets.value`, line after line, and autograd through it."""
+    made = GOLDENS[name]
+    tape, row = made.tape, made.row
+    values, _, by_step = golden.unrolled(tape, row)
+    rtol, atol = (1e-4, 1e-6) if tape.layers[0].h.dtype == torch.float32 else (1e-9, 1e-12)
+    L = torch.stack(list(by_step.values())).sum()
+    for layer, own in zip(tape.layers, values, strict=True):
+        slopes = torch.autograd.grad(L, [step for steps in own.values() for step in steps], retain_graph=True)
+        slopes = iter(slopes)
+        for letter, steps in own.items():
+            found = layer.values[letter][:, row]
+            torch.testing.assert_close(found.double(), torch.cat(steps).detach(), rtol=rtol, atol=atol)
+            wanted = torch.cat([next(slopes) for _ in steps])
+            torch.testing.assert_close(layer.totals[letter][:, row].double(), wanted, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_expected_terms_sum_to_their_value(name: str) -> None:
     tape = GOLDENS[name].tape
     entries = golden.expected(GOLDENS[name])["terms"]
-    assert entries or tape.layers[0].batch_sizes is not None
+    assert entries or tape.layers[0].batch_sizes is not None or tape.layers[0].cell.name not in golden.BY_HAND
     for entry in entries:
         magnitude = sum(map(abs, entry["terms"]))
-        bound = (8 + len(entry["terms"])) * torch.finfo(tape.a.dtype).eps * magnitude
+        bound = (8 + len(entry["terms"])) * torch.finfo(tape.layers[0].h.dtype).eps * magnitude
         if entry["tag"] in ("B6", "B7"):  # future is a difference, φ' is one
-            bound += 64 * torch.finfo(tape.a.dtype).eps
+            bound += 64 * torch.finfo(tape.layers[0].h.dtype).eps
         assert abs(sum(entry["terms"]) - entry["value"]) <= bound, entry["address"]
 
 
@@ -73,7 +102,7 @@ def test_numbers_are_found_in_python_under_the_name_that_the_player_copies(name:
 
 
 def test_expected_norms_are_those_of_the_tape_where_only_one_step_has_a_loss() -> None:
-    norms = golden.expected(GOLDENS["numbers"])["reach"][0]
+    norms = golden.expected(GOLDENS["numbers"])["reach"][0]["h"]
     assert [row for row in norms[:-1] if row] == []
     tape = GOLDENS["numbers"].tape
     torch.testing.assert_close(torch.tensor(norms[-1]), tape.dh[:, 0].norm(dim=-1).float())
@@ -86,8 +115,8 @@ def test_a_page_holds_the_numbers_of_the_tape() -> None:
         first, steps = data["first"], data["steps"]
         for layer in tape.layers:
             prefix = f"layers.{layer.layer}.{'reverse' if layer.reverse else 'forward'}."
-            for field in ("a", "h", "dh", "da", "dh_direct"):
-                values = getattr(layer, field)
+            fields = layer.values | {f"d.{key}": slope for key, slope in layer.totals.items()}
+            for field, values in (fields | {f"own.{layer.output}": layer.from_outside[layer.output]}).items():
                 own = values[data["places"]] if data["places"] else values[first : first + steps, row]
                 np.testing.assert_array_equal(array(data["arrays"][prefix + field]), own.numpy(), err_msg=name)
 
@@ -116,16 +145,46 @@ def test_a_page_is_small_and_runs_only_what_its_policy_names(tmp_path: Path) -> 
     tape = worked.work(worked.example("hello"), 0).tape
     tape.page(tmp_path / "run.html")
     page = (tmp_path / "run.html").read_text("utf-8")
-    assert len(page.encode()) < 150_000
+    assert len(page.encode()) <= 110_000
     assert "http" not in re.sub(r'<script type="application/gzip".*?</script>', "", page).replace("http-equiv", "")
     policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)[0]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    (packed,) = re.findall(r'<script type="application/gzip" id="code">(.*?)</script>', page)
+    (packed,) = re.findall(r'<script type="application/gzip" id="code" data-bytes="\d+">(.*?)</script>', page)
     (start,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     allowed = re.findall(r"'sha256-([^']*)'", policy)
-    for script in (start.encode(), gzip.decompress(base64.b64decode(packed))):
+    for script in (start.encode(), unpacked(packed)):
         assert base64.b64encode(hashlib.sha256(script).digest()).decode() in allowed
     assert stat.S_IMODE((tmp_path / "run.html").stat().st_mode) & 0o044 == 0o044
+
+
+def test_a_page_with_an_lstm_is_small() -> None:
+    assert len(golden_pages.hello_lstm().encode()) <= 130_000
+
+
+def test_a_page_carries_what_the_steps_beside_a_window_have() -> None:
+    made = GOLDENS["lstm_window"]
+    arrays = shown(player.html(made.tape, **made.shown))["arrays"]
+    first, last = made.shown["first"], made.shown["first"] + made.shown["steps"] - 1
+    (layer,) = made.tape.layers
+    for state in ("h", "c"):
+        before = array(arrays[f"layers.0.forward.before.{state}"])
+        np.testing.assert_array_equal(before, layer.values[state][first - 1, 0].numpy())
+    after = {name.partition("after.")[2] for name in arrays if "after." in name}
+    assert after == {"d.ai", "d.af", "d.ag", "d.aq", "d.c", "f"}
+    np.testing.assert_array_equal(array(arrays["layers.0.forward.after.d.c"]), layer.totals["c"][last + 1, 0].numpy())
+
+
+@pytest.mark.parametrize("name", [*CELLS, "two memories"])
+def test_a_cell_as_data_says_what_the_sheet_says(name: str) -> None:
+    cell = named(name) if name in CELLS else Cell(golden.TWO_MEMORIES, name)
+    data = json.loads(json.dumps(as_data(cell)))
+    assert [line["tag"] for line in data["a"]] == [line.tag for line in cell.side_a]
+    for line, carried in zip(cell.side_b, data["b"], strict=True):
+        assert len(carried["parts"]) == len(line.parts)
+        assert [tree(term.left)[1:] for term in line.terms] == [term["from"] for term in carried.get("terms", [])]
+    equations = {line["parts"][0][1] for line in data["a"] if line["tag"] in ("A2", "A3")}
+    assert equations == {line.name for line in (*cell.derivation.fixed, *cell.derivation.steps)}
+    assert list(data["notations"]) == list(NOTATIONS)
 
 
 def test_text_from_outside_is_data_and_nothing_else() -> None:
@@ -241,7 +300,7 @@ def test_the_widget_carries_the_same_tape_and_a_page_for_exports() -> None:
     widget = tape.show()
     state = widget.get_state()
     assert (state["cursor"], state["side"], state["selection"]) == (1, "A", "")
-    carried = state["_tape"]["arrays"]["layers.0.forward.da"]
+    carried = state["_tape"]["arrays"]["layers.0.forward.d.a"]
     np.testing.assert_array_equal(np.frombuffer(carried["data"]).reshape(carried["shape"]), tape.da[:, 0].numpy())
     data, _ = widget._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data

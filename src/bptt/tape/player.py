@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import html as markup
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,15 +28,14 @@ from torch import Tensor
 
 from bptt.autograd.recorded import Record
 from bptt.errors import InputError
-from bptt.sheet.equations import NOTATIONS, SHEET
-from bptt.sheet.plain import plain
+from bptt.sheet.data import as_data
+from bptt.sheet.expressions import Cotangent, Name, walk
 
-SCHEMA = 1
+SCHEMA = 2
 ROOM = 4_000_000
 SEEN_APART = 1e-3  # rounding is far below, another reader of the states far above
 FEWEST_STEPS, USUAL_STEPS, MOST_STEPS = 16, 512, 2048
 LONGEST_TEXT = 200
-WEIGHTS = ("W_xh", "W_hh", "b_h")
 
 
 class Recorded(Protocol):
@@ -76,18 +76,13 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
     """
     if not tape.complete:
         raise InputError("The player shows both sides of a tape; side B of this one is empty. Call backward() first.")
-    for record in tape.layers:
-        if plain(record.cell) is None:
-            raise InputError(
-                f"The page shows the plain cell; this tape is of the cell {record.cell.name!r}. Its numbers are there "
-                "by name: tape['h'], tape.d('h'), tape.grad(...), and tape.check() derives all of them again."
-            )
     batch, sizes = tape.layers[0].batch, tape.layers[0].batch_sizes
-    if tape.layers[0].a.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"The player shows tapes of float32 and float64; this one is {tape.layers[0].a.dtype}.")
+    dtype = tape.layers[0].h.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"The player shows tapes of float32 and float64; this one is {dtype}.")
     if not 0 <= row < batch:
         raise InputError(f"row must be one of the batch, 0 to {batch - 1}; got {row}.")
-    total = len(tape.layers[0].a) if sizes is None else sum(size > row for size in sizes)
+    total = len(tape.layers[0].h) if sizes is None else sum(size > row for size in sizes)
     if total == 0:
         raise InputError("The player needs a step to show; this tape has none. Record it with a longer sequence.")
     outputs = 0 if tape.o is None else total if sizes is not None else len(tape.o)
@@ -96,16 +91,17 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
     without_output = total - outputs
     with_output = slice(max(0, start - without_output), max(0, start + count - without_output))
     arrays: dict[str, Tensor | None] = {}
+    cells = list(dict.fromkeys(record.cell for record in tape.layers))
     for record in tape.layers:
         prefix = f"layers.{record.layer}.{_direction(record)}."
         arrays |= {prefix + name: array for name, array in _layer(record, shown, _x_is_below(tape, record)).items()}
     for name in ("o", "y_hat", "loss", "targets"):
         array = getattr(tape, name)
         arrays[name] = None if array is None else shown.row_of(array)[with_output]
-    arrays |= {"do": shown.steps_of(tape.do), "w": shown.steps_of(tape.w)}
+    arrays |= {"d.o": shown.steps_of(tape.do), "w": shown.steps_of(tape.w)}
     arrays |= {"W_ho": tape.W_ho, "b_o": tape.b_o, "L": tape.L}
     if tape.W_ho is not None and tape.do is not None:
-        arrays |= {"dW_ho": tape.grad("W_ho"), "db_o": None if tape.b_o is None else tape.grad("b_o")}
+        arrays |= {"d.W_ho": tape.grad("W_ho"), "d.b_o": None if tape.b_o is None else tape.grad("b_o")}
     return {
         "schema": SCHEMA,
         "steps": count,
@@ -113,13 +109,14 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
         "total": total,
         "row": row,
         "rows": batch,
-        "places": None if sizes is None else _places(row, sizes)[start : start + count],
+        "places": None if sizes is None else _places(row, sizes),
         "outputs": with_output.stop - with_output.start,
         "layers": [
             {
                 "layer": record.layer,
                 "direction": _direction(record),
-                "activation": record.activation,
+                "cell": cells.index(record.cell),
+                "sizes": _sizes(record),
                 "x_is_below": _x_is_below(tape, record),
                 "above": _above(tape, record),
             }
@@ -131,8 +128,7 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
         "vocabulary": None if tape.vocabulary is None else list(tape.vocabulary),
         "seed": tape.seed,
         "versions": dict(tape.versions),
-        "sheet": [{"tag": line.tag, "formula": line.formula, "meaning": line.meaning} for line in SHEET.values()],
-        "notations": {name: list(symbols) for name, symbols in NOTATIONS.items()},
+        "cells": [as_data(cell) for cell in cells],
         "arrays": {name: _as_numpy(array) for name, array in arrays.items() if array is not None},
     }
 
@@ -157,20 +153,74 @@ class _Shown:
 
 
 def _layer(record: Record, shown: _Shown, x_is_below: bool) -> dict[str, Tensor | None]:
-    """The arrays of one layer, and what its first step shown received from the past, its last one from the future."""
-    arrays: dict[str, Tensor | None] = {name: getattr(record, name) for name in WEIGHTS}
-    arrays |= {f"d{name}": getattr(record, f"d{name}") for name in WEIGHTS}
-    arrays |= {name: shown.steps_of(getattr(record, name)) for name in ("a", "h", "dh_direct", "dh", "da")}
-    assert record.da is not None
+    """The arrays of one layer, by the names of the sheet.
+
+    d.name: of side B. own.name: the part of it that came from above. before.name: of the step before the first shown,
+    after.name: of the step that follows the last one, which its gradients are made of.
+    """
+    sheet = record.cell.sheet
+    timed = {name: _with_axis(record.weights[name], record) for name in sheet.inputs if name in record.weights}
+    of_rows = [name for name, given in sheet.given.items() if given.kind in ("rows", "drop")]
+    arrays: dict[str, Tensor | None] = {
+        name: array[shown.row] if name in of_rows else array
+        for name, array in record.weights.items()
+        if name not in timed
+    }
+    arrays |= {f"d.{name}": array for name, array in record.d_weights.items() if name in arrays and name not in of_rows}
+    timed |= record.values
+    further = {name: _with_axis(record.d_weights[name], record) for name in sheet.inputs if name in record.d_weights}
+    slopes = record.totals | further
+    arrays |= {name: shown.steps_of(array) for name, array in timed.items()}
+    arrays |= {f"d.{name}": shown.steps_of(array) for name, array in slopes.items()}
+    for name, array in record.from_outside.items():
+        if name == sheet.output or bool(array.any()):
+            arrays[f"own.{name}"] = shown.steps_of(array)
     earliest, follows = (shown.stop - 1, shown.start - 1) if record.reverse else (shown.start, shown.stop)
-    arrays["h_before"] = shown.row_of(record.h_prev)[earliest]
+    is_first = earliest == (shown.total - 1 if record.reverse else 0)
+    for name in sheet.states:
+        earlier = shown.row_of(record.values[name])[earliest + (1 if record.reverse else -1)] if not is_first else None
+        arrays[f"before.{name}"] = record.first[name][shown.row] if earlier is None else earlier
+        if is_first and name in record.d_first:
+            arrays[f"before.d.{name}"] = record.d_first[name][shown.row]
     if 0 <= follows < shown.total:
-        arrays["da_after"] = shown.row_of(record.da)[follows]
-    if record.dh0 is not None and earliest == (shown.total - 1 if record.reverse else 0):
-        arrays["dh0"] = record.dh0[shown.row]
+        for letter in _of_next_step(record):
+            known = slopes if isinstance(letter, Cotangent) else timed
+            array = record.x if letter.name == "x" and isinstance(letter, Name) else known[letter.name]
+            arrays[f"after.{'d.' * isinstance(letter, Cotangent)}{letter.name}"] = shown.row_of(array)[follows]
     if not x_is_below:
-        arrays |= {"x": shown.steps_of(record.x), "dx": shown.steps_of(record.dx)}
+        arrays |= {"x": shown.steps_of(record.x), "d.x": shown.steps_of(record.dx)}
     return arrays
+
+
+def _with_axis(array: Tensor, record: Record) -> Tensor:
+    """An input of a step, also where it is one number a row."""
+    return array[..., None] if array.dim() < record.h.dim() else array
+
+
+def _of_next_step(record: Record) -> set[Name | Cotangent]:
+    """What the gradients of one step read of the step that follows."""
+    found: set[Name | Cotangent] = set()
+    for line in record.cell.side_b:
+        for term in line.terms:
+            for part in walk(term.value):
+                if isinstance(part, Name | Cotangent) and part.step == 1:
+                    found.add(part)
+    return found
+
+
+def _sizes(record: Record) -> dict[str, int]:
+    """The lengths of the sizes of the sheet, H, I and those that the cell declares."""
+    sheet, there = record.cell.sheet, record.values | record.weights
+    found = {"1": 1}
+    for name, width in record.cell.derivation.widths.items():
+        if name in there:
+            found[width] = there[name].shape[-1]
+    for name, (rows, columns) in sheet.shapes.items():
+        if name in there:
+            found[rows], found[columns] = there[name].shape
+    if record.x.is_floating_point():
+        found[sheet.widths["x"]] = record.x.shape[-1]
+    return found
 
 
 def _as_numpy(array: Tensor) -> np.ndarray:
@@ -195,10 +245,11 @@ def _places(row: int, sizes: Sequence[int]) -> list[int]:
 
 
 def _window(tape: Recorded, total: int, outputs: int, first: int | None, steps: int | None) -> tuple[int, int]:
-    a = tape.layers[0].a
-    per_step = 5 * sum(record.a.shape[-1] for record in tape.layers)  # a, h, dh_direct, dh, da
+    per_step = sum(  # every value and its gradient, and what came from above
+        record.h.shape[-1] + 2 * sum(array.shape[-1] for array in record.values.values()) for record in tape.layers
+    )
     per_step += 0 if tape.o is None else 3 * tape.o.shape[-1]  # o, ŷ, do
-    room = min(max(FEWEST_STEPS, ROOM // (per_step * a.element_size())), USUAL_STEPS)
+    room = min(max(FEWEST_STEPS, ROOM // (per_step * tape.layers[0].h.element_size())), USUAL_STEPS)
     count = room if steps is None else steps
     if not 1 <= count <= MOST_STEPS:
         raise InputError(f"steps must lie in 1 to {MOST_STEPS}; got {steps}. Leave it out for as many as read well.")
@@ -211,7 +262,7 @@ def _window(tape: Recorded, total: int, outputs: int, first: int | None, steps: 
 
 
 def _above(tape: Recorded, record: Record) -> str:
-    """Where dh_direct comes from: "output", the "layer" above, or "outside", where the tape does not see.
+    """Where own.h comes from: the "output", the "layer" above, or from "outside", where the tape does not see.
 
     On a tape of `recording`, others than the torch.nn.Linear may have read the states, such as a loss on h_n.
     """
@@ -243,8 +294,16 @@ def as_json(shown: dict[str, Any]) -> str:
     arrays = {name: _packed(array) for name, array in shown["arrays"].items()}
     for packed in arrays.values():
         packed["data"] = base64.b64encode(packed["data"]).decode()
-    text = json.dumps(shown | {"arrays": arrays}, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    text = json.dumps(shown | {"arrays": arrays}, separators=(",", ":"), ensure_ascii=False)
+    return re.sub(r"[<>&]|[^\x20-\x7e]", _inert, text)
+
+
+def _inert(found: re.Match[str]) -> str:
+    """A character as JSON escapes it where it could be markup, or could hide or reorder what stands beside it."""
+    character = found[0]
+    if character in "<>&":
+        return f"\\u{ord(character):04x}"
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def html(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> str:
@@ -259,7 +318,8 @@ def html_of(shown: dict[str, Any]) -> str:
         f"default-src 'none'; script-src {_digest(start)} {_digest(player)}; style-src 'unsafe-inline'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    packed = base64.b64encode(gzip.compress(player.encode(), mtime=0)).decode()
+    squeezed = gzip.compress(player.encode(), mtime=0)
+    packed = base64.b85encode(squeezed, pad=True).decode().replace("<", ",")
     title = "Tape player" if shown["text"] is None else f"{shown['text'][:40]} · tape player"
     return (
         "<!doctype html>\n"
@@ -272,7 +332,7 @@ def html_of(shown: dict[str, Any]) -> str:
         '<div id="player"></div>\n'
         "<noscript>The tape player is a script inside this file; allow scripts to see it.</noscript>\n"
         f'<script type="application/json" id="tape">{as_json(shown)}</script>\n'
-        f'<script type="application/gzip" id="code">{packed}</script>\n'
+        f'<script type="application/gzip" id="code" data-bytes="{len(squeezed)}">{packed}</script>\n'
         f"<script>{start}</script>\n"
         "</body>\n</html>\n"
     )
@@ -286,13 +346,22 @@ def frame(page: str, height: int = 860) -> str:
     )
 
 
-# The player's script is packed into a third of its size; this unpacks it. The policy knows both by their hashes.
+# The player's script is packed into a third of its size: gzip, then base 85 with , for <, so that nothing in it is
+# markup. This unpacks it. The policy knows both scripts by their hashes.
 _START = """
-const packed = atob(document.getElementById("code").textContent);
-const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
-new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text().then((code) => {
+const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
+const code = document.getElementById("code");
+const packed = code.textContent;
+const bytes = new DataView(new ArrayBuffer(packed.length / 5 * 4));
+for (let at = 0; at < packed.length; at += 5) {
+  let number = 0;
+  for (const digit of packed.slice(at, at + 5)) number = 85 * number + digits.indexOf(digit);
+  bytes.setUint32(at / 5 * 4, number);
+}
+const squeezed = new Blob([bytes.buffer.slice(0, code.dataset.bytes)]).stream();
+new Response(squeezed.pipeThrough(new DecompressionStream("gzip"))).text().then((text) => {
   const script = document.createElement("script");
-  script.textContent = code;
+  script.textContent = text;
   document.body.append(script);
 });
 """

@@ -1,65 +1,87 @@
 // A number to take along: as itself, as the TeX of its equation, as NumPy lines that derive it again from the tape.
 
-import { type Address, inPython, isScalar, OUTPUT_NAMES } from "./address.ts";
+import { type Address, inPython, isGradient, letterOf, sizes } from "./address.ts";
+import { numpyOf } from "./code.ts";
 import { exact, number } from "./format.ts";
-import { type Glyph, type Notation, tex } from "./notation.ts";
+import { timeAt } from "./formula.ts";
+import type { Notation } from "./notation.ts";
+import { type Expression, keyOf, type Name } from "./sheet.ts";
 import { layerName } from "./state.ts";
-import type { Tape } from "./tape.ts";
+import { onward, type Tape } from "./tape.ts";
 import type { Explanation, Term } from "./terms.ts";
+import { type Glyph, type Token, tex } from "./writing.ts";
 
 /** The symbol of a number without its index: h at its step, W_hh, L. Where there are several layers, ⟨2⟩ says which. */
-export function glyphOf(tape: Tape, notation: Notation, address: Address): Glyph {
-  const glyph = notation.ofName(address.name, timeOf(tape, address));
-  if (tape.layers.length === 1 || OUTPUT_NAMES.includes(address.name)) return glyph;
-  return { ...glyph, sup: `${glyph.sup}⟨${layerName(tape, address.layer)}⟩` };
-}
-
-function timeOf(tape: Tape, { name, layer, t }: Address): string {
-  const forward = tape.layers[layer].direction === "forward";
-  if (name === "h_before") return String(forward ? tape.first : tape.first + tape.T + 1);
-  if (name === "da_after") return String(forward ? tape.first + tape.T + 1 : tape.first);
-  if (name === "dh0") return String(forward ? 0 : tape.total + 1);
-  return t < 0 ? "" : String(tape.first + t + 1);
+export function glyphOf(tape: Tape, notation: Notation, { name, layer, t }: Address): Glyph {
+  const own = tape.layers[layer];
+  const letter = letterOf(name) === "y_hat" && !own ? "ŷ" : letterOf(name);
+  const which = own && tape.layers.length > 1 ? `⟨${layerName(tape, layer)}⟩` : "";
+  const part = name.startsWith("own.") ? "own" : "";
+  const time = timeAt(tape, own, t);
+  return notation.glyph(
+    [isGradient(name) ? "d" : "n", letter, t === null ? undefined : 0],
+    time,
+    [part, which].filter(Boolean).join(" "),
+  );
 }
 
 /** "[3]", "[2,3]" or nothing: units counted from 1. */
-export function indexOf(address: Address): string {
-  if (isScalar(address.name)) return "";
+export function indexOf(tape: Tape, address: Address): string {
+  if (sizes(tape, address).length === 0) return "";
   return address.j < 0 ? `[${address.i + 1}]` : `[${address.i + 1},${address.j + 1}]`;
 }
 
 export function asNumber(tape: Tape, explanation: Explanation): string {
-  return exact(explanation.value, explanation.recorded && tape.eps > 1e-10);
+  return exact(explanation.value, tape.eps > 1e-10);
 }
 
 /** Longer sums end in dots after their largest terms. */
 const MOST_IN_TEX = 6;
 
 export function asTex(tape: Tape, notation: Notation, explanation: Explanation): string {
-  const name = (address: Address) => {
-    const index = indexOf(address).replace("[", "{[").replace("]", "]}");
-    return tex(glyphOf(tape, notation, address)) + index;
-  };
+  const { address, kind, terms } = explanation;
+  const layer = tape.layers[address.layer];
+  const name = (of: Address) =>
+    tex(glyphOf(tape, notation, of)) + indexOf(tape, of).replace("[", "{[").replace("]", "]}");
+  const written = (e: Expression, t: number) => texOf(notation.expression(e, timeAt(tape, layer, t)));
   const value = texNumber(explanation.value);
-  const left = name(explanation.address);
-  if (explanation.kind === "given" || explanation.terms.length === 0) return `${left} = ${value}`;
-  const bySize = [...explanation.terms].sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
+  const left = name(address);
+  if (kind === "given" || terms.length === 0) return `${left} = ${value}`;
+  const bySize = [...terms].sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
   const product = (term: Term) =>
-    term.factors.map((factor) => (factor.address ? name(factor.address) : texNumber(factor.value))).join(" \\cdot ");
+    term.factors
+      .map((factor) => {
+        if (factor.address) return name(factor.address);
+        if (factor.expression === undefined) return texNumber(factor.value);
+        return `(${written(factor.expression, term.t ?? address.t ?? 0)})`;
+      })
+      .join(" \\cdot ");
   const live = (term: Term) =>
     term.factors
       .map((factor) => (factor.value < 0 ? `(${texNumber(factor.value)})` : texNumber(factor.value)))
       .join(" \\cdot ");
   const most = bySize.slice(0, MOST_IN_TEX);
   const dots = bySize.length > MOST_IN_TEX ? " + \\dots" : "";
-  if (explanation.kind === "function") {
+  if (kind === "function") {
     const inner =
-      explanation.words === "softmax"
-        ? name(explanation.address).replace("\\hat{y}", "o")
-        : most.map(product).join(", ");
+      explanation.words === "softmax" && !layer ? left.replace("\\hat{y}", "o") : most.map(product).join(", ");
     return `${left} = \\operatorname{${explanation.words.replace(/_/g, "\\ ")}}\\left(${inner}\\right) = ${value}`;
   }
   return `${left} = ${most.map(product).join(" + ")}${dots} = ${most.map(live).join(" + ")}${dots} = ${value}`;
+}
+
+const TEX_SIGNS: Record<string, string> = { "⊙": "\\odot", "·": "\\cdot", "−": "-", "≥": "\\geq", "≤": "\\leq" };
+
+function texOf(tokens: Token[]): string {
+  const written = tokens.map((token) => {
+    if ("glyph" in token) return tex(token.glyph);
+    if ("value" in token) return texNumber(token.value);
+    if ("name" in token) return `\\operatorname{${token.name}}`;
+    if ("sign" in token)
+      return (TEX_SIGNS[token.sign] ?? token.sign) + (token.sup ? `^{${token.sup.replace("⊤", "\\top")}}` : "");
+    return "over" in token ? "\\sum" : `\\text{${token.words}}`;
+  });
+  return written.join(" ");
 }
 
 function texNumber(value: number): string {
@@ -76,17 +98,40 @@ export function asNumPy(tape: Tape, explanation: Explanation): string {
   return [...lines, ...(derived ? [`print(float(${derived}))`] : [])].join("\n");
 }
 
-function derivation(tape: Tape, { kind, words, terms }: Explanation): string | undefined {
+function derivation(tape: Tape, explanation: Explanation): string | undefined {
+  const { kind, words, terms, address } = explanation;
+  if (kind === "given" || terms.length === 0) return undefined;
   const product = (term: Term) =>
     term.factors
-      .map((factor) => (factor.address ? `float(${inPython(tape, factor.address)})` : String(factor.value)))
+      .map((factor) => {
+        if (factor.address) return `float(${inPython(tape, factor.address)})`;
+        if (factor.expression === undefined) return String(factor.value);
+        return compound(tape, address, factor.expression, term.t ?? address.t ?? 0, factor.unit);
+      })
       .join(" * ");
-  if (kind === "given" || terms.length === 0) return undefined;
   if (kind === "sum") return `sum([\n    ${terms.map(product).join(",\n    ")},\n])`;
+  const layer = tape.layers[address.layer];
+  if (layer) {
+    const equation = layer.cell.steps.find(({ name }) => name === address.name);
+    return equation && compound(tape, address, equation.value, address.t ?? 0, address.i);
+  }
   const inner = product(terms[0]);
-  if (words === "tanh") return `np.tanh(${inner})`;
   if (words === "sigmoid") return `1 / (1 + np.exp(-${inner}))`;
-  if (words === "relu") return `max(0.0, ${inner})`;
-  if (words === "cross_entropy") return `-np.log(${inner})`;
-  return undefined;
+  return words === "cross_entropy" ? `-np.log(${inner})` : undefined;
+}
+
+/** One entry of an expression of a cell, with whole rows in it that are read from the tape. */
+function compound(tape: Tape, address: Address, e: Expression, t: number, unit?: number): string {
+  const layer = tape.layers[address.layer];
+  const named = (name: Name) => {
+    const key = keyOf(name);
+    if (key === "I") return `np.eye(${layer.H})`;
+    if (key in layer.cell.constants) return String(layer.cell.constants[key]);
+    const step = name[2] === undefined ? null : t + name[2] * onward(layer);
+    const entry = inPython(tape, { name: key, layer: layer.position, t: step, i: 0, j: -1 });
+    return `np.asarray(${entry.replace(/(, )?0\]$/, "]").replace(/\[\]$/, "")})`;
+  };
+  const text = numpyOf(layer.cell, e, named, (letter) => String(layer.sizes[letter]));
+  if (unit === undefined) return `(${text})[${address.i}, ${address.j}]`;
+  return `np.ravel(${text})[${unit}]`;
 }

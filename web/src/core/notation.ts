@@ -1,159 +1,129 @@
-// The sheet's symbols under the names of other books, as parts that MathML, TeX and plain text are made of.
+// The sheet under the names of other books: bptt.sheet.notations once more, which the tests compare word for word.
 
-import type { Address } from "./address.ts";
-import type { Tape } from "./tape.ts";
-
-/** One symbol: ∂ in front or not, a letter or word, time and index where the notation puts them. */
-export interface Glyph {
-  d: boolean;
-  base: string;
-  sub: string;
-  sup: string;
-  /** Written after the symbol, before what stands above it: (t) or [t]. */
-  tail: string;
-}
-
-export type Token =
-  | { glyph: Glyph }
-  | { sign: string }
-  | { words: string }
-  | { over: string }
-  | { value: number; of?: Address };
-
-/** How a step is written beside h: h_5, h(5), h⁽⁵⁾ or output[5]. */
-type Style = "sub" | "call" | "sup" | "bracket";
+import {
+  type Cell,
+  type Expression,
+  isName,
+  isWords,
+  type Line,
+  mapped,
+  type Name,
+  names,
+  termsOf,
+  type Words,
+} from "./sheet.ts";
+import { type Glyph, plainText, type Time, type Token, write } from "./writing.ts";
 
 const TRANSPOSED = "ᵀ";
-/** Names on this page for what the sheet writes with letters of its own. */
-const SHEET_NAMES: Record<string, string> = {
-  y_hat: "ŷ",
-  slope: "φ′",
-  own: "∂h",
-  future: "∂h",
-  dh0: "∂h",
-  h_before: "h",
-  da_after: "∂a",
-};
 
 export class Notation {
-  private readonly names: Map<string, string>;
-  private readonly style: Style;
+  private readonly chosen: Cell["notations"][string];
 
-  constructor(tape: Tape, chosen: string) {
-    const here = tape.notations.here ?? [];
-    const there = tape.notations[chosen] ?? here;
-    this.names = new Map(here.map((name, index) => [name, there[index] ?? name]));
-    this.style = styleOf(this.names.get("h_t") ?? "h_t");
+  constructor(cell: Cell, key: string) {
+    this.chosen = cell.notations[key] ?? cell.notations.bptt;
   }
 
-  /** Whether the notation has a word of its own for everything on the sheet. */
-  get missing(): string[] {
-    return [...this.names].filter(([, there]) => there === "–").map(([here]) => here);
+  /** What the book or library is called; "" for this project. */
+  get of(): string {
+    return this.chosen.of;
   }
 
-  /** A symbol of the sheet, "h", "W_hh" or "ŷ", at a time such as "5" or "t−1"; "" for none. */
-  glyph(name: string, time: string, d = false, transposed = false): Glyph {
-    const timed = this.names.get(`${name}_t`);
-    const foreign = timed ?? this.names.get(name);
-    const usable = foreign && foreign !== "–" ? foreign.split(" / ")[0] : timed === undefined ? name : `${name}_t`;
-    if (time && (timed !== undefined || !this.names.has(name)))
-      return this.atTime(usable.replace(/_t$|\(t\)$/, ""), time, d);
-    let base = usable;
-    let isTransposed = transposed;
-    if (base.endsWith(TRANSPOSED)) {
-      base = base.slice(0, -1);
-      isTransposed = !isTransposed;
+  /** Where the parts of a library's parameters lie. */
+  get note(): string {
+    return this.chosen.note;
+  }
+
+  /** A whole line of the sheet. */
+  line({ parts }: Line, time: Time): Token[] {
+    const [first] = parts;
+    const isTurned =
+      isName(first) && first[0] === "d" && first[2] === undefined && this.there(first).endsWith(TRANSPOSED);
+    return this.parts(
+      parts.map((part) => (isTurned && !isWords(part) ? flipped(part) : part)),
+      time,
+    );
+  }
+
+  /** Expressions and words in turn. */
+  parts(parts: (Expression | Words)[], time: Time): Token[] {
+    const [first, ...rest] = parts;
+    const all: (Expression | Words)[] = [];
+    if (isName(first) || (Array.isArray(first) && first[0] === "T")) {
+      const written = termsOf(this.translated(first)).map(([, term]) => term);
+      for (const term of written.slice(0, -1)) all.push(term, { w: " = " }); // all of them have this one gradient
+      all.push(written[written.length - 1]);
+    } else all.push(isWords(first) ? first : this.translated(first));
+    for (const part of rest) all.push(isWords(part) ? part : this.translated(part));
+    return write(all, time, this.chosen.style);
+  }
+
+  /** One expression, or one name. */
+  expression(e: Expression, time: Time): Token[] {
+    return write([this.translated(e)], time, this.chosen.style);
+  }
+
+  /** A name with its step as one symbol; `beside` is raised behind it. */
+  glyph(name: Name, time: Time, beside = ""): Glyph {
+    const symbols = this.expression(name, time).flatMap((token) => ("glyph" in token ? [token.glyph] : []));
+    const [first] = symbols;
+    const base = symbols.map((symbol) => plainText({ ...symbol, d: false })).join(" + ");
+    const glyph = symbols.length > 1 ? { d: first.d, base: `(${base})`, sub: "", sup: "", tail: "" } : first;
+    return beside ? { ...glyph, sup: [glyph.sup, beside].filter(Boolean).join(" ") } : glyph;
+  }
+
+  private there([, name, step]: Name): string {
+    return this.chosen.names[step === undefined ? name : `${name}_t`] ?? name;
+  }
+
+  /** The same with all names replaced, and products turned round where vectors are columns. */
+  private translated(e: Expression): Expression {
+    if (typeof e === "number") return e;
+    if (isName(e)) {
+      const there = this.there(e);
+      const parts = there.split(" + ").map((part): Name => [e[0], part.replace(TRANSPOSED, ""), e[2], e[1]]);
+      if (parts.length > 1) return ["+", ...parts.map((part): [number, Expression] => [1, part])];
+      return there.endsWith(TRANSPOSED) ? ["T", parts[0]] : parts[0];
     }
-    const [letter, ...rest] = base.split("_");
-    const splits = rest.length > 0 && letter.length <= 2;
-    if (!splits && base.includes(" ")) base = `(${base})`;
-    return {
-      d,
-      base: splits ? letter : base,
-      sub: splits ? rest.join("_") : "",
-      sup: isTransposed ? "⊤" : "",
-      tail: "",
-    };
-  }
-
-  private atTime(base: string, time: string, d: boolean): Glyph {
-    const glyph = { d, base, sub: "", sup: "", tail: "" };
-    if (this.style === "sub" || base === "loss" || base === "w") return { ...glyph, sub: time };
-    if (this.style === "sup") return { ...glyph, sup: `(${time})` };
-    return { ...glyph, tail: this.style === "call" ? `(${time})` : `[${time}]` };
-  }
-
-  /** A number of the tape by its name on this page: the symbol of the sheet with its time. */
-  ofName(name: string, time: string): Glyph {
-    if (name === "y" || name === "w" || name === "loss" || name === "L")
-      return this.glyph(name, name === "L" ? "" : time);
-    const sheet = SHEET_NAMES[name];
-    if (sheet) {
-      const d = sheet.startsWith("∂");
-      const glyph = this.glyph(d ? sheet.slice(1) : sheet, time, d);
-      return name === "own" || name === "future"
-        ? { ...glyph, sup: [glyph.sup, name].filter(Boolean).join(" ") }
-        : glyph;
+    if (e[0] === "T") {
+      const inside = this.translated(e[1]);
+      return Array.isArray(inside) && inside[0] === "T" ? inside[1] : ["T", inside];
     }
-    const d = name.startsWith("d");
-    return this.glyph(d ? name.slice(1) : name, time, d);
-  }
-
-  /** A formula of the sheet as tokens: with the number of the step where it has t; t stays without one. */
-  formula(text: string, step?: number, reverse = false): Token[] {
-    const pattern = /Σ(?:_([a-z]+))?|(∂?)([A-Za-zŷφδ]+(?:_\{[^}]*\}|_[A-Za-z]+)?)(ᵀ?)('?)|([=+−·×⊙()/,:])|(\d+)/gu;
-    return [...text.matchAll(pattern)].map(([, over = "", d, symbol, transposed, prime, sign, digits]) => {
-      if (sign) return { sign };
-      if (digits) return { value: Number(digits) };
-      if (!symbol) return { over };
-      return this.token(symbol, d === "∂", transposed !== "", prime !== "", step, reverse);
-    });
-  }
-
-  private token(
-    symbol: string,
-    d: boolean,
-    transposed: boolean,
-    prime: boolean,
-    step: number | undefined,
-    reverse: boolean,
-  ): Token {
-    const [, base, sub = ""] = /^([^_]+)(?:_\{?([^}]*)\}?)?$/u.exec(symbol) as unknown as [string, string, string?];
-    const time = /^t(?:([+−-])1)?$/.exec(sub);
-    if (time) {
-      const shift = time[1] === undefined ? 0 : (time[1] === "+" ? 1 : -1) * (reverse ? -1 : 1);
-      const written = step === undefined ? (shift === 0 ? "t" : shift > 0 ? "t+1" : "t−1") : String(step + shift);
-      const glyph = this.glyph(base, written, d);
-      return { glyph: transposed ? { ...glyph, sup: `${glyph.sup}⊤` } : glyph };
+    if (e[0] === "@") {
+      const [left, right] = [this.translated(e[1]), this.translated(e[2])];
+      return this.chosen.columns ? chain(right, left) : ["@", left, right];
     }
-    if (sub === "" && base.length > 1 && base !== "loss") return { words: base };
-    const glyph = this.glyph(sub ? `${base}_${sub}` : base, "", d, transposed);
-    return { glyph: prime ? { ...glyph, base: `${glyph.base}′` } : glyph };
+    return e[0] === "+" ? this.sum(e) : mapped(e, (child) => this.translated(child));
+  }
+
+  private sum(e: Expression): Expression {
+    const terms = [...termsOf(e)];
+    if (this.chosen.bias_first && terms.some(([, term]) => Array.isArray(term) && term[0] === "@"))
+      terms.sort(([, one], [, other]) => this.rank(one) - this.rank(other));
+    return [
+      "+",
+      ...terms.flatMap(([sign, term]): [number, Expression][] => {
+        const inside = this.translated(term);
+        return sign > 0 ? termsOf(inside) : [[sign, inside]];
+      }),
+    ];
+  }
+
+  private rank(term: Expression): number {
+    if (isName(term) && term[0] === "n" && term[2] === undefined) return 0;
+    return Array.isArray(term) && term[0] === "@" && [...names(term)].some(([, name]) => name === "x") ? 2 : 1;
   }
 }
 
-function styleOf(name: string): Style {
-  if (name.includes("(t)")) return "call";
-  if (name.includes("_t")) return "sub";
-  return name.length === 1 ? "sup" : "bracket";
+/** A matrix, transposed. */
+function flipped(e: Expression): Expression {
+  if (Array.isArray(e) && e[0] === "T") return e[1];
+  if (Array.isArray(e) && e[0] === "@") return ["@", flipped(e[2]), flipped(e[1])];
+  if (Array.isArray(e) && e[0] === "+") return mapped(e, flipped);
+  return ["T", e];
 }
 
-export function plainText(glyph: Glyph): string {
-  const sup = glyph.sup ? `^${glyph.sup}` : "";
-  return `${glyph.d ? "∂" : ""}${glyph.base}${glyph.sub ? `_${glyph.sub}` : ""}${glyph.tail}${sup}`;
-}
-
-const GREEK: Record<string, string> = { φ: "\\varphi", "φ′": "\\varphi'", δ: "\\delta", ŷ: "\\hat{y}" };
-
-export function tex(glyph: Glyph): string {
-  const { d, base, sub, sup, tail } = glyph;
-  const letter = GREEK[base] ?? (base.length > 1 ? `\\mathrm{${base.replace(/_/g, "\\_")}}` : base);
-  const below = sub ? `_{${texScript(sub)}}` : "";
-  const above = sup ? `^{${texScript(sup.replace("⊤", "\\top "))}}` : "";
-  return `${d ? "\\partial " : ""}${letter}${below}${tail.replace("−", "-")}${above}`;
-}
-
-function texScript(script: string): string {
-  const text = script.trim().replace(/−/g, "-");
-  return /[a-z]{2}/.test(text) && !text.startsWith("\\") ? `\\mathrm{${text}}` : text;
+/** A product of several is read from the left. */
+function chain(left: Expression, right: Expression): Expression {
+  if (Array.isArray(right) && right[0] === "@") return ["@", chain(left, right[1]), right[2]];
+  return ["@", left, right];
 }

@@ -1,10 +1,12 @@
 // How far does the gradient reach? ‖∂L_t/∂h_k‖ for every loss t and every state k, and what it says by distance.
 
 import { backward, lowestReached, room, type Seed } from "./sweep.ts";
-import { type Layer, Problem, type Tape } from "./tape.ts";
+import { type Floats, type Layer, Problem, rowOf, type Tape } from "./tape.ts";
 
 export interface Reach {
   layer: Layer;
+  /** Which of its states. */
+  state: string;
   /** (T, T): norms[t * T + k] = ‖∂L_t/∂h_k‖; NaN for losses that were left out. */
   norms: Float64Array;
   /** The steps whose loss was traced back: all of them, or every n-th of a long tape. */
@@ -22,39 +24,42 @@ export const REACHED = 0.01;
 const AFFORDABLE = 3e9;
 
 /** Traces one loss after another back through time; a `next` is one loss. Problem for a layer beneath dropout. */
-export function* reach(tape: Tape, layer: Layer): Generator<number, Reach> {
+export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Generator<number, Reach> {
   const { T } = tape;
   if (layer.position < lowestReached(tape))
     throw new Problem("Dropout between the layers hides how a single loss reaches this one; choose the top layer.");
   const top = tape.layers[tape.layers.length - 1].layer;
   const norms = new Float64Array(T * T).fill(Number.NaN);
+  const own = (of: Layer, name: string, t: number) => rowOf(tape, of, `own.${name}`, t);
   const asking = Array.from({ length: T }, (_, t) => t).filter((t) =>
     tape.layers.some(
       (other) =>
-        other.layer === top && other.dh_direct.subarray(t * other.H, (t + 1) * other.H).some((value) => value !== 0),
+        other.layer === top &&
+        other.cell.steps.some(({ name }) => Array.from(own(other, name, t) ?? []).some((value) => value !== 0)),
     ),
   );
-  const work = tape.layers.reduce((sum, other) => sum + other.H * (other.H + other.I), 0) * T * asking.length;
+  const weights = tape.layers.flatMap(({ arrays }) => [...arrays].filter(([key]) => key.startsWith("d.W")));
+  const work = weights.reduce((sum, [, { length }]) => sum + length, 0) * T * asking.length;
   const every = Math.max(1, Math.ceil(work / 2 / AFFORDABLE));
   const sources = asking.filter((_, index) => (asking.length - 1 - index) % every === 0);
   const both = tape.layers.some((other) => other.direction === "reverse");
   const level = tape.layers.findIndex((other) => other.layer === layer.layer);
   const gradients = room(tape);
   for (const source of sources) {
-    const seed: Seed = (own, t, dh) => {
-      if (t === source) for (let i = 0; i < own.H; i++) dh[i] = own.dh_direct[t * own.H + i];
-    };
+    const seed: Seed = (of, name, t) => (t === source ? own(of, name, t) : null);
     for (let k = 0; k < T; k++) norms[source * T + k] = 0;
-    for (const own of gradients) if (own && both) own.fill(0);
-    backward(tape, seed, 0, both ? T : source + 1, gradients, level, (own, t, dh) => {
-      if (own === layer) norms[source * T + t] = norm(dh);
+    backward(tape, seed, 0, both ? T : source + 1, gradients, level, (of, t) => {
+      if (of !== layer) return;
+      const slopes = gradients[layer.position]?.get(`d.${state}`) as Floats;
+      const width = slopes.length / T;
+      norms[source * T + t] = norm(slopes.subarray(t * width, (t + 1) * width));
     });
     yield source;
   }
-  return { layer, norms, sources, ...byLag(norms, T, sources, layer.direction === "forward" ? -1 : 1) };
+  return { layer, state, norms, sources, ...byLag(norms, T, sources, layer.direction === "forward" ? -1 : 1) };
 }
 
-function norm(values: Float64Array): number {
+function norm(values: Floats): number {
   let sum = 0;
   for (const value of values) sum += value * value;
   return Math.sqrt(sum);

@@ -19,7 +19,7 @@ export const PARTS = [
   "controls",
 ] as const;
 export type Part = (typeof PARTS)[number];
-export const COLOURINGS = ["loss", "unit", "dh", "da", "none"] as const;
+export const COLOURINGS = ["loss", "unit", "dh", "none"] as const;
 export type Colouring = (typeof COLOURINGS)[number];
 
 export interface View {
@@ -46,7 +46,7 @@ export function initial(tape: Tape): View {
     layer: tape.layers.findIndex((layer) => layer.layer === tape.layers[tape.layers.length - 1].layer),
     selection: null,
     trail: [],
-    notation: "here",
+    notation: "bptt",
     colouring: tape.lossOf ? "loss" : "unit",
     scale: "all",
     window: 0,
@@ -84,8 +84,8 @@ export function fromHash(tape: Tape, hash: string): View {
   if (layer >= 0) view.layer = layer;
   view.selection = read(tape, given.get("sel") ?? "", view.t) ?? null;
   view.trail = (given.get("trail") ?? "").split(";").flatMap((text) => read(tape, text, view.t) ?? []);
-  const notation = given.get("notation") ?? "";
-  if (Object.hasOwn(tape.notations, notation)) view.notation = notation;
+  const notation = (given.get("notation") ?? "").toLowerCase();
+  if (Object.hasOwn(tape.layers[0].cell.notations, notation)) view.notation = notation;
   const colouring = COLOURINGS.find((known) => known === given.get("colour"));
   if (colouring) view.colouring = colouring;
   const scale = given.get("scale");

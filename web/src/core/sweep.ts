@@ -1,28 +1,46 @@
 // The two sweeps for what-if questions: one loss traced back alone, the gradient cut at windows, the network run free.
 
-import { lossValue, output, phi, slope } from "./activation.ts";
+import { at, sizes } from "./address.ts";
+import { Evaluation, type Read, Unknown } from "./evaluate.ts";
+import { lossValue, output } from "./output.ts";
 import {
+  edgeBefore,
   type Floats,
-  input,
   inputClass,
   type Layer,
   layersAbove,
   offset,
+  onward,
   outputOf,
+  outputRow,
   Problem,
-  stateBefore,
+  rowOf,
   type Tape,
 } from "./tape.ts";
+import { Sum } from "./verify.ts";
 
-/** ∂a of each layer, (T, H), by position; null for layers whose gradient cannot be followed. */
-type Gradients = (Float64Array | null)[];
+/** Gradients by their names, "d.h" (T, H) and so on, for one layer. */
+export type Slopes = Map<string, Floats>;
 
-/** Writes ∂L/∂h of a top layer from above, at step t. */
-export type Seed = (layer: Layer, t: number, own: Float64Array) => void;
+/** By position; null for layers whose gradient cannot be followed. */
+type Gradients = (Slopes | null)[];
+
+/** The part of a value's gradient that comes from above a top layer, or from outside, at step t; null for none. */
+export type Seed = (layer: Layer, name: string, t: number) => ArrayLike<number> | null;
+
+function reading(tape: Tape, layer: Layer, slopes: Slopes): Read {
+  return (key, t) => {
+    if (!key.startsWith("d.")) return rowOf(tape, layer, key, t);
+    const array = slopes.get(key);
+    if (!array) return null;
+    const width = array.length / tape.T;
+    return array.subarray(t * width, (t + 1) * width);
+  };
+}
 
 /**
  * The backward sweep of the whole stack for steps `from` ≤ t < `to`, nothing reaching in from outside them.
- * `seen` receives ∂h of every step on the way, and the part of it that came from above.
+ * `seen` is told of every step when its gradients are there.
  */
 export function backward(
   tape: Tape,
@@ -31,44 +49,50 @@ export function backward(
   to: number,
   into: Gradients,
   lowest = 0,
-  seen?: (layer: Layer, t: number, dh: Float64Array, own: Float64Array) => void,
+  seen?: (layer: Layer, t: number) => void,
 ): void {
   for (let position = tape.layers.length - 1; position >= lowest; position--) {
     const layer = tape.layers[position];
-    const { H, W_hh } = layer;
-    const above = layersAbove(tape, layer);
-    const da = into[position];
-    if (!da) continue;
-    const forward = layer.direction === "forward";
-    const shift = offset(tape, layer);
-    const handed = new Float64Array(H);
-    const own = new Float64Array(H);
-    const dh = new Float64Array(H);
+    const slopes = into[position];
+    if (!slopes) continue;
+    const { cell } = layer;
+    const above = layersAbove(tape, layer).flatMap((other) => {
+      const own = into[other.position];
+      return own ? [[other, new Evaluation(tape, other, false, reading(tape, other, own))] as const] : [];
+    });
+    const evaluation = new Evaluation(tape, layer, false, reading(tape, layer, slopes));
+    const lines = [...cell.steps].reverse().map(({ name }) => ({ name, uses: cell.back.get(name)?.terms ?? [] }));
     for (let step = 0; step < to - from; step++) {
-      const t = forward ? to - 1 - step : from + step;
-      own.fill(0);
-      if (above.length === 0) seed(layer, t, own);
-      for (const other of above) {
-        const source = into[other.position];
-        if (!source) continue;
-        for (let i = 0; i < H; i++) {
-          const row = (shift + i) * other.H;
-          let sum = 0;
-          for (let u = 0; u < other.H; u++) sum += source[t * other.H + u] * other.W_xh[row + u];
-          own[i] += sum;
+      const t = layer.direction === "forward" ? to - 1 - step : from + step;
+      const next = t + onward(layer);
+      for (const { name, uses } of lines) {
+        const array = slopes.get(`d.${name}`) as Floats;
+        const width = array.length / tape.T;
+        const sum = array.subarray(t * width, (t + 1) * width).fill(0);
+        const isBelow = name === cell.output && above.length > 0;
+        if (isBelow) for (const [other, own] of above) addInput(sum, tape, layer, other, own, t);
+        else {
+          const own = seed(layer, name, t);
+          if (own) sum.set(own);
+        }
+        slopes.get(`own.${name}`)?.set(sum, t * width);
+        for (const { value, from: line } of uses) {
+          if (line[0] === "o" || (line[1] === 1 && !(next >= from && next < to))) continue;
+          add(sum, evaluation.row(value, t).value);
         }
       }
-      for (let i = 0; i < H; i++) dh[i] = own[i] + handed[i];
-      seen?.(layer, t, dh, own);
-      for (let i = 0; i < H; i++) da[t * H + i] = dh[i] * slope(layer.activation, layer.h[t * H + i]);
-      for (let i = 0; i < H; i++) {
-        const row = i * H;
-        let sum = 0;
-        for (let k = 0; k < H; k++) sum += da[t * H + k] * W_hh[row + k];
-        handed[i] = sum;
-      }
+      seen?.(layer, t);
     }
   }
+}
+
+function add(sum: Floats, row: ArrayLike<number>, shift = 0): void {
+  for (let i = 0; i < sum.length; i++) sum[i] += row[row.length === 1 ? 0 : shift + i];
+}
+
+/** What a layer above asks of its input is asked of these states. */
+function addInput(sum: Floats, tape: Tape, layer: Layer, above: Layer, own: Evaluation, t: number): void {
+  for (const { value } of above.cell.back.get("x")?.terms ?? []) add(sum, own.row(value, t).value, offset(tape, layer));
 }
 
 /** The lowest layer that a gradient from the top can be followed to: dropout between layers hides what lies below. */
@@ -80,11 +104,20 @@ export function lowestReached(tape: Tape): number {
 
 export function room(tape: Tape): Gradients {
   const lowest = lowestReached(tape);
-  return tape.layers.map((layer, position) => (position >= lowest ? new Float64Array(tape.T * layer.H) : null));
+  return tape.layers.map((layer, position) =>
+    position < lowest
+      ? null
+      : new Map(
+          layer.cell.steps.map(({ name }) => [
+            `d.${name}`,
+            new Float64Array((layer.arrays.get(name) as Floats).length),
+          ]),
+        ),
+  );
 }
 
 export interface Loss {
-  name: "W_xh" | "W_hh" | "b_h";
+  name: string;
   layer: Layer;
   /** Of the truncated gradient to the full one; NaN where one of them is zero. */
   cosine: number;
@@ -95,51 +128,48 @@ export interface Loss {
 /** What truncated BPTT with windows of k steps would lose of the gradients, for the steps shown. */
 export function truncated(tape: Tape, k: number): Loss[] {
   const cut = room(tape);
-  const direct: Seed = (layer, t, own) => {
-    for (let i = 0; i < layer.H; i++) own[i] = layer.dh_direct[t * layer.H + i];
-  };
+  const direct: Seed = (layer, name, t) => rowOf(tape, layer, `own.${name}`, t);
   for (let from = 0; from < tape.T; from += k) backward(tape, direct, from, Math.min(tape.T, from + k), cut);
   return tape.layers.flatMap((layer, position) => {
-    const da = cut[position];
-    return da ? compared(tape, layer, da) : [];
+    const slopes = cut[position];
+    return slopes ? compared(tape, layer, slopes) : [];
   });
 }
 
-function compared(tape: Tape, layer: Layer, cut: Float64Array): Loss[] {
-  const { T } = tape;
-  const { H, I } = layer;
-  const judge = (name: Loss["name"], rows: number, left: (t: number, i: number) => number): Loss => {
-    let both = 0;
-    let full = 0;
-    let short = 0;
-    let off = 0;
-    const one = new Float64Array(H);
-    const two = new Float64Array(H);
-    for (let i = 0; i < rows; i++) {
-      one.fill(0);
-      two.fill(0);
-      for (let t = 0; t < T; t++) {
-        const factor = left(t, i);
-        if (factor === 0) continue;
-        for (let j = 0; j < H; j++) {
-          one[j] += factor * layer.da[t * H + j];
-          two[j] += factor * cut[t * H + j];
-        }
-      }
-      for (let j = 0; j < H; j++) {
-        both += one[j] * two[j];
-        full += one[j] ** 2;
-        short += two[j] ** 2;
-        off += (one[j] - two[j]) ** 2;
-      }
+/** The parameters whose gradient is a sum over steps, in the order of side B. */
+export function summed(layer: Layer): string[] {
+  return [...layer.cell.back].flatMap(([name, { terms = [] }]) =>
+    layer.arrays.has(`d.${name}`) && at(layer, name, 0).t === null && terms.some(({ from }) => from[1] !== undefined)
+      ? [name]
+      : [],
+  );
+}
+
+function compared(tape: Tape, layer: Layer, cut: Slopes): Loss[] {
+  return summed(layer).map((name) => {
+    const [full, short] = [gradient(tape, layer, name), gradient(tape, layer, name, cut)];
+    let [both, one, two, off] = [0, 0, 0, 0];
+    for (let k = 0; k < full.length; k++) {
+      both += full[k] * short[k];
+      one += full[k] ** 2;
+      two += short[k] ** 2;
+      off += (full[k] - short[k]) ** 2;
     }
-    return { name, layer, cosine: both / Math.sqrt(full * short), error: Math.sqrt(off / full) };
-  };
-  const losses = [
-    judge("W_xh", I, (t, i) => input(layer, t, i)),
-    judge("W_hh", H, (t, i) => stateBefore(tape, layer, t, i)),
-  ];
-  return layer.b_h ? [...losses, judge("b_h", 1, () => 1)] : losses;
+    return { name, layer, cosine: both / Math.sqrt(one * two), error: Math.sqrt(off / one) };
+  });
+}
+
+/** The gradient of a parameter, from its uses in all steps. */
+function gradient(tape: Tape, layer: Layer, name: string, slopes?: Slopes): Float64Array {
+  const evaluation = new Evaluation(tape, layer, false, slopes && reading(tape, layer, slopes));
+  const shape = sizes(tape, { name, layer: layer.position });
+  const sum = new Sum(
+    shape.reduce((product, size) => product * size, 1),
+    shape,
+  );
+  for (const { value, from } of layer.cell.back.get(name)?.terms ?? [])
+    for (let t = 0; t < (from[1] === undefined ? 1 : tape.T); t++) sum.add(evaluation, value, t);
+  return sum.value;
 }
 
 /** Why this network cannot be run on its own answers here; "" if it can. */
@@ -161,28 +191,12 @@ export function runFree(tape: Tape): Tape {
   const W_ho = tape.W_ho as Floats;
   const layers: Layer[] = [];
   for (const layer of tape.layers) {
-    const zeros = () => new Float64Array(T * layer.H);
-    const empty = {
-      a: zeros(),
-      h: zeros(),
-      dh_direct: zeros(),
-      dh: zeros(),
-      da: zeros(),
-      da_after: null,
-      dh0: null,
-      dx: null,
-    };
-    const bottom = layer.below.length === 0;
-    layers.push({
-      ...layer,
-      ...empty,
-      dW_xh: null,
-      dW_hh: null,
-      db_h: null,
-      below: layer.below.map((other) => layers[other.position]),
-      tokens: bottom ? new Int32Array(T) : null,
-      x: null,
-    });
+    const arrays = new Map([...layer.arrays].filter(([key]) => !/^(d|own|after|before\.d)\./.test(key) && key !== "x"));
+    for (const { name } of layer.cell.steps)
+      for (const key of [name, `d.${name}`, ...(name === layer.cell.output ? [`own.${name}`] : [])])
+        arrays.set(key, new Float64Array((layer.arrays.get(name) as Floats).length));
+    const below = layer.below.map((other) => layers[other.position]);
+    layers.push({ ...layer, arrays, below, tokens: below.length === 0 ? new Int32Array(T) : null });
   }
   const free: Tape = {
     ...tape,
@@ -205,10 +219,10 @@ export function runFree(tape: Tape): Tape {
   for (let t = 0; t < T; t++) {
     (layers[0].tokens as Int32Array)[t] = token;
     for (const layer of layers) forwardStep(free, layer, t);
-    const top = layers[layers.length - 1];
+    const h = outputRow(free, layers[layers.length - 1], t);
     for (let c = 0; c < O; c++) {
       let sum = tape.b_o ? tape.b_o[c] : 0;
-      for (let k = 0; k < top.H; k++) sum += top.h[t * top.H + k] * W_ho[k * O + c];
+      for (let k = 0; k < h.length; k++) sum += h[k] * W_ho[k * O + c];
       o[t * O + c] = sum;
     }
     const y_hat = output("cross_entropy", o, t * O, O);
@@ -219,55 +233,61 @@ export function runFree(tape: Tape): Tape {
     for (let c = 0; c < O; c++) (free.do as Float64Array)[t * O + c] = w[t] * (y_hat[c] - y[c]);
     token = y_hat.indexOf(Math.max(...y_hat));
   }
-  const seed: Seed = (layer, t, own) => {
-    for (let i = 0; i < layer.H; i++)
-      for (let c = 0; c < O; c++) own[i] += (free.do as Floats)[t * O + c] * W_ho[i * O + c];
+  const slopes = free.do as Floats;
+  const seed: Seed = (layer, name, t) => {
+    if (name !== layer.cell.output) return null;
+    return Float64Array.from({ length: layer.H }, (_, i) => {
+      let sum = 0;
+      for (let c = 0; c < O; c++) sum += slopes[t * O + c] * W_ho[i * O + c];
+      return sum;
+    });
   };
-  const gradients = layers.map((layer) => layer.da as Float64Array);
-  backward(free, seed, 0, T, gradients, 0, (layer, t, dh, own) => {
-    layer.dh.set(dh, t * layer.H);
-    layer.dh_direct.set(own, t * layer.H);
-  });
-  sumGradients(free, layers);
-  return free;
+  backward(
+    free,
+    seed,
+    0,
+    T,
+    layers.map(({ arrays }) => arrays),
+  );
+  for (const [position, layer] of layers.entries()) sumGradients(free, layer, tape.layers[position]);
+  const top = layers[layers.length - 1];
+  const [ofMatrix, ofVector] = [new Sum(top.H * O, [top.H, O]), new Sum(O, [O])];
+  for (let t = 0; t < T; t++) {
+    const slope = slopes.subarray(t * O, (t + 1) * O);
+    ofMatrix.outer(outputRow(free, top, t), slope);
+    ofVector.outer([1], slope);
+  }
+  return { ...free, dW_ho: ofMatrix.value, db_o: tape.b_o ? ofVector.value : null };
 }
 
 function forwardStep(tape: Tape, layer: Layer, t: number): void {
-  const { H, I } = layer;
-  for (let i = 0; i < H; i++) {
-    let a = layer.b_h ? layer.b_h[i] : 0;
-    if (layer.tokens) a += layer.W_xh[layer.tokens[t] * H + i];
-    else for (let k = 0; k < I; k++) a += input(layer, t, k) * layer.W_xh[k * H + i];
-    for (let k = 0; k < H; k++) a += stateBefore(tape, layer, t, k) * layer.W_hh[k * H + i];
-    layer.a[t * H + i] = a;
-    layer.h[t * H + i] = phi(layer.activation, a);
+  const evaluation = new Evaluation(tape, layer, false);
+  for (const { name, value } of layer.cell.steps) {
+    const array = layer.arrays.get(name) as Floats;
+    const width = array.length / tape.T;
+    array.set(evaluation.row(value, t).value, t * width);
   }
 }
 
-function sumGradients(tape: Tape, layers: Layer[]): void {
-  const { T, O } = tape;
-  const summed = (rows: number, columns: number, left: (t: number, i: number) => number, right: Floats) => {
-    const sum = new Float64Array(rows * columns);
-    for (let t = 0; t < T; t++)
-      for (let i = 0; i < rows; i++) {
-        const factor = left(t, i);
-        if (factor !== 0) for (let j = 0; j < columns; j++) sum[i * columns + j] += factor * right[t * columns + j];
-      }
-    return sum;
-  };
-  for (const layer of layers) {
-    layer.dW_xh = summed(layer.I, layer.H, (t, i) => input(layer, t, i), layer.da);
-    layer.dW_hh = summed(layer.H, layer.H, (t, i) => stateBefore(tape, layer, t, i), layer.da);
-    layer.db_h = layer.b_h ? summed(1, layer.H, () => 1, layer.da) : null;
-    layer.dh0 = Float64Array.from({ length: layer.H }, (_, i) => {
-      let sum = 0;
-      for (let k = 0; k < layer.H; k++) sum += layer.da[k] * layer.W_hh[i * layer.H + k];
-      return sum;
-    });
+/** What is summed over the steps of a free run, and the gradients of its first states. */
+function sumGradients(tape: Tape, layer: Layer, truth: Layer): void {
+  for (const key of truth.arrays.keys()) {
+    const name = key.slice(2);
+    if (!key.startsWith("d.") || !layer.cell.back.has(name) || at(layer, name, 0).t !== null) continue;
+    try {
+      layer.arrays.set(key, gradient(tape, layer, name));
+    } catch (error) {
+      if (!(error instanceof Unknown)) throw error;
+    }
   }
-  const top = layers[layers.length - 1];
-  tape.dW_ho = summed(top.H, O, (t, i) => top.h[t * top.H + i], tape.do as Floats);
-  tape.db_o = tape.b_o ? summed(1, O, () => 1, tape.do as Floats) : null;
+  const evaluation = new Evaluation(tape, layer, false);
+  const edge = edgeBefore(tape, layer);
+  for (const name of layer.cell.states) {
+    const sum = new Float64Array((layer.arrays.get(`before.${name}`) as Floats).length);
+    for (const { value, from } of layer.cell.back.get(name)?.terms ?? [])
+      if (from[1] === 1) add(sum, evaluation.row(value, edge).value);
+    layer.arrays.set(`before.d.${name}`, sum);
+  }
 }
 
 /** The first step at which a run free and the run on the truth have read different symbols; −1 if never. */

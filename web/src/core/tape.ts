@@ -1,8 +1,9 @@
 // The tape as the page carries it: one row of the batch, a window of steps, every array checked before it is believed.
 
+import { type Cell, cellOf, keyOf, names } from "./sheet.ts";
+
 export type Floats = Float32Array | Float64Array;
 export type Direction = "forward" | "reverse";
-export type Activation = "tanh" | "relu" | "sigmoid" | "identity";
 export type Loss = "cross_entropy" | "binary_cross_entropy" | "squared_error";
 
 /** Something about the data that the reader should be told; `message` is for them. */
@@ -13,38 +14,22 @@ export interface Layer {
   position: number;
   layer: number;
   direction: Direction;
-  activation: Activation;
-  /** Where dh_direct comes from. */
+  cell: Cell;
+  /** Lengths of the sizes of its sheet. */
+  sizes: Record<string, number>;
+  /** Where the own part of its output's gradient comes from. */
   above: "output" | "layer" | "outside";
   I: number;
   H: number;
-  W_xh: Floats;
-  W_hh: Floats;
-  b_h: Floats | null;
-  dW_xh: Floats | null;
-  dW_hh: Floats | null;
-  db_h: Floats | null;
-  /** (T, H), like h, dh_direct, dh and da. */
-  a: Floats;
-  h: Floats;
-  dh_direct: Floats;
-  dh: Floats;
-  da: Floats;
-  /** The state that the first step of the window received, and ∂a of the step that follows the last. */
-  h_before: Floats;
-  da_after: Floats | null;
-  dh0: Floats | null;
-  /** The layers whose states are this one's input; empty where x is given. */
+  /**
+   * By the names of the sheet: a value or parameter, `d.` and its name for the gradient, `own.` and its name for the part
+   * of it from above, all of them (T, width) where they have a time; `before.` in front for the step before those shown,
+   * `after.` for the one that follows.
+   */
+  arrays: Map<string, Floats>;
+  /** The layers whose output is this one's input; empty where x is given. */
   below: Layer[];
   tokens: Int32Array | null;
-  x: Floats | null;
-  dx: Floats | null;
-}
-
-export interface Line {
-  tag: string;
-  formula: string;
-  meaning: string;
 }
 
 export interface Tape {
@@ -80,12 +65,9 @@ export interface Tape {
   vocabulary: string[] | null;
   seed: number | null;
   versions: Record<string, string>;
-  sheet: Line[];
-  notations: Record<string, string[]>;
 }
 
-export const SCHEMA = 1;
-const ACTIVATIONS = ["tanh", "relu", "sigmoid", "identity"];
+export const SCHEMA = 2;
 const LOSSES = ["cross_entropy", "binary_cross_entropy", "squared_error"];
 
 type Raw = Record<string, unknown>;
@@ -104,16 +86,9 @@ export function readTape(source: unknown): Tape {
   const arrays = new Arrays(carried as Raw);
   const T = whole(raw, "steps", 1);
   const outputs = whole(raw, "outputs", 0);
-  const sheet = list(raw, "sheet") as Line[];
-  demand(
-    sheet.every(
-      (line) =>
-        isObject(line) && ["tag", "formula", "meaning"].every((key) => typeof line[key as keyof Line] === "string"),
-    ),
-    "its equation sheet is not readable",
-  );
+  const cells = list(raw, "cells").map(readCell);
   const layers: Layer[] = [];
-  for (const entry of list(raw, "layers")) layers.push(readLayer(entry, T, arrays, layers));
+  for (const entry of list(raw, "layers")) layers.push(readLayer(entry, T, cells, arrays, layers));
   demand(layers.length > 0, "it has no layers");
   const top = layers.filter((layer) => layer.layer === layers[layers.length - 1].layer);
   const features = top.reduce((sum, layer) => sum + layer.H, 0);
@@ -129,7 +104,6 @@ export function readTape(source: unknown): Tape {
     "its vocabulary is not a list of text",
   );
   demand(raw.text === null || typeof raw.text === "string", "its text is not text");
-  demand(isObject(raw.notations), "its notations are missing");
   const tape: Tape = {
     T,
     first: whole(raw, "first", 0),
@@ -148,76 +122,99 @@ export function readTape(source: unknown): Tape {
     targets: loss && !byClass ? arrays.floats("targets", [outputs, O]) : null,
     w: arrays.floats("w", [T]),
     L: L ? L[0] : null,
-    do: arrays.floats("do", [T, O]),
+    do: arrays.floats("d.o", [T, O]),
     W_ho: arrays.floats("W_ho", [features, O]),
     b_o: arrays.floats("b_o", [O]),
-    dW_ho: arrays.floats("dW_ho", [features, O]),
-    db_o: arrays.floats("db_o", [O]),
-    eps: layers[0].a instanceof Float32Array ? 2 ** -23 : 2 ** -52,
+    dW_ho: arrays.floats("d.W_ho", [features, O]),
+    db_o: arrays.floats("d.b_o", [O]),
+    eps: layers[0].arrays.get(layers[0].cell.output) instanceof Float32Array ? 2 ** -23 : 2 ** -52,
     readoutMissing: typeof raw.readout_missing === "string" ? raw.readout_missing : "",
     text: raw.text as string | null,
     vocabulary: vocabulary as string[] | null,
     seed: typeof raw.seed === "number" ? raw.seed : null,
     versions: isObject(raw.versions) ? (raw.versions as Record<string, string>) : {},
-    sheet,
-    notations: raw.notations as Record<string, string[]>,
   };
   if (loss !== null)
-    for (const name of ["o", "y_hat", "loss", "targets", "w", "L", "do"])
+    for (const name of ["o", "y_hat", "loss", "targets", "w", "L", "d.o"])
       demand(arrays.has(name), `the array ${name} is missing`);
   if (layers.some((layer) => layer.above === "output"))
-    for (const name of ["W_ho", "do"]) demand(arrays.has(name), `the array ${name} is missing`);
+    for (const name of ["W_ho", "d.o"]) demand(arrays.has(name), `the array ${name} is missing`);
   return tape;
 }
 
-function readLayer(entry: unknown, T: number, arrays: Arrays, before: Layer[]): Layer {
+/** What the page says of a cell, as far as everything else relies on it. */
+function readCell(raw: unknown): Cell {
+  demand(isObject(raw), "a cell is not described");
+  const isLine = (line: unknown) => isObject(line) && typeof line.tag === "string" && Array.isArray(line.parts);
+  for (const key of ["a", "b", "where"])
+    demand(Array.isArray(raw[key]) && (raw[key] as unknown[]).every(isLine), "its equation sheet is not readable");
+  for (const key of ["functions", "constants", "given", "widths", "shapes", "notations"])
+    demand(isObject(raw[key]), `its equation sheet has no ${key}`);
+  for (const key of ["states", "inputs"]) demand(Array.isArray(raw[key]), `its equation sheet has no ${key}`);
+  const cell = cellOf(raw as unknown as Parameters<typeof cellOf>[0]);
+  demand(
+    cell.steps.some(({ name }) => name === cell.output),
+    "its equation sheet has no output",
+  );
+  return cell;
+}
+
+function readLayer(entry: unknown, T: number, cells: Cell[], arrays: Arrays, before: Layer[]): Layer {
   demand(isObject(entry), "a layer is not described");
-  const raw = entry as Raw;
-  const direction = raw.direction as Direction;
+  const direction = entry.direction as Direction;
   demand(direction === "forward" || direction === "reverse", `a layer has the direction ${shown(direction)}`);
-  demand(ACTIVATIONS.includes(raw.activation as string), `a layer has the activation ${shown(raw.activation)}`);
-  demand(["output", "layer", "outside"].includes(raw.above as string), "a layer does not say what is above it");
-  const number = whole(raw, "layer", 0);
+  demand(["output", "layer", "outside"].includes(entry.above as string), "a layer does not say what is above it");
+  const number = whole(entry, "layer", 0);
+  const cell = cells[whole(entry, "cell", 0)];
+  demand(cell !== undefined && isObject(entry.sizes), "a layer does not say which cell it is");
+  const sizes = entry.sizes as Record<string, number>;
   const prefix = `layers.${number}.${direction}.`;
-  const get = (name: string, shape: number[], needed = true) => {
-    demand(!needed || arrays.has(prefix + name), `the array ${prefix}${name} is missing`);
-    return arrays.floats(prefix + name, shape);
-  };
-  const W_xh = get("W_xh", [-1, -1]) as Floats;
-  const [I, H] = arrays.shape(`${prefix}W_xh`);
-  const below = raw.x_is_below === true ? before.filter((layer) => layer.layer === number - 1) : [];
-  if (raw.x_is_below === true)
-    demand(below.reduce((sum, layer) => sum + layer.H, 0) === I, "its layers do not fit on each other");
-  const name = `${prefix}x`;
-  demand(below.length > 0 || arrays.has(name), `the array ${name} is missing`);
-  const tokens = arrays.has(name) && arrays.dtype(name) === "int32" ? arrays.integers(name, [T], I) : null;
-  return {
+  const [I, H] = [sizes[cell.widths.x], sizes[cell.widths[cell.output]]];
+  const found: Layer = {
     position: before.length,
     layer: number,
     direction,
-    activation: raw.activation as Activation,
-    above: raw.above as Layer["above"],
+    cell,
+    sizes,
+    above: entry.above as Layer["above"],
     I,
     H,
-    W_xh,
-    W_hh: get("W_hh", [H, H]) as Floats,
-    b_h: get("b_h", [H], false),
-    dW_xh: get("dW_xh", [I, H], false),
-    dW_hh: get("dW_hh", [H, H], false),
-    db_h: get("db_h", [H], false),
-    a: get("a", [T, H]) as Floats,
-    h: get("h", [T, H]) as Floats,
-    dh_direct: get("dh_direct", [T, H]) as Floats,
-    dh: get("dh", [T, H]) as Floats,
-    da: get("da", [T, H]) as Floats,
-    h_before: get("h_before", [H]) as Floats,
-    da_after: get("da_after", [H], false),
-    dh0: get("dh0", [H], false),
-    below,
-    tokens,
-    x: tokens ? null : get("x", [T, I], below.length === 0),
-    dx: get("dx", [T, I], false),
+    arrays: new Map(),
+    below: entry.x_is_below === true ? before.filter((layer) => layer.layer === number - 1) : [],
+    tokens: null,
   };
+  if (entry.x_is_below === true)
+    demand(found.below.reduce((sum, layer) => sum + layer.H, 0) === I, "its layers do not fit on each other");
+  const timed = new Set([...cell.steps.map(({ name }) => name), ...cell.inputs]);
+  for (const key of arrays.names(prefix)) {
+    const [, edge = "", , name] = /^(before\.|after\.)?(d\.|own\.)?(.*)$/.exec(key) as RegExpExecArray;
+    if (key === "x" && arrays.dtype(prefix + key) === "int32") {
+      found.tokens = arrays.integers(prefix + key, [T], I);
+      continue;
+    }
+    const own = shapeOf(found, name);
+    demand(own?.every((size) => size >= 0) === true, `the array ${prefix}${key} belongs to no equation`);
+    const shape = timed.has(name) && edge === "" ? [T, ...own] : own;
+    found.arrays.set(key, arrays.floats(prefix + key, shape) as Floats);
+  }
+  const values = cell.steps.map(({ name }) => name);
+  const parameters = cell.steps.flatMap(({ value }) => [...names(value)].filter((each) => each[2] === undefined));
+  const needed = [
+    ...values.flatMap((name) => [name, `d.${name}`]),
+    ...cell.states.map((name) => `before.${name}`),
+    ...parameters.map(keyOf).filter((name) => !(name in cell.constants)),
+    ...(found.tokens || found.below.length > 0 ? [] : ["x"]),
+    `own.${cell.output}`,
+  ];
+  for (const key of needed) demand(found.arrays.has(key), `the array ${prefix}${key} is missing`);
+  return found;
+}
+
+/** Rows and columns of a matrix, or the width of anything else; undefined for what the cell does not know. */
+export function shapeOf(layer: Layer, name: string): number[] | undefined {
+  const { cell, sizes } = layer;
+  const letters = cell.shapes[name] ?? (cell.widths[name] === undefined ? undefined : [cell.widths[name]]);
+  return letters?.map((letter) => sizes[letter] ?? -1);
 }
 
 class Arrays {
@@ -225,6 +222,11 @@ class Arrays {
 
   has(name: string): boolean {
     return this.carried[name] !== undefined;
+  }
+
+  /** What stands behind a prefix. */
+  names(prefix: string): string[] {
+    return Object.keys(this.carried).flatMap((name) => (name.startsWith(prefix) ? [name.slice(prefix.length)] : []));
   }
 
   dtype(name: string): string {
@@ -325,36 +327,51 @@ function shown(value: unknown): string {
   return value === undefined ? "missing" : String(JSON.stringify(value)).slice(0, 40);
 }
 
+/** +1 where step t hands on to t + 1. */
+export function onward(layer: Layer): 1 | -1 {
+  return layer.direction === "forward" ? 1 : -1;
+}
+
+/** The step just before those shown, in the order of time of a layer. */
+export function edgeBefore(tape: Tape, layer: Layer): number {
+  return layer.direction === "forward" ? -1 : tape.T;
+}
+
 /** The step whose state step t received, and the step that received its; −1 where that is not among those shown. */
 export function before(tape: Tape, layer: Layer, t: number): number {
-  if (layer.direction === "forward") return t - 1;
-  return t + 1 < tape.T ? t + 1 : -1;
+  return within(tape, t - onward(layer));
 }
 
 export function after(tape: Tape, layer: Layer, t: number): number {
-  if (layer.direction === "reverse") return t - 1;
-  return t + 1 < tape.T ? t + 1 : -1;
+  return within(tape, t + onward(layer));
 }
 
-/** h_{t−1} of unit i. */
-export function stateBefore(tape: Tape, layer: Layer, t: number, i: number): number {
-  const s = before(tape, layer, t);
-  return s < 0 ? layer.h_before[i] : layer.h[s * layer.H + i];
+function within(tape: Tape, t: number): number {
+  return t >= 0 && t < tape.T ? t : -1;
 }
 
-/** ∂a_{t+1} of unit i; zero after the last step. */
-export function gradientAfter(tape: Tape, layer: Layer, t: number, i: number): number {
-  const s = after(tape, layer, t);
-  if (s >= 0) return layer.da[s * layer.H + i];
-  return layer.da_after ? layer.da_after[i] : 0;
+/** The row of a value or gradient at a step, also at the step before and after those shown; null if there is none. */
+export function rowOf(tape: Tape, layer: Layer, key: string, t: number): ArrayLike<number> | null {
+  if (t < 0 || t >= tape.T)
+    return layer.arrays.get(`${t === edgeBefore(tape, layer) ? "before" : "after"}.${key}`) ?? null;
+  const array = layer.arrays.get(key);
+  if (array) {
+    const width = array.length / tape.T;
+    return array.subarray(t * width, (t + 1) * width);
+  }
+  if (key !== "x") return null;
+  const token = layer.tokens?.[t];
+  if (token !== undefined) return Float64Array.from({ length: layer.I }, (_, i) => (i === token ? 1 : 0));
+  return Float64Array.from(layer.below.flatMap((other) => Array.from(outputRow(tape, other, t))));
 }
 
-/** x_t, entry i: given, a token's 1 or 0, or a state of the layer below. */
-export function input(layer: Layer, t: number, i: number): number {
-  if (layer.tokens) return layer.tokens[t] === i ? 1 : 0;
-  if (layer.x) return layer.x[t * layer.I + i];
-  const [source, unit] = unitBelow(layer.below, i);
-  return source.h[t * source.H + unit];
+export function outputRow(tape: Tape, layer: Layer, t: number): ArrayLike<number> {
+  return rowOf(tape, layer, layer.cell.output, t) as ArrayLike<number>;
+}
+
+/** Whether a step follows step t, whose gradients step t has a share in. */
+export function isFollowed(tape: Tape, layer: Layer, t: number): boolean {
+  return after(tape, layer, t) >= 0 || [...layer.arrays.keys()].some((key) => key.startsWith("after."));
 }
 
 /** Which of several layers side by side holds unit i of them all, and which unit it is there. */
@@ -397,10 +414,11 @@ export function target(tape: Tape, s: number, i: number): number {
 export function inputClass(tape: Tape, t: number): number {
   const bottom = tape.layers[0];
   if (bottom.tokens) return bottom.tokens[t];
-  if (!bottom.x || bottom.I < 2 || !tape.vocabulary || tape.vocabulary.length !== bottom.I) return -1;
+  const x = bottom.arrays.get("x");
+  if (!x || bottom.I < 2 || !tape.vocabulary || tape.vocabulary.length !== bottom.I) return -1;
   let found = -1;
   for (let i = 0; i < bottom.I; i++) {
-    const value = bottom.x[t * bottom.I + i];
+    const value = x[t * bottom.I + i];
     if (value === 0) continue;
     if (value !== 1 || found >= 0) return -1;
     found = i;

@@ -1,35 +1,50 @@
-// Where does this number come from? Each number as the sum of its terms, each term a product of other numbers.
+// Where does this number come from? Each number as the sum of its terms, each term a product of other numbers. Which
+// terms a number of a cell has, its equations say; what the network around the cells does stands in around.ts.
 
-import { lossValue, output, slope } from "./activation.ts";
-import { type Address, addressOfInput, addressOfStateBefore, at, type Name, valueAt } from "./address.ts";
-import { number } from "./format.ts";
+import { type Address, addressOfInput, around, at, isGradient, letterOf, sizes, valueAt } from "./address.ts";
+import { explainAround } from "./around.ts";
+import { countOf, Evaluation, Unknown } from "./evaluate.ts";
+import { FUNCTIONS, ITSELF, SUMS } from "./functions.ts";
+import { children, type Expression, functionOf, isName, keyOf, names, termsOf, type Use } from "./sheet.ts";
 import {
-  after,
-  before,
-  gradientAfter,
-  input,
+  edgeBefore,
+  isFollowed,
   isWhole,
   type Layer,
   layersAbove,
   offset,
+  onward,
   outputOf,
-  stateBefore,
   type Tape,
-  target,
-  topLayers,
-  unitBelow,
 } from "./tape.ts";
-
-export type Group = "input" | "past" | "bias" | "own" | "future" | "step" | "output" | "rest";
 
 export interface Factor {
   value: number;
-  /** null for a plain number such as the 2 of a squared error. */
+  /** null for a plain number such as the 2 of a squared error, and for what is more than one name. */
   address: Address | null;
+  /** What is more than one name, to be read at the term's step and entry. */
+  expression?: Expression;
+  /** Of which unit of that row it is. */
+  unit?: number;
+}
+
+/** Where a term comes from in time, seen from the number that it is a part of. */
+export type Hue = "here" | "there" | "neither";
+
+export interface Group {
+  hue: Hue;
+  /** What it is, as the sheet writes it; null where the sheet does not. */
+  expression: Expression | null;
+  words: string;
+  /** The line of side A that uses the number there. */
+  from: [string, number?] | null;
+  /** The whole of the group, where the tape has it as a number of its own. */
+  address?: Address;
 }
 
 export interface Term {
-  group: Group;
+  /** Place in `Explanation.groups`. */
+  group: number;
   factors: Factor[];
   value: number;
   /** For terms that belong to a step. */
@@ -44,414 +59,402 @@ export interface Explanation {
   kind: "sum" | "function" | "given";
   /** The function's name, or what was given. */
   words: string;
+  groups: Group[];
   terms: Term[];
   /** What the terms come to, in double precision. */
   derived: number;
   /** |value − derived| beside the magnitudes that make it up, and what rounding explains of that. */
   residual: number;
   bound: number;
-  /** Whether the number stands on the tape, and not only on this page. */
-  recorded: boolean;
   /** Numbers that belong to this one without being its terms. */
   related: { address: Address; words: string }[];
 }
 
 export function explain(tape: Tape, address: Address): Explanation | undefined {
   const value = valueAt(tape, address);
-  return value === undefined ? undefined : new Explainer(tape, address, value).explanation();
+  if (value === undefined) return undefined;
+  const layer = tape.layers[address.layer];
+  if (!layer) return explainAround(tape, address, value);
+  try {
+    return new Explainer(tape, layer, address, value).explanation();
+  } catch (error) {
+    if (!(error instanceof Unknown)) throw error;
+    return given(address, value, "made of numbers that are not on this page");
+  }
 }
 
 class Explainer {
-  private readonly layer: Layer;
+  private readonly evaluation: Evaluation;
 
   constructor(
     private readonly tape: Tape,
+    private readonly layer: Layer,
     private readonly address: Address,
     private readonly value: number,
   ) {
-    this.layer = tape.layers[address.layer];
+    this.evaluation = new Evaluation(tape, layer);
   }
 
   explanation(): Explanation {
-    const { tape, layer } = this;
-    const { name, t, i } = this.address;
-    const { H } = layer;
-    const s = t < 0 ? -1 : outputOf(tape, t);
-    switch (name) {
-      case "a":
-        return this.sum("A2", this.preActivation(t, i), layer.I + H);
-      case "h": {
-        const a = this.factor("a", t, i);
-        const shape = layer.activation;
-        if (shape === "identity") return this.sum("A3", [term("input", [a])], 0);
-        const derived =
-          shape === "relu"
-            ? Math.max(0, a.value)
-            : shape === "tanh"
-              ? Math.tanh(a.value)
-              : 1 / (1 + Math.exp(-a.value));
-        return this.function(
-          "A3",
-          shape,
-          [term("input", [a])],
-          derived,
-          Math.abs(this.value) * (1 + Math.abs(a.value)),
-          1,
-        );
-      }
-      case "o":
-        return this.sum("A5", this.readout(t, i), this.features());
-      case "y_hat":
-        return this.prediction(t, i);
-      case "loss":
-        return this.loss(t, s);
-      case "L": {
-        const steps = range(tape.T).filter((step) => outputOf(tape, step) >= 0);
-        const terms = steps.map((step) =>
-          term("step", [this.factor("w", step, 0), this.factor("loss", step, 0)], step),
-        );
-        return this.sum("B1", this.withRest(terms), terms.length);
-      }
-      case "do":
-        return this.outputGradient(t, i, s);
-      case "own":
-        return layer.above === "outside" ? this.given("own") : this.sum("B6", this.fromAbove(t, i), this.countAbove());
-      case "future":
-        return this.sum("B6", this.fromFuture(t, i), H, false);
-      case "dh":
-        return this.sum("B6", [...this.fromAbove(t, i), ...this.fromFuture(t, i)], this.countAbove() + H + 1);
-      case "slope":
-        return this.slope(t, i);
-      case "da":
-        return this.sum(
-          "B7",
-          [term("own", [this.factor("dh", t, i), this.factor("slope", t, i)])],
-          4,
-          true,
-          this.slopeScale(t, i),
-        );
-      case "dx":
-        return this.sum(
-          "B11",
-          range(H).map((k) => term("own", [this.factor("da", t, k), this.weight("W_xh", i, k)])),
-          H,
-        );
-      case "dh0": {
-        const first = layer.direction === "forward" ? 0 : tape.T - 1;
-        return this.sum(
-          "B11",
-          range(H).map((k) => term("future", [this.factor("da", first, k), this.weight("W_hh", i, k)])),
-          H,
-        );
-      }
-      case "dW_xh":
-      case "dW_hh":
-      case "db_h":
-      case "dW_ho":
-      case "db_o":
-        return this.gradient(name);
-      default:
-        return this.given(name);
+    const { tape, layer, address } = this;
+    const { name, t } = address;
+    const { cell } = layer;
+    const letter = letterOf(name);
+    if (name.startsWith("own.")) return this.own();
+    if (isGradient(name)) {
+      if (t === null) return this.gradient();
+      const line = cell.back.get(letter);
+      return line && (t >= 0 && t < tape.T ? true : this.isFirst())
+        ? this.slope(line.tag, line.terms ?? [])
+        : this.given();
     }
+    const equation = [...cell.steps, ...cell.fixed].find((each) => each.name === letter);
+    if (!equation || (t !== null && (t < 0 || t >= tape.T))) return this.given();
+    return this.equation(equation.tag, equation.value);
   }
 
-  private preActivation(t: number, i: number): Term[] {
-    const { layer, tape } = this;
-    const terms: Term[] = [];
-    if (layer.tokens) terms.push(term("input", [this.weight("W_xh", layer.tokens[t], i)]));
-    else
-      for (let k = 0; k < layer.I; k++)
-        terms.push(
-          term("input", [
-            { value: input(layer, t, k), address: addressOfInput(layer, t, k) },
-            this.weight("W_xh", k, i),
-          ]),
-        );
-    for (let k = 0; k < layer.H; k++)
-      terms.push(
-        term("past", [
-          { value: stateBefore(tape, layer, t, k), address: addressOfStateBefore(tape, layer, t, k) },
-          this.weight("W_hh", k, i),
-        ]),
+  private isFirst(): boolean {
+    return this.address.t === edgeBefore(this.tape, this.layer);
+  }
+
+  /** A value: its line of side A. */
+  private equation(tag: string, value: Expression): Explanation {
+    const t = this.address.t ?? 0;
+    const words = Array.isArray(value) && value[0] === "f" ? functionOf(this.layer.cell, value[1]) : "";
+    if (words !== "" && words !== ITSELF && !SUMS.includes(words)) return this.function(tag, words, value, t);
+    const inner = words === ITSELF ? children(value)[0] : value;
+    const parts = termsOf(inner).map(([sign, term]): Expression => (sign > 0 ? term : ["+", [-1, term]]));
+    const groups = parts.map((part): Group => {
+      const read = [...names(part)];
+      const isPast = read.some((each) => each[2] === -1);
+      const hue = isPast ? "there" : read.some((each) => each[2] === 0) ? "here" : "neither";
+      return { hue, expression: part, words: "", from: null };
+    });
+    const terms = parts.flatMap((part, group) => [...this.terms(part, t, group)]);
+    return this.judged(tag, groups, terms, [value], t);
+  }
+
+  private function(tag: string, words: string, value: Expression, t: number): Explanation {
+    const { i } = this.address;
+    const isOfRow = "row" in FUNCTIONS[words];
+    const terms = children(value).flatMap((e): Term[] => {
+      const width = isOfRow ? this.evaluation.row(e, t).value.length : 1;
+      return Array.from({ length: width }, (_, k) => {
+        const factor = this.factor(e, t, isOfRow ? k : i);
+        return { group: 0, factors: [factor], value: factor.value };
+      });
+    });
+    const groups: Group[] = [{ hue: "neither", expression: null, words: "", from: null }];
+    const [derived, magnitude] = this.measured(value, t);
+    return {
+      ...this.result(tag, "function", words, groups, terms),
+      ...this.apart(derived, magnitude, countOf(this.layer, value)),
+    };
+  }
+
+  /** The gradient of a value: what came from above, and the share of each use. */
+  private slope(tag: string, uses: Use[]): Explanation {
+    const { tape, layer, address } = this;
+    const t = address.t as number;
+    const letter = letterOf(address.name);
+    const isInside = t >= 0 && t < tape.T;
+    const next = isInside ? isFollowed(tape, layer, t) : true;
+    const own = isInside ? this.fromAbove(letter, t) : null;
+    const groups: Group[] = own ? [...own.groups] : [];
+    const terms: Term[] = own ? [...own.terms] : [];
+    const read: Expression[] = [];
+    for (const { value, from } of uses) {
+      if (from[0] === "o" || (from[1] === 1 ? !next : !isInside)) continue;
+      read.push(value);
+      groups.push({ hue: from[1] === 1 ? "there" : "here", expression: value, words: "", from });
+      terms.push(...this.terms(value, t, groups.length - 1));
+    }
+    return this.judged(isInside ? tag : "B11", groups, terms, read, t, own?.magnitude, own?.count);
+  }
+
+  /** What of a gradient came from above: the output's share, that of the layer above, or a number from outside. */
+  private fromAbove(
+    letter: string,
+    t: number,
+  ): { groups: Group[]; terms: Term[]; magnitude: number; count: number } | null {
+    const { tape, layer } = this;
+    const { i } = this.address;
+    const address = at(layer, `own.${letter}`, t, i);
+    const recorded = valueAt(tape, address);
+    if (recorded === undefined) return null;
+    const isOutput = letter === layer.cell.output;
+    if (isOutput && layer.above === "output" && tape.do && tape.W_ho) {
+      if (outputOf(tape, t) < 0 && recorded === 0) return { groups: [], terms: [], magnitude: 0, count: 0 };
+      const k = offset(tape, layer) + i;
+      const terms = Array.from({ length: tape.O }, (_, c) =>
+        this.product(0, around("d.o", t, c), around("W_ho", null, k, c)),
       );
-    if (layer.b_h) terms.push(term("bias", [{ value: layer.b_h[i], address: at("b_h", layer.position, -1, i) }]));
-    return terms;
+      const use = layer.cell.back.get(letter)?.terms?.find(({ from }) => from[0] === "o");
+      const group: Group = {
+        hue: "here",
+        expression: use?.value ?? null,
+        words: "",
+        from: ["o", 0],
+        address,
+      };
+      return { groups: [group], terms, magnitude: sizeOf(terms), count: tape.O };
+    }
+    if (isOutput && layer.above === "layer") {
+      const groups: Group[] = [];
+      const terms: Term[] = [];
+      let [magnitude, count] = [0, 0];
+      for (const above of layersAbove(tape, layer)) {
+        const inner = new Explainer(tape, above, at(above, "d.x", t, offset(tape, layer) + i), 0);
+        for (const { value, from } of above.cell.back.get("x")?.terms ?? []) {
+          groups.push({ hue: "here", expression: value, words: `layer ${above.layer + 1}`, from });
+          terms.push(...inner.terms(value, t, groups.length - 1));
+          magnitude += new Evaluation(tape, above).row(value, t).magnitude[offset(tape, layer) + i];
+          count += countOf(above, value);
+        }
+      }
+      return { groups, terms, magnitude, count: count + 2 };
+    }
+    const group: Group = { hue: "here", expression: null, words: "from above", from: null, address };
+    return {
+      groups: [group],
+      terms: [{ group: 0, factors: [{ value: recorded, address }], value: recorded }],
+      magnitude: Math.abs(recorded),
+      count: 0,
+    };
   }
 
-  private features(): number {
-    return topLayers(this.tape).reduce((sum, layer) => sum + layer.H, 0);
-  }
-
-  /** h of the top layers, feature k of them all. */
-  private feature(t: number, k: number): Factor {
-    const [layer, unit] = unitBelow(topLayers(this.tape), k);
-    return { value: layer.h[t * layer.H + unit], address: at("h", layer.position, t, unit) };
-  }
-
-  private readout(t: number, i: number): Term[] {
-    const { tape } = this;
-    if (!tape.W_ho) return [term("output", [{ value: this.value, address: null }])];
-    const terms = range(this.features()).map((k) => term("output", [this.feature(t, k), this.weight("W_ho", k, i)]));
-    if (tape.b_o) terms.push(term("bias", [{ value: tape.b_o[i], address: at("b_o", 0, -1, i) }]));
-    return terms;
-  }
-
-  private prediction(t: number, i: number): Explanation {
-    const { tape } = this;
-    const s = outputOf(tape, t);
-    const o = range(tape.O).map((k) => this.factor("o", t, k));
-    const steep = 1 + Math.max(...o.map((factor) => Math.abs(factor.value)));
-    const loss = tape.loss ?? "squared_error";
-    const derived = output(loss, tape.o as Float64Array, s * tape.O, tape.O)[i];
-    const scale = Math.abs(this.value) * steep;
-    if (loss === "squared_error") return this.sum("A6", [term("output", [o[i]])], tape.O, true, scale);
-    if (loss === "binary_cross_entropy")
-      return this.function("A6", "sigmoid", [term("output", [o[i]])], derived, scale, tape.O);
-    const top = Math.max(...o.map((factor) => factor.value));
-    const terms = o.map((factor) => ({
-      group: "output" as const,
-      factors: [factor],
-      value: Math.exp(factor.value - top),
-    }));
-    return this.function("A6", "softmax", terms, derived, scale, tape.O);
-  }
-
-  private loss(t: number, s: number): Explanation {
-    const { tape } = this;
-    const kind = tape.loss ?? "squared_error";
-    const o = range(tape.O).map((k) => (tape.o as Float64Array)[s * tape.O + k]);
-    const y = range(tape.O).map((k) => target(tape, s, k));
-    const derived = lossValue(kind, o, y);
-    const steep = 1 + Math.max(...o.map(Math.abs));
-    const magnitude =
-      kind === "squared_error"
-        ? o.reduce((sum, value, k) => sum + (Math.abs(value) + Math.abs(y[k])) ** 2, 0)
-        : steep * tape.O;
-    const terms =
-      kind === "cross_entropy"
-        ? [term("output", [this.factor("y_hat", t, (tape.classes as Int32Array)[s])])]
-        : range(tape.O).map((k) => ({
-            group: "output" as const,
-            factors: [this.factor("y_hat", t, k), this.factor("y", t, k)],
-            value: lossValue(kind, [o[k]], [y[k]]),
-          }));
-    const w = this.factor("w", t, 0);
-    return this.function("B1", kind, terms, derived, Math.abs(derived) + magnitude, tape.O, [
-      { address: w.address as Address, words: `its weight in L, where it adds ${number(w.value * this.value)}` },
-      { address: at("L", 0, -1), words: this.weightedSum() },
-    ]);
-  }
-
-  private weightedSum(): string {
-    return `the sum of w · loss over all steps${this.tape.rows > 1 ? " and rows" : ""}`;
-  }
-
-  private outputGradient(t: number, i: number, s: number): Explanation {
-    const { tape } = this;
-    if (s < 0 || !tape.loss) return this.given("do");
-    const w = this.factor("w", t, 0);
-    const double = tape.loss === "squared_error" ? [plain(2)] : [];
-    const y_hat = this.factor("y_hat", t, i);
-    const o = range(tape.O).map((k) => Math.abs((tape.o as Float64Array)[s * tape.O + k]));
-    const factor = (double.length ? 2 : 1) * Math.abs(w.value);
-    const scale = factor * (Math.abs(y_hat.value) * (1 + Math.max(...o)) + Math.abs(target(tape, s, i)));
-    const terms = [
-      term("output", [...double, w, y_hat]),
-      term("output", [plain(-1), ...double, w, this.factor("y", t, i)]),
-    ];
-    return this.sum("B3", terms, tape.O, true, scale, [
-      { address: at("loss", 0, t), words: "the loss this is the slope of" },
-    ]);
-  }
-
-  /** ∂h_t's own part: from this step's output, from the layer above, or from where the tape does not see. */
-  private fromAbove(t: number, i: number): Term[] {
-    const { tape, layer } = this;
-    const k = offset(tape, layer) + i;
-    if (layer.above === "output")
-      return range(tape.O).map((c) => term("own", [this.factor("do", t, c), this.weight("W_ho", k, c)]));
-    if (layer.above === "layer")
-      return layersAbove(tape, layer).flatMap((other) =>
-        range(other.H).map((u) =>
-          term("own", [
-            { value: other.da[t * other.H + u], address: at("da", other.position, t, u) },
-            { value: other.W_xh[k * other.H + u], address: at("W_xh", other.position, -1, k, u) },
-          ]),
-        ),
-      );
-    const own = { value: layer.dh_direct[t * layer.H + i], address: at("own", layer.position, t, i) };
-    return [term("own", [own])];
-  }
-
-  private countAbove(): number {
-    const { tape, layer } = this;
-    if (layer.above === "output") return tape.O;
-    return layer.above === "layer" ? layersAbove(tape, layer).reduce((sum, other) => sum + other.H, 0) + 2 : 1;
-  }
-
-  private fromFuture(t: number, i: number): Term[] {
-    const { tape, layer } = this;
-    const s = after(tape, layer, t);
-    if (s < 0 && !layer.da_after) return [];
-    return range(layer.H).map((k) =>
-      term("future", [
-        {
-          value: gradientAfter(tape, layer, t, k),
-          address: s < 0 ? at("da_after", layer.position, -1, k) : at("da", layer.position, s, k),
-        },
-        this.weight("W_hh", i, k),
-      ]),
+  private own(): Explanation {
+    const { address, layer } = this;
+    const letter = letterOf(address.name);
+    const known = letter === layer.cell.output && layer.above !== "outside";
+    const found = known ? this.fromAbove(letter, address.t as number) : null;
+    if (!found) return this.given();
+    const result = this.result(
+      "B6",
+      "sum",
+      "",
+      found.groups.map(({ address: _, ...group }) => group),
+      found.terms,
     );
+    return { ...result, ...this.apart(total(found.terms), found.magnitude, found.count) };
   }
 
-  private slope(t: number, i: number): Explanation {
-    const h = this.factor("h", t, i);
-    const { activation } = this.layer;
-    const words = "φ' from h alone";
-    const terms =
-      activation === "tanh"
-        ? [term("bias", [plain(1)]), term("past", [plain(-1), h, h])]
-        : activation === "sigmoid"
-          ? [term("bias", [h]), term("past", [plain(-1), h, h])]
-          : [term("bias", [plain(slope(activation, h.value))])];
-    const related = activation === "relu" ? [{ address: h.address as Address, words: "h: 1 where it is above 0" }] : [];
-    return { ...this.sum("B7", terms, 2, false, undefined, related), words };
-  }
-
-  private slopeScale(t: number, i: number): number {
-    const h = this.layer.h[t * this.layer.H + i];
-    const around = this.layer.activation === "tanh" ? 1 + h * h : this.layer.activation === "sigmoid" ? h + h * h : 1;
-    return Math.abs(this.layer.dh[t * this.layer.H + i]) * around;
-  }
-
-  private gradient(name: Name): Explanation {
-    const { tape, layer } = this;
-    const { i, j } = this.address;
-    const share = (t: number): Term => {
-      if (name === "db_h") return term("step", [this.factor("da", t, i)], t);
-      if (name === "db_o") return term("step", [this.factor("do", t, i)], t);
-      if (name === "dW_ho") return term("step", [this.feature(t, i), this.factor("do", t, j)], t);
-      const from: Factor =
-        name === "dW_xh"
-          ? { value: input(layer, t, i), address: addressOfInput(layer, t, i) }
-          : { value: stateBefore(tape, layer, t, i), address: addressOfStateBefore(tape, layer, t, i) };
-      return term("step", [from, this.factor("da", t, j)], t);
-    };
-    const tag = { dW_xh: "B9", dW_hh: "B10", db_h: "B8", dW_ho: "B5", db_o: "B4" }[name as "dW_xh"];
-    const steps = range(tape.T).filter((t) => !name.endsWith("o") || tape.outputs === 0 || outputOf(tape, t) >= 0);
-    const weight = at(name.slice(1) as Name, layer.position, -1, i, j);
-    return this.sum(tag, this.withRest(steps.map(share)), tape.T, true, undefined, [
-      { address: weight, words: "the weight it moves" },
-    ]);
-  }
-
-  /** What is missing from the sum because other steps or rows are not shown is a term of its own. */
-  private withRest(terms: Term[]): Term[] {
-    if (isWhole(this.tape)) return terms;
-    const rest = this.value - total(terms);
-    return [...terms, { group: "rest", factors: [plain(rest)], value: rest }];
-  }
-
-  private given(name: Name): Explanation {
-    const { tape, layer } = this;
-    const { t, i, j } = this.address;
-    const related: Explanation["related"] = [];
-    const gradient = `d${name}` as Name;
-    if (name.startsWith("W_") || name.startsWith("b_")) {
-      const address = at(gradient, layer.position, -1, i, j);
-      if (valueAt(tape, address) !== undefined) related.push({ address, words: "why it moves: its gradient" });
+  /** The gradient of a parameter: the sum over all steps, or what fixed lines send once. */
+  private gradient(): Explanation {
+    const { tape, layer, address } = this;
+    const letter = letterOf(address.name);
+    const line = layer.cell.back.get(letter);
+    if (!line?.terms) return this.given();
+    const groups: Group[] = [];
+    const terms: Term[] = [];
+    let magnitude = 0;
+    let count = 0;
+    for (const { value, from } of line.terms) {
+      const group = groups.push({ hue: "neither", expression: value, words: "", from }) - 1;
+      const steps = from[1] === undefined ? [0] : Array.from({ length: tape.T }, (_, t) => t);
+      for (const t of steps) {
+        const found = [...this.terms(value, t, group)];
+        for (const term of found) terms.push(from[1] === undefined ? term : { ...term, t });
+        magnitude += this.measured(value, t)[1];
+      }
+      count += steps.length + countOf(layer, value);
     }
-    if (name === "x" && layer.dx)
-      related.push({ address: at("dx", layer.position, t, i), words: "what the loss asks of it" });
-    if (name === "w" && outputOf(tape, t) >= 0)
-      related.push(
-        { address: at("loss", 0, t), words: "the loss it weighs" },
-        { address: at("L", 0, -1), words: this.weightedSum() },
-      );
-    const first = before(tape, layer, layer.direction === "forward" ? 0 : tape.T - 1) < 0 && layer.dh0 !== null;
-    const words: Partial<Record<Name, string>> = {
-      x: "given to the network",
-      y: "what was wanted",
-      w: "how much this step's loss counts in L",
-      do:
-        t >= 0 && outputOf(tape, t) >= 0
-          ? "the slope of a loss that this tape does not know"
-          : "no output at this step, so nothing asks anything of it",
-      own: "what everything above this layer asks of it",
-      h_before: first ? "the state the sequence begins with" : "the last state before the steps shown",
-      da_after: "∂a of the step after those shown",
+    if (!isWhole(tape) && line.terms.some(({ from }) => from[1] !== undefined)) {
+      const rest = this.value - total(terms);
+      const group =
+        groups.push({ hue: "neither", expression: null, words: "steps and rows not shown", from: null }) - 1;
+      terms.push({ group, factors: [{ value: rest, address: null }], value: rest });
+      magnitude += Math.abs(rest);
+    }
+    return { ...this.result(line.tag, "sum", "", groups, terms), ...this.apart(total(terms), magnitude, count) };
+  }
+
+  private given(): Explanation {
+    const { tape, layer, address, value } = this;
+    const { name, t, i, j } = address;
+    const letter = letterOf(name);
+    const kind = layer.cell.given[letter];
+    const isFirst = layer.arrays.has(`before.d.${layer.cell.output}`);
+    const words = name.startsWith("own.")
+      ? "what everything outside this layer asks of it"
+      : t !== null && (t < 0 || t >= tape.T)
+        ? this.isFirst()
+          ? isFirst
+            ? "the state the sequence begins with"
+            : "of the last step before those shown"
+          : "of the step after those shown"
+        : letter === "x" || kind === "input"
+          ? "given to the network"
+          : kind === "constant"
+            ? "a constant of the cell"
+            : kind === "drop"
+              ? "the mask of dropout, the same at every step"
+              : kind === "rows"
+                ? "given to the network, the same at every step"
+                : layer.cell.fixed.some((each) => each.name === letter)
+                  ? "made once of weights that are not on this page, and the same at every step"
+                  : isGradient(name)
+                    ? "a gradient whose parts are not on this page"
+                    : "a weight: the same number at every step";
+    const slope = isGradient(name) ? undefined : at(layer, `d.${letter}`, t, i, j);
+    const related =
+      slope && valueAt(tape, slope) !== undefined
+        ? [{ address: slope, words: t === null ? "why it moves: its gradient" : "what the loss asks of it" }]
+        : [];
+    const tag = name.startsWith("own.") ? "B6" : t !== null && !isGradient(name) ? "A1" : "";
+    return { ...given(address, value, words), tag, related };
+  }
+
+  /** An expression's terms for this entry. */
+  private *terms(e: Expression, t: number, group: number, sign = 1): Generator<Term> {
+    const { layer, tape } = this;
+    const { i } = this.address;
+    if (Array.isArray(e) && e[0] === "+") {
+      for (const [own, term] of termsOf(e)) yield* this.terms(term, t, group, own * sign);
+      return;
+    }
+    const signed = (factors: Factor[]): Term => {
+      const all = sign < 0 ? [{ value: -1, address: null }, ...factors] : factors;
+      return { group, factors: all, value: all.reduce((product, { value }) => product * value, 1) };
     };
-    return {
-      address: this.address,
-      value: this.value,
-      tag:
-        name === "x" || name === "h_before"
-          ? "A1"
-          : name === "y" || name === "w"
-            ? "B1"
-            : name === "do"
-              ? "B3"
-              : name === "own"
-                ? "B6"
-                : "",
-      kind: "given",
-      words: words[name] ?? "a weight: the same number at every step",
-      terms: [],
-      derived: this.value,
-      residual: 0,
-      bound: 0,
-      recorded: true,
-      related,
-    };
+    if (this.address.t === null) {
+      const outer = this.outer(e, t);
+      if (outer) yield signed(outer);
+      else if (sizes(tape, this.address).length > 1) yield signed([this.entry(e, t)]);
+      else yield* this.sums(e, t, signed);
+      return;
+    }
+    if (Array.isArray(e) && e[0] === "@") {
+      const [, left, right] = e;
+      const isTurned = Array.isArray(right) && right[0] === "T";
+      const matrix = (isTurned ? right[1] : right) as ["n", string];
+      const weight = (k: number) => (isTurned ? [i, k] : [k, i]);
+      const token = layer.tokens && isName(left) && left[1] === "x" && left[0] === "n" ? layer.tokens[t] : -1;
+      if (token >= 0) yield signed([this.number(at(layer, matrix[1], null, ...(weight(token) as [number, number])))]);
+      else {
+        const width = this.evaluation.row(left, t).value.length;
+        for (let k = 0; k < width; k++) {
+          const [row, column] = weight(k);
+          yield signed([this.factor(left, t, k), this.number(at(layer, matrix[1], null, row, column))]);
+        }
+      }
+      return;
+    }
+    yield* this.sums(e, t, signed);
   }
 
-  private sum(
+  /** Sums over the units of a row, one term for each; else a product of factors. */
+  private *sums(e: Expression, t: number, signed: (factors: Factor[]) => Term): Generator<Term> {
+    const { i, j } = this.address;
+    const unit = Math.max(i, j);
+    const name = Array.isArray(e) && e[0] === "f" ? functionOf(this.layer.cell, e[1]) : "";
+    if (name === "sum" || name === "mean") {
+      const inner = (e as ["f", string, Expression])[2];
+      const width = this.evaluation.row(inner, t).value.length;
+      const share = name === "mean" ? [{ value: 1 / width, address: null }] : [];
+      for (let k = 0; k < width; k++) yield signed([...this.factors(inner, t, k), ...share]);
+      return;
+    }
+    yield signed(this.factors(e, t, unit));
+  }
+
+  private factors(e: Expression, t: number, i: number): Factor[] {
+    if (Array.isArray(e) && e[0] === "*") return children(e).map((factor) => this.factor(factor, t, i));
+    return [this.factor(e, t, i)];
+  }
+
+  private factor(e: Expression, t: number, i: number): Factor {
+    if (typeof e === "number") return { value: e, address: null };
+    if (isName(e)) {
+      const step = e[2] === undefined ? null : t + e[2] * onward(this.layer);
+      const width = sizes(this.tape, { name: keyOf(e), layer: this.layer.position })[0] ?? 1;
+      const unit = width === 1 ? 0 : i;
+      if (keyOf(e) === "x" && step !== null) return this.number(addressOfInput(this.layer, step, unit));
+      return this.number(at(this.layer, keyOf(e), step, unit));
+    }
+    const { value } = this.evaluation.row(e, t);
+    const unit = value.length === 1 ? 0 : i;
+    return { value: value[unit], address: null, expression: e, unit };
+  }
+
+  /** An entry of a matrix that is made of others. */
+  private entry(e: Expression, t: number): Factor {
+    const { i, j } = this.address;
+    const isTurned = Array.isArray(e) && e[0] === "T";
+    const inner = isTurned ? e[1] : e;
+    if (isName(inner) && inner[1] !== "I")
+      return this.number(at(this.layer, keyOf(inner), null, isTurned ? j : i, isTurned ? i : j));
+    return { value: this.evaluation.entry(e, t, i, j)[0], address: null, expression: e };
+  }
+
+  /** One entry of aᵀ b at a step. */
+  private outer(e: Expression, t: number): Factor[] | null {
+    if (!this.evaluation.outer(e, t)) return null;
+    const { i, j } = this.address;
+    const [, left, right] = e as ["@", ["T", Expression], Expression];
+    return [this.factor(left[1], t, i), this.factor(right, t, j)];
+  }
+
+  private number(address: Address): Factor {
+    return { value: valueAt(this.tape, address) ?? Number.NaN, address };
+  }
+
+  private product(group: number, ...addresses: Address[]): Term {
+    const factors = addresses.map((address) => this.number(address));
+    return { group, factors, value: factors.reduce((all, { value }) => all * value, 1) };
+  }
+
+  /** This entry of an expression, and the magnitudes that it is made of. */
+  private measured(e: Expression, t: number): [number, number] {
+    const { address, evaluation, tape } = this;
+    if (address.t === null && sizes(tape, address).length > 1) return evaluation.entry(e, t, address.i, address.j);
+    const { value, magnitude } = evaluation.row(e, t);
+    const at = value.length === 1 ? 0 : address.i;
+    return [value[at], magnitude[at]];
+  }
+
+  private judged(
     tag: string,
+    groups: Group[],
     terms: Term[],
-    count: number,
-    recorded = true,
-    scale?: number,
-    related: Explanation["related"] = [],
+    read: Expression[],
+    t: number,
+    beside = 0,
+    count = 0,
   ): Explanation {
-    const derived = total(terms);
-    const magnitude = scale ?? terms.reduce((sum, each) => sum + Math.abs(each.value), 0);
-    return { ...this.judged(tag, terms, derived, magnitude, count), kind: "sum", words: "", recorded, related };
+    const magnitude = read.reduce((sum: number, e) => sum + this.measured(e, t)[1], beside);
+    const all = read.reduce((sum: number, e) => sum + countOf(this.layer, e), count);
+    return { ...this.result(tag, "sum", "", groups, terms), ...this.apart(total(terms), magnitude, all) };
   }
 
-  private function(
-    tag: string,
-    words: string,
-    terms: Term[],
-    derived: number,
-    scale: number,
-    count: number,
-    related: Explanation["related"] = [],
-  ): Explanation {
-    return { ...this.judged(tag, terms, derived, scale, count), kind: "function", words, recorded: true, related };
-  }
-
-  private judged(tag: string, terms: Term[], derived: number, scale: number, count: number) {
+  private result(tag: string, kind: Explanation["kind"], words: string, groups: Group[], terms: Term[]) {
     const { address, value } = this;
-    return {
-      address,
-      value,
-      tag,
-      terms,
-      derived,
-      residual: relative(value, derived, scale),
-      bound: (8 + count) * this.tape.eps,
-    };
+    return { address, value, tag, kind, words, groups, terms, related: [] };
   }
 
-  private factor(name: Name, t: number, i: number): Factor {
-    const address = at(name, this.address.layer, t, i);
-    return { value: valueAt(this.tape, address) ?? Number.NaN, address };
+  private apart(derived: number, magnitude: number, count: number) {
+    return { derived, residual: relative(this.value, derived, magnitude), bound: (8 + count) * this.tape.eps };
   }
+}
 
-  private weight(name: Name, i: number, j: number): Factor {
-    const address = at(name, this.address.layer, -1, i, j);
-    return { value: valueAt(this.tape, address) ?? Number.NaN, address };
-  }
+export function given(address: Address, value: number, words: string): Explanation {
+  return {
+    address,
+    value,
+    tag: "",
+    kind: "given",
+    words,
+    groups: [],
+    terms: [],
+    derived: value,
+    residual: 0,
+    bound: 0,
+    related: [],
+  };
+}
+
+function sizeOf(terms: Term[]): number {
+  return terms.reduce((sum, { value }) => sum + Math.abs(value), 0);
 }
 
 /** How far a number is from what it should be, beside the magnitudes that it is made of. */
@@ -460,17 +463,8 @@ export function relative(value: number, derived: number, scale: number): number 
   return difference === 0 ? 0 : difference / scale;
 }
 
-function term(group: Group, factors: Factor[], t?: number): Term {
-  const value = factors.reduce((product, factor) => product * factor.value, 1);
-  return t === undefined ? { group, factors, value } : { group, factors, value, t };
-}
-
-function plain(value: number): Factor {
-  return { value, address: null };
-}
-
 /** The sum, with the rounding errors of the additions carried along (Neumaier), so that it is the terms' own. */
-export function total(terms: Term[]): number {
+export function total(terms: Pick<Term, "value">[]): number {
   let sum = 0;
   let lost = 0;
   for (const { value } of terms) {
@@ -488,15 +482,10 @@ export interface Share {
   magnitude: number;
 }
 
-/** The terms by group, in the order in which the groups appear. */
-export function shares(terms: Term[]): Share[] {
-  const groups = [...new Set(terms.map((each) => each.group))];
-  return groups.map((group) => {
-    const own = terms.filter((each) => each.group === group);
-    return { group, value: total(own), magnitude: own.reduce((sum, each) => sum + Math.abs(each.value), 0) };
+/** The terms by group, in the order of the groups. */
+export function shares({ groups, terms }: Explanation): Share[] {
+  return groups.map((group, place) => {
+    const own = terms.filter((each) => each.group === place);
+    return { group, value: total(own), magnitude: sizeOf(own) };
   });
-}
-
-function range(count: number): number[] {
-  return Array.from({ length: count }, (_, index) => index);
 }

@@ -1,19 +1,22 @@
-// Every number of the tape derived again from its neighbours, with plain loops of its own; what `explain` says of one
-// number, this says of all. Residuals and bounds are those of bptt's Tape.check.
+// Every number of the tape derived again from its neighbours, whole rows at a time; what `explain` says of one number,
+// this says of all. Residuals and bounds are those of bptt's Tape.check.
 
-import { lossValue, output, phi, slope, slopeMagnitude } from "./activation.ts";
-import { type Address, at, isMatrix, isOfStep, type Name, sideOf } from "./address.ts";
+import { type Address, around, at, isGradient, isTimed, sideOf, sizes } from "./address.ts";
+import { countOf, Evaluation, type Row, Unknown } from "./evaluate.ts";
+import { lossValue, output } from "./output.ts";
+import type { Expression, Use } from "./sheet.ts";
 import {
-  after,
+  edgeBefore,
   type Floats,
-  gradientAfter,
-  input,
+  isFollowed,
   isWhole,
   type Layer,
   layersAbove,
   offset,
+  onward,
   outputOf,
-  stateBefore,
+  outputRow,
+  rowOf,
   type Tape,
   target,
   topLayers,
@@ -32,40 +35,41 @@ export interface Verdict {
 }
 
 const MOST_LISTED = 100;
+type Numbers = ArrayLike<number>;
+type Judge = (address: (i: number) => Address, value: Numbers, derived: Row, count: number) => void;
 
 /** Goes through the tape step by step; each `next` is a few milliseconds of work at most. */
 export function* verify(tape: Tape): Generator<Verdict, Verdict> {
   const verdict: Verdict = { count: 0, wrong: [], wrongCount: 0, worst: 0, bound: tape.eps, where: null, done: false };
 
-  function judge(address: Address, value: number, derived: number, scale: number, count: number): void {
-    verdict.count++;
-    const difference = Math.abs(value - derived);
-    const residual = difference === 0 ? 0 : difference / scale;
+  function judge(address: (i: number) => Address, value: Numbers, derived: Row, count: number): void {
     const bound = (8 + count) * tape.eps;
-    if (!(residual <= bound)) {
-      verdict.wrongCount++;
-      if (verdict.wrong.length < MOST_LISTED) verdict.wrong.push(address);
-    }
-    if (verdict.where === null || !(residual / bound <= verdict.worst / verdict.bound)) {
-      verdict.worst = residual;
-      verdict.bound = bound;
-      verdict.where = address;
+    const [wide, deep] = [derived.value.length > 1, derived.magnitude.length > 1];
+    for (let i = 0; i < value.length; i++) {
+      verdict.count++;
+      const difference = Math.abs(value[i] - derived.value[wide ? i : 0]);
+      const residual = difference === 0 ? 0 : difference / derived.magnitude[deep ? i : 0];
+      if (!(residual <= bound)) {
+        verdict.wrongCount++;
+        if (verdict.wrong.length < MOST_LISTED) verdict.wrong.push(address(i));
+      }
+      if (verdict.where === null || !(residual / bound <= verdict.worst / verdict.bound)) {
+        verdict.worst = residual;
+        verdict.bound = bound;
+        verdict.where = address(i);
+      }
     }
   }
 
   for (const layer of tape.layers) {
+    const own = new OfLayer(tape, layer, judge);
+    own.fixed();
     for (let t = 0; t < tape.T; t++) {
-      forward(tape, layer, t, judge);
-      backward(tape, layer, t, judge);
+      own.forward(t);
+      own.backward(t);
       yield verdict;
     }
-    if (layer.dh0) {
-      const first = layer.direction === "forward" ? 0 : tape.T - 1;
-      for (let i = 0; i < layer.H; i++) {
-        const [sum, scale] = product(layer.H, (k) => layer.da[first * layer.H + k] * layer.W_hh[i * layer.H + k]);
-        judge(at("dh0", layer.position, -1, i), layer.dh0[i], sum, scale, layer.H);
-      }
-    }
+    own.first();
   }
   for (let t = 0; t < tape.T; t++) {
     outputs(tape, t, judge);
@@ -76,198 +80,315 @@ export function* verify(tape: Tape): Generator<Verdict, Verdict> {
   return verdict;
 }
 
-type Judge = (address: Address, value: number, derived: number, scale: number, count: number) => void;
+class OfLayer {
+  private readonly evaluation: Evaluation;
 
-function product(count: number, each: (k: number) => number): [number, number] {
-  let sum = 0;
-  let magnitude = 0;
-  for (let k = 0; k < count; k++) {
-    const value = each(k);
-    sum += value;
-    magnitude += Math.abs(value);
+  constructor(
+    private readonly tape: Tape,
+    private readonly layer: Layer,
+    private readonly judge: Judge,
+  ) {
+    this.evaluation = new Evaluation(tape, layer);
   }
-  return [sum, magnitude];
-}
 
-function forward(tape: Tape, layer: Layer, t: number, judge: Judge): void {
-  const { I, H, position } = layer;
-  const x = Array.from({ length: layer.tokens ? 0 : I }, (_, k) => input(layer, t, k));
-  const h = Array.from({ length: H }, (_, k) => stateBefore(tape, layer, t, k));
-  for (let i = 0; i < H; i++) {
-    let [sum, scale] = product(H, (k) => h[k] * layer.W_hh[k * H + i]);
-    if (layer.tokens) {
-      const taken = layer.W_xh[layer.tokens[t] * H + i];
-      sum += taken;
-      scale += Math.abs(taken);
-    } else {
-      const [own, magnitude] = product(I, (k) => x[k] * layer.W_xh[k * H + i]);
-      sum += own;
-      scale += magnitude;
-    }
-    const bias = layer.b_h ? layer.b_h[i] : 0;
-    const a = layer.a[t * H + i];
-    judge(at("a", position, t, i), a, sum + bias, scale + Math.abs(bias), I + H);
-    const state = layer.h[t * H + i];
-    judge(at("h", position, t, i), state, phi(layer.activation, a), Math.abs(state) * (1 + Math.abs(a)), 1);
+  /** What is made once, where the page has what it is made of. */
+  fixed(): void {
+    const { layer, evaluation } = this;
+    for (const { name, value } of layer.cell.fixed) this.once(name, value, (i, j) => evaluation.entry(value, 0, i, j));
   }
-}
 
-function backward(tape: Tape, layer: Layer, t: number, judge: Judge): void {
-  const { H, I, position } = layer;
-  const handed = Array.from({ length: H }, (_, k) => gradientAfter(tape, layer, t, k));
-  const hasFuture = after(tape, layer, t) >= 0 || layer.da_after !== null;
-  for (let i = 0; i < H; i++) {
-    const direct = layer.dh_direct[t * H + i];
-    const [future, scale] = hasFuture ? product(H, (k) => handed[k] * layer.W_hh[i * H + k]) : [0, 0];
-    const dh = layer.dh[t * H + i];
-    judge(at("dh", position, t, i), dh, direct + future, Math.abs(direct) + scale, H);
-    const h = layer.h[t * H + i];
-    const around = slopeMagnitude(layer.activation, h);
-    judge(at("da", position, t, i), layer.da[t * H + i], dh * slope(layer.activation, h), Math.abs(dh) * around, 4);
-  }
-  const k = offset(tape, layer);
-  if (layer.above === "output") {
-    const { O, do: gradient, W_ho } = tape as Tape & { do: Floats; W_ho: Floats };
-    for (let i = 0; i < H; i++) {
-      const [sum, scale] = product(O, (c) => gradient[t * O + c] * W_ho[(k + i) * O + c]);
-      judge(at("own", position, t, i), layer.dh_direct[t * H + i], sum, scale, O);
-    }
-  }
-  if (layer.above === "layer") {
-    const above = layersAbove(tape, layer);
-    const terms = above.reduce((sum, other) => sum + other.H, 0) + 2;
-    for (let i = 0; i < H; i++) {
-      let sum = 0;
-      let scale = 0;
-      for (const other of above) {
-        const [own, magnitude] = product(other.H, (u) => other.da[t * other.H + u] * other.W_xh[(k + i) * other.H + u]);
-        sum += own;
-        scale += magnitude;
+  private once(name: string, e: Expression, entry: (i: number, j: number) => [number, number]): void {
+    const { tape, layer, judge, evaluation } = this;
+    const recorded = layer.arrays.get(name);
+    if (!recorded) return;
+    try {
+      const [rows, columns] = sizes(tape, { name, layer: layer.position });
+      if (columns === undefined) {
+        judge((i) => at(layer, name, null, i), recorded, evaluation.row(e, 0), countOf(layer, e));
+        return;
       }
-      judge(at("own", position, t, i), layer.dh_direct[t * H + i], sum, scale, terms);
+      const derived = { value: new Float64Array(rows * columns), magnitude: new Float64Array(rows * columns) };
+      for (let k = 0; k < rows * columns; k++)
+        [derived.value[k], derived.magnitude[k]] = entry(Math.floor(k / columns), k % columns);
+      judge((k) => at(layer, name, null, Math.floor(k / columns), k % columns), recorded, derived, countOf(layer, e));
+    } catch (error) {
+      if (!(error instanceof Unknown)) throw error;
     }
   }
-  if (layer.dx)
-    for (let i = 0; i < I; i++) {
-      const [sum, scale] = product(H, (u) => layer.da[t * H + u] * layer.W_xh[i * H + u]);
-      judge(at("dx", position, t, i), layer.dx[t * I + i], sum, scale, H);
+
+  forward(t: number): void {
+    const { tape, layer, judge, evaluation } = this;
+    for (const { name, value } of layer.cell.steps)
+      judge((i) => at(layer, name, t, i), row(tape, layer, name, t), evaluation.row(value, t), countOf(layer, value));
+  }
+
+  backward(t: number): void {
+    const { tape, layer, judge } = this;
+    const { cell } = layer;
+    const next = isFollowed(tape, layer, t);
+    for (const name of [...cell.steps.map((each) => each.name), ...cell.inputs]) {
+      const recorded = rowOf(tape, layer, `d.${name}`, t);
+      const line = cell.back.get(name);
+      if (!recorded || !line?.terms) continue;
+      const own = rowOf(tape, layer, `own.${name}`, t);
+      const uses = line.terms.filter(({ from }) => from[0] !== "o" && (from[1] !== 1 || next));
+      const start = own ? { value: own, magnitude: Float64Array.from(own, Math.abs) } : undefined;
+      judge(
+        (i) => at(layer, `d.${name}`, t, i),
+        recorded,
+        this.shares(uses, t, recorded.length, start),
+        this.count(uses) + 1,
+      );
     }
+    this.fromAbove(t);
+  }
+
+  /** The gradients of the states before the first step. */
+  first(): void {
+    const { tape, layer, judge } = this;
+    const t = edgeBefore(tape, layer);
+    for (const name of layer.cell.states) {
+      const recorded = rowOf(tape, layer, `d.${name}`, t);
+      const uses = (layer.cell.back.get(name)?.terms ?? []).filter(({ from }) => from[1] === 1);
+      if (recorded)
+        judge((i) => at(layer, `d.${name}`, t, i), recorded, this.shares(uses, t, recorded.length), this.count(uses));
+    }
+  }
+
+  private count(uses: Use[]): number {
+    return uses.reduce((sum, { value }) => sum + countOf(this.layer, value), 0);
+  }
+
+  private shares(uses: Use[], t: number, width: number, start?: Row): Row {
+    const sum = { value: new Float64Array(width), magnitude: new Float64Array(width) };
+    for (const row of [...(start ? [start] : []), ...uses.map(({ value }) => this.evaluation.row(value, t))])
+      add(sum, row);
+    return sum;
+  }
+
+  /** The own part of the output's gradient: what the output above asks, or the layer above. */
+  private fromAbove(t: number): void {
+    const { tape, layer, judge } = this;
+    const { above, H } = layer;
+    const name = `own.${layer.cell.output}`;
+    const shift = offset(tape, layer);
+    const derived = { value: new Float64Array(H), magnitude: new Float64Array(H) };
+    let count = tape.O;
+    if (above === "output") {
+      const { O, do: slopes, W_ho } = tape as Tape & { do: Floats; W_ho: Floats };
+      for (let i = 0; i < H; i++)
+        for (let c = 0; c < O; c++) {
+          const term = slopes[t * O + c] * W_ho[(shift + i) * O + c];
+          derived.value[i] += term;
+          derived.magnitude[i] += Math.abs(term);
+        }
+    } else if (above === "layer") {
+      count = 2;
+      for (const other of layersAbove(tape, layer)) {
+        const evaluation = new Evaluation(tape, other);
+        for (const { value } of other.cell.back.get("x")?.terms ?? []) {
+          const own = evaluation.row(value, t);
+          add(derived, { value: cut(own.value, shift, H), magnitude: cut(own.magnitude, shift, H) });
+          count += countOf(other, value);
+        }
+      }
+    } else return;
+    judge((i) => at(layer, name, t, i), row(tape, layer, name, t), derived, count);
+  }
+}
+
+function row(tape: Tape, layer: Layer, key: string, t: number): Numbers {
+  return rowOf(tape, layer, key, t) as Numbers;
+}
+
+function cut(row: Numbers, from: number, width: number): Numbers {
+  return Float64Array.from({ length: width }, (_, i) => row[row.length === 1 ? 0 : from + i]);
+}
+
+function add(sum: { value: Float64Array; magnitude: Float64Array }, { value, magnitude }: Row): void {
+  for (let i = 0; i < sum.value.length; i++) {
+    sum.value[i] += value[value.length === 1 ? 0 : i];
+    sum.magnitude[i] += magnitude[magnitude.length === 1 ? 0 : i];
+  }
 }
 
 function outputs(tape: Tape, t: number, judge: Judge): void {
   const s = outputOf(tape, t);
   const { O, o, y_hat, W_ho, b_o, loss } = tape;
   if (s < 0 || !o) return;
-  const own = Array.from({ length: O }, (_, i) => o[s * O + i]);
+  const part = (array: Floats, index: number) => array.subarray(index * O, (index + 1) * O);
+  const own = Array.from(part(o, s));
   if (W_ho) {
-    const top = topLayers(tape);
-    for (let i = 0; i < O; i++) {
-      let sum = b_o ? b_o[i] : 0;
-      let scale = Math.abs(sum);
-      let features = 0;
-      for (const layer of top) {
-        const [part, magnitude] = product(layer.H, (k) => layer.h[t * layer.H + k] * W_ho[(features + k) * O + i]);
-        sum += part;
-        scale += magnitude;
-        features += layer.H;
+    const features = Float64Array.from(topLayers(tape).flatMap((layer) => Array.from(outputRow(tape, layer, t))));
+    const derived = {
+      value: Float64Array.from({ length: O }, (_, i) => b_o?.[i] ?? 0),
+      magnitude: Float64Array.from({ length: O }, (_, i) => Math.abs(b_o?.[i] ?? 0)),
+    };
+    for (let k = 0; k < features.length; k++)
+      for (let i = 0; i < O; i++) {
+        const term = features[k] * W_ho[k * O + i];
+        derived.value[i] += term;
+        derived.magnitude[i] += Math.abs(term);
       }
-      judge(at("o", 0, t, i), own[i], sum, scale, features);
-    }
+    judge((i) => around("o", t, i), own, derived, features.length);
   }
   if (!loss || !y_hat || !tape.lossOf || !tape.w || !tape.do) return;
   const steep = 1 + Math.max(...own.map(Math.abs));
-  const g = output(loss, own, 0, O);
   const y = Array.from({ length: O }, (_, i) => target(tape, s, i));
+  const predicted = part(y_hat, s);
   const factor = (loss === "squared_error" ? 2 : 1) * tape.w[t];
-  for (let i = 0; i < O; i++) {
-    const predicted = y_hat[s * O + i];
-    judge(at("y_hat", 0, t, i), predicted, g[i], Math.abs(predicted) * steep, O);
-    const scale = Math.abs(factor) * (Math.abs(predicted) * steep + Math.abs(y[i]));
-    judge(at("do", 0, t, i), tape.do[t * O + i], factor * (predicted - y[i]), scale, O);
-  }
+  const [sizes, wanted] = [predicted.map((each) => Math.abs(each) * steep), y.map(Math.abs)];
+  judge((i) => around("y_hat", t, i), predicted, { value: output(loss, own, 0, O), magnitude: sizes }, O);
+  const slopes = {
+    value: Float64Array.from(predicted, (each, i) => factor * (each - y[i])),
+    magnitude: Float64Array.from(sizes, (each, i) => Math.abs(factor) * (each + wanted[i])),
+  };
+  judge((i) => around("d.o", t, i), part(tape.do, t), slopes, O);
   const value = lossValue(loss, own, y);
   const magnitude =
-    loss === "squared_error" ? product(O, (i) => (Math.abs(own[i]) + Math.abs(y[i])) ** 2)[0] : steep * O;
-  judge(at("loss", 0, t), tape.lossOf[s], value, Math.abs(value) + magnitude, O);
+    loss === "squared_error" ? own.reduce((sum, each, i) => sum + (Math.abs(each) + wanted[i]) ** 2, 0) : steep * O;
+  judge(() => around("loss", t), [tape.lossOf[s]], { value: [value], magnitude: [Math.abs(value) + magnitude] }, O);
 }
 
 function* sums(tape: Tape, judge: Judge, verdict: Verdict): Generator<Verdict> {
   const { T, O } = tape;
   if (tape.L !== null && tape.w && tape.lossOf) {
     const { w, lossOf } = tape;
-    const first = T - tape.outputs;
-    const [sum, scale] = product(tape.outputs, (s) => w[first + s] * lossOf[s]);
-    judge(at("L", 0, -1), tape.L, sum, scale, tape.outputs);
+    const terms = Array.from(lossOf, (loss, s) => loss * w[T - tape.outputs + s]);
+    const [value, magnitude] = [terms, terms.map(Math.abs)].map((all) => [all.reduce((sum, each) => sum + each, 0)]);
+    judge(() => around("L", null), [tape.L], { value, magnitude }, tape.outputs);
   }
-  function* matrix(
-    name: Name,
-    layer: number,
-    recorded: Floats | null,
-    left: Floats[] | null,
-    right: Floats,
-    columns: number,
-  ) {
-    if (!recorded) return;
-    const rows = left ? left[0].length : 1;
-    for (let i = 0; i < rows; i++) {
-      for (let j = 0; j < columns; j++) {
-        const [sum, scale] = product(T, (t) => (left ? left[t][i] : 1) * right[t * columns + j]);
-        judge(left ? at(name, layer, -1, i, j) : at(name, layer, -1, j), recorded[i * columns + j], sum, scale, T);
+  for (const layer of tape.layers) {
+    const evaluation = new Evaluation(tape, layer);
+    for (const [name, { terms = [] }] of layer.cell.back) {
+      const recorded = layer.arrays.get(`d.${name}`);
+      if (!recorded || layer.cell.inputs.includes(name) || layer.cell.steps.some((each) => each.name === name))
+        continue;
+      const made = new Sum(recorded.length, sizes(tape, { name, layer: layer.position }));
+      try {
+        for (const { value, from } of terms)
+          for (let t = 0; t < (from[1] === undefined ? 1 : T); t++) {
+            made.add(evaluation, value, t);
+            if (t % 16 === 0) yield verdict;
+          }
+      } catch (error) {
+        if (!(error instanceof Unknown)) throw error;
+        continue;
       }
-      yield verdict;
+      const count = terms.reduce(
+        (sum, { value, from }) => sum + countOf(layer, value) + (from[1] === undefined ? 1 : T),
+        0,
+      );
+      judge((k) => made.address(layer, name, k), recorded, made, count);
     }
   }
-  const steps = Array.from({ length: T }, (_, t) => t);
-  for (const layer of tape.layers) {
-    const x = steps.map((t) => Float64Array.from({ length: layer.I }, (_, i) => input(layer, t, i)));
-    const h = steps.map((t) => Float64Array.from({ length: layer.H }, (_, i) => stateBefore(tape, layer, t, i)));
-    yield* matrix("db_h", layer.position, layer.db_h, null, layer.da, layer.H);
-    yield* matrix("dW_xh", layer.position, layer.dW_xh, x, layer.da, layer.H);
-    yield* matrix("dW_hh", layer.position, layer.dW_hh, h, layer.da, layer.H);
-  }
   if (!tape.do) return;
+  const slopes = tape.do;
   const top = topLayers(tape);
-  const features = steps.map((t) =>
-    Float64Array.from(top.flatMap((layer) => Array.from(layer.h.subarray(t * layer.H, (t + 1) * layer.H)))),
-  );
-  yield* matrix("db_o", 0, tape.db_o, null, tape.do, O);
-  yield* matrix("dW_ho", 0, tape.dW_ho, features, tape.do, O);
+  const features = top.reduce((sum, layer) => sum + layer.H, 0);
+  if (tape.dW_ho) {
+    const made = new Sum(features * O, [features, O]);
+    for (let t = 0; t < T; t++)
+      made.outer(
+        top.flatMap((layer) => Array.from(outputRow(tape, layer, t))),
+        slopes.subarray(t * O, (t + 1) * O),
+      );
+    judge((k) => around("d.W_ho", null, Math.floor(k / O), k % O), tape.dW_ho, made, T);
+  }
+  if (tape.db_o) {
+    const made = new Sum(O, [O]);
+    for (let t = 0; t < T; t++) made.outer([1], slopes.subarray(t * O, (t + 1) * O));
+    judge((i) => around("d.b_o", null, i), tape.db_o, made, T);
+  }
+  yield verdict;
+}
+
+/** A gradient that is summed over all steps. */
+export class Sum {
+  readonly value: Float64Array;
+  readonly magnitude: Float64Array;
+
+  constructor(
+    length: number,
+    private readonly shape: number[],
+  ) {
+    this.value = new Float64Array(length);
+    this.magnitude = new Float64Array(length);
+  }
+
+  outer(left: Numbers, right: Numbers): void {
+    for (let i = 0; i < left.length; i++) {
+      if (left[i] === 0) continue;
+      for (let j = 0; j < right.length; j++) {
+        const term = left[i] * right[j];
+        this.value[i * right.length + j] += term;
+        this.magnitude[i * right.length + j] += Math.abs(term);
+      }
+    }
+  }
+
+  /** The share of one step. */
+  add(evaluation: Evaluation, e: Expression, t: number): void {
+    const [, columns] = this.shape;
+    const outer = columns === undefined ? null : evaluation.outer(e, t);
+    if (columns === undefined) add(this, evaluation.row(e, t));
+    else if (outer) this.outer(...outer);
+    else
+      for (let k = 0; k < this.value.length; k++) {
+        const [value, magnitude] = evaluation.entry(e, t, Math.floor(k / columns), k % columns);
+        this.value[k] += value;
+        this.magnitude[k] += magnitude;
+      }
+  }
+
+  address(layer: Layer, name: string, k: number): Address {
+    const [, columns] = this.shape;
+    return columns === undefined
+      ? at(layer, `d.${name}`, null, k)
+      : at(layer, `d.${name}`, null, Math.floor(k / columns), k % columns);
+  }
 }
 
 /** The numbers of the tape that are NaN or infinite: how many, and where they begin; side A before side B. */
 export function notFinite(tape: Tape): { count: number; first: Address | null } {
   let count = 0;
   let first: Address | null = null;
-  const look = (name: Name, layer: number, array: Floats | null, width: number, shift = 0) => {
+  const look = (array: Floats | null, address: (index: number) => Address) => {
     for (let index = 0; array && index < array.length; index++) {
       if (Number.isFinite(array[index])) continue;
       count++;
-      const address = isOfStep(name)
-        ? at(name, layer, Math.floor(index / width) + shift, index % width)
-        : at(name, layer, -1, isMatrix(name) ? Math.floor(index / width) : index, isMatrix(name) ? index % width : -1);
-      if (first === null || isEarlier(address, first)) first = address;
+      const own = address(index);
+      if (first === null || isEarlier(tape, own, first)) first = own;
     }
   };
+  for (const layer of tape.layers)
+    for (const [key, array] of layer.arrays) {
+      const edge = /^(before|after)\./.exec(key)?.[1];
+      if (edge === "after" || (edge === undefined && isGradient(key) && !isTimed(layer.cell, key))) continue;
+      const name = edge ? key.slice(7) : key;
+      const [rows, columns] = sizes(tape, { name, layer: layer.position });
+      look(array, (index) => {
+        if (edge) return at(layer, name, edgeBefore(tape, layer), index);
+        if (columns !== undefined) return at(layer, name, null, Math.floor(index / columns), index % columns);
+        return at(layer, name, Math.floor(index / rows), index % rows);
+      });
+    }
   const shift = tape.T - tape.outputs;
-  for (const { position, H, I, ...layer } of tape.layers) {
-    for (const name of ["W_xh", "W_hh", "b_h"] as const) look(name, position, layer[name], H);
-    look("h_before", position, layer.h_before, H);
-    look("x", position, layer.x, I);
-    for (const name of ["a", "h", "dh", "da"] as const) look(name, position, layer[name], H);
-    look("own", position, layer.dh_direct, H);
-  }
-  look("W_ho", 0, tape.W_ho, tape.O);
-  look("b_o", 0, tape.b_o, tape.O);
-  look("o", 0, tape.o, tape.O, shift);
-  look("y_hat", 0, tape.y_hat, tape.O, shift);
-  look("loss", 0, tape.lossOf, 1, shift);
-  look("do", 0, tape.do, tape.O);
+  const { O } = tape;
+  look(tape.W_ho, (k) => around("W_ho", null, Math.floor(k / O), k % O));
+  look(tape.b_o, (i) => around("b_o", null, i));
+  look(tape.o, (k) => around("o", shift + Math.floor(k / O), k % O));
+  look(tape.y_hat, (k) => around("y_hat", shift + Math.floor(k / O), k % O));
+  look(tape.lossOf, (s) => around("loss", shift + s));
+  look(tape.do, (k) => around("d.o", Math.floor(k / O), k % O));
   return { count, first };
 }
 
 /** In the order of computation: weights and what was given, side A with time, side B against it. */
-function isEarlier(one: Address, other: Address): boolean {
-  const side = (address: Address) => (address.t < 0 ? 0 : sideOf(address.name) === "A" ? 1 : 2);
+function isEarlier(tape: Tape, one: Address, other: Address): boolean {
+  const side = (address: Address) => (address.t === null ? 0 : sideOf(address.name) === "A" ? 1 : 2);
   if (side(one) !== side(other)) return side(one) < side(other);
-  return side(one) === 1 ? one.t < other.t : side(one) === 2 && one.t > other.t;
+  if (one.t === null || other.t === null || one.t === other.t) return false;
+  const sign = onward(tape.layers[Math.max(0, one.layer)]);
+  return side(one) === 1 ? sign * one.t < sign * other.t : sign * one.t > sign * other.t;
 }

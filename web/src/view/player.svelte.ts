@@ -1,12 +1,13 @@
 // What the reader is looking at: one cursor, one side, one selection that all views share.
 
-import { type Address, at, isOfStep, same, sideOf, valueAt } from "../core/address.ts";
+import { type Address, at, isGradient, letterOf, NETWORK, same, sideOf, sizes, valueAt } from "../core/address.ts";
 import type { Theme } from "../core/colour.ts";
 import { Notation } from "../core/notation.ts";
 import { initial, type Part, type Side, type View } from "../core/state.ts";
 import { cannotRunFree, runFree } from "../core/sweep.ts";
 import type { Layer, Tape } from "../core/tape.ts";
 import { notFinite, type Verdict, verify } from "../core/verify.ts";
+import { ANY, type Glyph } from "../core/writing.ts";
 import { inSlices } from "./slices.ts";
 
 export type Forcing = "truth" | "own";
@@ -25,7 +26,7 @@ export class Player {
   private free = $state.raw<Tape | null>(null);
   readonly tape = $derived.by(() => (this.forcing === "own" && this.free ? this.free : this.truth));
   readonly layer: Layer = $derived.by(() => this.tape.layers[this.view.layer]);
-  readonly notation = $derived.by(() => new Notation(this.truth, this.view.notation));
+  readonly notation = $derived.by(() => new Notation(this.truth.layers[0].cell, this.view.notation));
   readonly broken = $derived.by(() => notFinite(this.tape));
   readonly whyNotFree: string;
 
@@ -33,6 +34,13 @@ export class Player {
     this.truth = tape;
     this.view = view;
     this.whyNotFree = cannotRunFree(tape);
+  }
+
+  /** A quantity of the chosen layer: h_t, ∂h_t, W_hh. */
+  symbol(name: string, time = ANY): Glyph {
+    const own = name.startsWith("own.") ? "own" : "";
+    const isTimed = at(this.layer, name, 0).t !== null;
+    return this.notation.glyph([isGradient(name) ? "d" : "n", letterOf(name), isTimed ? 0 : undefined], time, own);
   }
 
   shows(part: Part): boolean {
@@ -45,7 +53,7 @@ export class Player {
     const step = Math.max(0, Math.min(tape.T - 1, t));
     if (step === view.t) return;
     view.t = step;
-    if (view.selection && isOfStep(view.selection.name)) {
+    if (view.selection && view.selection.t !== null) {
       const moved = { ...view.selection, t: step };
       view.selection = valueAt(tape, moved) === undefined ? null : moved;
       view.trail = [];
@@ -70,20 +78,15 @@ export class Player {
     const { view } = this;
     if (side === view.side) return;
     view.side = side;
-    const counterpart: Record<string, Address["name"]> = {
-      h: "dh",
-      a: "da",
-      x: "dx",
-      y_hat: "do",
-      o: "do",
-      dh: "h",
-      da: "a",
-      dx: "x",
-      do: "y_hat",
-    };
     const { selection } = view;
     if (!selection || sideOf(selection.name) === side) return;
-    const other = counterpart[selection.name];
+    const isAround = selection.layer === NETWORK;
+    const answer = this.tape.y_hat ? "y_hat" : "o";
+    const other = isAround
+      ? { o: "d.o", y_hat: "d.o", "d.o": answer }[selection.name]
+      : isGradient(selection.name)
+        ? letterOf(selection.name)
+        : `d.${selection.name}`;
     const address = other ? { ...selection, name: other } : null;
     view.selection = address && valueAt(this.tape, address) !== undefined ? address : null;
     view.trail = [];
@@ -100,12 +103,11 @@ export class Player {
       view.trail = known >= 0 ? view.trail.slice(0, known) : [...view.trail, before];
     } else view.trail = [];
     view.selection = address;
-    if (isOfStep(address.name)) {
-      view.t = address.t;
+    if (address.t !== null) {
+      view.t = Math.max(0, Math.min(this.tape.T - 1, address.t));
       view.side = sideOf(address.name);
     }
-    if (!["o", "y_hat", "y", "w", "loss", "do", "L"].includes(address.name) && !address.name.endsWith("o"))
-      view.layer = address.layer;
+    if (address.layer !== NETWORK) view.layer = address.layer;
     this.asked++;
   }
 
@@ -125,13 +127,19 @@ export class Player {
   /** The unit that is selected, or the first. */
   get unit(): number {
     const { selection } = this.view;
-    const byUnit = ["a", "h", "dh", "own", "future", "slope", "da", "h_before", "dh0", "da_after"];
-    return selection && byUnit.includes(selection.name) ? Math.min(selection.i, this.layer.H - 1) : 0;
+    if (!selection || selection.t === null || selection.layer === NETWORK) return 0;
+    return sizes(this.tape, selection)[0] === this.layer.H ? Math.min(selection.i, this.layer.H - 1) : 0;
+  }
+
+  /** What a question begins with: the first unit of the output, or its gradient. */
+  get start(): Address {
+    const { output } = this.layer.cell;
+    return at(this.layer, this.view.side === "A" ? output : `d.${output}`, this.view.t);
   }
 
   /** Up and down: the entry before or after the selected one. */
   moveSelection(by: number): void {
-    const selection = this.view.selection ?? at(this.view.side === "A" ? "h" : "dh", this.view.layer, this.view.t, -by);
+    const selection = this.view.selection ?? { ...this.start, i: -by };
     const along = selection.j >= 0 ? { ...selection, j: selection.j + by } : { ...selection, i: selection.i + by };
     if (valueAt(this.tape, along) !== undefined) this.ask(along);
   }

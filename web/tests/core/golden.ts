@@ -7,12 +7,30 @@ export interface Golden {
   raw: Record<string, unknown>;
   expected: {
     terms: { address: string; tag: string; terms: number[]; value: number; python: string }[];
-    reach: number[][][];
+    reach: Record<string, number[][]>[];
     truncated: Record<string, { layer: number; name: string; cosine: number | null; error: number | null }[]>;
   };
 }
 
-const NAMES = ["word", "numbers", "bits", "stacked", "both_ways", "both_ways_dropped", "window", "packed", "watched"];
+const NAMES = [
+  "word",
+  "numbers",
+  "bits",
+  "stacked",
+  "both_ways",
+  "both_ways_dropped",
+  "window",
+  "packed",
+  "watched",
+  "lstm",
+  "lstm_window",
+  "gru",
+  "gru_v1",
+  "mgu",
+  "peephole",
+  "indrnn",
+  "two_memories",
+];
 
 export function golden(name: string): Golden {
   const file = new URL(`../../golden/${name}.json`, import.meta.url);
@@ -22,4 +40,5 @@ export function golden(name: string): Golden {
 
 export const goldens = NAMES.map(golden);
 export const word = golden("word").tape;
+export const lstm = golden("lstm").tape;
 export const stacked = golden("stacked").tape;

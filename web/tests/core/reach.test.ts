@@ -3,7 +3,7 @@ import { above, byLag, reach } from "../../src/core/reach.ts";
 import { cannotRunFree, fedBy, parting, runFree, truncated } from "../../src/core/sweep.ts";
 import { type Layer, Problem, type Tape } from "../../src/core/tape.ts";
 import { verify } from "../../src/core/verify.ts";
-import { golden, goldens, stacked, word } from "./golden.ts";
+import { golden, goldens, lstm, stacked, word } from "./golden.ts";
 
 function finished<T>(work: Generator<unknown, T>): T {
   let step = work.next();
@@ -11,18 +11,21 @@ function finished<T>(work: Generator<unknown, T>): T {
   return step.value;
 }
 
-const norms = (tape: Tape, layer: Layer) => finished(reach(tape, layer)).norms;
+const norms = (tape: Tape, layer: Layer, state?: string) => finished(reach(tape, layer, state)).norms;
 
 describe.each(goldens.filter(({ expected }) => expected.reach.length > 0))("$name", ({ tape, expected }) => {
   it("has the gradients of single losses that autograd has", () => {
     for (const layer of tape.layers) {
-      const found = norms(tape, layer);
-      for (const [t, row] of expected.reach[layer.position].entries())
-        for (let k = 0; k < tape.T; k++) {
-          const wanted = row[k] ?? Number.NaN;
-          if (Number.isNaN(wanted)) expect(found[t * tape.T + k]).toBeNaN();
-          else expect(Math.abs(found[t * tape.T + k] - wanted)).toBeLessThanOrEqual(1e3 * tape.eps * Math.max(...row));
-        }
+      for (const [state, rows] of Object.entries(expected.reach[layer.position])) {
+        const found = norms(tape, layer, state);
+        for (const [t, row] of rows.entries())
+          for (let k = 0; k < tape.T; k++) {
+            const wanted = row[k] ?? Number.NaN;
+            if (Number.isNaN(wanted)) expect(found[t * tape.T + k]).toBeNaN();
+            else
+              expect(Math.abs(found[t * tape.T + k] - wanted)).toBeLessThanOrEqual(1e3 * tape.eps * Math.max(...row));
+          }
+      }
     }
   });
 });
@@ -150,7 +153,7 @@ describe("a curve above a floor", () => {
 
 describe("a network on its own answers", () => {
   it("is right in every number and reads what it said", () => {
-    for (const tape of [word, golden("window").tape]) {
+    for (const tape of [word, golden("window").tape, lstm, golden("peephole").tape, golden("two_memories").tape]) {
       const free = runFree(tape);
       expect(finished(verify(free)).wrong).toEqual([]);
       for (let t = 1; t < free.T; t++) expect(fedBy(free, t)).not.toBe("none");

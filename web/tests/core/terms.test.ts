@@ -1,34 +1,35 @@
 import { describe, expect, it } from "vitest";
-import {
-  type Address,
-  at,
-  GRADIENT_NAMES,
-  inPython,
-  type Name,
-  read,
-  STEP_NAMES,
-  sizes,
-  valueAt,
-} from "../../src/core/address.ts";
+import { type Address, around, at, inPython, known, NETWORK, read, sizes, valueAt } from "../../src/core/address.ts";
 import { number } from "../../src/core/format.ts";
-import { isWhole, outputOf, type Tape } from "../../src/core/tape.ts";
+import { edgeBefore, isWhole, outputOf, type Tape } from "../../src/core/tape.ts";
 import { explain, shares } from "../../src/core/terms.ts";
-import { goldens, word } from "./golden.ts";
+import { golden, goldens, lstm, word } from "./golden.ts";
 
-const EVERY: Name[] = [...STEP_NAMES, ...GRADIENT_NAMES, "W_xh", "W_hh", "b_h", "W_ho", "b_o", "dh0", "L", "h_before"];
+const AROUND = ["o", "y_hat", "y", "w", "loss", "d.o", "L", "W_ho", "b_o", "d.W_ho", "d.b_o"];
 
 function* everyNumber(tape: Tape): Generator<Address> {
-  for (const layer of tape.layers)
-    for (const name of EVERY) {
-      const [rows = 1, columns] = sizes(tape, name, layer);
-      for (let t = 0; t < tape.T; t++)
-        for (let i = 0; i < rows; i++)
-          for (let j = columns === undefined ? -1 : 0; j < (columns ?? 0); j++) {
-            const address = at(name, layer.position, t, i, j);
-            if (valueAt(tape, address) !== undefined) yield address;
-            if (address.t < 0) break;
-          }
-    }
+  const all = tape.layers.flatMap((layer) =>
+    known(layer).map((name) => ({
+      of: (t: number, i: number, j: number) => at(layer, name, t, i, j),
+      name,
+      layer: layer.position,
+    })),
+  );
+  const network = AROUND.map((name) => ({
+    of: (t: number, i: number, j: number) => around(name, t, i, j),
+    name,
+    layer: NETWORK,
+  }));
+  for (const { of, name, layer } of [...all, ...network]) {
+    const [rows = 1, columns] = sizes(tape, { name, layer });
+    const edge = layer < 0 ? 0 : edgeBefore(tape, tape.layers[layer]);
+    for (const t of [edge, ...Array.from({ length: tape.T }, (_, step) => step)])
+      for (let i = 0; i < rows; i++)
+        for (let j = columns === undefined ? -1 : 0; j < (columns ?? 0); j++) {
+          const address = of(t, i, j);
+          if (valueAt(tape, address) !== undefined && (address.t !== null || t === 0)) yield address;
+        }
+  }
 }
 
 describe.each(goldens)("$name", ({ tape, expected }) => {
@@ -45,6 +46,16 @@ describe.each(goldens)("$name", ({ tape, expected }) => {
       ).toBeLessThanOrEqual(explanation.bound);
     }
     expect(count).toBeGreaterThan(10 * tape.T);
+  });
+
+  it("gives no number as given that the sheet has an equation for", () => {
+    for (const address of everyNumber(tape)) {
+      const layer = tape.layers[address.layer];
+      if (!layer || address.t === null || address.t < 0 || address.t >= tape.T || address.name.startsWith("own."))
+        continue;
+      const isGiven = layer.cell.inputs.includes(address.name);
+      expect(explain(tape, address)?.kind === "given", JSON.stringify(address)).toBe(isGiven);
+    }
   });
 
   it("finds the terms that plain torch finds", () => {
@@ -71,10 +82,13 @@ describe.each(goldens)("$name", ({ tape, expected }) => {
   });
 });
 
-it("leads from a weight's gradient to one character's loss by taking terms", () => {
-  const steps = ["dW_hh,2,3", "da@4,3", "dh@4,3", "do@4,1", "loss@4"].map((text) => read(word, text, 0) as Address);
+it.each([
+  ["an Elman cell", word, ["dW_hh,2,3", "da@4,3", "dh@4,3", "do@4,1", "loss@4"]],
+  ["an LSTM", lstm, ["dW_hf,2,3", "daf@6,3", "df@6,3", "dc@6,3", "dc@7,3", "du@7,3", "dh@7,3", "do@7,1", "loss@7"]],
+])("leads from a weight's gradient of %s to one character's loss by taking terms", (_, tape, path) => {
+  const steps = path.map((text) => read(tape, text, 0) as Address);
   for (const [index, address] of steps.slice(0, -1).entries()) {
-    const explanation = explain(word, address);
+    const explanation = explain(tape, address);
     const linked = [
       ...(explanation?.terms ?? []).flatMap((term) => term.factors.map((factor) => factor.address)),
       ...(explanation?.related ?? []).map(({ address }) => address),
@@ -86,33 +100,53 @@ it("leads from a weight's gradient to one character's loss by taking terms", () 
 it("says beside the loss of a step with what weight it is a part of L", () => {
   for (const { tape } of goldens.filter(({ tape }) => tape.loss)) {
     const t = Array.from({ length: tape.T }, (_, step) => step).find((step) => outputOf(tape, step) >= 0) as number;
-    const part = explain(tape, at("L", 0, -1))?.terms.find((term) => term.t === t)?.value as number;
-    expect(explain(tape, at("loss", 0, t))?.related).toEqual([
-      { address: at("w", 0, t), words: `its weight in L, where it adds ${number(part)}` },
+    const part = explain(tape, around("L", null))?.terms.find((term) => term.t === t)?.value as number;
+    expect(explain(tape, around("loss", t))?.related).toEqual([
+      { address: around("w", t), words: `its weight in L, where it adds ${number(part)}` },
       {
-        address: at("L", 0, -1),
+        address: around("L", null),
         words: `the sum of w · loss over all steps${tape.rows > 1 ? " and rows" : ""}`,
       },
     ]);
-    expect(explain(tape, at("w", 0, t))?.related.map(({ address }) => address)).toEqual([
-      at("loss", 0, t),
-      at("L", 0, -1),
+    expect(explain(tape, around("w", t))?.related.map(({ address }) => address)).toEqual([
+      around("loss", t),
+      around("L", null),
     ]);
   }
 });
 
-it("splits ∂h into own output and future", () => {
-  const explanation = explain(word, at("dh", 0, 0, 1));
-  const [own, future] = shares(explanation?.terms ?? []);
-  expect(own.group).toBe("own");
-  expect(future.group).toBe("future");
-  expect(own.value).toBeCloseTo(valueAt(word, at("own", 0, 0, 1)) as number, 14);
-  expect(future.value).toBeCloseTo(valueAt(word, at("future", 0, 0, 1)) as number, 14);
+const groups = (tape: Tape, text: string) => {
+  const explanation = explain(tape, read(tape, text, 0) as Address);
+  return (explanation ? shares(explanation) : []).map(({ group }) => [group.hue, group.from?.[0] ?? null]);
+};
+
+it("splits ∂h into what this step and what the next one sends back", () => {
+  const explanation = explain(word, at(word.layers[0], "d.h", 0, 1));
+  const [own, later] = explanation ? shares(explanation) : [];
+  expect([own.group.hue, later.group.hue]).toEqual(["here", "there"]);
+  expect(own.value).toBeCloseTo(valueAt(word, at(word.layers[0], "own.h", 0, 1)) as number, 14);
+  expect(own.value + later.value).toBeCloseTo(explanation?.value as number, 14);
+});
+
+it("tells the way through the memory of an LSTM from the way through its gates", () => {
+  expect(groups(lstm, "dc@3,1")).toEqual([
+    ["here", "u"],
+    ["there", "c"],
+  ]);
+  expect(groups(lstm, "dh@3,1")).toEqual([["here", "o"], ...["ai", "af", "ag", "aq"].map((gate) => ["there", gate])]);
+  expect(groups(lstm, "c@3,1").map(([hue]) => hue)).toEqual(["there", "here"]);
+});
+
+it("ends at the first states", () => {
+  expect(explain(lstm, read(lstm, "dc@0,2", 0) as Address)?.terms.length).toBe(1);
+  expect(explain(lstm, read(lstm, "dh@0,2", 0) as Address)?.tag).toBe("B11");
+  expect(explain(lstm, read(lstm, "c@0,2", 0) as Address)?.words).toBe("the state the sequence begins with");
 });
 
 it("names what other steps and rows add to a sum as a term of its own", () => {
-  const { tape } = goldens.find(({ name }) => name === "window") as { tape: Tape };
+  const { tape } = golden("window");
   expect(isWhole(tape)).toBe(false);
-  const terms = explain(tape, at("dW_hh", 0, -1, 0, 0))?.terms ?? [];
-  expect(terms.map((term) => term.group)).toEqual([...Array(tape.T).fill("step"), "rest"]);
+  const explanation = explain(tape, at(tape.layers[0], "d.W_hh", null, 0, 0));
+  const words = explanation?.terms.map((term) => explanation.groups[term.group].words);
+  expect(words).toEqual([...Array(tape.T).fill(""), "steps and rows not shown"]);
 });

@@ -1,12 +1,16 @@
 import { describe, expect, it } from "vitest";
-import { at, inPython, read, written } from "../../src/core/address.ts";
+import { type Address, around, at, inPython, known, read, valueAt, written } from "../../src/core/address.ts";
 import { contrast, css, diverging, scaled, textOn } from "../../src/core/colour.ts";
 import { asNumber, asNumPy, asTex, glyphOf, indexOf } from "../../src/core/copy.ts";
 import { exact, number, visible, visibleText } from "../../src/core/format.ts";
-import { Notation, plainText, tex } from "../../src/core/notation.ts";
+import { Notation } from "../../src/core/notation.ts";
+import { isName, type Line } from "../../src/core/sheet.ts";
 import { fromHash, initial, toHash } from "../../src/core/state.ts";
 import { type Explanation, explain } from "../../src/core/terms.ts";
-import { goldens, stacked, word } from "./golden.ts";
+import { ANY, plainText, tex, textOf } from "../../src/core/writing.ts";
+import { goldens, lstm, stacked, word } from "./golden.ts";
+
+const [layer] = word.layers;
 
 describe("numbers", () => {
   it.each([
@@ -48,18 +52,26 @@ describe("symbols from outside", () => {
 
 describe("addresses", () => {
   it("come back from text", () => {
-    for (const { tape } of goldens)
-      for (const address of [at("da", 0, 2, 1), at("dW_hh", 0, -1, 1, 2), at("h", tape.layers.length - 1, 1, 2)])
-        expect(read(tape, written(tape, address), 0)).toEqual(address);
-    expect(read(word, "da,3", 2)).toEqual(at("da", 0, 2, 2));
-    expect(written(word, at("da", 0, 2, 2), 2)).toBe("da,3");
+    for (const { tape } of goldens) {
+      const last = tape.layers[tape.layers.length - 1];
+      const names = known(last).flatMap((name) => [at(last, name, 1), at(last, name, 1, 0, 0)]);
+      const all = [...names, around("d.o", 1), around("y_hat", 1), around("L", null), around("d.W_ho", null, 0, 1)];
+      for (const address of all) {
+        if (valueAt(tape, address) !== undefined) expect(read(tape, written(tape, address), 0)).toEqual(address);
+      }
+    }
+    expect(read(word, "da,3", 2)).toEqual(at(layer, "d.a", 2, 2));
+    expect(written(word, at(layer, "d.a", 2, 2), 2)).toBe("da,3");
+    expect(written(word, at(layer, "d.h", -1, 2), 2)).toBe("dh@0,3");
   });
   it.each(["", "da,99", "nothing,1", "da@77,1", "9:h,1", "h,0", "__proto__,1", "<img>"])("%j means no number", (text) =>
     expect(read(word, text, 0)).toBeUndefined(),
   );
   it("name the number in Python", () => {
-    expect(inPython(word, at("da", 0, 2, 1))).toBe("tape.da[2, 0, 1]");
-    expect(inPython(stacked, at("dW_hh", 1, -1, 1, 2))).toBe('tape.grad("W_hh", layer=1)[1, 2]');
+    expect(inPython(word, at(layer, "d.a", 2, 1))).toBe('tape.layers[0].totals["a"][2, 0, 1]');
+    expect(inPython(stacked, at(stacked.layers[1], "d.W_hh", null, 1, 2))).toBe(
+      'tape.layers[1].d_weights["W_hh"][1, 2]',
+    );
   });
 });
 
@@ -70,14 +82,14 @@ describe("the hash", () => {
         ...initial(tape),
         t: 1,
         side: "B" as const,
-        selection: at("da", 0, 1, 2),
-        trail: [at("dW_hh", 0, -1, 0, 1)],
-        notation: "PyTorch",
+        selection: at(tape.layers[0], `d.${tape.layers[0].cell.output}`, 1, 2),
+        trail: [at(tape.layers[0], tape.layers[0].cell.output, 0, 1)],
+        notation: "pytorch",
         window: 2,
       };
       expect(fromHash(tape, toHash(tape, view))).toEqual(view);
     }
-    expect(toHash(word, { ...initial(word), t: 1, side: "B", selection: at("da", 0, 1, 2) })).toBe(
+    expect(toHash(word, { ...initial(word), t: 1, side: "B", selection: at(layer, "d.a", 1, 2) })).toBe(
       "#t=2&side=B&sel=da,3",
     );
   });
@@ -89,27 +101,59 @@ describe("the hash", () => {
     expect(fromHash(word, "#hide=code,reach,nonsense").hidden).toEqual(["reach", "code"]));
 });
 
-describe("notations", () => {
-  it("put out TeX", () => {
-    const notation = new Notation(word, "here");
-    expect(tex(notation.ofName("dh", "3"))).toBe("\\partial h_{3}");
-    expect(tex(notation.ofName("y_hat", "3"))).toBe("\\hat{y}_{3}");
-  });
+it("knows no names but those of the cell", () => {
+  const { cell } = layer;
+  const notation = new Notation(cell, "pytorch");
+  for (const name of ["constructor", "toString"]) {
+    expect([cell.constants[name], cell.given[name], cell.widths[name], cell.shapes[name]]).toEqual(
+      Array(4).fill(undefined),
+    );
+    expect(plainText(notation.glyph(["n", name], () => ""))).toBe(name);
+    expect(read(word, `${name},1`, 0)).toBeUndefined();
+  }
+});
+
+describe("symbols", () => {
+  const notation = new Notation(word.layers[0].cell, "bptt");
+  it.each([
+    [["d", "h", 0], "\\partial h_{3}"],
+    [["n", "ŷ", 0], "\\hat{y}_{3}"],
+    [["n", "W_hh"], "W_{hh}"],
+    [["n", "ζ"], "\\zeta "],
+    [["n", "af", 0], "\\mathrm{af}_{3}"],
+  ] as const)("%j is put out as TeX", ([kind, name, step], text) =>
+    expect(tex(notation.glyph([kind, name, step], () => "3"))).toBe(text),
+  );
+});
+
+it.each([
+  ["h", "h_t = q_t ⊙ u_t"],
+  ["ai", "ai_t = x_t W_xi + h_t−1 W_hi + b_i"],
+  ["i", "i_t = σ(ai_t)"],
+] as const)("the line of %s is written as text", (name, text) => {
+  const { cell } = lstm.layers[0];
+  const line = cell.a.find(({ parts: [left] }) => isName(left) && left[1] === name && left[2] === 0) as Line;
+  expect(textOf(new Notation(cell, "bptt").line(line, ANY))).toBe(text);
 });
 
 describe("copies", () => {
+  const { cell } = layer;
   it("say which layer a number belongs to where there are several", () => {
-    expect(plainText(glyphOf(stacked, new Notation(stacked, "here"), at("h", 1, 1, 0)))).toBe("h_2^⟨2⟩");
+    expect(plainText(glyphOf(stacked, new Notation(cell, "bptt"), at(stacked.layers[1], "h", 1, 0)))).toBe("h_2^⟨2⟩");
   });
-  const explanation = explain(word, at("dh", 0, 1, 0)) as Explanation;
+  const explanation = explain(word, at(layer, "d.h", 1, 0)) as Explanation;
   it("hold the number, the equation and the way to derive it", () => {
     expect(Number(asNumber(word, explanation))).toBe(explanation.value);
-    expect(asTex(word, new Notation(word, "here"), explanation)).toMatch(/^\\partial h_\{2\}\{\[1\]\} = .*\\cdot/);
-    expect(asNumPy(word, explanation)).toContain("tape.dh[1, 0, 0]");
+    expect(asTex(word, new Notation(cell, "bptt"), explanation)).toMatch(/^\\partial h_\{2\}\{\[1\]\} = .*\\cdot/);
+    expect(asNumPy(word, explanation)).toContain('tape.layers[0].totals["h"][1, 0, 0]');
+  });
+  it("hold what is more than one name as TeX, too", () => {
+    const own = explain(lstm, read(lstm, "daq@2,1", 0) as Address) as Explanation;
+    expect(asTex(lstm, new Notation(lstm.layers[0].cell, "bptt"), own)).toContain("(1 - q_{2})");
   });
   it("name numbers by the notation", () => {
-    expect(plainText(glyphOf(word, new Notation(word, "side A/B posts"), at("h", 0, 1, 0)))).toBe("a(2)");
-    expect(indexOf(at("W_hh", 0, -1, 1, 2))).toBe("[2,3]");
+    expect(plainText(glyphOf(word, new Notation(cell, "posts"), at(layer, "h", 1, 0)))).toBe("a(2)");
+    expect(indexOf(word, at(layer, "W_hh", null, 1, 2))).toBe("[2,3]");
   });
 });
 

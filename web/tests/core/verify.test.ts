@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { at, valueAt } from "../../src/core/address.ts";
-import { isWhole, Problem, readTape, type Tape } from "../../src/core/tape.ts";
+import { type Floats, isWhole, Problem, readTape, type Tape } from "../../src/core/tape.ts";
 import { explain } from "../../src/core/terms.ts";
 import { notFinite, type Verdict, verify } from "../../src/core/verify.ts";
 import { golden, goldens } from "./golden.ts";
@@ -17,19 +17,22 @@ describe.each(goldens)("$name", ({ tape }) => {
     const verdict = verdictOf(tape);
     expect(verdict.wrong).toEqual([]);
     expect(verdict.done).toBe(true);
-    const states = tape.layers.reduce((sum, layer) => sum + 4 * tape.T * layer.H, 0);
+    const arrays = tape.layers.flatMap((layer) => layer.cell.steps.map(({ name }) => layer.arrays.get(name) as Floats));
+    const states = arrays.reduce((sum, array) => sum + 2 * array.length, 0);
     expect(verdict.count).toBeGreaterThanOrEqual(states);
-    if (isWhole(tape)) expect(verdict.count).toBeGreaterThan(states + tape.layers[0].H ** 2);
+    if (isWhole(tape)) expect(verdict.count).toBeGreaterThan(states + (tape.dW_ho?.length ?? 0));
     expect(verdict.worst).toBeLessThanOrEqual(verdict.bound);
   });
 
-  it.each(["a", "h", "dh", "da", "dh_direct", "W_hh"] as const)("is found wrong where %s is", (name) => {
+  const { cell, arrays } = tape.layers[0];
+  const values = cell.steps.flatMap(({ name }) => [name, `d.${name}`]);
+  const weights = [...arrays.keys()].filter((name) => /^[WMp]/.test(name));
+  it.each([...values, ...weights, `own.${cell.output}`])("is found wrong where %s is", (name) => {
     const layer = tape.layers[0];
-    const broken: Tape = { ...tape, layers: tape.layers.map((each) => ({ ...each })) };
-    const array = layer[name].slice();
-    array[array.length - 1] += 0.01;
-    broken.layers[0][name] = array;
-    expect(verdictOf(broken).wrongCount).toBeGreaterThan(0);
+    const array = (layer.arrays.get(name) as Floats).map((value) => value + 0.01);
+    const broken = { ...layer, arrays: new Map([...layer.arrays, [name, array]]) };
+    const layers = tape.layers.map((each, position) => (position === 0 ? broken : each));
+    expect(verdictOf({ ...tape, layers }).wrongCount).toBeGreaterThan(0);
   });
 });
 
@@ -45,12 +48,13 @@ it("agrees with the explanation of single numbers", () => {
 
 it("says where numbers stop being finite", () => {
   const { tape } = golden("word");
-  const layer = { ...tape.layers[0], h: tape.layers[0].h.slice(), dh: tape.layers[0].dh.slice() };
-  layer.h[2 * layer.H + 1] = Number.NaN;
-  layer.dh[0] = Number.POSITIVE_INFINITY;
-  const broken = { ...tape, layers: [layer] };
+  const [layer] = tape.layers;
+  const [h, dh] = [(layer.arrays.get("h") as Floats).slice(), (layer.arrays.get("d.h") as Floats).slice()];
+  h[2 * layer.H + 1] = Number.NaN;
+  dh[0] = Number.POSITIVE_INFINITY;
+  const broken = { ...tape, layers: [{ ...layer, arrays: new Map([...layer.arrays, ["h", h], ["d.h", dh]]) }] };
   expect(notFinite(tape)).toEqual({ count: 0, first: null });
-  expect(notFinite(broken)).toEqual({ count: 2, first: at("h", 0, 2, 1) });
+  expect(notFinite(broken)).toEqual({ count: 2, first: at(layer, "h", 2, 1) });
 });
 
 describe("a damaged page", () => {
@@ -61,20 +65,24 @@ describe("a damaged page", () => {
     change(copy);
     expect(() => readTape(copy)).toThrow(Problem);
   };
-  it("is refused for another schema", () => refused((copy) => (copy.schema = 2)));
+  it("is refused for another schema", () => refused((copy) => (copy.schema = 1)));
   it("is refused for text that is not JSON", () => expect(() => readTape("{")).toThrow(Problem));
   it.each([null, 3, [], "null", undefined])("is refused for %s", (value) =>
     expect(() => readTape(value)).toThrow(Problem),
   );
+  it("is refused without cells", () => refused((copy) => delete (copy as Record<string, unknown>).cells));
+  it("is refused with a cell that says nothing", () => refused((copy) => Object.assign(copy, { cells: [{}] })));
+  it("is refused with an array that no equation has", () =>
+    refused((copy) => (copy.arrays["layers.0.forward.zz"] = copy.arrays["layers.0.forward.h"])));
   it("is refused without layers", () => refused((copy) => (copy.layers = [])));
   it("is refused with a loss that nobody knows", () => refused((copy) => (copy.loss = "hinge")));
   it.each(Object.keys(arrays))("is refused where %s is cut short", (name) =>
     refused((copy) => (copy.arrays[name].data = copy.arrays[name].data.slice(0, -8))),
   );
-  it.each(["a", "h", "da", "dh", "x", "W_hh", "h_before"])("is refused without %s", (name) =>
+  it.each(["a", "h", "d.a", "d.h", "own.h", "x", "W_hh", "before.h"])("is refused without %s", (name) =>
     refused((copy) => delete copy.arrays[`layers.0.forward.${name}`]),
   );
-  it.each(["o", "y_hat", "loss", "do", "w", "targets", "L", "W_ho"])("is refused without %s", (name) =>
+  it.each(["o", "y_hat", "loss", "d.o", "w", "targets", "L", "W_ho"])("is refused without %s", (name) =>
     refused((copy) => delete copy.arrays[name]),
   );
   it("is refused with a class outside the outputs", () =>
@@ -88,6 +96,8 @@ describe("a damaged page", () => {
       const bytes = Uint8Array.from(atob(entry.data as string), (character) => character.charCodeAt(0));
       entry.data = new DataView(bytes.buffer);
     }
-    expect(valueAt(readTape(copy), at("h", 0, 1, 1))).toBe(valueAt(readTape(raw), at("h", 0, 1, 1)));
+    const [own, other] = [readTape(copy), readTape(raw)];
+    const address = at(own.layers[0], "h", 1, 1);
+    expect(valueAt(own, address)).toBe(valueAt(other, address));
   });
 });

@@ -13,6 +13,14 @@ const PAGES = [
   "window",
   "packed",
   "watched",
+  "lstm",
+  "lstm_window",
+  "gru",
+  "gru_v1",
+  "mgu",
+  "peephole",
+  "indrnn",
+  "two_memories",
   "hostile",
   "large",
   "long",
@@ -102,18 +110,48 @@ test("one click answers where a number comes from, more clicks lead to one chara
   await expect(asked(page)).toContainText("∂Whh[1,1]");
 });
 
+test("through the gates of an LSTM it is as short a way", async ({ page }) => {
+  await open(page, "lstm");
+  const canvas = page.getByRole("img", { name: "Gradient of W_hi" }).locator("canvas");
+  await canvas.click({ position: { x: 12, y: 12 } });
+  await expect(asked(page)).toContainText("∂Whi[1,1]");
+  const press = (name: string) => page.locator(".ask table").getByRole("button", { name, exact: true }).click();
+  await press("∂ai7[1]");
+  await page.locator(".ask .compound .asks").first().click();
+  await expect(asked(page)).toContainText("i7[1]");
+  await page.keyboard.press("Backspace");
+  await press("∂i7[1]");
+  await press("∂c7[1]");
+  await press("∂u7[1]");
+  await press("∂h7[1]");
+  await press("∂o7[4]");
+  await page.locator(".ask").getByRole("button", { name: "loss7" }).click();
+  await expect(asked(page)).toContainText("loss7");
+});
+
+test("the gates of an LSTM fold, its memory is a lane above the hidden state", async ({ page }) => {
+  await open(page, "lstm", "#t=2&side=B&sel=dc,2");
+  const symbols = () => page.locator(".network .label").allTextContents();
+  expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
+  await expect(page.locator(".ask .legend li")).toHaveText([/this step/, /from step 3/]);
+  await expect(page.locator(".ask .legend .there, .ask li.there")).toHaveCount(1);
+  await page.getByRole("button", { name: "Show the gates" }).click();
+  expect((await symbols()).slice(3, -1)).toEqual(
+    ["u", "q", "aq", "g", "ag", "f", "af", "i", "ai"].map((gate) => `∂${gate}t`),
+  );
+  await page.getByRole("button", { name: "Fold the gates" }).click();
+  expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
+});
+
 test("a number shows its terms, their sum and what rounding left", async ({ page }) => {
   await open(page, "word", "#t=2&side=B&sel=dh,2");
   await expect(page.locator(".ask tbody tr")).toHaveCount(8);
-  await expect(page.locator(".ask .legend li")).toHaveText([
-    /from my own output\s*−0\.09547/,
-    /from the future\s*−0\.04711/,
-  ]);
+  await expect(page.locator(".ask .legend li")).toHaveText([/this step\s*−0\.09547/, /from step 3\s*−0\.04711/]);
   await expect(page.locator(".ask tfoot")).toContainText("−0.142580");
   await expect(page.locator(".ask .residual")).toContainText("✓");
   await page.locator(".ask .live .asks").last().click();
-  await expect(asked(page)).toContainText("∂h2future[2]");
-  await expect(page.locator(".ask .live .asks")).toHaveCount(0);
+  await expect(asked(page)).toContainText("∂h2own[2]");
+  await expect(page.locator(".ask tbody tr")).toHaveCount(4);
 });
 
 test("the hash holds the view, both ways", async ({ page }) => {
@@ -232,10 +270,10 @@ test("the page behind the player has its colour, up to the edges of a wide scree
 test("notations rename the symbols", async ({ page }) => {
   await open(page, "word", "#t=2&side=B&sel=dh,2");
   for (const [notation, symbol] of [
-    ["side A/B posts", "∂a(2)[2]"],
+    ["posts", "∂a(2)[2]"],
     ["d2l", "∂H2[2]"],
-    ["Goodfellow", "∂h(2)[2]"],
-    ["PyTorch", "∂output[2][2]"],
+    ["goodfellow", "∂h(2)[2]"],
+    ["pytorch", "∂output[2][2]"],
   ]) {
     await page.getByLabel("notation").selectOption(notation);
     await expect(asked(page)).toContainText(symbol);
@@ -266,7 +304,7 @@ test("a number is copied as itself, as TeX and as NumPy", async ({ page, context
   await page.getByRole("button", { name: "TeX" }).click();
   expect(await clipboard()).toContain("\\partial h_{2}");
   await page.getByRole("button", { name: "NumPy" }).click();
-  expect(await clipboard()).toContain("tape.dh[1, 0, 1]");
+  expect(await clipboard()).toContain('tape.layers[0].totals["h"][1, 0, 1]');
 });
 
 test("text from outside is text and nothing else", async ({ page }) => {
@@ -328,6 +366,7 @@ for (const [name, hash] of [
   ["word", "#t=2&sel=a,2"],
   ["stacked", "#t=5&side=B&sel=2:dh,3&window=3"],
   ["window", "#t=14&side=B&sel=loss"],
+  ["lstm", "#t=3&side=B&sel=daq,1"],
 ] as const)
   test(`${name} has no barrier and no overflow, wide and narrow, light and dark`, async ({ page }) => {
     await open(page, name, hash);

@@ -162,11 +162,17 @@ async function unreadable(page: Page, hashes: string[], only = "main"): Promise<
 for (const [name, hashes] of [
   ["word", ["#t=3", "#t=2&side=B&sel=dh,2", "#t=4&sel=loss&trail=dW_hh,1,1;da@4,1;dh@4,1;do@4,4"]],
   ["numbers", ["#t=3&sel=a,1", "#t=4&side=B&sel=do,1"]],
-  ["bits", ["#t=3&sel=h,1", "#t=3&side=B&sel=slope,1"]],
-  ["stacked", ["#t=5&side=B&sel=2:dh,3&window=3", "#t=5&layer=1&sel=a,2&notation=PyTorch"]],
+  ["bits", ["#t=3&sel=h,1", "#t=3&side=B&sel=da,1"]],
+  ["stacked", ["#t=5&side=B&sel=2:dh,3&window=3", "#t=5&layer=1&sel=a,2&notation=pytorch"]],
   ["both_ways", ["#t=2&layer=1r&sel=1r:a,1", "#t=2&side=B&layer=2r&sel=2r:dh,1"]],
   ["window", ["#t=14&side=B&sel=dW_hh,1,1"]],
   ["packed", ["#t=2", "#t=2&side=B&sel=dW_hh,2,1"]],
+  ["lstm", ["#t=3", "#t=3&side=B&sel=dc,2", "#t=4&side=B&sel=dh,1&notation=keras"]],
+  ["gru", ["#t=3&sel=n,1", "#t=3&side=B&sel=dz,2"]],
+  ["gru_v1", ["#t=2&layer=1r&sel=1r:an,1", "#t=2&side=B&sel=dh,1"]],
+  ["mgu", ["#t=2&side=B&sel=df,1"]],
+  ["peephole", ["#t=2&side=B&sel=dc,1&notation=pytorch"]],
+  ["two_memories", ["#t=3&sel=r,1", "#t=3&side=B&sel=ds,2&notation=goodfellow"]],
   ["hostile", ["#t=3&sel=y_hat,1", "#t=3&side=B&sel=do,1"]],
   ["deep", ["#t=50&side=B&sel=dW_hh,1,1", "#t=60&layer=1&sel=1:h,1&scale=log"]],
   ["exploding", ["#t=3&sel=h,1", "#t=3&side=B&sel=dh,1"]],
@@ -181,40 +187,33 @@ for (const [name, hashes] of [
     }
   });
 
-test("every equation can be read in full in every notation", async ({ page }) => {
-  await page.addInitScript(listen);
-  await open(page, "word");
-  const notations = await page
-    .getByLabel("notation")
-    .locator("option")
-    .evaluateAll((all) => all.map((option) => (option as HTMLOptionElement).value));
-  const others = "text,network,numbers,output,heat,reach,weight,code";
-  const numbers = [
-    "a,1",
-    "h,1",
-    "o,1",
-    "y_hat,1",
-    "loss",
-    "L",
-    "do,1",
-    "dh,1",
-    "own,1",
-    "future,1",
-    "slope,1",
-    "da,1",
-    "dx,1",
-    "dh0,1",
-    "dW_xh,2,1",
-    "dW_hh,1,1",
-    "db_h,1",
-    "dW_ho,1,1",
-    "db_o,1",
-  ];
-  for (const width of [390, 1280]) {
-    await resize(page, width);
-    const hashes = notations.flatMap((notation) =>
-      numbers.map((number) => `#t=3&side=B&sel=${number}&notation=${encodeURIComponent(notation)}&hide=${others}`),
-    );
-    expect(await unreadable(page, hashes, ".ask:has(.equation)"), `${width} pixels`).toEqual([]);
-  }
-});
+for (const [name, letters] of [
+  ["word", ["a", "h"]],
+  ["lstm", ["ai", "g", "c", "h"]],
+  ["two_memories", ["r", "s", "h"]],
+] as [string, string[]][])
+  test(`every equation of ${name} can be read in full in every notation`, async ({ page }) => {
+    test.setTimeout(120_000);
+    await page.addInitScript(listen);
+    await open(page, name);
+    const notations = await page
+      .getByLabel("notation")
+      .locator("option")
+      .evaluateAll((all) => all.map((option) => (option as HTMLOptionElement).value));
+    const others = "text,network,numbers,output,heat,reach,weight,code";
+    const output = letters[letters.length - 1];
+    const own = letters.flatMap((letter) => [`${letter},1`, `d${letter},1`]);
+    const around = ["o,1", "y_hat,1", "loss", "L", "do,1", "dW_ho,1,1"];
+    const numbers = [...own, ...around, `own.${output},1`, `d${output}@0,1`];
+    for (const width of WIDTHS) {
+      await resize(page, width);
+      for (const colorScheme of ["light", "dark"] as const) {
+        await page.emulateMedia({ colorScheme });
+        const written = colorScheme === "light" ? notations : ["bptt"];
+        const hashes = written.flatMap((notation) =>
+          numbers.map((number) => `#t=3&side=B&sel=${number}&notation=${notation}&hide=${others}`),
+        );
+        expect(await unreadable(page, hashes, ".ask:has(.equation)"), `${width} ${colorScheme}`).toEqual([]);
+      }
+    }
+  });
