@@ -350,7 +350,6 @@ CODE = {
         "tape.grad('W_xx')": r"gradients are those of .*got 'W_xx'",
         "of_lstm.direct('f')": r"from outside of a cell come gradients of h, c; got 'f'",
         "of_lstm.grad('W_hh')": r"gradients are those of W_xi, .*; got 'W_hh'",
-        "of_lstm.page('run.html')": r"shows the plain cell; this tape is of the cell 'lstm'",
         "tape.grad('W_hh', step=99)": r"step must lie in \[-6, 6\); got 99",
         "tape.layer(3)": r"layer must lie in \[-1, 1\); got 3",
         "tape.layer(0, 'sideways')": r"direction must be 'forward' or 'reverse'",

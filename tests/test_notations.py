@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bptt import Cell
 from bptt.cli import app
 from bptt.errors import InputError
-from bptt.sheet import equations, named
+from bptt.sheet import named
 from bptt.sheet.cells import CELLS, elman
 from bptt.sheet.expressions import Call, Cotangent, Expression, Name, Number, Transposed, mapped
 from bptt.sheet.notations import NOTATIONS, Board
@@ -143,13 +143,20 @@ def test_no_two_names_become_one(name: str) -> None:
         assert len({*there}) == len(there), (way, sorted(there))
 
 
-SAME = {"side A/B posts": "posts", "d2l": "d2l", "Goodfellow": "goodfellow", "PyTorch": "pytorch", "Keras": "keras"}
+HERE = ("a_t", "h_t", "W_xh", "W_hh", "b_h", "W_ho", "b_o")
+IN_BOOKS = {
+    "posts": ("h(t)", "a(t)", "W_xh", "W_ah", "b_h", "W_ao", "b_o"),
+    "d2l": ("–", "H_t", "W_xh", "W_hh", "b_h", "W_hq", "b_q"),
+    "goodfellow": ("a", "h", "Uᵀ", "Wᵀ", "b", "Vᵀ", "c"),
+    "pytorch": ("–", "output / h_n", "weight_ihᵀ", "weight_hhᵀ", "bias_ih + bias_hh", "Linear.weightᵀ", "Linear.bias"),
+    "keras": ("–", "state", "kernel", "recurrent_kernel", "bias", "Dense.kernel", "Dense.bias"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("column", SAME)
-def test_names_of_the_plain_cell_are_those_of_the_player(column: str) -> None:
-    board = named("elman").board(SAME[column])
-    for here, there in zip(equations.NOTATIONS["here"], equations.NOTATIONS[column], strict=True):
+@pytest.mark.parametrize("notation", IN_BOOKS)
+def test_names_of_the_plain_cell_are_those_of_the_books(notation: str) -> None:
+    board = named("elman").board(notation)
+    for here, there in zip(HERE, IN_BOOKS[notation], strict=True):
         found = board.names.get(here, here.removesuffix("_t"))
         if there != "–":
             assert found in (there.split(" / ")[0], there.removesuffix("_t"), there.removesuffix("(t)"))

@@ -612,13 +612,6 @@ def test_the_page_of_a_padded_batch_shows_its_real_steps(tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
-def test_the_page_of_other_cells_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^The page shows the plain cell; this tape is of the cell 'lstm'\."):
-        tape_of("lstm").page(tmp_path / "run.html")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
 def test_numbers_are_asked_by_their_names() -> None:
     tape = tape_of("lstm")
     (own,) = tape.layers

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bptt.engine import using
     from bptt.errors import InputError, SlowEngineWarning
     from bptt.nn import convert
-    from bptt.sheet import Cell, equations, losses
+    from bptt.sheet import Cell, losses
     from bptt.tape import Tape, record, recording
     from bptt.tasks import data, table
     from bptt.train import fit, forcing, schedules, truncated
@@ -31,7 +31,6 @@ __all__ = [
     "__version__",
     "convert",
     "data",
-    "equations",
     "errors",
     "fit",
     "forcing",
@@ -56,7 +55,6 @@ __all__ = [
 
 MOVED = {
     "data": "tasks.data",
-    "equations": "sheet.equations",
     "forcing": "train.forcing",
     "long": "autograd.long",
     "losses": "sheet.losses",

@@ -18,8 +18,7 @@ from bptt.autograd.recorded import begin
 from bptt.engine.contract import Layout
 from bptt.engine.functions import nonlinearity as by_name
 from bptt.nn.rnn import RNN
-from bptt.sheet import Cell
-from bptt.sheet import losses
+from bptt.sheet import Cell, losses
 
 
 class State(NamedTuple):

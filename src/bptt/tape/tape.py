@@ -42,6 +42,7 @@ from bptt.errors import InputError
 from bptt.files import outputs
 from bptt.sheet import Cell, losses
 from bptt.sheet.cells import TORCH
+from bptt.sheet.data import as_data
 from bptt.sheet.plain import plain
 from bptt.tape import player, tapefile
 from bptt.tape.check import Report, check
@@ -391,7 +392,7 @@ class Tape:
         ]
         about = {
             "padded": None if self.padding is None else [self.padding.T, self.padding.B],
-            "cells": [{"name": cell.name, "text": cell.text} for cell in cells],
+            "cells": [_as_data(cell) for cell in cells],
             "layers": layers,
             "loss": self.loss_name,
             "readout_missing": self.readout_missing,
@@ -470,8 +471,8 @@ def record(
     The pass is the model's own, on the fast path. It leaves no trace: parameters' .grad, buffers such as running means
     and the state of the random generators stay as they were, and dropout draws what it would have drawn next.
 
-    model    called with x, or with (x, h0) when h0 is given; its first output is o, before g, at every step or the last.
-             A Jordan network is given the targets too, which it is fed with
+    model    called with x, or with (x, h0) when h0 is given; its first output is o, before g, at every step or the
+             last. A Jordan network is given the targets too, which it is fed with
     targets  as `bptt.losses.loss` wants them for o
     loss     "cross_entropy", "binary_cross_entropy" or "squared_error"; default the model's `loss_name`, if it has one
     weights  w of B1: one for each step, (T,), or of the shape of o without its last axis; default a mean
@@ -758,6 +759,12 @@ def _versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         own = "not installed"
     return {"bptt": own, "torch": torch.__version__}
+
+
+def _as_data(cell: Cell) -> dict[str, Any]:
+    """Its text, and both sides parsed, for readers outside Python."""
+    parsed = as_data(cell)
+    return {"name": cell.name, "text": cell.text, "sheet": {key: parsed[key] for key in parsed if key != "notations"}}
 
 
 def _arrays(record: Record) -> dict[str, Tensor | None]:

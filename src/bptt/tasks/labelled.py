@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from bptt import train
 from bptt.autograd.readout import Readout
-from bptt.engine import activations
+from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
 from bptt.nn import RNN
 from bptt.tasks import table, timeline
@@ -58,7 +58,7 @@ class Recipe(train.Recipe):
         for name in ("hidden", "batch"):
             train.require_whole(name, getattr(self, name))
         train.require_layers(self.layers)
-        train.require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
+        train.require_one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         for name in ("validation", "test"):
             train.require_share(name, getattr(self, name))
         if self.validation + self.test >= 1:

@@ -11,14 +11,14 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bptt import train
-from bptt.engine import activations
+from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
 from bptt.sheet.losses import loss as loss_of
 from bptt.tasks import forecaster, table, timeline
@@ -68,7 +68,7 @@ class Recipe(train.Recipe):
         train.require_whole("hidden", self.hidden, optional=True)
         for name in ("window", "season"):
             train.require_whole(name, getattr(self, name), optional=True, least=2)
-        train.require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
+        train.require_one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         train.require_one_of("base", self.base, ("auto", *forecaster.BASES))
         for name in ("validation", "test"):
             train.require_share(name, getattr(self, name))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bptt import train
-from bptt.engine import activations
+from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
 from bptt.nn import Elman
 from bptt.tasks import data
@@ -67,7 +67,7 @@ class Recipe(train.Recipe):
                 f"An update every k1 steps goes back through bptt steps, so k1 must be at most bptt; got k1={self.k1}, "
                 f"bptt={self.bptt}. With fewer steps back than forward some would have a loss and no gradient."
             )
-        train.require_one_of("nonlinearity", self.nonlinearity, get_args(activations.Name))
+        train.require_one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         train.require_share("held_out", self.held_out)
         if self.patience is not None and self.held_out == 0:
             raise InputError("patience waits for the held-out text to improve, and held_out is 0; give only one.")
