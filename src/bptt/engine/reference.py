@@ -129,7 +129,7 @@ def backward(
         if array is not None:
             array.copy_(of_input(cell, whole, name).expand(array.shape[:-1].numel(), -1).view(array.shape))
     asked = {name for name, at in weights.layout.made_of.items() if any(into.weights[k] is not None for k in at)}
-    into.receive(weights.layout, of_parameters(cell, whole, asked))
+    into.receive(weights.layout, of_parameters(cell, whole, asked))  # B8, B9, B10
 
 
 def of_samples(
