@@ -836,6 +836,15 @@ def test_check_finds_twice_its_bound_in_every_array(kind: str) -> None:
     assert tape.check().ok
 
 
+def test_a_loaded_tape_survives_its_file(tmp_path: Path) -> None:
+    model, x, y = example()
+    tape = record(model, x, y)
+    tape.save(tmp_path / "run.tape")
+    loaded = Tape.load(tmp_path / "run.tape")
+    os.truncate(tmp_path / "run.tape", 0)
+    assert_same_arrays(tape, loaded)
+
+
 @pytest.mark.parametrize("name", ["hello", "numbers", "packed"])
 def test_tapes_of_schema_1_still_load(name: str, tmp_path: Path) -> None:
     """Files that version 0.1 wrote."""

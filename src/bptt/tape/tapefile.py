@@ -74,7 +74,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
-            arrays = {} if text is None else {name: file.get_tensor(name) for name in sorted(file.keys())}
+            names = [] if text is None else sorted(file.keys())
+            arrays = {name: file.get_tensor(name).clone() for name in names}  # whoever cuts the file cuts no tape
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise _unusable(path, f"it cannot be read as safetensors ({error})") from None
     if text is None:
