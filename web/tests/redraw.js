@@ -1,4 +1,4 @@
-// Prints how long one step of the cursor takes to redraw on a tape of 256 steps and 128 units.
+// Prints how long one step of the cursor takes to redraw on tapes of 256 steps and 128 units, elman and lstm.
 //
 //     CHROMIUM=/usr/bin/chromium npm run redraw
 
@@ -10,11 +10,13 @@ const args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args });
 const page = await browser.newPage({ viewport: { width: 1280, height: 860 } });
 
-for (const [what, hash] of [
-  ["side A, nothing asked", "#t=60"],
-  ["side B, one number asked", "#t=60&side=B&sel=dh,7"],
+for (const [name, what, hash] of [
+  ["large", "elman, side A, nothing asked", "#t=60"],
+  ["large", "elman, side B, one number asked", "#t=60&side=B&sel=dh,7"],
+  ["large_lstm", "lstm, side A, nothing asked", "#t=60"],
+  ["large_lstm", "lstm, side B, one number asked", "#t=60&side=B&sel=dh,7"],
 ]) {
-  await page.goto(`file://${fileURLToPath(new URL("../golden/large.html", import.meta.url))}${hash}`);
+  await page.goto(`file://${fileURLToPath(new URL(`../golden/${name}.html`, import.meta.url))}${hash}`);
   await page.reload();
   await page.locator(".badge", { hasText: "derived again here" }).waitFor();
   await page.locator(".answer").waitFor();

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from bptt.tape.widget import Player
 
 Direction = Literal["forward", "reverse"]
+KEPT_BY_MALLOC = (32 << 20) - 8192
+"""Bytes. Once a block of this size was freed, the C library of GNU keeps smaller ones for the next time, up to twice as
+many bytes. Memory that it has to ask the system for again costs a recording as much as all else together."""
 PLACED = re.compile(r"(.+)_l(\d+)(_reverse)?")
 """A name with its layer and direction, as in torch's modules."""
 
@@ -551,6 +554,7 @@ def recording() -> Iterator[list[Tape]]:
 @contextmanager
 def _watching() -> "Iterator[_Watcher]":
     watcher = _Watcher()
+    torch.empty(KEPT_BY_MALLOC, dtype=torch.uint8)
     token = recorder.set(watcher)
     hook = register_module_forward_hook(watcher.after)
     try:
