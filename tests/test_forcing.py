@@ -33,12 +33,9 @@ def by_definition(net: Jordan, x: Tensor, fed: Tensor, state: State | None = Non
     h = torch.zeros(B, H, dtype=F64) if state is None else state.h[0]
     outputs = []
     for x_t, f in zip(x, fed, strict=True):
-        if net.rnn is None:
-            assert net.hidden is not None
-            h = torch.tanh(net.hidden(torch.cat([x_t, f], -1)))
-        else:
-            W, U, b, c = net.rnn.parameters()
-            h = torch.tanh(torch.cat([x_t, f], -1) @ W.mT + h @ U.mT + b + c)
+        W = {name.removesuffix("_l0"): parameter for name, parameter in net.rnn.named_parameters()}
+        past = h @ W["W_hh"] if "W_hh" in W else 0
+        h = torch.tanh(x_t @ W["W_xh"] + f @ W["W_fh"] + past + W["b_h"])
         outputs.append(net.readout(h))
     return torch.stack(outputs)
 

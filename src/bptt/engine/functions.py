@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bptt.sheet.functions import TYPED
-
 EPSILON = 1e-5
 """Beside the variance in norm, as in torch.nn.LayerNorm."""
 
@@ -33,11 +31,10 @@ NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
 """What torch's arguments of this name, and ours, may be."""
 
 
-def nonlinearity(name: str) -> Callable[[Tensor], Tensor]:
-    """φ by name; ValueError with the known names otherwise."""
+def check_nonlinearity(name: str) -> None:
+    """ValueError, with the known names, for another one."""
     if name not in NONLINEARITIES:
         raise ValueError(f"Unknown nonlinearity {name!r}: it must be one of {', '.join(NONLINEARITIES)}; got {name!r}")
-    return TORCH[TYPED[name]]
 
 
 TORCH: dict[str, Callable[..., Any]] = {

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bptt.autograd.readout import Readout
+from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
 from bptt.lesson.sides import fixed_lines, summed
 from bptt.nn import Recurrent
@@ -32,7 +33,6 @@ from bptt.tape import Tape, record
 from bptt.tape.check import Report
 
 PLAIN = named("elman")
-NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
 LONGEST = 64
 MOST_UPDATES = 10_000
 SURE = 0.9

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bptt.autograd import function
 from bptt.autograd.recorded import begin
-from bptt.engine.functions import nonlinearity as by_name
+from bptt.engine.functions import check_nonlinearity
 from bptt.nn import options, tracers
 from bptt.nn.arguments import TOKENS, check_axes, checked_kind, checked_kind_of_state
 from bptt.nn.precision import computed_wide, returned_dtype
@@ -33,7 +33,7 @@ class RNNCell(torch.nn.RNNCell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        by_name(nonlinearity)
+        check_nonlinearity(nonlinearity)
         super().__init__(input_size, hidden_size, bias, nonlinearity, device=device, dtype=dtype)
         self.prepare_cells()
 

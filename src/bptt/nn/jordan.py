@@ -13,11 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bptt.autograd.function import layer
-from bptt.autograd.recorded import begin
-from bptt.engine.contract import Layout
-from bptt.engine.functions import nonlinearity as by_name
-from bptt.nn.rnn import RNN
+from bptt.engine.functions import check_nonlinearity
+from bptt.nn.recurrent import Recurrent
 from bptt.sheet import Cell, losses
 
 
@@ -73,12 +70,10 @@ class Jordan(torch.nn.Module):
         super().__init__()
         losses.pair(loss)
         self.loss_name = loss
-        by_name(nonlinearity)
+        check_nonlinearity(nonlinearity)
         self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size
-        fed_size = input_size + output_size
-        self.cell = Cell(_text(nonlinearity, hidden_recurrence=hidden_recurrence), "jordan")
-        self.rnn = RNN(fed_size, hidden_size, 1, nonlinearity, dtype=dtype) if hidden_recurrence else None
-        self.hidden = None if hidden_recurrence else torch.nn.Linear(fed_size, hidden_size, dtype=dtype)
+        text = _text(nonlinearity, hidden_recurrence=hidden_recurrence)
+        self.rnn = Recurrent(Cell(text, "jordan"), input_size, hidden_size, sizes={"F": output_size}, dtype=dtype)
         self.readout = torch.nn.Linear(hidden_size, output_size, dtype=dtype)
 
     def forward(self, x: Tensor, y: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -105,22 +100,13 @@ class Jordan(torch.nn.Module):
 
     def states(self, x: Tensor, fed: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         """h of all steps (T, B, H), given what each is fed, and the last (1, B, H)."""
-        begin(self)
-        first = [fed[:1]] if self.rnn is None else [h0, fed[:1]]
+        if x.dim() != 3 or x.shape[-1] != self.input_size:
+            raise ValueError(f"x must be (T, B, {self.input_size}), numbers at each step and row; got {tuple(x.shape)}")
         next_fed = torch.cat([fed[1:], torch.zeros_like(fed[:1])])  # what is fed after the last step is not known here
-        h, last = layer(self.cell, x, first, self._weights(), (next_fed,))
-        return h, h[-1:] if self.rnn is None else last[0]
-
-    def _weights(self) -> list[Tensor]:
-        """As the sheet of the cell has them."""
-        if self.rnn is None:
-            assert self.hidden is not None
-            of_both, own = self.hidden.weight, {"b_h": self.hidden.bias}
-        else:
-            of_both, W_hh, b_ih, b_hh = self.rnn.parameters()
-            own = {"W_hh": W_hh.mT, "b_h": b_ih + b_hh}
-        own |= {"W_xh": of_both[:, : self.input_size].mT, "W_fh": of_both[:, self.input_size :].mT}
-        return [own[name] for name in Layout.of(self.cell).names]
+        has_both = len(self.rnn.cell.sheet.states) > 1
+        first = (h0, fed[:1]) if has_both else fed[:1]
+        h, last = self.rnn(x if x.is_floating_point() else x.to(fed.dtype), first, inputs={"fed": next_fed})
+        return h, last[0] if has_both else h[-1:]
 
     def initial(self, x: Tensor) -> State:
         """The zero state for the rows of x (T, B, input_size)."""

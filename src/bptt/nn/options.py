@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bptt.engine.functions import NONLINEARITIES
-from bptt.engine.functions import nonlinearity as by_name
+from bptt.engine.functions import NONLINEARITIES, check_nonlinearity
 from bptt.errors import InputError, SlowEngineWarning
 from bptt.sheet import Cell
 from bptt.sheet.cells import elman
@@ -32,7 +31,7 @@ KNOWN_MODULES: dict[type, str] = {
 def named(nonlinearity: Nonlinearity) -> Nonlinearity:
     """The name of a function or module that has one; others as they are, with a warning. ValueError for other names."""
     if not callable(nonlinearity):
-        by_name(nonlinearity)
+        check_nonlinearity(nonlinearity)
         return nonlinearity
     if isinstance(nonlinearity, Hashable) and nonlinearity in KNOWN_FUNCTIONS:
         return KNOWN_FUNCTIONS[nonlinearity]
