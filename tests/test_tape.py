@@ -24,7 +24,7 @@ from bptt import InputError, Tape, record, recording
 from bptt.engine.contract import Layout
 from bptt.nn import RNN, Elman, Jordan, Recurrent
 from bptt.sheet.cells import CELLS as CELLS_BUILT_IN
-from bptt.tape import player, tapefile
+from bptt.tape import contents, player, tapefile
 from bptt.tape.check import Report, Residual
 from bptt.train import forcing
 
@@ -761,7 +761,7 @@ def assert_same_arrays(tape: Tape, other: Tape) -> None:
 
 
 def arrays_of(tape: Tape) -> dict[str, Tensor]:
-    found = {name: getattr(tape, name) for name in tapefile.OUTPUT}
+    found = {name: getattr(tape, name) for name in contents.OUTPUT}
     for layer in tape.layers:
         kinds = {
             "weight": layer.weights, "first": layer.first, "value": layer.values, "total": layer.totals,

@@ -178,7 +178,7 @@ class Record:
     def named(self, name: str) -> str:
         """What the text of this cell calls a, W_xh, W_hh and b_h, where it is a plain one; else the name itself."""
         own = plain(self.cell)
-        return name if own is None or name not in own._fields else getattr(own, name) or name
+        return getattr(own, name, None) or name if name in ("a", "h", "W_xh", "W_hh", "b_h") else name
 
     @property
     def activation(self) -> str:

@@ -130,15 +130,23 @@ def scattered(x: Tensor, d: Tensor, rows: int) -> Tensor:
 
 
 def fixed_lines(cell: Cell, given: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """The values of the lines without a time, in operations of torch, from the parameters that are given by name."""
+    """The values of the lines without a time, all names given, in operations of torch, from the parameters by name."""
     like = next(iter(given.values()))
     env: Environment = {(name, None): tensor for name, tensor in given.items()}
-    found = {}
-    for line in cell.sheet.fixed:
-        of_rows = cell.sheet.shapes.get(line.name, ("H",))[0]
-        env["I", None] = torch.eye(sizes[of_rows], dtype=like.dtype, device=like.device)
+    found, identities = {}, identities_of(cell, sizes, like)
+    for line in cell.derivation.fixed:
+        env["I", None] = identities[line.name]
         value = torch.as_tensor(evaluated(line.value, cell)(env), dtype=like.dtype, device=like.device)
-        if not cell.sheet.is_matrix(line.name):
-            value = value.expand(sizes[cell.sheet.widths[line.name]])
-        found[line.name] = env[line.name, None] = value
+        width = cell.derivation.width(line.left)
+        found[line.name] = env[line.name, None] = value if width == "matrix" else value.expand(sizes[width])
+    return found
+
+
+def identities_of(cell: Cell, sizes: Mapping[str, int], like: Tensor) -> dict[str, Tensor]:
+    """I of each fixed line: a part that was given a name has that of the line of the text it stands before."""
+    found, size = {}, "H"
+    for line in reversed(cell.derivation.fixed):
+        if line.place is not None:
+            size = cell.sheet.shapes.get(line.name, ("H",))[0]
+        found[line.name] = torch.eye(sizes[size], dtype=like.dtype, device=like.device)
     return found

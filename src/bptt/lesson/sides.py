@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bptt.engine.evaluation import Environment, evaluated
-from bptt.sheet import Cell, losses
+from bptt.engine.evaluation import Environment, evaluated, identities_of
+from bptt.sheet import losses
 from bptt.sheet.expressions import Cotangent, Expression, Name
 from bptt.sheet.sides import Line, Term, shifted
 from bptt.tape import Tape
@@ -69,25 +69,13 @@ def handed(tape: Tape) -> list[Numbers]:
     return found
 
 
-def fixed_lines(cell: Cell, weights: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, Tensor]:
-    """The values of lines without a time, all names given, from the parameters."""
-    env: Environment = {(name, None): weight for name, weight in weights.items()}
-    found, identities = {}, _identities(cell, lengths)
-    for line in cell.derivation.fixed:
-        env["I", None] = identities[line.name]
-        value = torch.as_tensor(evaluated(line.value, cell)(env), dtype=torch.float64)
-        width = cell.derivation.width(line.left)
-        found[line.name] = env[line.name, None] = value if width == "matrix" else value.expand(lengths[width])
-    return found
-
-
 def summed(tape: Tape, weights: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, Tensor]:
     """∂L/∂ of all that has no time, in the order of side B. What fixed lines are made of gets its share from them.
 
     weights: the parameters and the fixed lines
     """
     cell, found = tape.layer().cell, {}
-    identities = _identities(cell, lengths)
+    identities = identities_of(cell, lengths, tape.layer().h)
     env: Environment = _environment(tape) | {(name, None): weight for name, weight in weights.items()}
     for line in cell.side_b:
         match line.parts[0]:
@@ -100,16 +88,6 @@ def summed(tape: Tape, weights: Mapping[str, Tensor], lengths: Mapping[str, int]
                         env["I", None] = identities[left.name]
                         total = total + evaluated(term.value, cell)(env)
                 found[name] = env[f"∂{name}", None] = total
-    return found
-
-
-def _identities(cell: Cell, lengths: Mapping[str, int]) -> dict[str, Tensor]:
-    """I of each fixed line: a part that was given a name has that of the line of the text it stands before."""
-    found, size = {}, "H"
-    for line in reversed(cell.derivation.fixed):
-        if line.place is not None:
-            size = cell.sheet.shapes.get(line.name, ("H",))[0]
-        found[line.name] = torch.eye(lengths[size], dtype=torch.float64)
     return found
 
 

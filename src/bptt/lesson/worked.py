@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from bptt.autograd.readout import Readout
+from bptt.engine.evaluation import fixed_lines
 from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
-from bptt.lesson.sides import fixed_lines, summed
+from bptt.lesson.sides import summed
 from bptt.nn import Recurrent
 from bptt.sheet import Cell, losses, named
 from bptt.sheet.cells import elman

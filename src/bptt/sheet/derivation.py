@@ -9,7 +9,6 @@ Then every line sends its cotangent back to what it reads. What one line sends t
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
 
 from bptt.sheet.expressions import (
     Call,
@@ -195,7 +194,7 @@ class _Backwards:
                 given = dict(zip("abc", arguments, strict=False)) | {"y": self.line.left, "d": d}
                 for argument, back in zip(arguments, self.sheet.function(function).back, strict=True):
                     if back is not None:
-                        self.part(e, argument, self.filled(_parsed(back), given))
+                        self.part(e, argument, self.filled(parse_expression(back), given))
 
     def part(self, whole: Expression, part: Expression, d: Expression) -> None:
         """A part of width 1 that is used for all units gets the sum over them."""
@@ -222,11 +221,6 @@ class _Backwards:
                 width = self.found.width(self.filled(of, given))
                 return UNIT if width == "1" else Size(width)
         return mapped(e, lambda part: self.filled(part, given))
-
-
-@cache
-def _parsed(text: str) -> Expression:
-    return parse_expression(text)
 
 
 def split(e: Expression) -> tuple[int, Expression]:

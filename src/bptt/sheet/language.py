@@ -19,6 +19,7 @@ import itertools
 import unicodedata
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 
 from bptt.errors import InputError
 from bptt.sheet.expressions import (
@@ -199,6 +200,7 @@ def parse(text: str) -> Sheet:
     return sheet
 
 
+@cache
 def parse_expression(text: str) -> Expression:
     """One of our own, as in the table of functions."""
     sheet = Sheet((text,))

@@ -6,9 +6,9 @@ Three judges, none of which shares code with the sweeps:
   arrays next to it. The residual is |difference| / (sum of the magnitudes of the terms), the measure in which a sum of
   n rounded products is off by at most about n eps / 2 whatever the order of summation; allowed is (8 + n) eps;
 - autograd: the layer written once more as a plain loop of torch operations in float64, differentiated by torch. The
-  residual is relative to the largest entry of each gradient or, where its terms nearly cancel, to the largest sum of
-  their magnitudes; allowed is 64 eps for every term on the way, rows of the batch times steps plus hidden units,
-  because rounding errors travel through the recurrence themselves;
+  residual is relative to the largest entry of each gradient or, where all of them are 0, to the magnitudes that they
+  are the sums of; allowed is 64 eps for every term on the way, rows of the batch times steps plus hidden units, because
+  rounding errors travel through the recurrence themselves;
 - central differences, on float64 tapes: (J(θ+δv) − J(θ−δv)) / 2δ with δ = eps^⅓ = 6e-6, where the rounding of J
   (eps |J| / δ = 4e-11 |J|) and the third derivative (δ²/6 = 6e-12) weigh about the same; the residual is relative to
   |J| plus the largest entry of the gradient, and 1e-8 of it is allowed. Every entry of every parameter where that is
@@ -39,7 +39,7 @@ from bptt.sheet.sides import Line, Side
 from bptt.tape.magnitudes import Weighed, weighed
 
 DELTA = torch.finfo(torch.float64).eps ** (1 / 3)
-STEPS_FOR_DIFFERENCES = 28_000
+STEPS_FOR_DIFFERENCES = 4096
 NEAR_A_KINK = 1e-4
 STEEPEST_NORM = 10
 
@@ -422,13 +422,11 @@ def _prefix(record: Record) -> str:
     return "reverse " if record.reverse else ""
 
 
-def _relative(recorded: Tensor, wanted: Tensor, beside: float = 0.0) -> float:
+def _relative(recorded: Tensor, wanted: Tensor, scale: float) -> float:
     if not wanted.numel():
         return 0.0
-    difference, scale = float((recorded.double() - wanted).abs().max()), float(wanted.abs().max())
-    if difference == 0:
-        return 0.0
-    return difference / max(scale, beside) if scale or beside else math.inf
+    difference = float((recorded.double() - wanted).abs().max())
+    return difference and (difference / scale if scale else math.inf)
 
 
 def _against_autograd(graph: _Replay, where: str, largest: dict[str, float]) -> Iterator[Residual]:
@@ -444,16 +442,19 @@ def _against_autograd(graph: _Replay, where: str, largest: dict[str, float]) -> 
         )
     eps = torch.finfo(records[0].h.dtype).eps
     bound = 64 * eps * (math.prod(records[0].h.shape[:-1]) + records[0].h.shape[-1])
+
+    def compared(name: str, recorded: Tensor, gradient: Tensor, key: str) -> Residual:
+        scale = (float(gradient.abs().max()) if gradient.numel() else 0.0) or largest.get(key, 0.0)
+        return Residual("autograd", f"d{name}", where, _relative(recorded, gradient, scale), bound)
+
     for name in parameters:
         gradient, recorded = next(gradients), graph.recorded[name]
         if recorded is not None:
-            beside = largest.get(f"{records[0].layer} {name}", 0.0)
-            yield Residual("autograd", f"d{name}", where, _relative(recorded, gradient, beside), bound)
+            yield compared(name, recorded, gradient, f"{records[0].layer} {name}")
     for record, values in zip(records, made, strict=True):
         for name, of_steps in values.items():
             gradient, recorded = torch.cat([next(gradients) for _ in of_steps]), record.totals[name].flatten(0, -2)
-            beside = largest.get(_key(record, name), 0.0)
-            yield Residual("autograd", f"d{name}", where, _relative(recorded, gradient, beside), bound)
+            yield compared(name, recorded, gradient, _key(record, name))
 
 
 def _against_differences(graph: _Replay, where: str) -> Iterator[Residual]:
@@ -463,7 +464,7 @@ def _against_differences(graph: _Replay, where: str) -> Iterator[Residual]:
     T = record.steps.T
     generator = torch.Generator().manual_seed(0)
     J = abs(float(graph.run(graph.parameters)[0]))
-    affordable = max(1, STEPS_FOR_DIFFERENCES // (T * len(graph.parameters)))
+    affordable = max(1, STEPS_FOR_DIFFERENCES // T)
     for name, value in graph.parameters.items():
         recorded = graph.recorded[name]
         if recorded is None or not value.numel():
@@ -481,5 +482,5 @@ def _against_differences(graph: _Replay, where: str) -> Iterator[Residual]:
             slopes.append((ahead - behind) / (2 * DELTA))
         along = directions @ recorded.double().flatten()
         found = torch.stack(slopes)
-        beside = J + float(found.abs().max())
-        yield Residual("central differences", f"d{name}", where, _relative(along, found, beside), 1e-8)
+        residual = _relative(along, found, J + float(found.abs().max()))
+        yield Residual("central differences", f"d{name}", where, residual, 1e-8)

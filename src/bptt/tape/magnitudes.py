@@ -4,7 +4,6 @@ The magnitude is that of the terms that a value is the sum of, each without its 
 by at most about n eps / 2 times that, whatever the order of summation.
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -103,20 +102,15 @@ def _of_call(function: Function, given: list[Weighed]) -> Weighed:
     letters["y", None] = y
     if function.row == "row":
         letters |= {("d", None): magnitude, ("scale(a)", 0): TORCH["scale"](a)}
-        through = weighed(_parsed(function.back[0] or ""), _AT_HOME, letters)
+        through = weighed(parse_expression(function.back[0] or ""), _AT_HOME, letters)
         return Weighed(y, y.abs() + through.magnitude, n + through.roundings)
     own = y.abs() * (1 + a.abs())
     letters["d", None] = torch.ones_like(y)
     for part, back in zip(given, function.back, strict=True):
         if back is not None:
-            slope = torch.as_tensor(evaluated(_parsed(back), _AT_HOME)(letters))
+            slope = torch.as_tensor(evaluated(parse_expression(back), _AT_HOME)(letters))
             own = own + slope.abs() * (part.magnitude - part.value.abs())
     return Weighed(y, own, n + 1)
-
-
-@cache
-def _parsed(text: str) -> Expression:
-    return parse_expression(text)
 
 
 _AT_HOME = named("elman")  # any cell: a line of the table of functions reads nothing of its own

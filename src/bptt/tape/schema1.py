@@ -6,29 +6,21 @@ from torch import Tensor
 
 from bptt.errors import InputError
 from bptt.sheet.cells import elman
+from bptt.tape.contents import ContentsError, demand
 
 # Where the arrays of a layer are in schema 2; `states` held the first state and those of all steps.
 PLACES = {
     "x": "x", "dx": "dx", "W_xh": "weights.W_xh", "W_hh": "weights.W_hh", "b_h": "weights.b_h", "a": "values.a",
-    "da": "totals.a", "dh": "totals.h", "dh_direct": "outside.h", "dh0": "d_first.h",
+    "da": "totals.a", "dh": "totals.h", "dh_direct": "from_outside.h", "dh0": "d_first.h",
     "dW_xh": "d_weights.W_xh", "dW_hh": "d_weights.W_hh", "db_h": "d_weights.b_h",
 }  # fmt: skip
 
 
-class Flaw(Exception):  # noqa: N818
-    """A fault in the contents of a file."""
-
-
-def demand(holds: bool, flaw: str) -> None:
-    if not holds:
-        raise Flaw(flaw)
-
-
 def as_schema2(about: dict[str, Any], arrays: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The description and arrays of a file in the terms of schema 2; a flaw where they have not even those of 1."""
+    """A file in the terms of schema 2; ContentsError where it has not those of 1."""
     layers = about.get("layers")
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
-        raise Flaw("'layers' is not a list of layers")
+        raise ContentsError("'layers' is not a list of layers")
     demand(about.get("arrays") == sorted(arrays), "'arrays' are not the names of its arrays")
     cells: list[dict[str, str]] = []
     found, of_schema2 = dict(arrays), []
@@ -46,7 +38,7 @@ def as_schema2(about: dict[str, Any], arrays: dict[str, Tensor]) -> tuple[dict[s
         try:
             text = elman(layer.get("activation"), bias="b_h" in own)
         except (InputError, TypeError):
-            raise Flaw(f"a layer has the activation {layer.get('activation')!r}") from None
+            raise ContentsError(f"a layer has the activation {layer.get('activation')!r}") from None
         cell = {"name": "elman", "text": text}
         cells += [cell] * (cell not in cells)
         of_schema2.append({key: layer[key] for key in layer if key != "activation"} | {"cell": cells.index(cell)})

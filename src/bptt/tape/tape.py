@@ -10,50 +10,35 @@ Recomputed on demand, never kept: one step's share of a weight's gradient, which
 dh is the total derivative ∂L/∂h_t, own output and future; dh_direct is the own output's part. `retain_grad()` on the
 output of a recurrent layer gives dh_direct, which is easily misread as a gradient that has vanished.
 
-W_ho and b_o are known when a torch.nn.Linear reads the RNN's output itself: its input holds the same numbers as the
-states of all steps, or of the last one. Steps without an output have do = 0 and w = 0, as B4 and B5 want it.
-
 On disk a tape is a safetensors file with one JSON string in its metadata; docs/tape.md has the format.
 """
 
 import os
 import re
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.hooks import RemovableHandle
 
-from bptt.autograd.recorded import Padding, Record, recorder
-from bptt.engine import choose
+from bptt.autograd.recorded import Padding, Record
 from bptt.engine.contract import Signature
 from bptt.engine.steps import Steps
 from bptt.errors import InputError
 from bptt.files import outputs
-from bptt.sheet import Cell, losses
+from bptt.sheet import Cell
 from bptt.sheet.cells import TORCH
 from bptt.sheet.data import as_data
 from bptt.sheet.plain import plain
-from bptt.tape import player, tapefile
+from bptt.tape import contents, player, tapefile
 from bptt.tape.check import Report, check
 
 if TYPE_CHECKING:
     from bptt.tape.widget import Player
 
 Direction = Literal["forward", "reverse"]
-KEPT_BY_MALLOC = (32 << 20) - 8192
-"""Bytes. Once a block of this size was freed, the C library of GNU keeps smaller ones for the next time, up to twice as
-many bytes. Memory that it has to ask the system for again costs a recording as much as all else together."""
 PLACED = re.compile(r"(.+)_l(\d+)(_reverse)?")
 """A name with its layer and direction, as in torch's modules."""
 
@@ -112,28 +97,34 @@ class Tape:
 
         Raises KeyError for names that are not there, ValueError where there are two directions and none is named.
         """
-        if name in tapefile.OUTPUT and (array := getattr(self, name)) is not None:
+        if name in contents.OUTPUT and (array := getattr(self, name)) is not None:
             return array
         if name == "x":
             return self.x
-        records, own, is_turned = self._about(name)
-        if own in self._summed_biases(records[0], name):
+        records, own, is_of_torch = self._about(name)
+        if is_of_torch and len(TORCH[own]) > 1:
             raise KeyError(f"a tape has the sum of the two biases of torch alone: {own!r}; got {name!r}")
-        found = torch.cat([record[own] for record in records], -1)
-        return _turned(found, is_turned) if own in records[0].weights else self._dense(found)
+        return self._laid_out([record[own] for record in records], own, records[0], is_of_torch)
 
     def d(self, name: str) -> Tensor:
-        """The total ∂L/∂ of what `tape[name]` is, of weights summed over time. RuntimeError before it is known."""
+        """The total ∂L/∂ of what `tape[name]` is, laid out as it is; of weights summed over time.
+
+        Raises KeyError for names that are not there, ValueError for tokens, masks and further inputs, which have none
+        here, RuntimeError before the backward pass.
+        """
         if name == "o":
-            return _there(self.do, "do")
+            return self._do()
         if name == "x":
-            return _there(self.dx, "dx of tokens")
-        records, own, is_turned = self._about(name)
+            dx = self.dx
+            if dx is None:
+                raise ValueError("x holds tokens, which have no gradient")
+            return dx
+        records, own, is_of_torch = self._about(name)
         found = [
-            record.grad(own) if own in record.weights else _reached(record, record.d(own), own) for record in records
+            record.grad(own) if own in record.weights else _reached(record, record.d(own), f"d{own}")
+            for record in records
         ]
-        whole = torch.cat(found, -1)
-        return _turned(whole, is_turned) if own in records[0].weights else self._dense(whole)
+        return self._laid_out(found, own, records[0], is_of_torch)
 
     def direct(self, name: str) -> Tensor:
         """The part of the gradient of a state or output that came from outside of the layer: own output, or h_n.
@@ -141,30 +132,30 @@ class Tape:
         Raises ValueError for other values, RuntimeError before the backward pass.
         """
         records, own, _ = self._about(name)
-        found = [_reached(record, record.direct(own), f"{own}_direct") for record in records]
-        return self._dense(torch.cat(found, -1))
+        found = [_reached(record, record.direct(own), f"d{own}_direct") for record in records]
+        return self._laid_out(found, own, records[0])
 
-    def _about(self, name: str) -> tuple[list[Record], str, bool]:
-        """The records that have a name, what the sheet calls it, and whether torch has it transposed."""
-        base, number, back = name, None, None
-        top = self.layers[-1]
+    def _about(self, name: str, layer: int = -1, direction: Direction | None = None) -> tuple[list[Record], str, bool]:
+        """The records that a name is about, what the sheet calls it, and whether torch has it transposed."""
+        top, base = self.layers[-1], name
         if not top.has(name) and (placed := PLACED.fullmatch(name)):
             base, number, back = placed.groups()
-        number = top.layer if number is None else int(number)
-        if number > top.layer:
-            raise KeyError(f"the layers of this tape are 0 to {top.layer}; got {name!r}")
-        first, *other = records = self._records(number)
-        own = first.named(base)
-        is_of_torch = not first.has(own) and base in _torch_names(first)
-        own = _torch_names(first)[base] if is_of_torch else own
-        if other and (back or base != name or own in first.weights):
-            records = [self.layer(number, "reverse" if back else "forward" if base != name else None)]
-        if not first.has(own):
-            _ = first[own]
+            layer, direction = int(number), "reverse" if back else "forward"
+            if layer > top.layer:
+                raise KeyError(f"the layers of this tape are 0 to {top.layer}; got {name!r}")
+        records = self._records(layer)
+        own, of_torch = records[0].named(base), _torch_names(records[0])
+        is_of_torch = not records[0].has(own) and base in of_torch
+        own = of_torch[base] if is_of_torch else own
+        if direction is not None or own in records[0].weights:
+            records = [self.layer(layer, direction)]
         return records, own, is_of_torch
 
-    def _summed_biases(self, record: Record, name: str) -> list[str]:
-        return [own for torchs, own in _torch_names(record).items() if "bias_" in torchs and name.startswith(torchs)]
+    def _laid_out(self, found: list[Tensor], own: str, record: Record, is_of_torch: bool = False) -> Tensor:
+        """As the network was given it, or as torch has it: of weights there is one."""
+        if own in record.weights:
+            return _turned(found[0], is_of_torch)
+        return self._dense(torch.cat(found, -1))
 
     if not TYPE_CHECKING:  # who checks types knows all attributes
 
@@ -314,25 +305,24 @@ class Tape:
         """
         if name in ("W_ho", "b_o"):
             return self._readout_gradient(name, step)
-        record = self.layer(layer, direction) if layer != -1 or direction or not PLACED.fullmatch(name) else None
-        if record is None:
-            (record, *_), own, is_turned = self._about(name)
-        else:
-            own, is_turned = record.named(name), False
+        (record, *_), own, is_of_torch = self._about(name, layer, direction)
         if own == "b_h" and plain(record.cell) is not None and not record.has(own):
             raise ValueError("this layer has no bias b_h (bias=False)")
-        return _turned(record.grad(own, self._rows_of_layers(step)), is_turned)
+        return _turned(record.grad(own, self._rows_of_layers(step)), is_of_torch)
 
     def _readout_gradient(self, name: str, step: int | None) -> Tensor:
         if self.W_ho is None:
             raise ValueError(f"the gradient of {name} is not known: {self.readout_missing}")
         if name == "b_o" and self.b_o is None:
             raise ValueError("the output layer has no bias b_o (bias=False)")
+        rows = self._rows(step)
+        do = self._do().flatten(0, -2)[rows]
+        return do.sum(0) if name == "b_o" else self.h.flatten(0, -2)[rows].mT @ do  # B4, B5
+
+    def _do(self) -> Tensor:
         if self.do is None:
             raise RuntimeError("do is not known yet: no backward pass has reached the output; call backward() first")
-        rows = self._rows(step)
-        do = self.do.flatten(0, -2)[rows]
-        return do.sum(0) if name == "b_o" else self.h.flatten(0, -2)[rows].mT @ do  # B4, B5
+        return self.do
 
     def _rows(self, step: int | None) -> slice:
         """Where the rows of one step lie once time and batch are one axis."""
@@ -404,10 +394,10 @@ class Tape:
             "seed": self.seed,
             "versions": self.versions,
         }
-        arrays = {name: getattr(self, name) for name in tapefile.OUTPUT}
+        arrays = {name: getattr(self, name) for name in contents.OUTPUT}
         arrays |= {"places": None if self.padding is None else self.padding.places}
         for layer, record in zip(layers, self.layers, strict=True):
-            arrays |= {tapefile.prefix_of(layer) + name: array for name, array in _arrays(record).items()}
+            arrays |= {contents.prefix_of(layer) + name: array for name, array in _arrays(record).items()}
         tapefile.write(Path(path), about, {name: array for name, array in arrays.items() if array is not None})
 
     def page(
@@ -448,273 +438,12 @@ class Tape:
         belong together.
         """
         about, arrays = tapefile.read(Path(path))
-        cells = [Cell(cell["text"], cell["name"]) for cell in about["cells"]]
-        layers = [_loaded(layer, cells[layer["cell"]], arrays) for layer in about["layers"]]
-        output = {name: arrays.get(name) for name in tapefile.OUTPUT}
+        layers = [_loaded(layer, contents.cell_of(about, layer), arrays) for layer in about["layers"]]
+        output = {name: arrays.get(name) for name in contents.OUTPUT}
         known = {key: about[key] for key in ("readout_missing", "text", "vocabulary", "seed", "versions")}
         T, B = about["padded"] or (0, 0)
         padding = Padding(T, B, arrays["places"]) if "places" in arrays else None
         return Tape(layers, padding, **output, **known, loss_name=about["loss"])
-
-
-def record(
-    model: torch.nn.Module,
-    x: Any,
-    targets: Tensor,
-    *,
-    loss: str | None = None,
-    weights: Tensor | None = None,
-    h0: Tensor | None = None,
-    text: str | None = None,
-    vocabulary: Sequence[str] | None = None,
-    seed: int | None = None,
-) -> Tape:
-    """The tape of one forward and backward pass of a model that calls one recurrent module of `bptt.nn`, once.
-
-    The pass is the model's own, on the fast path. It leaves no trace: parameters' .grad, buffers such as running means
-    and the state of the random generators stay as they were, and dropout draws what it would have drawn next.
-
-    model    called with x, or with (x, h0) when h0 is given; its first output is o, before g, at every step or the
-             last. A Jordan network is given the targets too, which it is fed with
-    targets  as `bptt.losses.loss` wants them for o
-    loss     "cross_entropy", "binary_cross_entropy" or "squared_error"; default the model's `loss_name`, if it has one
-    weights  w of B1: one for each step, (T,), or of the shape of o without its last axis; default a mean
-    text, vocabulary, seed   kept on the tape: the text x came from, the characters by token number, where weights began
-
-    Raises ValueError when the model makes no such call or several (`recording` serves those), or its output fits no
-    step.
-
-    >>> model = bptt.nn.Elman(5, 8, 3)
-    >>> record(model, torch.randn(7, 2, 5), torch.randint(3, (7, 2))).dh.shape
-    torch.Size([7, 2, 8])
-    """
-    name = getattr(model, "loss_name", None) if loss is None else loss
-    if not isinstance(name, str):
-        got = f"none, and {type(model).__name__} has no loss_name" if name is None else _said(name)
-        raise ValueError(
-            f"loss is a name, one of {', '.join(losses.PAIRS)}; got {got}. Write loss='squared_error', for example. "
-            "With another loss, call it yourself inside bptt.recording()."
-        )
-    losses.pair(name)
-    parameters = {
-        key: value.detach().requires_grad_(value.is_floating_point()) for key, value in model.named_parameters()
-    }
-    buffers = {key: value.detach().clone() for key, value in model.named_buffers()}
-    given = (x, targets, h0) if getattr(model, "is_fed_targets", False) else (x, h0)
-    arguments = tuple(value.detach() if isinstance(value, Tensor) else value for value in given if value is not None)
-    devices = {value.device for value in parameters.values() if value.is_cuda}
-    with torch.random.fork_rng(sorted(device.index for device in devices)), torch.enable_grad():
-        with _watching() as watcher:
-            output = functional_call(model, parameters | buffers, arguments)
-        if len(watcher.tapes) != 1:
-            raise ValueError(
-                "record takes a model that calls one recurrent module of bptt.nn once, RNN, Recurrent or RNNCell; "
-                f"{type(model).__name__} made {len(watcher.tapes)} such calls. {_instead(len(watcher.tapes))}"
-            )
-        (tape,) = watcher.tapes
-        o: Tensor = output[0] if isinstance(output, tuple | list) else output
-        place = watcher.place_output(o)
-        w = None if weights is None else _step_weights(weights, o, watcher.batch_first)
-        L = losses.loss(name, o, targets, w)
-        if not L.requires_grad:
-            raise ValueError("the model's output does not depend on its parameters: was it detached?")
-        if tape.W_ho is None:
-            watcher.keep_do(o, place)
-        L.backward(inputs=[value for value in parameters.values() if value.requires_grad])
-    per_row = losses.pair(name).per_row(o.detach(), targets)
-    w = o.new_full(o.shape[:-1], 1 / max(1, per_row.numel())) if w is None else w.expand(o.shape[:-1])
-    tape.o, tape.y_hat = place(o.detach()).clone(), place(losses.output(name, o.detach())).clone()
-    tape.loss, tape.L = place(per_row.to(o.dtype)[..., None])[..., 0].clone(), L.detach().to(o.dtype)
-    tape.w = _all_steps(place(w.detach()[..., None]), tape)[..., 0].clone()
-    if targets.dim() == o.dim():
-        tape.targets = place(targets.detach().to(o.dtype)).clone()
-    else:
-        tape.targets = place(targets[..., None])[..., 0].clone()
-    tape.loss_name, tape.text, tape.vocabulary, tape.seed = name, text, vocabulary, seed
-    return tape
-
-
-@contextmanager
-def recording() -> Iterator[list[Tape]]:
-    """A list that receives one tape for each call of a recurrent module of `bptt.nn` made inside the context.
-
-    Side A is there when the call returns, side B as soon as a backward pass has run, inside the context or after it.
-    Nothing that is computed changes; what torch.compile has compiled runs uncompiled inside the context. A
-    torch.nn.Linear that reads the output of the call before it gives o, do, W_ho and b_o; when several do, the output
-    layer stays unknown.
-
-    >>> with recording() as tapes:
-    ...     loss_fn(my_model(x), y).backward()
-    >>> tapes[0].dh.norm(dim=-1)
-    """
-    with _watching() as watcher:
-        yield watcher.tapes
-
-
-@contextmanager
-def _watching() -> "Iterator[_Watcher]":
-    watcher = _Watcher()
-    torch.empty(KEPT_BY_MALLOC, dtype=torch.uint8)
-    token = recorder.set(watcher)
-    hook = register_module_forward_hook(watcher.after)
-    try:
-        with _uncompiled():
-            yield watcher
-    finally:
-        hook.remove()
-        recorder.reset(token)
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Functions that torch.compile has compiled run as they were written."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global hooks", UserWarning)
-        yield
-
-
-class _Watcher:
-    """Told of network calls and layers by `ops.recorder`, of linear layers by a forward hook."""
-
-    def __init__(self) -> None:
-        self.tapes: list[Tape] = []
-        self.batch_first = False
-        self.read_by: list[tuple[Tensor, _Place]] = []
-        self.keeping_do: RemovableHandle | None = None
-
-    def begin(self, network: torch.nn.Module) -> None:
-        self.tapes.append(Tape(versions=dict(_versions())))
-        self.batch_first = bool(getattr(network, "batch_first", False))
-        self.read_by, self.keeping_do = [], None
-
-    def add(self, record: Record) -> None:
-        self.tapes[-1].layers.append(record)
-        self.tapes[-1].versions["engine"] = choose(record.h.device.type, record.h.dtype).name
-
-    def pad(self, padding: Padding) -> None:
-        self.tapes[-1].padding = padding
-
-    def after(self, module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if not isinstance(module, torch.nn.Linear) or not self.tapes or recorder.get() is not self:
-            return
-        place = self._place_of_states(inputs[0]) if inputs else None
-        if place is None:
-            return
-        tape = self.tapes[-1]
-        self.read_by.append((output.detach(), place))
-        if len(self.read_by) > 1:
-            self._forget_readout("several torch.nn.Linear read the output of the recurrent layers")
-            return
-        tape.o = place(output.detach()).clone()
-        tape.W_ho = module.weight.detach().mT.clone()
-        tape.b_o = None if module.bias is None else module.bias.detach().clone()
-        self.keep_do(output, place)
-
-    def keep_do(self, o: Tensor, place: "_Place") -> None:
-        """Keep B3 as the gradient passes by the output."""
-        tape = self.tapes[-1]
-
-        def keep(do: Tensor) -> None:
-            tape.do = _all_steps(place(do.detach()), tape).clone()
-
-        if o.requires_grad:
-            self.keeping_do = o.register_hook(keep)
-
-    def place_output(self, o: Tensor) -> "_Place":
-        """How the model's output becomes (S, B, O); the readout is kept only if the output is its own."""
-        tape = self.tapes[-1]
-        if len(self.read_by) == 1:
-            made, place = self.read_by[0]
-            if made.data_ptr() == o.data_ptr() and made.numel() == o.numel() and made.shape[-1:] == o.shape[-1:]:
-                places = _places(o.shape[:-1], tape, batch_first=self.batch_first)
-                return next(own for own in places if torch.equal(own(o.detach()), place(made)))
-            self._forget_readout("the model's output is not what the torch.nn.Linear on the recurrent layers made")
-        places = _places(o.shape[:-1], tape, batch_first=self.batch_first)
-        if not places:
-            raise ValueError(
-                f"the model's first output must have one row for each step and batch row, or for the last step only, "
-                f"and the outputs on its last axis; got {tuple(o.shape)} for T={tape.steps}, B={tape.batch}"
-            )
-        return places[0]
-
-    def _forget_readout(self, reason: str) -> None:
-        tape = self.tapes[-1]
-        tape.o = tape.do = tape.W_ho = tape.b_o = None
-        tape.readout_missing = reason
-        if self.keeping_do is not None:
-            self.keeping_do.remove()
-
-    def _place_of_states(self, features: Tensor) -> "_Place | None":
-        """How the input of a linear layer lies in the states of the last call; None if it is something else."""
-        tape = self.tapes[-1]
-        if not isinstance(features, Tensor) or not tape.layers:
-            return None
-        h = tape.h
-        if features.shape[-1:] != h.shape[-1:] or features.dtype != h.dtype or features.device != h.device:
-            return None
-        for place in _places(features.shape[:-1], tape, batch_first=self.batch_first):
-            rows = place(features.detach())
-            if torch.equal(rows, h[len(h) - len(rows) :]):
-                return place
-        return None
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A view of an array of a model, its last axis apart, that has time first: (S, B, ·), or (N, ·) when packed."""
-
-    lead: tuple[int, ...]
-    batch_first: bool = False
-
-    def __call__(self, array: Tensor) -> Tensor:
-        array = array.reshape(*self.lead, array.shape[-1])
-        return array.transpose(0, 1) if self.batch_first else array
-
-
-def _places(lead: tuple[int, ...], tape: Tape, *, batch_first: bool) -> list[_Place]:
-    """The ways an array with these leading axes can lie in time and batch, the likeliest first."""
-    T, B = tape.steps, tape.batch
-    if tape.batch_sizes is not None:
-        rows = sum(tape.batch_sizes)
-        return [_Place((rows,))] if lead == (rows,) else []
-    every_step = [_Place((T, B)), _Place((B, T), batch_first=True)]
-    if batch_first:
-        every_step.reverse()
-    places = [place for place in every_step if lead == place.lead]
-    if lead == (T * B,) or (lead == (T,) and B == 1):
-        places += every_step
-    if lead == (B,) or lead == (1, B) or (lead == () and B == 1):
-        places.append(_Place((1, B)))
-    return places
-
-
-def _all_steps(rows: Tensor, tape: Tape) -> Tensor:
-    """Rows of the last steps with zeros for the steps before them."""
-    if tape.batch_sizes is not None or len(rows) == tape.steps:
-        return rows
-    return torch.cat([rows.new_zeros(tape.steps - len(rows), *rows.shape[1:]), rows])
-
-
-def _step_weights(weights: Tensor, o: Tensor, batch_first: bool) -> Tensor:
-    lead = o.shape[:-1]
-    if weights.dim() == 1 and len(lead) == 2:
-        weights = weights[None, :] if batch_first else weights[:, None]
-    try:
-        return weights.to(o.dtype).expand(lead)
-    except RuntimeError:
-        raise ValueError(
-            f"weights must be one for each step or have the shape {tuple(lead)}, that of the outputs without the last "
-            f"axis; got {tuple(weights.shape)}"
-        ) from None
-
-
-def _instead(calls: int) -> str:
-    if calls:
-        return "Run both passes yourself inside bptt.recording(), which gives a tape for each call."
-    return "Put bptt.nn.RNN in the place of torch.nn.RNN, bptt.nn.Recurrent('lstm', ...) in that of torch.nn.LSTM."
 
 
 def _where(name: str, layer: Record) -> str:
@@ -726,21 +455,11 @@ def _where(name: str, layer: Record) -> str:
     return ""
 
 
-def _said(loss: Any) -> str:
-    return f"the function {loss.__name__}" if hasattr(loss, "__name__") else repr(loss)
-
-
 def _reached(record: Record, array: Tensor | None, name: str) -> Tensor:
     if array is None:
         raise RuntimeError(
             f"{name} of layer {record.layer} is not known yet: no backward pass has reached it; call backward() first"
         )
-    return array
-
-
-def _there(array: Tensor | None, name: str) -> Tensor:
-    if array is None:
-        raise RuntimeError(f"{name} is not known: call backward() first; tokens have no gradient")
     return array
 
 
@@ -756,15 +475,6 @@ def _torch_names(record: Record) -> dict[str, str]:
     return {torchs: own for own in parameters for torchs in TORCH[own]}
 
 
-@cache
-def _versions() -> dict[str, str]:
-    try:
-        own = metadata.version("bptt")
-    except metadata.PackageNotFoundError:
-        own = "not installed"
-    return {"bptt": own, "torch": torch.__version__}
-
-
 def _as_data(cell: Cell) -> dict[str, Any]:
     """Its text, and both sides parsed, for readers outside Python."""
     parsed = as_data(cell)
@@ -773,32 +483,21 @@ def _as_data(cell: Cell) -> dict[str, Any]:
 
 def _arrays(record: Record) -> dict[str, Tensor | None]:
     """Those of a layer by their names in a file."""
-    kinds = (record.weights, record.first, record.values, record.totals)
-    kinds += (record.from_outside, record.d_weights, record.d_first)
-    found = {
-        f"{kind}.{name}": array
-        for kind, arrays in zip(tapefile.OF_LAYER, kinds, strict=True)
-        for name, array in arrays.items()
-    }
+    found = {f"{kind}.{name}": array for kind in contents.KINDS for name, array in getattr(record, kind).items()}
     return found | {"x": record.x, "dx": record.dx}
 
 
 def _loaded(layer: dict[str, Any], cell: Cell, arrays: dict[str, Tensor]) -> Record:
-    prefix, sizes = tapefile.prefix_of(layer), layer["batch_sizes"]
-    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    of_kind: dict[str, dict[str, Tensor]] = {kind: {} for kind in tapefile.OF_LAYER}
-    for name, array in own.items():
-        kind, _, of = name.partition(".")
-        if of:
-            of_kind[kind][of] = array
-    weights, first, values, *side_b = of_kind.values()
-    output = next(iter(first.values()))
-    T = len(own["x"]) if sizes is None else len(sizes)
-    steps = Steps(T, len(output), sizes, layer["direction"] == "reverse")
-    values = {line.name: values[line.name] for line in cell.derivation.steps}
-    record = Record(layer["layer"], cell, steps, weights, own["x"], first, values, dx=own.get("dx"))
-    record.totals, record.from_outside, record.d_weights, record.d_first = side_b
-    return record
+    prefix, sizes = contents.prefix_of(layer), layer["batch_sizes"]
+    of_kind: dict[str, dict[str, Tensor]] = {kind: {} for kind in contents.KINDS}
+    for name, array in arrays.items():
+        kind, _, own = name.removeprefix(prefix).partition(".")
+        if name.startswith(prefix) and own:
+            of_kind[kind][own] = array
+    of_kind["values"] = {line.name: of_kind["values"][line.name] for line in cell.derivation.steps}
+    x, B = arrays[f"{prefix}x"], len(next(iter(of_kind["first"].values())))
+    steps = Steps(len(x) if sizes is None else len(sizes), B, sizes, layer["direction"] == "reverse")
+    return Record(layer["layer"], cell, steps, x=x, dx=arrays.get(f"{prefix}dx"), **of_kind)
 
 
 def _direction(record: Record) -> Direction:
