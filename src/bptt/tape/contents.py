@@ -1,4 +1,4 @@
-"""What the file of a tape holds, checked: its description, its arrays against each other and the sheets of its cells."""
+"""What the file of a tape holds: its description, its arrays against each other and the sheets of its cells."""
 
 from collections.abc import Collection
 from typing import Any
