@@ -286,7 +286,7 @@ def _terms(golden: Golden) -> Iterator[dict[str, Any]]:
             and layer.cell.name != "two memories"
         ):
             shares = layer.h_prev[:, 0, 0] * layer.totals["a"][:, 0, -1]
-            python = f'tape.layers[{place}].d_weights["W_hh"][0, {H - 1}]'
+            python = f'tape.layers[{place}].grad("W_hh")[0, {H - 1}]'
             yield _entry(f"{prefix}dW_hh,1,{H}", "B10", shares, layer.d_weights["W_hh"][0, -1], python)
 
 

@@ -484,7 +484,16 @@ c_t = f_t ⊙ c_{t-1} + (1 − f_t) ⊙ z_t
 s_t = decay ⊙ s_{t-1} + (1 − decay) ⊙ c_t
 h_t = (softplus(c_t) ⊙ tanh(c_t + s_t)) / (1 + s_t²)
 """
-OF_ALL_KINDS = {**CELLS_BUILT_IN, "two memories": TWO_MEMORIES}
+WITHOUT_TIME = """
+gamma : constant = 0.1
+M = W_hh − W_hh^T − gamma ⊙ I
+s = σ(b_s)
+q = 2 ⊙ s
+r = q ⊙ s
+a_t = x_t W_xh + h_{t-1} M + r ⊙ (h_{t-1} W_hh) + b_s
+h_t = h_{t-1} + s ⊙ tanh(a_t)
+"""
+OF_ALL_KINDS = {**CELLS_BUILT_IN, "two memories": TWO_MEMORIES, "lines without a time": WITHOUT_TIME}
 
 
 def tape_of(kind: str, dtype: torch.dtype = torch.float64, **options: Any) -> Tape:
@@ -644,6 +653,30 @@ def test_names_with_a_layer_and_a_direction() -> None:
         tape["c_l2"]
 
 
+@pytest.mark.parametrize("names", [["W_xh", "W_hh", "b_s"], ["W_hh"], []])
+@pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
+def test_gradients_go_through_lines_without_a_time(names: list[str]) -> None:
+    """A weight that such lines and the steps read has one gradient: what autograd gives it, whoever asked for one."""
+    rnn = Recurrent(WITHOUT_TIME, 3, 4, num_layers=2, dtype=torch.float64)
+    for name, parameter in rnn.named_parameters():
+        parameter.requires_grad_(name[:-3] in names)
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    with recording() as tapes:
+        rnn(x)[0].square().sum().backward()
+    (tape,) = tapes
+    assert tape.check().ok
+    for name in names:
+        for k in range(2):
+            found, steps = tape.grad(f"{name}_l{k}"), [tape.grad(f"{name}_l{k}", step=t) for t in range(5)]
+            torch.testing.assert_close(found, rnn.get_parameter(f"{name}_l{k}").grad, **tolerance(torch.float64))
+            torch.testing.assert_close(torch.stack(steps).sum(0), found, **tolerance(torch.float64))
+            assert torch.equal(tape.d(f"{name}_l{k}"), found)
+            assert torch.equal(tape[f"{name}_l{k}"], rnn.get_parameter(f"{name}_l{k}"))
+    for line in ("M", "s", "q", "r"):
+        assert tape[f"{line}_l1"].shape == tape.grad(f"{line}_l1").shape
+        assert tape.grad(f"{line}_l1").any()
+
+
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")
 def test_masks_have_no_gradient() -> None:
     with recording() as tapes:
@@ -766,7 +799,7 @@ def arrays_of(tape: Tape) -> dict[str, Tensor]:
         kinds = {
             "weight": layer.weights, "first": layer.first, "value": layer.values, "total": layer.totals,
             "outside": layer.from_outside, "d_weight": layer.d_weights, "d_first": layer.d_first,
-            "": {"x": layer.x, "dx": layer.dx},
+            "learned": layer.learned, "": {"x": layer.x, "dx": layer.dx},
         }  # fmt: skip
         for kind, arrays in kinds.items():
             found |= {f"{layer.layer} {layer.reverse} {kind} {name}": array for name, array in arrays.items()}
@@ -804,6 +837,8 @@ def derived_arrays(tape: Tape) -> Iterator[tuple[str, Tensor]]:
     yield from ((f"{name}_t = ", array) for name, array in layer.values.items())
     yield from ((f"∂{name}_t = ", array) for name, array in layer.totals.items())
     yield from ((f"∂{name} = ", array) for name, array in layer.d_weights.items())
+    fixed = [line.name for line in layer.cell.derivation.fixed]
+    yield from ((f"{name} = ", layer.weights[name]) for name in fixed if name in layer.weights)
     for line in layer.cell.side_b:
         for name, symbol in states.items():
             if line.symbol == symbol:

@@ -1,6 +1,6 @@
 """Whoever watches a network is told of its calls, and of all that each layer computed on both sides."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bptt.autograd.private import is_traced
-from bptt.engine.contract import Layout, Signature, Weights, sizes_of
-from bptt.engine.evaluation import SIZE, Environment, evaluated, key_of
+from bptt.engine.contract import Signature
+from bptt.engine.evaluation import SIZE, Environment, evaluated, fixed_lines, identities_of, key_of
 from bptt.engine.functions import TORCH
 from bptt.engine.reference import of_parameters
 from bptt.engine.steps import Steps
@@ -31,7 +31,8 @@ class Record:
     values        of side A at all steps; first: (B, ·) of the states before the first step
     totals        ∂L/∂ of every value at all steps
     from_outside  the part of it that came from above and from the last states, for the values that have one
-    d_weights     ∂L/∂ of the parameters whose gradient was asked for; d_first and dx likewise
+    d_weights     ∂L/∂ of the parameters whose gradient was asked for, from all steps; d_first and dx likewise
+    learned       where the cell has lines without a time: the parameters, of which some are made into those weights
     """
 
     layer: int
@@ -46,21 +47,24 @@ class Record:
     d_weights: dict[str, Tensor] = field(default_factory=dict)
     d_first: dict[str, Tensor] = field(default_factory=dict)
     dx: Tensor | None = None
+    learned: dict[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
-        """A value of side A at all steps, a parameter, a mask, a further input, or x; KeyError for others."""
-        for arrays in (self.values, self.weights, {"x": self.x}):
-            if name in arrays:
-                return arrays[name]
-        raise KeyError(f"this cell has {', '.join((*self.values, *self.weights, 'x'))}; got {name!r}")
+        """A value of side A, a parameter, a line without a time, a mask, a further input, or x; KeyError for others."""
+        known = self.values | self.weights | self.learned | {"x": self.x}
+        if name not in known and name not in (known := known | self.fixed):
+            raise KeyError(f"this cell has {', '.join(known)}; got {name!r}")
+        return known[name]
 
     def has(self, name: str) -> bool:
-        return name in self.values or name in self.weights or name == "x"
+        return name in self.values or name in self.weights or name in self.learned | self.fixed or name == "x"
 
     def d(self, name: str) -> Tensor | None:
         """The total ∂L/∂ of a value at all steps, of x, or of a parameter, summed; None where it is not known."""
         _ = self[name]
-        return self.dx if name == "x" else self.totals.get(name, self.d_weights.get(name))
+        if name in self.values or name == "x":
+            return self.dx if name == "x" else self.totals.get(name)
+        return self.grad(name)
 
     def direct(self, name: str) -> Tensor | None:
         """The part of `d(name)` from outside, of a state or the output; None before the backward pass."""
@@ -73,21 +77,60 @@ class Record:
         return self.from_outside.get(name)
 
     def grad(self, name: str, rows: slice | Tensor = slice(None)) -> Tensor:
-        """B8, B9 and B10 of a parameter, from some rows (of all N) alone.
+        """B8, B9 and B10 of a parameter or a line without a time, from some rows (of all N) alone.
 
-        Raises ValueError for what is no parameter, RuntimeError before the backward pass.
+        Raises ValueError for others, RuntimeError before the backward pass.
         """
-        parameters = Signature.of(self.cell).parameters
-        if name not in parameters:
-            raise ValueError(f"gradients are those of {', '.join((*parameters, 'W_ho', 'b_o'))}; got {name!r}")
+        known = dict.fromkeys((*Signature.of(self.cell).parameters, *self.learned, *self.fixed))
+        if name not in known:
+            raise ValueError(f"gradients are those of {', '.join((*known, 'W_ho', 'b_o'))}; got {name!r}")
         if not self.totals:
             raise RuntimeError(
                 f"the gradient of {name} in layer {self.layer} is not known yet: no backward pass has reached it; call "
                 "backward() first"
             )
+        return self._through_fixed_lines(rows)[name] if self.learned else self._from_steps(name, rows)
+
+    def _from_steps(self, name: str, rows: slice | Tensor) -> Tensor:
         if isinstance(rows, slice) and rows == slice(None) and name in self.d_weights:
             return self.d_weights[name]
         return of_parameters(self.cell, self.environment(rows), {name})[name]
+
+    def _through_fixed_lines(self, rows: slice | Tensor) -> dict[str, Tensor]:
+        """Of lines without a time, last one first, then of parameters: what steps send, and what such lines do."""
+        sizes, made = self.sizes, self.fixed
+        identities, parameters = identities_of(self.cell, sizes, self.h), Signature.of(self.cell).parameters
+        env: Environment = {(size, SIZE): length for size, length in sizes.items()}
+        env |= {(name, None): tensor for name, tensor in (self.learned | made).items()}
+        found: dict[str, Tensor] = {}
+        for name, tensor in ({name: made[name] for name in reversed(made)} | self.learned).items():
+            total = self._from_steps(name, rows) if name in parameters else torch.zeros_like(tensor)
+            for use in self.cell.derivation.uses.get((name, None), ()):
+                if use.line.step is None:
+                    env["I", None] = identities[use.line.name]
+                    total = total + evaluated(use.value, self.cell)(env)
+            found[name] = env[f"∂{name}", None] = total
+        return found
+
+    @property
+    def fixed(self) -> dict[str, Tensor]:
+        """The values of the lines without a time, all names given, in their order."""
+        return fixed_lines(self.cell, self.learned, self.sizes) if self.learned else {}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The lengths of the sizes of the sheet: "1", "I", "H" and those that the cell declares."""
+        sheet, there = self.cell.sheet, self.values | self.weights | self.learned
+        found = {"1": 1}
+        for name, width in self.cell.derivation.widths.items():
+            if name in there:
+                found[width] = there[name].shape[-1]
+        for name, (rows, columns) in sheet.shapes.items():
+            if name in there:
+                found[rows], found[columns] = there[name].shape
+        if self.x.is_floating_point():
+            found[sheet.widths["x"]] = self.x.shape[-1]
+        return found
 
     def environment(self, rows: slice | Tensor = slice(None), dtype: torch.dtype | None = None) -> Environment:
         """All that side B reads and makes, as expressions of the sheet want it: arrays of rows, all N or some."""
@@ -97,13 +140,8 @@ class Record:
             flat = array.flatten(0, -2) if array.is_floating_point() else array.flatten()
             return flat[rows].to(dtype) if dtype and flat.is_floating_point() else flat[rows]
 
-        layout = Layout.of(self.cell)
-        weights = [self.weights[name].to(dtype or self.h.dtype) for name in layout.names]
-        first = [self.first[name][None] for name in signature.states]
-        extras = [self.weights[name] for name in signature.masks + signature.inputs]
-        lengths = sizes_of(self.cell, Weights(layout, weights), self.x, first, extras)
-        env: Environment = {(size, SIZE): length for size, length in lengths.items()}
-        env |= {(name, None): tensor for name, tensor in zip(layout.names, weights, strict=True)}
+        env: Environment = {(size, SIZE): length for size, length in self.sizes.items()}
+        env |= {(name, None): self.weights[name].to(dtype or self.h.dtype) for name in signature.parameters}
         env |= {(name, None): of_steps(steps.at_every_step(self.weights[name])) for name in signature.masks}
         env |= {(name, 0): of_steps(self.weights[name]) for name in signature.inputs}
         env |= {(name, 0): of_steps(value) for name, value in (self.values | {"x": self.x}).items()}
@@ -210,10 +248,14 @@ class Padding(NamedTuple):
         return dense.flatten(0, 1).index_select(0, self.places)
 
 
+MadeOf = Callable[[int], dict[str, Tensor]]
+"""Of a layer, counted as they are computed, `Record.learned`."""
+
+
 class Recorder(Protocol):
     """Whoever `recorder` holds is told of each network call, of each layer in it, and of padding at its end."""
 
-    def begin(self, network: torch.nn.Module) -> None: ...
+    def begin(self, network: torch.nn.Module, made_of: MadeOf) -> None: ...
 
     def add(self, record: Record) -> None: ...
 
@@ -223,12 +265,12 @@ class Recorder(Protocol):
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
-def begin(network: torch.nn.Module) -> bool:
+def begin(network: torch.nn.Module, made_of: MadeOf = lambda _: {}) -> bool:
     """Tell whoever is watching that the layers of this network follow; whether there is somebody.
 
     Nobody watches what torch.compile traces.
     """
     watching = None if is_traced() else recorder.get()
     if watching is not None:
-        watching.begin(network)
+        watching.begin(network, made_of)
     return watching is not None

@@ -3,13 +3,13 @@
 The tape has one layer and one row. What a term says is evaluated, whatever the cell.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from bptt.engine.evaluation import Environment, evaluated, identities_of
+from bptt.engine.evaluation import Environment, evaluated
 from bptt.sheet import losses
 from bptt.sheet.expressions import Cotangent, Expression, Name
 from bptt.sheet.sides import Line, Term, shifted
@@ -69,26 +69,14 @@ def handed(tape: Tape) -> list[Numbers]:
     return found
 
 
-def summed(tape: Tape, weights: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, Tensor]:
-    """∂L/∂ of all that has no time, in the order of side B. What fixed lines are made of gets its share from them.
+def summed(tape: Tape) -> dict[str, Tensor]:
+    """∂L/∂ of all that has no time, in the order of side B."""
+    lines = tape.layer().cell.side_b
+    return {line.parts[0].name: tape.grad(line.parts[0].name) for line in lines if _has_no_time(line.parts[0])}
 
-    weights: the parameters and the fixed lines
-    """
-    cell, found = tape.layer().cell, {}
-    identities = identities_of(cell, lengths, tape.layer().h)
-    env: Environment = _environment(tape) | {(name, None): weight for name, weight in weights.items()}
-    for line in cell.side_b:
-        match line.parts[0]:
-            case Cotangent(name, None) if name in weights:
-                lefts = [term.left for term in line.terms if isinstance(term.left, Name)]
-                is_read_by_steps = not lefts or any(left.step == 0 for left in lefts)
-                total = tape.grad(name) if is_read_by_steps else torch.zeros_like(weights[name])
-                for term, left in zip(line.terms, lefts, strict=True):
-                    if left.step is None:
-                        env["I", None] = identities[left.name]
-                        total = total + evaluated(term.value, cell)(env)
-                found[name] = env[f"∂{name}", None] = total
-    return found
+
+def _has_no_time(e: object) -> TypeGuard[Cotangent]:
+    return isinstance(e, Cotangent) and e.step is None
 
 
 def jacobians(tape: Tape) -> list[Tensor | None]:

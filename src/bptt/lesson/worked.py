@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from bptt.autograd.readout import Readout
-from bptt.engine.evaluation import fixed_lines
 from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
 from bptt.lesson.sides import summed
@@ -56,12 +55,6 @@ class Network(torch.nn.Module):
             if name not in cell.sheet.given or cell.sheet.given[name].start is None:
                 drawn = torch.rand(weight.t().shape, generator=generator, dtype=torch.float64).t()
                 weight.copy_((100 * (2 * drawn - 1) / math.sqrt(hidden)).round() / 100)
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        """The sizes of the sheet."""
-        rnn, hidden = self.rnn, self.readout.in_features
-        return {"1": 1, **rnn.sizes, rnn.cell.sheet.widths["x"]: rnn.input_size, "H": hidden}
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters as the sheet names them and lays them out: views."""
@@ -289,10 +282,9 @@ def work(given: Example, updates: int | None = None) -> Worked:
     tape.vocabulary = list(given.alphabet) or None
     _check_finite(tape)
     before = {name: weight.clone() for name, weight in model.weights().items()}
-    fixed = fixed_lines(model.rnn.cell, before, model.lengths)
-    masks = {name: rows[0] for name, rows in tape.layer().weights.items() if name not in before | fixed}
-    once = masks | fixed
-    gradient = summed(tape, before | fixed, model.lengths)
+    fixed = tape.layer().fixed
+    once = {name: rows[0] for name, rows in tape.layer().weights.items() if name not in before | fixed} | fixed
+    gradient = summed(tape)
     report = tape.check()
     after = {name: before[name] - given.lr * gradient[name] for name in before}
     _put(model, after)

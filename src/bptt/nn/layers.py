@@ -82,6 +82,10 @@ class Layers(torch.nn.Module, ABC):
         """The weights of each layer and direction, as the cell's layout has them, in the dtype of its parameters."""
         return parameters
 
+    def learned(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Those of one layer and direction by name, where the weights are made of some."""
+        return {}
+
     @abstractmethod
     def learnt_first(self, k: int) -> OfLayer:
         """The states (1, 1, ·) that rows of one layer and direction begin with by themselves."""
@@ -319,7 +323,7 @@ class Layers(torch.nn.Module, ABC):
 
             return computed_wide(wide, x, states, weights, further.steps, returned)
         checkpoint = None if every_layer else self.checkpoint
-        if begin(self):
+        if begin(self, lambda k, given=weights: self.learned(given[k])):
             checkpoint = None  # a record holds everything anyway
         if checkpoint is not None and seen_by_others(x, like):
             checkpoint = None  # who traces or transforms keeps what it wants to

@@ -295,6 +295,9 @@ class Recurrent(Layers):
             found.append([given[name] for name in self._layout.names])
         return found
 
+    def learned(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self._names, parameters, strict=True)) if self.cell.sheet.fixed else {}
+
     def learnt_first(self, k: int) -> OfLayer:
         return [getattr(self, self._called(f"{name}0", k))[None, None] for name in self.cell.sheet.states]
 

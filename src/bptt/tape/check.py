@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from bptt.autograd.recorded import Padding, Record
 from bptt.engine.contract import Signature
-from bptt.engine.evaluation import SIZE, Environment, evaluated
+from bptt.engine.evaluation import SIZE, Environment, evaluated, fixed_lines, identities_of
 from bptt.engine.functions import TORCH
 from bptt.sheet import Cell, losses
 from bptt.sheet.derivation import ZERO
@@ -195,6 +195,11 @@ def _layer(record: Record, where: str, largest: dict[str, float]) -> Iterator[Re
             largest[of] = max(float(wanted.magnitude.max()), largest.get(of, 0.0))
         yield from _residual(line.tag, line.text, where, recorded, *wanted)
 
+    identities = identities_of(cell, record.sizes, record.h.double())
+    env |= {(name, None): tensor.double() for name, tensor in (record.learned | record.fixed).items()}
+    for line, side in zip(found.fixed, [side for side in cell.side_a if side.once], strict=True):
+        env["I", None] = identities[line.name]
+        yield from compared(side, record.weights.get(line.name), weighed(line.value, cell, env))
     for line, side in zip(found.steps, _lines(cell.side_a, "A2", "A3"), strict=True):
         yield from compared(side, rows(record[line.name]), weighed(line.value, cell, env))
     handed = {name: _weighed(found.sent_back(name, -1), cell, env) for name in record.first}
@@ -350,9 +355,10 @@ class _Replay:
         self.recorded: dict[str, Tensor | None] = {}
         for record in records:
             prefix = _prefix(record)
-            for name in Signature.of(record.cell).parameters:
-                self.parameters[prefix + name] = record.weights[name].double()
-                self.recorded[prefix + name] = record.d_weights.get(name)
+            for name in record.learned or Signature.of(record.cell).parameters:
+                self.parameters[prefix + name] = record[name].double()
+                is_there = bool(record.learned) or name in record.d_weights
+                self.recorded[prefix + name] = record.grad(name) if is_there else None
             for name in Signature.of(record.cell).inputs:
                 self.parameters[prefix + name], self.recorded[prefix + name] = record.weights[name].double(), None
             for name, value in record.first.items():
@@ -394,7 +400,10 @@ class _Replay:
     def _direction(self, record: Record, given: Environment, parameters: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         cell, steps, prefix, signature = record.cell, record.steps, _prefix(record), Signature.of(record.cell)
         env: Environment = {key: value for key, value in given.items() if key[1] == SIZE}
-        env |= {(name, None): parameters[prefix + name] for name in signature.parameters}
+        weights = {name: parameters[prefix + name] for name in record.learned or signature.parameters}
+        if record.learned:
+            weights |= fixed_lines(cell, weights, record.sizes)
+        env |= {(name, None): tensor for name, tensor in weights.items()}
         rows = steps.rows_of_steps
         x = parameters["x"].flatten(0, -2) if "x" in parameters else record.x.flatten()
         timed = {("x", 0): x.split(rows)}

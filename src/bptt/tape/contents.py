@@ -22,7 +22,7 @@ OUTPUT = {
 OUTPUT_PACKED = OUTPUT | {
     "o": "N O", "y_hat": "N O", "loss": "N", "targets": "N O", "do": "N O", "w": "N",
 }  # fmt: skip
-KINDS = ("weights", "first", "values", "totals", "from_outside", "d_weights", "d_first")
+KINDS = ("weights", "first", "values", "totals", "from_outside", "d_weights", "d_first", "learned")
 """Of arrays of a layer: the fields of `Record` that hold them by name."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -176,6 +176,11 @@ def _shapes(cell: Cell, *, packed: bool) -> dict[str, str]:
         "from_outside": {name: values[name] for name in (signature.output, *signature.states)},
         "d_weights": weights,
         "d_first": first,
+        "learned": {
+            name: " ".join(f"~{axis}" for axis in sheet.shapes.get(name) or (sheet.widths[name],))
+            for name, given in sheet.given.items()
+            if given.learned and sheet.fixed
+        },
     }
     found = {f"{kind}.{name}": shape for kind, shapes in of_kind.items() for name, shape in shapes.items()}
     inputs = f"{steps} ~{sheet.widths['x']}"

@@ -116,7 +116,7 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
                 "layer": record.layer,
                 "direction": _direction(record),
                 "cell": cells.index(record.cell),
-                "sizes": _sizes(record),
+                "sizes": record.sizes,
                 "x_is_below": _x_is_below(tape, record),
                 "above": _above(tape, record),
             }
@@ -161,12 +161,14 @@ def _layer(record: Record, shown: _Shown, x_is_below: bool) -> dict[str, Tensor 
     sheet = record.cell.sheet
     timed = {name: _with_axis(record.weights[name], record) for name in sheet.inputs if name in record.weights}
     of_rows = [name for name, given in sheet.given.items() if given.kind in ("rows", "drop")]
+    without_time = record.learned | record.fixed
     arrays: dict[str, Tensor | None] = {
         name: array[shown.row] if name in of_rows else array
-        for name, array in record.weights.items()
+        for name, array in (record.weights | without_time).items()
         if name not in timed
     }
-    arrays |= {f"d.{name}": array for name, array in record.d_weights.items() if name in arrays and name not in of_rows}
+    summed = [*(name for name in record.d_weights if name in arrays and name not in of_rows), *without_time]
+    arrays |= {f"d.{name}": record.grad(name) for name in summed}
     timed |= record.values
     further = {name: _with_axis(record.d_weights[name], record) for name in sheet.inputs if name in record.d_weights}
     slopes = record.totals | further
@@ -205,21 +207,6 @@ def _of_next_step(record: Record) -> set[Name | Cotangent]:
             for part in walk(term.value):
                 if isinstance(part, Name | Cotangent) and part.step == 1:
                     found.add(part)
-    return found
-
-
-def _sizes(record: Record) -> dict[str, int]:
-    """The lengths of the sizes of the sheet, H, I and those that the cell declares."""
-    sheet, there = record.cell.sheet, record.values | record.weights
-    found = {"1": 1}
-    for name, width in record.cell.derivation.widths.items():
-        if name in there:
-            found[width] = there[name].shape[-1]
-    for name, (rows, columns) in sheet.shapes.items():
-        if name in there:
-            found[rows], found[columns] = there[name].shape
-    if record.x.is_floating_point():
-        found[sheet.widths["x"]] = record.x.shape[-1]
     return found
 
 

@@ -120,10 +120,7 @@ class Tape:
                 raise ValueError("x holds tokens, which have no gradient")
             return dx
         records, own, is_of_torch = self._about(name)
-        found = [
-            record.grad(own) if own in record.weights else _reached(record, record.d(own), f"d{own}")
-            for record in records
-        ]
+        found = [_reached(record, record.d(own), f"d{own}") for record in records]
         return self._laid_out(found, own, records[0], is_of_torch)
 
     def direct(self, name: str) -> Tensor:
@@ -147,13 +144,13 @@ class Tape:
         own, of_torch = records[0].named(base), _torch_names(records[0])
         is_of_torch = not records[0].has(own) and base in of_torch
         own = of_torch[base] if is_of_torch else own
-        if direction is not None or own in records[0].weights:
+        if direction is not None or (records[0].has(own) and own not in records[0].values):
             records = [self.layer(layer, direction)]
         return records, own, is_of_torch
 
     def _laid_out(self, found: list[Tensor], own: str, record: Record, is_of_torch: bool = False) -> Tensor:
         """As the network was given it, or as torch has it: of weights there is one."""
-        if own in record.weights:
+        if own not in record.values:
             return _turned(found[0], is_of_torch)
         return self._dense(torch.cat(found, -1))
 

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from bptt.autograd.recorded import Padding, Record, recorder
+from bptt.autograd.recorded import MadeOf, Padding, Record, recorder
 from bptt.engine import choose
 from bptt.sheet import losses
 from bptt.tape.tape import Tape
@@ -153,17 +153,21 @@ class _Watcher:
 
     def __init__(self) -> None:
         self.tapes: list[Tape] = []
+        self.made_of: MadeOf = lambda _: {}
         self.batch_first = False
         self.read_by: list[tuple[Tensor, _Place]] = []
         self.keeping_do: RemovableHandle | None = None
 
-    def begin(self, network: torch.nn.Module) -> None:
+    def begin(self, network: torch.nn.Module, made_of: MadeOf) -> None:
         self.tapes.append(Tape(versions=dict(_versions())))
+        self.made_of = made_of
         self.batch_first = bool(getattr(network, "batch_first", False))
         self.read_by, self.keeping_do = [], None
 
     def add(self, record: Record) -> None:
-        self.tapes[-1].layers.append(record)
+        layers = self.tapes[-1].layers
+        record.learned = {name: tensor.detach().clone() for name, tensor in self.made_of(len(layers)).items()}
+        layers.append(record)
         self.tapes[-1].versions["engine"] = choose(record.h.device.type, record.h.dtype).name
 
     def pad(self, padding: Padding) -> None:

@@ -167,7 +167,7 @@ export function inPython(tape: Tape, address: Address): string {
   if (t === null) {
     if (letter in layer.cell.constants) return String(layer.cell.constants[letter]);
     const row = ["rows", "drop"].includes(layer.cell.given[letter]) ? `${tape.row}, ` : "";
-    return `${record}.${isGradient(name) ? "d_weights" : "weights"}[${key}][${row}${i}${j < 0 ? "" : `, ${j}`}]`;
+    return `${record}${isGradient(name) ? `.grad(${key})` : `[${key}]`}[${row}${i}${j < 0 ? "" : `, ${j}`}]`;
   }
   const isFirst = t === edgeBefore(tape, layer) && (t < 0 ? tape.first === 0 : tape.first + tape.T === tape.total);
   if (isFirst) return `${record}.${isGradient(name) ? "d_first" : "first"}[${key}][${tape.row}, ${i}]`;

@@ -69,9 +69,7 @@ describe("addresses", () => {
   );
   it("name the number in Python", () => {
     expect(inPython(word, at(layer, "d.a", 2, 1))).toBe('tape.layers[0].totals["a"][2, 0, 1]');
-    expect(inPython(stacked, at(stacked.layers[1], "d.W_hh", null, 1, 2))).toBe(
-      'tape.layers[1].d_weights["W_hh"][1, 2]',
-    );
+    expect(inPython(stacked, at(stacked.layers[1], "d.W_hh", null, 1, 2))).toBe('tape.layers[1].grad("W_hh")[1, 2]');
   });
 });
 

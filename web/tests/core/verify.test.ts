@@ -29,7 +29,7 @@ describe.each(goldens)("$name", ({ tape }) => {
   const weights = [...arrays.keys()].filter((name) => /^[WMp]/.test(name));
   it.each([...values, ...weights, `own.${cell.output}`])("is found wrong where %s is", (name) => {
     const layer = tape.layers[0];
-    const array = (layer.arrays.get(name) as Floats).map((value) => value + 0.01);
+    const array = (layer.arrays.get(name) as Floats).map((value, k) => value + 0.01 * (k + 1));
     const broken = { ...layer, arrays: new Map([...layer.arrays, [name, array]]) };
     const layers = tape.layers.map((each, position) => (position === 0 ? broken : each));
     expect(verdictOf({ ...tape, layers }).wrongCount).toBeGreaterThan(0);
