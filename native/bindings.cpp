@@ -40,9 +40,10 @@ bptt::Program program(bool back, int sizes, const Records<int, int, int>& slots,
                       const Records<int, int, std::vector<int>>& weights, const std::vector<Terms>& products,
                       const Records<int, std::vector<std::vector<int>>, Terms>& ahead,
                       const Records<int, int, int, int>& carried, const Records<int, bool, int, int, int>& gradients,
-                      const Records<int, Terms>& after, const Records<double, int>& numbers, std::vector<int> vectors,
-                      const Records<int, bool>& arrays, std::vector<int> rows, const Records<int, int, bool>& matrices,
-                      const Records<int, int, bool>& results) {
+                      const Records<int, Terms>& after, const Records<double, int>& numbers,
+                      const Records<int, int, int>& vectors, const Records<int, bool>& arrays, std::vector<int> rows,
+                      const Records<int, int, bool, int, int>& matrices,
+                      const Records<int, int, bool, int, int>& results) {
     bptt::Program made{back,
                        sizes,
                        records<bptt::Slot>(slots),
@@ -55,7 +56,7 @@ bptt::Program program(bool back, int sizes, const Records<int, int, int>& slots,
                        records<bptt::Gradient>(gradients),
                        {},
                        records<bptt::Number>(numbers),
-                       std::move(vectors),
+                       records<bptt::Vector>(vectors),
                        records<bptt::Array>(arrays),
                        std::move(rows),
                        records<bptt::Given>(matrices),
@@ -96,7 +97,11 @@ public:
             if (gradient.left >= 0) is_read[gradient.left] = true;
         for (std::size_t k = 0; k < program.arrays.size(); ++k) of_steps(program.arrays[k], !is_read[k]);
         for (int size : program.rows) of_rows(lengths[size]);
-        for (int size : program.vectors) vectors.push_back(at<Real>(taken(look({lengths[size]}), false)));
+        for (const bptt::Vector& vector : program.vectors) {
+            const std::size_t length = lengths[vector.size];
+            const Real* const whole = at<Real>(taken(look({length * vector.blocks}), false));
+            vectors.push_back(whole ? whole + length * vector.block : nullptr);
+        }
         for (const bptt::Given& matrix : program.matrices) matrices.push_back(strided<const Real>(matrix, false));
         for (const bptt::Given& result : program.results) results.push_back(strided<Real>(result, true));
     }
@@ -156,18 +161,27 @@ private:
     bptt::Matrix<R> strided(const bptt::Given& matrix, bool is_written) {
         const std::size_t columns = lengths_[matrix.columns];
         if (matrix.rows < 0) {
-            std::optional<Found> vector = look({columns}, true);
-            if (vector && vector->at && is_written && !is_apart(*vector, 1, columns)) vector.reset();
+            const std::size_t all = columns * matrix.blocks;
+            std::optional<Found> vector = look({all}, true);
+            if (vector && vector->at && is_written && !is_apart(*vector, 1, all)) vector.reset();
             const Found given = taken(vector, is_written);
-            return {at<R>(given), 0, given.column_stride};
+            return {block<R>(matrix, given, columns, given.column_stride), 0, given.column_stride};
         }
         const std::size_t rows = lengths_[matrix.rows], lines = matrix.is_transposed ? columns : rows,
-                          line = matrix.is_transposed ? rows : columns;
-        std::optional<Found> found = look({lines, line}, true);
-        if (found && found->at && is_written && !is_apart(*found, lines, line)) found.reset();
+                          line = matrix.is_transposed ? rows : columns, all = lines * matrix.blocks;
+        std::optional<Found> found = look({all, line}, true);
+        if (found && found->at && is_written && !is_apart(*found, all, line)) found.reset();
         const Found given = taken(found, is_written);
-        if (matrix.is_transposed) return {at<R>(given), given.column_stride, given.row_stride};
-        return {at<R>(given), given.row_stride, given.column_stride};
+        R* const begin = block<R>(matrix, given, lines, given.row_stride);
+        if (matrix.is_transposed) return {begin, given.column_stride, given.row_stride};
+        return {begin, given.row_stride, given.column_stride};
+    }
+
+    // Where the block begins, of so many lines.
+    template <class R>
+    static R* block(const bptt::Given& matrix, const Found& whole, std::size_t lines, std::int64_t stride) {
+        R* const begin = at<R>(whole);
+        return begin ? begin + static_cast<std::int64_t>(lines) * matrix.block * stride : nullptr;
     }
 
     // Whether each element has a place of its own.

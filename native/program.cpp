@@ -35,6 +35,10 @@ public:
 
 private:
     bool is_size(int size) const { return size >= 0 && size < p_.sizes; }
+    template <class Piece>
+    static bool is_block(const Piece& piece) {
+        return piece.block >= 0 && piece.block < piece.blocks;
+    }
     bool is_of_block(int slot) const { return p_.groups[p_.slots[slot].group].of_block; }
     int size_of(int slot) const { return p_.slots[slot].size; }
 
@@ -45,11 +49,13 @@ private:
     bool are_rows(int rows, int size) const { return rows == -1 || (is_in(rows, p_.rows) && p_.rows[rows] == size); }
 
     void inputs() const {
-        for (int size : p_.vectors) demand(is_size(size), "has vectors with sizes");
+        for (const Vector& vector : p_.vectors)
+            demand(is_size(vector.size) && is_block(vector), "has vectors with sizes, one of some blocks");
         for (const Array& array : p_.arrays) demand(is_size(array.size), "has arrays with sizes");
         for (int size : p_.rows) demand(is_size(size), "has rows with sizes");
         for (const Given& matrix : p_.matrices)
-            demand(is_size(matrix.rows) && is_size(matrix.columns), "has matrices with sizes");
+            demand(is_size(matrix.rows) && is_size(matrix.columns) && is_block(matrix),
+                   "has matrices with sizes, one of some blocks");
         for (const Number& number : p_.numbers)
             demand(number.size == -1 || is_size(number.size), "has numbers of sizes that there are");
     }
@@ -141,7 +147,8 @@ private:
     void sums() const {
         demand(p_.back || (p_.gradients.empty() && p_.after.empty()), "sums on the way back alone");
         for (const Result& result : p_.results)
-            demand((result.rows == -1 || is_size(result.rows)) && is_size(result.columns), "has results with sizes");
+            demand((result.rows == -1 || is_size(result.rows)) && is_size(result.columns) && is_block(result),
+                   "has results with sizes, one of some blocks");
         for (const Gradient& g : p_.gradients) {
             demand(is_in(g.to, p_.results) && is_in(g.right, p_.slots) && is_of_block(g.right),
                    "sums slots of a block");

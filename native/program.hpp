@@ -36,10 +36,18 @@ struct Group {
     bool of_block;  // has room for the rows of all steps of a block; else for those of a step
 };
 
-// A matrix of the caller, and whether it lies transposed: as [columns, rows].
+// A matrix of the caller, and whether it lies transposed: as [columns, rows]. It is one of `blocks` of the same shape
+// that lie one after the other in an array.
 struct Given {
     int rows, columns;  // sizes
     bool is_transposed;
+    int block, blocks;
+};
+
+// A vector of the caller, one of `blocks`.
+struct Vector {
+    int size;
+    int block, blocks;
 };
 
 // Matrices whose products with one left factor are a group.
@@ -118,7 +126,7 @@ struct Program {
     std::vector<Gradient> gradients;
     std::vector<After> after;
     std::vector<Number> numbers;  // the first of the vectors
-    std::vector<int> vectors;     // the size of each that follows
+    std::vector<Vector> vectors;  // those that follow
     std::vector<Array> arrays;
     std::vector<int> rows;  // of each array of rows the size
     std::vector<Given> matrices;
@@ -126,7 +134,7 @@ struct Program {
 
     int size_of_vector(int vector) const {
         const int given = vector - static_cast<int>(numbers.size());
-        return given < 0 ? 0 : vectors[given];
+        return given < 0 ? 0 : vectors[given].size;
     }
 
     std::vector<Segment> segments;  // all instructions

@@ -1,7 +1,7 @@
 """A layer of any cell with drawn tensors, and the cells that the tests go through."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ def drawn(
     def of(name: str) -> list[int]:
         return [length[axis] for axis in sheet.shapes.get(name) or (sheet.widths[name],)]
 
-    signature, layout = Signature.of(cell), Layout.of(cell, torch=torch_layout)
+    signature, layout = Signature.of(cell), Layout.of(cell, as_torch=torch_layout)
     B, rows = steps.B, steps.rows
     x = torch.randint(length["I"], rows) if tokens else draw(*rows, *of("x"))
     first = [draw(1, B, *of(name)) for name in signature.states]
@@ -124,8 +124,7 @@ def drawn(
         ]
     parameters = {name: draw(*of(name)) for name, given in sheet.given.items() if given.learned}
     if torch_layout:
-        names = {name: part for part, positions in layout.made_of.items() for name in _names(layout, positions)}
-        parameters = {name: draw(*of(names[name])[::-1]) for name in layout.names}
+        parameters = dict(zip(layout.names, [draw(*shape) for shape in shapes_of(cell, layout, length)], strict=True))
     given = parameters | (fixed_lines(cell, parameters, length) if sheet.fixed else {})
     extras = [draw(B, *of(name)).detach() for name in signature.masks]
     extras += [draw(*rows, *of(name)) for name in signature.inputs]
@@ -133,8 +132,14 @@ def drawn(
     return Drawn(cell, steps, x, first, parameters, weights, extras)
 
 
-def _names(layout: Layout, positions: Sequence[int]) -> list[str]:
-    return [layout.names[k] for k in positions]
+def shapes_of(cell: Cell, layout: Layout, length: Mapping[str, int]) -> list[tuple[int, ...]]:
+    """Of the tensors of a layout."""
+    found: list[tuple[int, ...]] = [()] * len(layout.names)
+    for name, parts in layout.made_of.items():
+        first, *rest = (length[axis] for axis in cell.sheet.shapes.get(name) or (cell.sheet.widths[name],))
+        for k, _, blocks in parts:
+            found[k] = (rest[0] * blocks, first) if rest and layout.transposed else (first * blocks, *rest)
+    return found
 
 
 def cotangents(made: Made) -> tuple[Tensor, list[Tensor]]:

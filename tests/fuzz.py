@@ -31,6 +31,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
+from drawn import shapes_of
 from safetensors.torch import save
 
 import bptt
@@ -318,17 +319,11 @@ def fuzz_engine(
     if draw.random() < 0.2:
         text, in_torch = draw.choice(list(CELLS.values())), False
     cell = Cell(text)
-    signature, layout = Signature.of(cell), Layout.of(cell, torch=in_torch)
+    signature, layout = Signature.of(cell), Layout.of(cell, as_torch=in_torch)
     length = {"1": 1, "I": I, "H": H}
-    of_tensors = {
-        k: [length[axis] for axis in cell.sheet.shapes.get(name) or (cell.sheet.widths[name],)]
-        for name, at in layout.made_of.items()
-        for k in at
-    }
 
     def tensors() -> list[Any]:
-        shapes = (of_tensors[k][::-1] if layout.transposed else of_tensors[k] for k in range(len(layout.names)))
-        return [array(*shape) for shape in shapes]
+        return [array(*shape) for shape in shapes_of(cell, layout, length)]
 
     def of_states() -> list[Any]:
         return [array(1, B, H) if draw.random() < 0.7 else None for _ in signature.states]
@@ -383,10 +378,10 @@ def _drawn_program(sizes: int, draw: random.Random) -> dict[str, Any]:
     numbers = [
         (draw.choice([0.0, 1.5, -1e300, float("nan")]), draw.choice([-1, *any_size])) for _ in range(draw.randrange(3))
     ]
-    vectors: list[int] = []
+    vectors: list[tuple[int, int, int]] = []
     rows: list[int] = []
-    matrices: list[tuple[int, int, bool]] = []
-    results: list[tuple[int, int, bool]] = []
+    matrices: list[tuple[int, int, bool, int, int]] = []
+    results: list[tuple[int, int, bool, int, int]] = []
     weights: list[tuple[int, int, list[int]]] = []
     products: list[list[tuple[int, int]]] = []
     instructions: list[tuple[_native.Operation, int, list[int]]] = []
@@ -400,13 +395,20 @@ def _drawn_program(sizes: int, draw: random.Random) -> dict[str, Any]:
     def vector(size: int) -> int:
         if size == 0 and numbers and draw.random() < 0.5:
             return draw.randrange(len(numbers))
-        return len(numbers) + one(vectors, size)
+        return len(numbers) + one(vectors, (size, *block()))
+
+    def block() -> tuple[int, int]:
+        """Mostly the whole."""
+        blocks = draw.choice([1, 1, 1, 2, 4])
+        return draw.randrange(blocks), blocks
 
     def weight(left: int, right: int, count: int = 1) -> int:
         same = [k for k, (*shape, of) in enumerate(weights) if (*shape, len(of)) == (left, right, count)]
         if same and draw.random() < 0.3:
             return draw.choice(same)
-        weights.append((left, right, [one(matrices, (left, right, draw.random() < 0.5)) for _ in range(count)]))
+        weights.append(
+            (left, right, [one(matrices, (left, right, draw.random() < 0.5, *block())) for _ in range(count)])
+        )
         return len(weights) - 1
 
     for _ in range(draw.randrange(25)):
@@ -521,10 +523,11 @@ def fuzz_program(draw: random.Random) -> None:
     def real(*shape: int) -> Any:
         return torch.randn(shape, dtype=dtype)
 
-    def strided(rows: int, columns: int, is_transposed: bool) -> Any:
+    def strided(rows: int, columns: int, is_transposed: bool, _: int, blocks: int) -> Any:
         if rows < 0:
-            return real(length[columns])
-        shape = (length[columns], length[rows]) if is_transposed else (length[rows], length[columns])
+            return real(length[columns] * blocks)
+        lines, line = (length[columns], length[rows]) if is_transposed else (length[rows], length[columns])
+        shape = lines * blocks, line
         match draw.randrange(4):
             case 0:
                 return real(*shape[::-1]).mT
@@ -550,7 +553,7 @@ def fuzz_program(draw: random.Random) -> None:
             must = must and False
         tensors.append(made)
     tensors += [given(real(*[1] * draw.randrange(2), B, length[size])) for size in code["rows"]]
-    tensors += [real(length[size]) for size in code["vectors"]]
+    tensors += [real(length[size] * blocks) for size, _, blocks in code["vectors"]]
     tensors += [strided(*matrix) for matrix in code["matrices"]]
     tensors += [given(strided(*result)) for result in code["results"]]
     if draw.random() < 0.2:

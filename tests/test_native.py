@@ -55,7 +55,7 @@ def assert_close(actual, expected):
 def plain(activation="tanh", *, torch_layout=True, bias=True):
     """A plain cell and its layout."""
     cell = Cell(elman(activation, bias=bias))
-    return cell, Layout.of(cell, torch=torch_layout)
+    return cell, Layout.of(cell, as_torch=torch_layout)
 
 
 def run_layer(x, h0, weights, dh, dh_n, steps, *, activation="tanh", threads=1, watched=True):
@@ -329,7 +329,15 @@ def check_walks_that_accumulate(given: Drawn, H: int) -> None:
 def test_walks_that_accumulate_give_the_bits_of_one(cell, T, B, I, H, tokens, reverse, dtype):
     steps, sizes = Steps(T, B, None, reverse), {"I": I, "H": H}
     torch.manual_seed(8)
-    given = drawn(ALL[cell], steps, sizes=sizes, dtype=dtype, tokens=tokens, torch_layout=cell == "elman", spread=0.1)
+    given = drawn(
+        ALL[cell],
+        steps,
+        sizes=sizes,
+        dtype=dtype,
+        tokens=tokens,
+        torch_layout=cell in ("elman", "lstm", "gru"),
+        spread=0.1,
+    )
     check_walks_that_accumulate(given, H)
 
 
@@ -508,7 +516,7 @@ def test_outputs_that_cannot_hold_what_is_written_are_refused(name, spoil):
 @pytest.mark.parametrize("position", range(4))
 def test_arrays_for_gradients_beyond_their_storage_are_refused(position, cell):
     x, _, weights, dy = layer_inputs((3, 2), 2, 4, 5, torch.float64)
-    given = CELLS[cell], Weights(Layout.of(CELLS[cell], torch=True), weights)
+    given = CELLS[cell], Weights(Layout.of(CELLS[cell], as_torch=True), weights)
     made = native.forward(*given, x, [None], Steps(3, 2))
     into: Any = Gradients(None, [None], [torch.empty_like(weight) for weight in weights])
     into.weights[position] = freed(weights[position])
@@ -519,7 +527,7 @@ def test_arrays_for_gradients_beyond_their_storage_are_refused(position, cell):
 @pytest.mark.parametrize("cell", CELLS)
 def test_an_output_beyond_its_storage_is_refused(cell):
     x, _, weights, _ = layer_inputs((3, 2), 2, 4, 5, torch.float64)
-    given = CELLS[cell], Weights(Layout.of(CELLS[cell], torch=True), weights)
+    given = CELLS[cell], Weights(Layout.of(CELLS[cell], as_torch=True), weights)
     out = torch.empty(3, 2, 5, dtype=torch.float64)
     assert native.forward(*given, x, [None], Steps(3, 2), out=out).y is out
     with pytest.raises(ValueError, match=r"`h`.* reaches to byte .* of its storage"):
@@ -552,7 +560,7 @@ from bptt.sheet import Cell
 from bptt.sheet.cells import elman
 torch.set_num_threads(2)
 cell = Cell(elman(bias=False))
-weights = Weights(Layout.of(cell, torch=True), [torch.eye(100) / 2] * 2)
+weights = Weights(Layout.of(cell, as_torch=True), [torch.eye(100) / 2] * 2)
 x, h0 = torch.ones(30, 8, 100), torch.zeros(1, 8, 100)
 layer = lambda: native.forward(cell, weights, x, [h0], Steps(30, 8)).y
 expected = layer()
@@ -582,7 +590,7 @@ shapes = (50, 8, 30), (200, 30), (200, 200), (50, 8, 200)
 x, W_xh, W_hh, dh = (torch.randn(shape, generator=generator) for shape in shapes)
 W_hh /= 20
 cell, steps = Cell(elman(bias=False)), Steps(50, 8)
-weights = Weights(Layout.of(cell, torch=True), [W_xh, W_hh])
+weights = Weights(Layout.of(cell, as_torch=True), [W_xh, W_hh])
 def digest():
     made = native.forward(cell, weights, x, [None], steps)
     into = Gradients(torch.empty_like(x), [None], [torch.empty_like(W_xh), torch.empty_like(W_hh)])
@@ -838,7 +846,7 @@ def test_an_unknown_instruction_set_is_refused_with_the_choices():
 
 def test_states_may_have_any_strides_where_cotangents_are_told() -> None:
     cell, steps = Cell(elman()), Steps(4, 3)
-    weights = Weights(Layout.of(cell, torch=True), [random(1, 2, 5), random(2, 2, 2), random(3, 2), random(4, 2)])
+    weights = Weights(Layout.of(cell, as_torch=True), [random(1, 2, 5), random(2, 2, 2), random(3, 2), random(4, 2)])
     x, dy = random(5, 4, 3, 5), random(6, 4, 3, 2)
     y = native.forward(cell, weights, x, [None], steps).y
     told = []

@@ -261,20 +261,21 @@ CODE: dict[str, Any] = {
     "gradients": [(0, True, 0, 3, 0), (1, False, -1, 4, 0), (-1, False, -1, 3, 1)],
     "after": [(2, [(3, 2)])],
     "numbers": [(0.5, -1), (0.0, 1)],
-    "vectors": [2, 1],
+    "vectors": [(2, 1, 2), (1, 0, 1)],
     "arrays": [(1, False), (1, True), (1, False)],
     "rows": [1, 1],
-    "matrices": [(1, 1, False), (1, 2, False), (1, 2, True), (2, 1, False)],
-    "results": [(1, 2, True), (-1, 2, False)],
+    "matrices": [(1, 1, False, 0, 1), (1, 2, False, 1, 3), (1, 2, True, 1, 2), (2, 1, False, 0, 1)],
+    "results": [(1, 2, True, 2, 3), (-1, 2, False, 1, 2)],
 }
 
 
 def of_code(T: int, B: int, width: int, other: int) -> list[Tensor]:
     """The tensors of CODE, those that it writes full of NaN."""
     nan = torch.nan
-    shapes = [(T, B, width), (1, B, width), (other,), (width,), (width, width), (width, other), (other, width)]
-    x, first, b, unread, *matrices = (torch.randn(shape, dtype=F64) / 4 for shape in (*shapes, (other, width)))
-    d, last, sums = torch.full_like(x, nan), torch.full_like(first, nan), torch.full((other, width), nan, dtype=F64)
+    shapes = [(T, B, width), (1, B, width), (2 * other,), (width,), (width, width), (3 * width, other)]
+    shapes += [(2 * other, width), (other, width)]
+    x, first, b, unread, *matrices = (torch.randn(shape, dtype=F64) / 4 for shape in shapes)
+    d, last, sums = torch.full_like(x, nan), torch.full_like(first, nan), torch.full((3 * other, width), nan, dtype=F64)
     return [x, d, first, last, b, unread, *matrices, sums, torch.full_like(b, nan)]
 
 
@@ -287,7 +288,9 @@ def test_a_program_does_what_its_records_say(
 ) -> None:
     torch.manual_seed(2)
     tensors, lengths = of_code(T, B, width, other), [1, width, other]
-    x, d, first, last, b, _, W_carried, W_of_b, W_alone, W_back, sums, of_rows = tensors
+    x, d, first, last, b, _, W_carried, W_of_b, W_alone, W_back, all_sums, all_of_rows = tensors
+    b, W_of_b, W_alone = b[other:], W_of_b[width : 2 * width], W_alone[other:]
+    sums, of_rows = all_sums[2 * other :], all_of_rows[other:]
     if accumulate:
         sums.fill_(2.0)
         of_rows.fill_(3.0)
@@ -304,6 +307,8 @@ def test_a_program_does_what_its_records_say(
     held = 2.0 * accumulate, 3.0 * accumulate
     expected = [with_b @ W_back, carried[None], of_step_before + of_own + held[0], with_b.sum((0, 1)) + held[1]]
     torch.testing.assert_close([d, last, sums, of_rows], expected, rtol=1e-11, atol=1e-11)
+    assert all_sums[: 2 * other].isnan().all()
+    assert all_of_rows[:other].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
@@ -324,15 +329,26 @@ def test_a_program_says_which_tensor_it_cannot_read(dtype: torch.dtype) -> None:
 
 WRONG: dict[str, list[dict[str, Any]]] = {
     "has sizes, the first of which is 1": [{"sizes": 0}, {"sizes": -1}],
-    "has vectors with sizes": [{"vectors": [2, 3]}, {"vectors": [-1, 1]}],
+    "has vectors with sizes": [
+        {"vectors": [(2, 1, 2), (3, 0, 1)]},
+        {"vectors": [(-1, 0, 1), (1, 0, 1)]},
+        {"vectors": [(2, 2, 2), (1, 0, 1)]},
+        {"vectors": [(2, -1, 2), (1, 0, 1)]},
+    ],
     "has arrays with sizes": [{"arrays": [(1, False), (3, True)]}, {"arrays": [(-1, False)]}],
     "has rows with sizes": [{"rows": [1, 3]}, {"rows": [-1, 1]}],
-    "has matrices with sizes": [{"matrices": [(1, 3, False)]}, {"matrices": [(-1, 1, False)]}],
+    "has matrices with sizes": [
+        {"matrices": [(1, 3, False, 0, 1)]},
+        {"matrices": [(-1, 1, False, 0, 1)]},
+        {"matrices": [(1, 1, False, 1, 1)]},
+        {"matrices": [(1, 1, False, 0, 0)]},
+    ],
     "has numbers of sizes that there are": [{"numbers": [(0.5, 3)]}, {"numbers": [(0.5, -2)]}],
     "has results with sizes": [
-        {"results": [(1, 3, True)]},
-        {"results": [(-2, 2, False)]},
-        {"results": [(1, -1, True)]},
+        {"results": [(1, 3, True, 0, 1)]},
+        {"results": [(-2, 2, False, 0, 1)]},
+        {"results": [(1, -1, True, 0, 1)]},
+        {"results": [(1, 2, True, 3, 3)]},
     ],
     "has all slots of its groups": [
         {"slots": CODE["slots"][:-1]},
@@ -368,7 +384,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"weights": [(2, 1, [0])]},
         {"weights": [(2, 1, [1])]},
         {"weights": [(1, 2, [1, 3])]},
-        {"matrices": [(1, 1, False), (1, 2, False), (2, 1, True), (2, 1, False)]},
+        {"matrices": [(1, 1, False, 0, 1), (1, 2, False, 1, 3), (2, 1, True, 1, 2), (2, 1, False, 0, 1)]},
     ],
     "has a term in every product": [{"products": [[]]}, {"products": [[(0, 0)], []]}],
     "multiplies slots with weights": [{"products": [[(5, 0)]]}, {"products": [[(-1, 0)]]}, {"products": [[(0, 3)]]}],
@@ -450,13 +466,16 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"gradients": [(0, True, 0, 3, -1)]},
         {"gradients": [(-1, False, -1, 1, 1)]},  # a slot of a step
     ],
-    "sums what fits": [{"results": [(1, 1, True), (-1, 2, False)]}, {"results": [(1, 2, True), (-1, 1, False)]}],
+    "sums what fits": [
+        {"results": [(1, 1, True, 0, 1), (-1, 2, False, 0, 1)]},
+        {"results": [(1, 2, True, 0, 1), (-1, 1, False, 0, 1)]},
+    ],
     "sums rows to a vector": [{"gradients": [(-1, False, -1, 3, 0)]}],
     "sums products that fit": [
         {"gradients": [(3, True, 0, 3, 0)]},
         {"gradients": [(-2, True, 0, 3, 0)]},
         {"gradients": [(0, True, 0, 3, 1)]},
-        {"results": [(2, 2, True), (-1, 2, False)]},
+        {"results": [(2, 2, True, 0, 1), (-1, 2, False, 0, 1)]},
     ],
     "sums products with rows that fit": [
         {"gradients": [(0, True, 2, 3, 0)]},

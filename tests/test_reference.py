@@ -18,7 +18,7 @@ from bptt.engine import reference
 from bptt.engine.contract import Gradients, Weights, read_by_side_b
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.cells import TORCH, elman
+from bptt.sheet.cells import TORCH, elman, gru, lstm
 
 F64 = torch.float64
 PHI = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a}
@@ -159,10 +159,17 @@ def test_side_b_is_the_gradient_of_side_a(steps: Steps, cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("torch_layout", [False, True], ids=["sheet", "torch"])
-@pytest.mark.parametrize("text", [elman("relu"), EVERY_OPTION, elman(norm=True, bias=False)], ids=str)
+@pytest.mark.parametrize(
+    "text",
+    [
+        elman("relu"), EVERY_OPTION, elman(norm=True, bias=False), lstm(), lstm(projection=True, dropout=True),
+        lstm(bias=False), gru(), gru(dropout=True, bias=False),
+    ],
+    ids=str,
+)  # fmt: skip
 @of_all_steps
 def test_weights_of_either_layout(steps: Steps, text: str, torch_layout: bool) -> None:
-    given = drawn(Cell(text), steps, torch_layout=torch_layout)
+    given = drawn(Cell(text), steps, sizes={"S": 5}, torch_layout=torch_layout)
     made = given.forward(reference)
     dy, d_last = cotangents(made)
     expected = given.by_autograd(made, dy, d_last)
@@ -170,7 +177,7 @@ def test_weights_of_either_layout(steps: Steps, text: str, torch_layout: bool) -
         found = given.backward(reference, made, dy, d_last, given.arrays())
     torch.testing.assert_close(found, expected, **near(given.cell))
     if torch_layout:
-        assert {name for names in TORCH.values() for name in names} >= set(given.weights.layout.names)
+        assert {name for parts in TORCH.values() for name, *_ in parts} >= set(given.weights.layout.names)
 
 
 @of_all_cells

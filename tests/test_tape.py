@@ -435,14 +435,15 @@ def test_tapes_of_every_cell_hold_its_numbers_by_name(kind: str, packed: bool) -
         assert total.shape == top[line.name].shape
     with pytest.raises(KeyError, match=r"this cell has .*, x; got 'none'"):
         top["none"]
-    layout = Layout.of(top.cell, torch=isinstance(rnn, RNN))
+    layout = Layout.of(top.cell, as_torch=isinstance(rnn, RNN))
     suffix = f"_l{rnn.num_layers - 1}{'_reverse' * rnn.bidirectional}"
-    for name, positions in layout.made_of.items():
-        for k in positions:
-            found, parameter = top.d_weights[name], getattr(rnn, layout.names[k] + suffix)
+    for name, parts in layout.made_of.items():
+        for part in parts:
+            found, parameter = top.d_weights[name], getattr(rnn, layout.names[part.tensor] + suffix)
             assert parameter.grad is not None
-            assert torch.equal(layout.turned(found), parameter.grad), name
-            value = sum(layout.turned(getattr(rnn, layout.names[k] + suffix).detach()) for k in positions)
+            assert torch.equal(layout.turned(found), part.of(parameter.grad)), name
+            tensors = [part.of(getattr(rnn, layout.names[part.tensor] + suffix).detach()) for part in parts]
+            value = sum(map(layout.turned, tensors))
             assert torch.equal(top.weights[name], torch.as_tensor(value)), name
     with recording() as judged, bptt.using("reference"):
         step()

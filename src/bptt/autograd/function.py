@@ -133,7 +133,7 @@ def _unread(kind: _Kind, needed: tuple[bool, ...]) -> tuple[int, ...]:
 
 @lru_cache
 def _kind(cell: Cell, torch_layout: bool, device: str, dtype: torch.dtype, asked: str | None) -> _Kind:
-    layout, signature = Layout.of(cell, torch=torch_layout), Signature.of(cell)
+    layout, signature = Layout.of(cell, as_torch=torch_layout), Signature.of(cell)
     states = 1 + len(signature.states)
     weights = states + len(layout.names)
     engine = serving(device, dtype)
@@ -275,10 +275,9 @@ def _complete(
     record.dx = into.x.clone() if into.x is not None and needs[0] else into.x
     record.d_first = {name: d[0].clone() for name, d in zip(record.first, into.first, strict=True) if d is not None}
     record.d_weights = {
-        name: layout.turned(gradient).clone()
-        for name, positions in layout.made_of.items()
-        for gradient in [next((into.weights[k] for k in positions if into.weights[k] is not None), None)]
-        if gradient is not None
+        name: layout.turned(gradients[0]).clone()
+        for name, parts in layout.made_of.items()
+        if (gradients := [part.of(d) for part in parts if (d := into.weights[part.tensor]) is not None])
     }
 
 
@@ -320,7 +319,7 @@ def _by_autograd(
     if not x.is_floating_point() and not seen_by_others(x, weights[0]):
         operators.check_tokens_of_layer(cell, torch_layout, weights, x)
     steps = Steps.of(x, sizes, reverse, None if first[0] is None else first[0].shape[1])
-    given = Weights(Layout.of(cell, torch=torch_layout), weights)
+    given = Weights(Layout.of(cell, as_torch=torch_layout), weights)
     made = reference.forward(cell, given, x, first, steps, extras, functions=functions)
     return made.y, made.last
 

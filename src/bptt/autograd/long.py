@@ -167,7 +167,7 @@ class _How(NamedTuple):
         seed = int(torch.randint(2**62, (), device="cpu")) if dropout else 0
         first = layers[0].first[0]
         B = Steps.of(x, sizes).B if first is None else first.shape[1]
-        layout = Layout.of(cell, torch=torch_layout)
+        layout = Layout.of(cell, as_torch=torch_layout)
         return _How(cell, layout, engine, len(layers), inputs, sizes, reverse, dropout, seed, B)
 
     def flat(self, layers: Sequence[Layer], inputs: Sequence[Tensor]) -> list[Tensor | None]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bptt.engine.contract import Layout
+from bptt.engine.contract import Layout, Part
 from bptt.errors import InputError
 from bptt.sheet import Cell, named
 from bptt.sheet.plain import plain
@@ -91,11 +91,18 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
             raise InputError("ONNX has no packed sequences; export the model with padded input of shape (T, B, I)")
         own = Cell(cell)
         form = _form(own)
-        layout = Layout.of(own, torch=torch_layout)
+        layout = Layout.of(own, as_torch=torch_layout)
 
         def matrix(name: str) -> Any:  # (columns, rows)
-            found = weights[layout.made_of[name][0]]
+            found = part(layout.made_of[name][0])
             return found if torch_layout else op.Transpose(found, perm=[1, 0])
+
+        def part(of: Part) -> Any:
+            if of.blocks == 1:
+                return weights[of.tensor]
+            length = int(weights[of.tensor].shape[0]) // of.blocks
+            ends = [op.Constant(value_ints=[k * length]) for k in (of.block, of.block + 1)]
+            return op.Slice(weights[of.tensor], *ends, zero)
 
         def stacked(names: Sequence[str], of: Callable[[str], Any]) -> Any:
             blocks = [of(name) for name in names]
@@ -103,18 +110,19 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
         zero = op.Constant(value_ints=[0])
         W, R = stacked(form.of_x, matrix), stacked(form.of_h, matrix)
-        H = weights[layout.made_of[form.of_h[0]][0]].shape[0]
+        a_gate = layout.made_of[form.of_h[0]][0]
+        H = weights[a_gate.tensor].shape[0 if torch_layout else 1] // a_gate.blocks
         biases = None
         if any(name for name in form.biases):
             none = op.CastLike(op.Constant(value_floats=[0.0] * int(H)), W)
-            positions = [layout.made_of.get(name, ()) for name in form.biases]
-            of_x = [weights[at[0]] if at else none for at in positions]
-            of_h = [weights[at[1]] if len(at) > 1 else none for at in positions]
-            if form.bias_of_h is not None:
-                of_h[-1] = weights[layout.made_of[form.bias_of_h][0]]
+            places = [layout.made_of.get(name, ()) for name in form.biases]
+            of_x = [part(at[0]) if at else none for at in places]
+            of_h = [part(at[1]) if len(at) > 1 else none for at in places]
+            if form.bias_of_h in layout.made_of:
+                of_h[-1] = part(layout.made_of[form.bias_of_h][0])
             biases = op.Unsqueeze(op.Concat(*of_x, *of_h, axis=0), zero)
         if x.dtype is not None and x.dtype.is_integer():  # tokens are rows of W_xh, one-hot inputs to the operator
-            rows = weights[layout.made_of[form.of_x[0]][0]].shape[1 if torch_layout else 0]
+            rows = weights[layout.made_of[form.of_x[0]][0].tensor].shape[1 if torch_layout else 0]
             inputs = op.Constant(value_ints=[int(rows)])
             x = op.CastLike(op.OneHot(x, inputs, op.Constant(value_floats=[0.0, 1.0])), weights[0])
         y, *last = getattr(op, form.operator)(

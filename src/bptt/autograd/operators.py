@@ -45,7 +45,7 @@ class Call(NamedTuple):
         cell = _cell(cell) if isinstance(cell, str) else cell
         B = first[0].shape[1] if len(first) and first[0] is not None else None
         steps = Steps.of(x, None if sizes is None else sizes.tolist(), reverse, B)
-        return Call(cell, Layout.of(cell, torch=torch_layout), steps)
+        return Call(cell, Layout.of(cell, as_torch=torch_layout), steps)
 
     def parts(self, flat: Sequence[Any]) -> tuple[Any, list[Any], list[Any], list[Any]]:
         states, weights = 1 + len(Signature.of(self.cell).states), len(self.layout.names)
@@ -132,7 +132,7 @@ def _(
     own = _cell(cell)
     signature, widths = Signature.of(own), own.derivation.widths
     length = sizes_of(
-        own, Weights(Layout.of(own, torch=torch_layout), weights), x, first or [None] * len(signature.states)
+        own, Weights(Layout.of(own, as_torch=torch_layout), weights), x, first or [None] * len(signature.states)
     )
     if first:
         B: Any = first[0].shape[1]
@@ -321,7 +321,7 @@ def _second_backward(ctx: Any, cotangents: Sequence[Tensor]) -> tuple[Any, ...]:
     of_d, of_made, _ = ctx.counts
     d, _, _, _, first, *_ = ctx.needs_input_grad
     own = _cell(ctx.options[0])
-    states, weights = len(Signature.of(own).states), len(Layout.of(own, torch=ctx.options[1]).names)
+    states, weights = len(Signature.of(own).states), len(Layout.of(own, as_torch=ctx.options[1]).names)
     dx, *rest = found[of_d:]
     of_given = [found[k] for k, is_given in enumerate(ctx.given) if is_given]
     assert len(of_given) == len(d)
@@ -391,7 +391,7 @@ class _LayerBackward(torch.autograd.Function):
 
 def _parts(options: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, list[Any], list[Any], list[Any]]:
     cell = _cell(options[0])
-    return Call(cell, Layout.of(cell, torch=options[1]), Steps(0, 0)).parts(flat)
+    return Call(cell, Layout.of(cell, as_torch=options[1]), Steps(0, 0)).parts(flat)
 
 
 def _packed(options: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, list[Any], list[Any], list[Any]]:
@@ -483,7 +483,7 @@ def _axes(options: Sequence[Any], sizes: Any) -> list[Any]:
     """Which axis of each tensor counts the rows of the batch, or the rows of all steps; None of the weights."""
     signature, cell = Signature.of(_cell(options[0])), _cell(options[0])
     of_steps = 1 if sizes is None else 0
-    weights = len(Layout.of(cell, torch=options[1]).names)
+    weights = len(Layout.of(cell, as_torch=options[1]).names)
     extras = [0] * len(signature.masks) + [of_steps] * len(signature.inputs)
     return [of_steps, *[1] * len(signature.states), *[None] * weights, *extras]
 
@@ -516,7 +516,7 @@ def _as_samples(tensor: Tensor, axis: int, V: int) -> Tensor:
 
 def check_tokens_of_layer(cell: Cell, torch_layout: bool, weights: Sequence[Tensor], x: Tensor) -> None:
     """IndexError for tokens outside [0, I)."""
-    own = Weights(Layout.of(cell, torch=torch_layout), weights)
+    own = Weights(Layout.of(cell, as_torch=torch_layout), weights)
     check_tokens(x, sizes_of(cell, own, x, [None] * len(cell.sheet.states))[cell.sheet.widths["x"]])
 
 
@@ -538,7 +538,7 @@ def layer(
     if has_tangents():
         known = sizes.tolist() if isinstance(sizes, Tensor) else sizes
         steps = Steps.of(x, known, reverse, None if first[0] is None else first[0].shape[1])
-        given = Weights(Layout.of(cell, torch=torch_layout), weights)
+        given = Weights(Layout.of(cell, as_torch=torch_layout), weights)
         made = reference.forward(cell, given, x, first, steps, extras)
         return made.y, made.last
     if sizes is not None and not isinstance(sizes, Tensor):

@@ -61,11 +61,11 @@ class Program:
         gradients: Sequence[tuple[int, bool, int, int, int]],
         after: Sequence[tuple[int, Terms]],
         numbers: Sequence[tuple[float, int]],
-        vectors: Sequence[int],
+        vectors: Sequence[tuple[int, int, int]],
         arrays: Sequence[tuple[int, bool]],
         rows: Sequence[int],
-        matrices: Sequence[tuple[int, int, bool]],
-        results: Sequence[tuple[int, int, bool]],
+        matrices: Sequence[tuple[int, int, bool, int, int]],
+        results: Sequence[tuple[int, int, bool, int, int]],
     ) -> None: ...
 
 def run(

@@ -36,6 +36,7 @@ def readable(taken: Taken, tensor: Tensor | None, length: Sequence[int], steps: 
     length: of each size of the program.
     """
     name, kind, sizes = taken.name, taken.kind, [length[k] for k in taken.sizes]
+    sizes[0] *= taken.blocks
     if tensor is None:
         raise ValueError(f"`{name}` must be given")
     if kind == "steps" and not tensor.is_floating_point() and not tensor.is_complex():

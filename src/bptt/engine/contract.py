@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from bptt.engine.steps import Steps
@@ -55,36 +56,64 @@ class Signature:
         )
 
 
+class Part(NamedTuple):
+    """Of a tensor, by its position, one of so many blocks of equal length along its first axis."""
+
+    tensor: int
+    block: int = 0
+    blocks: int = 1
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """A view."""
+        return tensor if self.blocks == 1 else tensor.tensor_split(self.blocks)[self.block]
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """How the parameters of a cell lie in the tensors of a module.
 
     names       of the tensors
-    made_of     for each parameter the positions of the tensors whose sum it is
+    made_of     for each parameter the parts of tensors whose sum it is
     transposed  whether matrices are (columns, rows)
     """
 
     names: tuple[str, ...]
-    made_of: dict[str, tuple[int, ...]]
+    made_of: dict[str, tuple[Part, ...]]
     transposed: bool
 
     @staticmethod
     @lru_cache
-    def of(cell: Cell, *, torch: bool = False) -> "Layout":
-        """That of the sheet, a tensor for each parameter, or that of torch's module for the plain cell."""
-        parts = {name: TORCH[name] if torch else (name,) for name in Signature.of(cell).parameters}
-        tensors = tuple(name for part in parts.values() for name in part)
-        return Layout(tensors, {name: tuple(map(tensors.index, part)) for name, part in parts.items()}, torch)
+    def of(cell: Cell, *, as_torch: bool = False) -> "Layout":
+        """That of the sheet, a tensor for each parameter, or that of torch's module for this cell."""
+        named = {name: TORCH[name] if as_torch else ((name, 0, 1),) for name in Signature.of(cell).parameters}
+        of_module = [tensor for parts in TORCH.values() for tensor, *_ in parts] if as_torch else named
+        there = {tensor for parts in named.values() for tensor, *_ in parts}
+        tensors = tuple(tensor for tensor in dict.fromkeys(of_module) if tensor in there)
+        return Layout(
+            tensors,
+            {name: tuple(Part(tensors.index(tensor), *at) for tensor, *at in parts) for name, parts in named.items()},
+            as_torch,
+        )
 
     def turned(self, tensor: Tensor) -> Tensor:
         """From the sheet's layout to the module's, and back."""
         return tensor.mT if self.transposed and tensor.dim() == 2 else tensor
 
-    def laid_out(self, of_parameters: dict[str, Tensor]) -> dict[int, Tensor]:
-        """The gradient of each tensor, by its position, from those of the parameters."""
+    def laid_out(self, of_parameters: dict[str, Tensor]) -> dict[Part, Tensor]:
+        """The gradient of each part of a tensor, from those of the parameters."""
         return {
-            k: self.turned(gradient) for name, gradient in of_parameters.items() for k in self.made_of[name]
+            part: self.turned(gradient) for name, gradient in of_parameters.items() for part in self.made_of[name]
         }  # fmt: skip
+
+    def joined(self, of_parameters: dict[str, Tensor]) -> list[Tensor]:
+        """The gradient of each tensor, from those of all parameters."""
+        found, parts = self.laid_out(of_parameters), sorted(part for parts in self.made_of.values() for part in parts)
+        of_tensors = [[found[part] for part in parts if part.tensor == k] for k in range(len(self.names))]
+        return [blocks[0] if len(blocks) == 1 else torch.cat(blocks) for blocks in of_tensors]
+
+    def parameters_in(self, is_asked: Sequence[bool]) -> set[str]:
+        """Those of which something lies in the tensors that are asked for."""
+        return {name for name, parts in self.made_of.items() if any(is_asked[part.tensor] for part in parts)}
 
 
 @dataclass(slots=True)
@@ -97,8 +126,8 @@ class Weights:
     def by_name(self) -> dict[str, Tensor]:
         """The parameters as the sheet names them and lays them out: views, or sums. Without those that are None."""
         found = {}
-        for name, positions in self.layout.made_of.items():
-            parts = [tensor for k in positions if (tensor := self.tensors[k]) is not None]
+        for name, places in self.layout.made_of.items():
+            parts = [part.of(tensor) for part in places if (tensor := self.tensors[part.tensor]) is not None]
             if parts:
                 found[name] = self.layout.turned(parts[0] if len(parts) == 1 else parts[0] + parts[1])
         return found
@@ -139,9 +168,10 @@ class Gradients:
 
     def receive(self, layout: Layout, of_parameters: dict[str, Tensor]) -> None:
         """Those of the parameters, by their names, go to the arrays of the weights."""
-        for position, gradient in layout.laid_out(of_parameters).items():
-            array = self.weights[position]
-            if array is not None:
+        for part, gradient in layout.laid_out(of_parameters).items():
+            whole = self.weights[part.tensor]
+            if whole is not None:
+                array = part.of(whole)
                 array.add_(gradient) if self.accumulate else array.copy_(gradient)
 
 
@@ -211,12 +241,13 @@ def sizes_of(
 
 class Place(NamedTuple):
     """Where the length of a size is: which tensor of x, the first states, the weights and the extras, which of its
-    axes, how many it has (0 where that is free), and its name."""
+    axes, how many it has (0 where that is free), its name, and how often it goes into that axis."""
 
     tensor: int
     axis: int
     axes: int
     name: str
+    times: int = 1
 
 
 def length_at(places: Sequence[Place], tensors: Sequence[Tensor | None]) -> int | None:
@@ -224,13 +255,13 @@ def length_at(places: Sequence[Place], tensors: Sequence[Tensor | None]) -> int 
 
     Raises ValueError for a tensor with another number of axes.
     """
-    for k, axis, axes, name in places:
+    for k, axis, axes, name, times in places:
         tensor = tensors[k] if k < len(tensors) else None
         if tensor is not None and (k or tensor.is_floating_point()):
             shape = tensor.shape
             if len(shape) != axes and (axes or not shape):
                 raise ValueError(f"`{name}` must have {axes or 3} axes; got shape {tuple(shape)}")
-            return shape[axis]
+            return shape[axis] // times
     return None
 
 
@@ -240,11 +271,11 @@ def places_of_sizes(cell: Cell, layout: Layout) -> tuple[tuple[str, tuple[Place,
     sheet, signature = cell.sheet, Signature.of(cell)
     states, extras = signature.states, signature.masks + signature.inputs
     found: dict[str, list[Place]] = {}
-    for name, positions in layout.made_of.items():
+    for name, parts in layout.made_of.items():
         widths = sheet.shapes.get(name) or (sheet.widths[name],)
         for axis, width in enumerate(widths[::-1] if layout.transposed else widths):
-            for k in positions:
-                place = Place(1 + len(states) + k, axis, len(widths), layout.names[k])
+            for k, _, blocks in parts:
+                place = Place(1 + len(states) + k, axis, len(widths), layout.names[k], 1 if axis else blocks)
                 found.setdefault(width, []).append(place)
     others = [(1 + k, name, f"first {name}") for k, name in enumerate(states)]
     others += [(1 + len(states) + len(layout.names) + k, name, name) for k, name in enumerate(extras)]
@@ -262,7 +293,7 @@ def read_by_side_b(cell: Cell, layout: Layout, needed: tuple[bool, ...]) -> tupl
     signature, found = Signature.of(cell), cell.derivation
     states, tensors = len(signature.states), len(layout.names)
     first, weights, extras = needed[1 : 1 + states], needed[1 + states :][:tensors], needed[1 + states + tensors :]
-    wanted = {name for name, at in layout.made_of.items() if any(weights[k] for k in at)}
+    wanted = layout.parameters_in(weights)
     wanted |= {name for name, need in zip(signature.masks + signature.inputs, extras, strict=True) if need}
     wanted |= {"x"} if needed[0] else set()
     values = {line.name for line in found.steps}
@@ -272,9 +303,9 @@ def read_by_side_b(cell: Cell, layout: Layout, needed: tuple[bool, ...]) -> tupl
         if step == -1 or name in values or name in wanted:
             read |= {(n.name, n.step) for use in uses if use.line.step is not None for n in names(use.value)}
     of_weights = [False] * tensors
-    for name, positions in layout.made_of.items():
-        for k in positions:
-            of_weights[k] = (name, None) in read
+    for name, parts in layout.made_of.items():
+        for part in parts:
+            of_weights[part.tensor] |= (name, None) in read
     return (
         ("x", 0) in read,
         *((name, -1) in read or need for name, need in zip(signature.states, first, strict=True)),

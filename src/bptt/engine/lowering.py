@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeGuard
 from torch import Tensor
 
 from bptt.engine import _native
-from bptt.engine.contract import Layout, Place, length_at, places_of_sizes
+from bptt.engine.contract import Layout, Part, Place, length_at, places_of_sizes
 from bptt.engine.evaluation import key_of
 from bptt.engine.functions import EPSILON
 from bptt.sheet import Cell
@@ -51,6 +51,7 @@ class Taken(NamedTuple):
     kind        "steps" (T, B, ·) or (N, ·), "rows" (B, ·), "vector" or "matrix"
     sizes       the sizes of its axes beside those of steps and rows
     is_written  whether it receives results
+    blocks      how often the first size goes into its axis
     """
 
     place: int
@@ -58,6 +59,7 @@ class Taken(NamedTuple):
     kind: str
     sizes: tuple[int, ...]
     is_written: bool
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,12 @@ class Lowering:
         self.carried: dict[str, tuple[int, int, int, int]] = {}
         self.gradients: list[tuple[int, bool, int, int, int]] = []
         self.after: list[tuple[int, list[tuple[int, int]]]] = []
-        self.vectors: dict[str | float | Size, int] = {}
+        self.vectors: dict[Part | float | Size, int] = {}
         self.arrays: dict[str, str] = {}
         self.own: set[str] = set()  # arrays of a block
         self.rows: dict[str, str] = {}
         self.matrices: dict[tuple[str, bool], int] = {}
-        self.results: dict[str, tuple[int, int, bool]] = {}
+        self.results: dict[Part, tuple[int, int, bool]] = {}
         self.planned: dict[tuple[tuple[Expression, ...], str, tuple[str, ...]], list[_Member]] = {}
         self.sums: dict[_Member, int] = {}
         self.normed: dict[int, tuple[int, int]] = {}  # of an operand, what is left without its mean, and the scale
@@ -154,7 +156,7 @@ class Lowering:
         self.groups.append(count)
         return first
 
-    def vector(self, what: str | float | Size, width: str = "1") -> int:
+    def vector(self, what: Part | float | Size, width: str = "1") -> int:
         self.vectors.setdefault(what, self.size(width))
         return -1 - list(self.vectors).index(what)
 
@@ -218,7 +220,7 @@ class Lowering:
             self.of_block.add(group)
         return slot
 
-    def sum_up(self, name: str, result: str) -> None:
+    def sum_up(self, name: str, result: Part) -> None:
         """The gradient of a parameter: the sum over the rows of all steps."""
         sheet, found = self.cell.sheet, self.cell.derivation
         shape = sheet.shapes.get(name)
@@ -290,7 +292,7 @@ class Lowering:
                     return self.vector(float(given.start or 0))
                 if given is not None and given.kind in ("rows", "drop"):
                     return self.carry(name, sheet.widths[name], before=name)
-                first, *more = (self.vector(tensor, sheet.widths[name]) for tensor in self._tensors(name))
+                first, *more = (self.vector(part, sheet.widths[name]) for part in self.layout.made_of[name])
                 for other in more:
                     first = self.entry(_OF.add, first, other)
                 return first
@@ -400,16 +402,14 @@ class Lowering:
 
     def _make_ahead(self, to: int, together: list[_Ahead], width: str) -> None:
         """Of each slot of a group; the products have the same left factors."""
-        vectors = [[self.vector(t, width) for name in ahead.vectors for t in self._tensors(name)] for ahead in together]
+        made_of = self.layout.made_of
+        vectors = [[self.vector(p, width) for name in ahead.vectors for p in made_of[name]] for ahead in together]
         terms = []
         for j, (left, _) in enumerate(together[0].products):
             rows = self.cell.sheet.widths[left]
             matrices = tuple(self._matrix(ahead.products[j][1]) for ahead in together)
             terms.append((self.array(left, rows), self._weight(rows, width, matrices)))
         self.ahead.append((to, [[-1 - vector for vector in each] for each in vectors], terms))
-
-    def _tensors(self, parameter: str) -> list[str]:
-        return [self.layout.names[k] for k in self.layout.made_of[parameter]]
 
     def plan(self, expressions: Iterable[Expression]) -> None:
         """Which sums of products have the same left factors, so that they are made together."""
@@ -466,8 +466,8 @@ class Lowering:
     def program(self, call: list[str], made: dict[str, str], last: Iterable[str] = ()) -> Program:
         """call: names of the tensors of a call, in order. made and last: as `Program` has them."""
         place = self._shared()
-        numbers = [what for what in self.vectors if not isinstance(what, str)]
-        vectors = [what for what in self.vectors if isinstance(what, str)]
+        numbers = [what for what in self.vectors if not isinstance(what, Part)]
+        vectors = [what for what in self.vectors if isinstance(what, Part)]
         of_vector = {k: [*numbers, *vectors].index(what) for k, what in enumerate(self.vectors)}
         first: dict[int, int] = {}  # of the slots that stay, by those that were
         slots: list[tuple[int, int, int]] = []
@@ -479,12 +479,14 @@ class Lowering:
                 first[slot] = len(slots)
                 slots.append((size, len(groups) - 1, number))
         of = [first[place[slot]] for slot in range(len(self.slots))]
-        matrices, shapes = [], self.cell.sheet.shapes
-        for name, is_transposed in self.matrices:
+        shapes, of_matrices = self.cell.sheet.shapes, [self.layout.made_of[name][0] for name, _ in self.matrices]
+        matrices: list[tuple[int, int, bool, int, int]] = []
+        for (name, is_transposed), part in zip(self.matrices, of_matrices, strict=True):
             rows, columns = (self.size(width) for width in shapes[name])
             lies_transposed = is_transposed != self.layout.transposed
-            matrices.append((columns, rows, lies_transposed) if is_transposed else (rows, columns, lies_transposed))
-        results = list(self.results.values())
+            shape = (columns, rows) if is_transposed else (rows, columns)
+            matrices.append((*shape, lies_transposed, part.block, part.blocks))
+        results = [(*shape, part.block, part.blocks) for part, shape in self.results.items()]
         code = _native.Program(
             back=self.back,
             sizes=len(self.sizes),
@@ -510,25 +512,27 @@ class Lowering:
             gradients=[(left, before, begin, of[right], to) for left, before, begin, right, to in self.gradients],
             after=[(to, [(of[left], weight) for left, weight in terms]) for to, terms in self.after],
             numbers=[(0.0, self.size(what.name)) if isinstance(what, Size) else (what, -1) for what in numbers],
-            vectors=[self.vectors[what] for what in vectors],
+            vectors=[(self.vectors[part], part.block, part.blocks) for part in vectors],
             arrays=[(self.size(width), key in self.own) for key, width in self.arrays.items()],
             rows=[self.size(width) for width in self.rows.values()],
             matrices=matrices,
             results=results,
         )  # fmt: skip
-        taken: list[tuple[str, str, tuple[int, ...]]] = []
-        taken += [(key, "steps", (self.size(width),)) for key, width in self.arrays.items() if key not in self.own]
-        taken += [(key, "rows", (self.size(width),)) for key, width in self.rows.items()]
-        taken += [(what, "vector", (self.vectors[what],)) for what in vectors]
-        of_matrices = [self._tensors(name)[0] for name, _ in self.matrices]
-        for key, (rows, columns, is_transposed) in zip(
-            [*of_matrices, *self.results], [*matrices, *results], strict=True
+        names, received = self.layout.names, [f"∂{self.layout.names[part.tensor]}" for part in self.results]
+        taken: list[tuple[str, str, tuple[int, ...], int]] = []
+        taken += [(key, "steps", (self.size(width),), 1) for key, width in self.arrays.items() if key not in self.own]
+        taken += [(key, "rows", (self.size(width),), 1) for key, width in self.rows.items()]
+        taken += [(names[part.tensor], "vector", (self.vectors[part],), part.blocks) for part in vectors]
+        for key, (rows, columns, is_transposed, _, blocks) in zip(
+            [*(names[part.tensor] for part in of_matrices), *received], [*matrices, *results], strict=True
         ):
             sizes = (columns,) if rows < 0 else (columns, rows) if is_transposed else (rows, columns)
-            taken.append((key, "matrix", sizes))
-        written = {*self.results, *self.stored, *(list(self.arrays)[to] for to, _ in self.after)}
+            taken.append((key, "matrix", sizes, blocks))
+        written = {*received, *self.stored, *(list(self.arrays)[to] for to, _ in self.after)}
         written |= {list(self.rows)[last] for *_, last in self.carried.values() if last >= 0}
-        takes = tuple(Taken(call.index(key), key, kind, sizes, key in written) for key, kind, sizes in taken)
+        takes = tuple(
+            Taken(call.index(key), key, kind, sizes, key in written, blocks) for key, kind, sizes, blocks in taken
+        )
         where = dict(places_of_sizes(self.cell, self.layout))
         sizes = tuple((size, where.get(size, ())) for size in self.sizes[1:])
         made_here = {key: self.size(width) for key, width in made.items()}

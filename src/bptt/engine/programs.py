@@ -62,10 +62,10 @@ def backward(
         make.known[Cotangent(line.name, 0)] = make.as_slot(total, width)
         if every_value:
             make.store(make.known[Cotangent(line.name, 0)], f"∂{line.name}")
-    for name, positions in layout.made_of.items():
-        for k in positions:
-            if weights[k]:
-                make.sum_up(name, f"∂{layout.names[k]}")
+    for name, parts in layout.made_of.items():
+        for part in parts:
+            if weights[part.tensor]:
+                make.sum_up(name, part)
     for name, is_asked in zip(sheet.inputs, inputs, strict=True):
         if is_asked:
             make.send_to_input(name)

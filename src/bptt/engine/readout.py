@@ -91,7 +91,8 @@ def _forward(has_bias: bool) -> Program:
     code = _native.Program(
         **_OF_ROWS, back=False, instructions=[(_native.Operation.store, 1, [0] * 4)],
         weights=[(1, 2, [0])], ahead=[(0, [[0] if has_bias else []], [(0, 0)])], gradients=[], after=[],
-        vectors=[2] if has_bias else [], arrays=[(1, False), (2, False)], matrices=[(1, 2, True)], results=[],
+        vectors=[(2, 0, 1)] if has_bias else [], arrays=[(1, False), (2, False)],
+        matrices=[(1, 2, True, 0, 1)], results=[],
     )  # fmt: skip
     takes = [Taken(0, "states", "steps", (1,), False), Taken(1, "o", "steps", (2,), True)]
     takes += [Taken(3, "bias", "vector", (2,), False)] if has_bias else []
@@ -103,8 +104,8 @@ def _backward() -> Program:
     code = _native.Program(
         **_OF_ROWS, back=True, instructions=[(_native.Operation.load, 0, [1, 0, 0, 0])],
         weights=[(2, 1, [0])], ahead=[], gradients=[(0, False, -1, 0, 0), (-1, False, -1, 0, 1)], after=[(2, [(0, 0)])],
-        vectors=[],
-        arrays=[(1, False), (2, False), (1, False)], matrices=[(2, 1, False)], results=[(1, 2, True), (-1, 2, False)],
+        vectors=[], arrays=[(1, False), (2, False), (1, False)], matrices=[(2, 1, False, 0, 1)],
+        results=[(1, 2, True, 0, 1), (-1, 2, False, 0, 1)],
     )  # fmt: skip
     takes = (
         Taken(0, "states", "steps", (1,), False),

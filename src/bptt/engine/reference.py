@@ -128,7 +128,7 @@ def backward(
     for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
         if array is not None:
             array.copy_(of_input(cell, whole, name).expand(array.shape[:-1].numel(), -1).view(array.shape))
-    asked = {name for name, at in weights.layout.made_of.items() if any(into.weights[k] is not None for k in at)}
+    asked = weights.layout.parameters_in([array is not None for array in into.weights])
     into.receive(weights.layout, of_parameters(cell, whole, asked))  # B8, B9, B10
 
 
@@ -152,8 +152,7 @@ def of_samples(
     each = []
     for v in range(samples):
         asked = set(weights.layout.made_of)
-        laid_out = weights.layout.laid_out(of_parameters(cell, whole.of_sample(v, samples), asked))
-        each.append([laid_out[k] for k in range(len(weights.tensors))])
+        each.append(weights.layout.joined(of_parameters(cell, whole.of_sample(v, samples), asked)))
     return [torch.stack(of_all) for of_all in zip(*each, strict=True)]
 
 

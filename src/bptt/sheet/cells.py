@@ -41,30 +41,60 @@ def elman(
     return "\n".join([*kinds, *lines]) + "\n"
 
 
-TORCH = {
-    "W_xh": ("weight_ih",), "W_hh": ("weight_hh",), "b_h": ("bias_ih", "bias_hh"),
-    "γ": ("norm_weight",), "β": ("norm_bias",),
-}  # fmt: skip
-"""The plain cell's parameters in a module of torch: matrices transposed, b_h as a sum."""
+def lstm(*, projection: bool = False, dropout: bool = False, bias: bool = True) -> str:
+    """Long short-term memory.
+
+    projection  h_t is made of the S hidden units by W_kh; Sak, Senior and Beaufays, Long short-term memory recurrent
+                neural network architectures for large scale acoustic modeling, 2014
+    dropout     drop(h_{t-1}) before the matrices of h (Gal & Ghahramani, 2016)
+    bias        b_i and so on
+    """
+    past = "s_t" if dropout else "h_{t-1}"
+    gates = [
+        f"a{gate}_t = x_t W_x{gate} + {past} W_h{gate}{f' + b_{gate}' * bias};   {gate}_t = {function}(a{gate}_t)\n"
+        for gate, function in (("i", "σ"), ("f", "σ"), ("g", "tanh"), ("q", "σ"))
+    ]
+    output = "k_t = q_t ⊙ u_t\nh_t = k_t W_kh" if projection else "h_t = q_t ⊙ u_t"
+    before = "c : size S\n" * projection + "s_t = drop(h_{t-1})\n" * dropout
+    return f"{before}{''.join(gates)}c_t = f_t ⊙ c_{{t-1}} + i_t ⊙ g_t\nu_t = tanh(c_t)\n{output}\n"
+
+
+def gru(*, dropout: bool = False, bias: bool = True) -> str:
+    """Gated recurrent unit, with the reset gate after the product; options as `lstm` has them."""
+    past = "s_t" if dropout else "h_{t-1}"
+    r, z, xn, hn = (f" + b_{name}" * bias for name in ("r", "z", "xn", "hn"))
+    return (
+        "s_t = drop(h_{t-1})\n" * dropout
+        + f"""\
+ar_t = x_t W_xr + {past} W_hr{r};   r_t = σ(ar_t)
+az_t = x_t W_xz + {past} W_hz{z};   z_t = σ(az_t)
+m_t = {past} W_hn{hn}
+an_t = x_t W_xn{xn} + r_t ⊙ m_t;   n_t = tanh(an_t)
+h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{{t-1}}
+"""
+    )
+
+
+def _of_torch() -> dict[str, tuple[tuple[str, int, int], ...]]:
+    found: dict[str, tuple[tuple[str, int, int], ...]] = {}
+    for gates in ("h", "ifgq", "rzn"):
+        of = len(gates)
+        for k, gate in enumerate(gates):
+            found[f"W_x{gate}"] = (("weight_ih", k, of),)
+            found[f"W_h{gate}"] = (("weight_hh", k, of),)
+            found[f"b_{gate}"] = (("bias_ih", k, of), ("bias_hh", k, of))
+    found |= {"b_xn": (("bias_ih", 2, 3),), "b_hn": (("bias_hh", 2, 3),), "W_kh": (("weight_hr", 0, 1),)}
+    return found | {"γ": (("norm_weight", 0, 1),), "β": (("norm_bias", 0, 1),)}
+
+
+TORCH = _of_torch()
+"""The parameters of the plain cell, lstm and gru in a module of torch: (tensor, which block of its rows, of how many),
+matrices transposed; b_h is a sum."""
 
 CELLS = {
     "elman": elman(),
-    "lstm": """\
-ai_t = x_t W_xi + h_{t-1} W_hi + b_i;   i_t = σ(ai_t)
-af_t = x_t W_xf + h_{t-1} W_hf + b_f;   f_t = σ(af_t)
-ag_t = x_t W_xg + h_{t-1} W_hg + b_g;   g_t = tanh(ag_t)
-aq_t = x_t W_xq + h_{t-1} W_hq + b_q;   q_t = σ(aq_t)
-c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t
-u_t = tanh(c_t)
-h_t = q_t ⊙ u_t
-""",
-    "gru": """\
-ar_t = x_t W_xr + h_{t-1} W_hr + b_r;   r_t = σ(ar_t)
-az_t = x_t W_xz + h_{t-1} W_hz + b_z;   z_t = σ(az_t)
-m_t = h_{t-1} W_hn + b_hn
-an_t = x_t W_xn + b_xn + r_t ⊙ m_t;   n_t = tanh(an_t)
-h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t-1}
-""",
+    "lstm": lstm(),
+    "gru": gru(),
     "gru-v1": """\
 ar_t = x_t W_xr + h_{t-1} W_hr + b_r;   r_t = σ(ar_t)
 az_t = x_t W_xz + h_{t-1} W_hz + b_z;   z_t = σ(az_t)

@@ -101,10 +101,14 @@ class Tape:
             return array
         if name == "x":
             return self.x
-        records, own, is_of_torch = self._about(name)
-        if is_of_torch and len(TORCH[own]) > 1:
-            raise KeyError(f"a tape has the sum of the two biases of torch alone: {own!r}; got {name!r}")
-        return self._laid_out([record[own] for record in records], own, records[0], is_of_torch)
+        if (found := self._as_torch(name)) is not None:
+            record, blocks = found
+            if summed := [own for own in blocks if len(TORCH[own]) > 1]:
+                said = ", ".join(map(repr, summed))
+                raise KeyError(f"a tape has the sum of the two biases of torch alone: {said}; got {name!r}")
+            return _joined([record[own] for own in blocks])
+        records, own = self._about(name)
+        return self._laid_out([record[own] for record in records], own, records[0])
 
     def d(self, name: str) -> Tensor:
         """The total ∂L/∂ of what `tape[name]` is, laid out as it is; of weights summed over time.
@@ -119,40 +123,53 @@ class Tape:
             if dx is None:
                 raise ValueError("x holds tokens, which have no gradient")
             return dx
-        records, own, is_of_torch = self._about(name)
+        if self._as_torch(name) is not None:
+            return self.grad(name)
+        records, own = self._about(name)
         found = [_reached(record, record.d(own), f"d{own}") for record in records]
-        return self._laid_out(found, own, records[0], is_of_torch)
+        return self._laid_out(found, own, records[0])
 
     def direct(self, name: str) -> Tensor:
         """The part of the gradient of a state or output that came from outside of the layer: own output, or h_n.
 
         Raises ValueError for other values, RuntimeError before the backward pass.
         """
-        records, own, _ = self._about(name)
+        records, own = self._about(name)
         found = [_reached(record, record.direct(own), f"d{own}_direct") for record in records]
         return self._laid_out(found, own, records[0])
 
-    def _about(self, name: str, layer: int = -1, direction: Direction | None = None) -> tuple[list[Record], str, bool]:
-        """The records that a name is about, what the sheet calls it, and whether torch has it transposed."""
-        top, base = self.layers[-1], name
-        if not top.has(name) and (placed := PLACED.fullmatch(name)):
-            base, number, back = placed.groups()
-            layer, direction = int(number), "reverse" if back else "forward"
-            if layer > top.layer:
-                raise KeyError(f"the layers of this tape are 0 to {top.layer}; got {name!r}")
+    def _about(self, name: str, layer: int = -1, direction: Direction | None = None) -> tuple[list[Record], str]:
+        """The records that a name is about, and what the sheet calls it."""
+        base, layer, direction = self._placed(name, layer, direction)
         records = self._records(layer)
-        own, of_torch = records[0].named(base), _torch_names(records[0])
-        is_of_torch = not records[0].has(own) and base in of_torch
-        own = of_torch[base] if is_of_torch else own
+        own = records[0].named(base)
         if direction is not None or (records[0].has(own) and own not in records[0].values):
             records = [self.layer(layer, direction)]
-        return records, own, is_of_torch
+        return records, own
 
-    def _laid_out(self, found: list[Tensor], own: str, record: Record, is_of_torch: bool = False) -> Tensor:
-        """As the network was given it, or as torch has it: of weights there is one."""
-        if own not in record.values:
-            return _turned(found[0], is_of_torch)
-        return self._dense(torch.cat(found, -1))
+    def _as_torch(
+        self, name: str, layer: int = -1, direction: Direction | None = None
+    ) -> tuple[Record, list[str]] | None:
+        """The record that has a parameter of a torch module, and what the sheet calls its blocks."""
+        base, layer, direction = self._placed(name, layer, direction)
+        top = self._records(layer)[0]
+        blocks = [] if top.has(top.named(base)) else _blocks(top.cell, base)
+        return (self.layer(layer, direction), blocks) if blocks else None
+
+    def _placed(self, name: str, layer: int, direction: Direction | None) -> tuple[str, int, Direction | None]:
+        """A name without its "_l0_reverse", and what that says."""
+        top = self.layers[-1]
+        placed = None if top.has(name) else PLACED.fullmatch(name)
+        if placed is None:
+            return name, layer, direction
+        base, number, back = placed.groups()
+        if int(number) > top.layer:
+            raise KeyError(f"the layers of this tape are 0 to {top.layer}; got {name!r}")
+        return base, int(number), "reverse" if back else "forward"
+
+    def _laid_out(self, found: list[Tensor], own: str, record: Record) -> Tensor:
+        """As the network was given it: of weights there is one."""
+        return self._dense(torch.cat(found, -1)) if own in record.values else found[0]
 
     if not TYPE_CHECKING:  # who checks types knows all attributes
 
@@ -302,10 +319,14 @@ class Tape:
         """
         if name in ("W_ho", "b_o"):
             return self._readout_gradient(name, step)
-        (record, *_), own, is_of_torch = self._about(name, layer, direction)
+        rows = self._rows_of_layers(step)
+        if (found := self._as_torch(name, layer, direction)) is not None:
+            record, blocks = found
+            return _joined([record.grad(own, rows) for own in blocks])
+        (record, *_), own = self._about(name, layer, direction)
         if own == "b_h" and plain(record.cell) is not None and not record.has(own):
             raise ValueError("this layer has no bias b_h (bias=False)")
-        return _turned(record.grad(own, self._rows_of_layers(step)), is_of_torch)
+        return record.grad(own, rows)
 
     def _readout_gradient(self, name: str, step: int | None) -> Tensor:
         if self.W_ho is None:
@@ -460,16 +481,19 @@ def _reached(record: Record, array: Tensor | None, name: str) -> Tensor:
     return array
 
 
-def _turned(array: Tensor, is_turned: bool) -> Tensor:
-    return array.mT if is_turned and array.dim() == 2 else array
+def _joined(blocks: list[Tensor]) -> Tensor:
+    """As torch has them: matrices transposed, one block below the other."""
+    turned = [block.mT if block.dim() == 2 else block for block in blocks]
+    return turned[0] if len(turned) == 1 else torch.cat(turned)
 
 
-def _torch_names(record: Record) -> dict[str, str]:
-    """The parameters of the sheet by what torch's modules call them, where torch has them all."""
-    parameters = Signature.of(record.cell).parameters
+def _blocks(cell: Cell, tensor: str) -> list[str]:
+    """The parameters of the sheet that lie in a tensor of a torch module, where torch has them all."""
+    parameters = Signature.of(cell).parameters
     if not set(parameters) <= TORCH.keys():
-        return {}
-    return {torchs: own for own in parameters for torchs in TORCH[own]}
+        return []
+    parts = [(block, own) for own in parameters for name, block, _ in TORCH[own] if name == tensor]
+    return [own for _, own in sorted(parts)]
 
 
 def _as_data(cell: Cell) -> dict[str, Any]:
