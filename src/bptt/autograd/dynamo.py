@@ -15,12 +15,12 @@ from bptt.arrival import when_imported
 BUILDER = "torch._dynamo.variables.builder"
 
 
-def admit(ours: type[torch.nn.RNN]) -> None:
+def admit(ours: type[torch.nn.RNNBase]) -> None:
     """Make dynamo take instances of this class, at once or as soon as it is imported."""
     when_imported(BUILDER, lambda builder: _admit_to(builder, ours))
 
 
-def _admit_to(builder: ModuleType, ours: type[torch.nn.RNN]) -> None:
+def _admit_to(builder: ModuleType, ours: type[torch.nn.RNNBase]) -> None:
     refuse = builder.VariableBuilder.wrap_module
 
     def wrap_module(self: Any, value: Any) -> Any:

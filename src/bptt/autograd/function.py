@@ -94,13 +94,12 @@ def check_masks(masks: Sequence[Tensor]) -> None:
         )
 
 
-def on_torch(x: Tensor, weight: Tensor, activation: str) -> bool:
-    """Whether torch's own kernels compute plain layers of these: on the device is no engine of ours but the reference,
-    torch knows the activation, x holds numbers, and nobody records, traces or transforms."""
+def on_torch(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch's own kernels compute a layer that torch knows: on the device is no engine of ours but the
+    reference, x holds numbers, and nobody records, traces or transforms."""
     return (
         not is_traced()
         and torch_serves("cpu" if x.is_cpu else x.device.type)
-        and activation in ("tanh", "relu")
         and x.is_floating_point()
         and x.numel() > 0
         and recorder.get() is None

@@ -209,7 +209,7 @@ def _gradients(ctx: Any, needs: Sequence[bool], cotangents: Sequence[Tensor | No
     sizes, *saved = ctx.saved_tensors
     flat, made = saved[: ctx.number], saved[ctx.number :]
     flat[1:1] = [None] * (len(needs) - len(flat))  # states that are zero
-    signature, layout = Signature.of(_cell(ctx.options[0])), Layout.of(_cell(ctx.options[0]), torch=ctx.options[1])
+    signature, layout = Signature.of(_cell(ctx.options[0])), Layout.of(_cell(ctx.options[0]), as_torch=ctx.options[1])
     d = cotangents[: 1 + len(signature.states)]
     if all(cotangent is None for cotangent in d):
         return [None] * len(flat)

@@ -2,14 +2,19 @@
 
 from bptt.autograd import dynamo
 from bptt.nn.arguments import TOKENS
-from bptt.nn.cell import RNNCell
+from bptt.nn.cell import GRUCell, LSTMCell, RNNCell
 from bptt.nn.convert import convert
+from bptt.nn.drop_in import DropIn
 from bptt.nn.elman import Elman
+from bptt.nn.gated import GRU, LSTM
 from bptt.nn.jordan import Jordan, State
 from bptt.nn.recurrent import Recurrent
 from bptt.nn.rnn import RNN
 from bptt.nn.stream import Stream
 
-dynamo.admit(RNN)
+dynamo.admit(DropIn)
 
-__all__ = ["RNN", "TOKENS", "Elman", "Jordan", "RNNCell", "Recurrent", "State", "Stream", "convert"]
+__all__ = [
+    "GRU", "LSTM", "RNN", "TOKENS", "Elman", "GRUCell", "Jordan", "LSTMCell", "RNNCell", "Recurrent", "State", "Stream",
+    "convert",
+]  # fmt: skip

@@ -16,7 +16,7 @@ TOKENS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uin
 
 def check_axes(x: Tensor, axes: int, *, of: str = "RNN") -> None:
     if x.dim() not in (axes - 1, axes):
-        got = f"{x.dim()}D tensor" if of == "RNN" else f"{x.dim()}D"
+        got = f"{x.dim()}D" if of.endswith("Cell") else f"{x.dim()}D tensor"
         raise ValueError(
             f"{of}: Expected input to be {axes - 1}D or {axes}D, got {got} instead: batched input has {axes} axes, "
             f"unbatched {axes - 1}, and integer tokens one fewer than numbers; got {tuple(x.shape)} of {x.dtype}"

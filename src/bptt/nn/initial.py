@@ -11,20 +11,91 @@ gradient shrinks by half at every step. The others keep it longer.
 All but "torch" begin with zero biases; the input weights are torch's in any case.
 """
 
+import math
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from bptt.errors import InputError
+from bptt.sheet import Cell
+from bptt.sheet.expressions import Name, Product, Transposed, names, walk
+from bptt.sheet.tokens import spelled
 
 
-def check(init: str) -> None:
-    """Raises InputError for what names no way to begin."""
-    name, _, radius = init.partition(":")
+def checked(init: Any) -> str | dict[str, str | float]:
+    """With the names of parameters as a sheet spells them; InputError for what is neither a way to begin nor a dict of
+    such and numbers."""
+    if isinstance(init, Mapping):
+        for parameter, how in init.items():
+            if isinstance(how, str):
+                checked(how)
+            elif not isinstance(how, Real) or isinstance(how, bool) or not math.isfinite(how):
+                raise InputError(
+                    "a parameter begins with a number or in a way that has a name, 'torch', 'orthogonal', 'identity', "
+                    f"'spectral:1.0'; got init[{parameter!r}] = {how!r}. Anything else: copy_ into the parameter later."
+                )
+        return {spelled(parameter): how for parameter, how in init.items()}
+    name, _, radius = init.partition(":") if isinstance(init, str) else ("", "", "")
     if init not in ("torch", "orthogonal", "identity") and not (name == "spectral" and _is_radius(radius)):
         raise InputError(
             "init must be 'torch', 'orthogonal', 'identity' or 'spectral:' and the spectral radius, a number above 0, "
-            f"as in 'spectral:1.0'; got {init!r}"
+            f"as in 'spectral:1.0', or a dict with such a way or a number for single parameters; got {init!r}"
         )
+    return init
+
+
+def check_names(cell: Cell, init: str | Mapping[str, str | float]) -> None:
+    """InputError for a dict that names what is no parameter of the cell."""
+    known = [name for name, given in cell.sheet.given.items() if given.learned]
+    for name in () if isinstance(init, str) else init:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise InputError(
+                f"init= says how parameters begin, which are {', '.join(known)}; got {name!r}."
+                + (f" Did you mean {near[0]}?" if near else "")
+            )
+
+
+@torch.no_grad()
+def fill(
+    cell: Cell,
+    init: str | Mapping[str, str | float],
+    parameters: Mapping[str, Sequence[Tensor]],
+    as_torch: Callable[[Tensor], object] | None = None,
+) -> None:
+    """Fills the parameters of a layer as `init` and the text of its cell say.
+
+    parameters  by their names in the sheet; a parameter that is a sum has several tensors, of which the first is filled
+    as_torch    fills a tensor as torch does; None where it has
+    """
+    sheet, of_all = cell.sheet, init if isinstance(init, str) else "torch"
+    squares = {
+        matrix.name
+        for line in sheet.steps
+        for e in walk(line.value)
+        if isinstance(e, Product)
+        and isinstance(matrix := e.right.of if isinstance(e.right, Transposed) else e.right, Name)
+        and sheet.shapes[matrix.name] == ("H", "H")
+        if not any(name.name in sheet.inputs for name in names(e.left))
+    }
+    for name, (tensor, *others) in parameters.items():
+        how, start = None if isinstance(init, str) else init.get(name), sheet.given[name].start
+        if how is None and start is not None:
+            how = start
+        elif how is None and of_all != "torch":
+            how = of_all if name in squares else 0.0 if tensor.dim() == 1 else None
+        if how is None or how == "torch":
+            for each in (tensor, *others):
+                if as_torch is not None:
+                    as_torch(each)
+            continue
+        draw(tensor, how, name) if isinstance(how, str) else torch.nn.init.constant_(tensor, float(how))
+        for other in others:
+            torch.nn.init.zeros_(other)
 
 
 @torch.no_grad()

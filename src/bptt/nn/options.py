@@ -62,9 +62,18 @@ def check(leak: float, norm: str | None, recurrent_dropout: float) -> None:
 
 
 @lru_cache
-def cell(nonlinearity: str, leak: float, residual: bool, norm: bool, dropout: bool, bias: bool) -> Cell:
-    """The plain cell with these options."""
+def cell(
+    nonlinearity: str,
+    bias: bool,
+    leak: float = 1.0,
+    residual: bool = False,
+    norm: str | None = None,
+    recurrent_dropout: float = 0.0,
+) -> Cell:
+    """The plain cell with these options; InputError for what lies outside the rules."""
+    check(leak, norm, recurrent_dropout)
     text = elman(
-        nonlinearity, leak=None if leak == 1 else float(leak), residual=residual, norm=norm, dropout=dropout, bias=bias
-    )
+        nonlinearity, leak=None if leak == 1 else float(leak), residual=residual, norm=norm is not None,
+        dropout=recurrent_dropout > 0, bias=bias,
+    )  # fmt: skip
     return Cell(text, "elman")

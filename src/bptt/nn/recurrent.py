@@ -1,9 +1,7 @@
 """Recurrent layers of a cell that is given as text, by name or as a `bptt.Cell`."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from numbers import Real
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from bptt.nn import initial, tracers
 from bptt.nn.arguments import TOKENS, checked_share, checked_size, checked_sizes
 from bptt.nn.layers import Functions, Further, LaidOut, Layers, OfLayer
 from bptt.sheet import Cell, named
-from bptt.sheet.expressions import Expression, Name, Place, Product, Transposed, children, names, walk
+from bptt.sheet.expressions import Expression, Name, Place, Product, children
 from bptt.sheet.language import DROP
 from bptt.sheet.tokens import spelled
 
@@ -99,8 +97,7 @@ class Recurrent(Layers):
         )
         self.dropout, self.recurrent_dropout, self.checkpoint = dropout, recurrent_dropout, checkpoint
         self.learn_h0 = learn_h0
-        single = {} if isinstance(init, str) else _as_dict("init", init)
-        self.init = init if isinstance(init, str) else {spelled(name): how for name, how in single.items()}
+        self.init = initial.checked(init)
         sheet = cell.sheet
         self._names = tuple(name for name, given in sheet.given.items() if given.learned)
         self._signature, self._layout = Signature.of(cell), Layout.of(cell)
@@ -190,55 +187,17 @@ class Recurrent(Layers):
                 "recurrent_dropout is for what stands in drop(...), and the text of this cell has no drop; got "
                 f"{self.recurrent_dropout}. Write drop(h_{{t-1}}) where the past comes in, or leave it 0."
             )
-        if isinstance(self.init, str):
-            initial.check(self.init)
-            return
-        for name, how in self.init.items():
-            if name not in self._names:
-                raise InputError(
-                    f"init= says how parameters begin, which are {', '.join(self._names)}; got "
-                    f"{name!r}.{_near(name, self._names)}"
-                )
-            if isinstance(how, str):
-                initial.check(how)
-            elif not isinstance(how, Real) or isinstance(how, bool) or not math.isfinite(how):
-                raise InputError(
-                    f"a parameter begins with a number or in a way that has a name, 'torch', 'orthogonal', 'identity', "
-                    f"'spectral:1.0'; got init[{name!r}] = {how!r}. Anything else: copy_ into the parameter later."
-                )
+        initial.check_names(self.cell, self.init)
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew, as `init` and the text of the cell say."""
-        sheet = self.cell.sheet
-        of_all = self.init if isinstance(self.init, str) else "torch"
-        single = {} if isinstance(self.init, str) else self.init
-        squares = {
-            matrix.name
-            for line in sheet.steps
-            for e in walk(line.value)
-            if isinstance(e, Product)
-            and isinstance(matrix := e.right.of if isinstance(e.right, Transposed) else e.right, Name)
-            and sheet.shapes[matrix.name] == ("H", "H")
-            if not any(name.name in sheet.inputs for name in names(e.left))
-        }
         for k in range(self.count):
             bound = self._lengths(k)["H"] ** -0.5
-            for name in self._names:
-                parameter, start = getattr(self, self._called(name, k)), sheet.given[name].start
-                how = single.get(name)
-                if isinstance(how, str) and how != "torch":
-                    initial.draw(parameter, how, self._called(name, k))
-                elif isinstance(how, Real):
-                    torch.nn.init.constant_(parameter, float(how))
-                elif start is not None and how is None:
-                    torch.nn.init.constant_(parameter, start)
-                elif of_all != "torch" and name in squares:
-                    initial.draw(parameter, of_all, self._called(name, k))
-                elif of_all != "torch" and parameter.dim() == 1:
-                    torch.nn.init.zeros_(parameter)
-                else:
-                    torch.nn.init.uniform_(parameter, -bound, bound)
-            for name in sheet.states if self.learn_h0 else ():
+            parameters = {name: [getattr(self, self._called(name, k))] for name in self._names}
+            initial.fill(
+                self.cell, self.init, parameters, lambda tensor, a=bound: torch.nn.init.uniform_(tensor, -a, a)
+            )
+            for name in self.cell.sheet.states if self.learn_h0 else ():
                 torch.nn.init.zeros_(getattr(self, self._called(f"{name}0", k)))
 
     def extra_repr(self) -> str:

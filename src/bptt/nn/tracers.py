@@ -53,15 +53,13 @@ def refused(module: torch.nn.Module, who: str) -> InputError:
 
 
 def check_torch_computes_the_same(
-    module: torch.nn.RNN | torch.nn.RNNCell, input: Any, who: str, *, is_plain: bool = True
+    module: torch.nn.RNNBase | torch.nn.RNNCellBase, input: Any, who: str, *, is_plain: bool
 ) -> None:
     """Raises InputError where torch's forward would not give what ours gives."""
     rows = input.data if isinstance(input, PackedSequence) else input
-    known = module.nonlinearity in ("tanh", "relu")
-    if not is_plain or not known or rows.dtype in TOKENS or parametrize.is_parametrized(module):
-        own = "RNN" if isinstance(module, torch.nn.RNN) else "RNNCell"
+    if not is_plain or rows.dtype in TOKENS or parametrize.is_parametrized(module):
         raise InputError(
-            f"{who} knows torch's operators alone, so it takes what torch's own {own} computes: "
+            f"{who} knows torch's operators alone, so it takes what torch's own {type(module).__name__} computes: "
             "numbers, no tokens, tanh or relu, one hidden size, no parametrization, and nothing of learn_h0, leak, "
             "residual, norm, recurrent_dropout, lengths=, reset=, return_all_layers=; got "
             f"{module}, input of {rows.dtype}. Leave it out; {INSTEAD[who]}."
