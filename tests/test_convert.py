@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 import torch
 from cases import tolerance
 from torch.nn.utils import parametrize
@@ -16,12 +17,21 @@ class Model(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = torch.nn.RNN(3, 5, num_layers=2, bidirectional=True, batch_first=True, dtype=F64)
-        self.gate = torch.nn.LSTM(3, 5, batch_first=True, dtype=F64)
-        self.cells = torch.nn.ModuleList([torch.nn.RNNCell(10, 4, nonlinearity="relu", dtype=F64)])
+        self.gate = torch.nn.LSTM(3, 5, batch_first=True, proj_size=2, dtype=F64)
+        self.gru = torch.nn.GRU(2, 5, 2, dropout=0.5, batch_first=True, dtype=F64)
+        self.cells = torch.nn.ModuleList(
+            [
+                torch.nn.RNNCell(10, 4, nonlinearity="relu", dtype=F64),
+                torch.nn.LSTMCell(4, 4, dtype=F64),
+                torch.nn.GRUCell(4, 4, dtype=F64),
+            ]
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h, _ = self.encoder(x)
-        return self.cells[0](h[:, -1]) + self.gate(x)[0].sum()
+        plain, lstm, gru = self.cells
+        torch.manual_seed(7)
+        return gru(lstm(plain(h[:, -1]))[0]) + self.gru(self.gate(x)[0])[0].sum()
 
 
 def test_a_model_computes_what_it_computed() -> None:
@@ -37,8 +47,9 @@ def test_a_model_computes_what_it_computed() -> None:
     assert model.encoder is encoder
     assert seen == []
     assert type(model.encoder) is bptt.nn.RNN
-    assert type(model.cells[0]) is bptt.nn.RNNCell
-    assert type(model.gate) is torch.nn.LSTM
+    assert [type(cell) for cell in model.cells] == [bptt.nn.RNNCell, bptt.nn.LSTMCell, bptt.nn.GRUCell]
+    assert type(model.gate) is bptt.nn.LSTM
+    assert type(model.gru) is bptt.nn.GRU
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
     for _ in range(2):
         losses = [net(x).square().sum() for net in (model, original)]
@@ -56,12 +67,86 @@ def test_a_model_computes_what_it_computed() -> None:
     assert type(model.encoder) is bptt.nn.RNN
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_the_way_back() -> None:
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(2, 6, 3, dtype=F64)
+    original, parameters = copy.deepcopy(model), list(model.parameters())
+    torch.nn.utils.parametrizations.weight_norm(bptt.convert(model).gate, "weight_hh_l0")
+    bptt.convert(model, back=True)
+    assert all(a is b for a, b in zip(model.encoder.parameters(), parameters, strict=False))
+    assert isinstance(model.gate, torch.nn.LSTM)
+    assert not isinstance(model.gate, bptt.nn.LSTM)
+    parametrize.remove_parametrizations(model.gate, "weight_hh_l0")
+    for ours, theirs in zip(model.modules(), original.modules(), strict=True):
+        assert type(ours) is type(theirs)
+        assert ours.__dict__.keys() == theirs.__dict__.keys()
+        assert repr(ours) == repr(theirs)
+    torch.testing.assert_close(model(x), original(x), **tolerance(F64))
+    made = bptt.convert(torch.nn.Sequential(bptt.nn.RNN(3, 4, nonlinearity="relu"), bptt.nn.LSTM(4, 2)), back=True)
+    torch.jit.script(made[1])
+    assert type(made[0]) is torch.nn.RNN
+    torch.testing.assert_close(made[0](x.float()), bptt.convert(copy.deepcopy(made[0]))(x.float()))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        bptt.nn.LSTM(2, 3, learn_h0=True),
+        bptt.nn.GRU(2, [3, 4]),
+        bptt.nn.LSTM(2, 3, recurrent_dropout=0.5),
+        bptt.nn.RNN(2, 3, leak=0.5),
+        bptt.nn.RNN(2, 3, nonlinearity="sigmoid"),
+        bptt.nn.RNNCell(2, 3, nonlinearity="identity"),
+    ],
+    ids=repr,
+)
+def test_there_is_no_way_back_for_what_torch_lacks(module: torch.nn.Module) -> None:
+    model = torch.nn.ModuleList([bptt.nn.LSTM(2, 3), module])
+    with pytest.raises(bptt.InputError, match=r"torch's \w+ has one hidden size.*; got .*Convert a model back"):
+        bptt.convert(model, back=True)
+    assert type(model[0]) is bptt.nn.LSTM
+
+
+def test_it_says_what_it_converted(capsys: pytest.CaptureFixture[str]) -> None:
+    model = Model()
+    bptt.convert(model)
+    said = "2 RNN layers, 1 LSTM layer, 2 GRU layers, 1 RNNCell, 1 LSTMCell, 1 GRUCell"
+    assert capsys.readouterr() == ("", f"bptt.convert: {said}\n")
+    bptt.convert(model)
+    assert capsys.readouterr().err == "bptt.convert: all 6 recurrent modules are converted already\n"
+    bptt.convert(model, back=True)
+    assert capsys.readouterr().err == f"bptt.convert: {said}, torch again\n"
+    bptt.convert(model, quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+    class Special(torch.nn.LSTM):
+        pass
+
+    with pytest.warns(
+        UserWarning, match=r"found no torch.nn.RNN, LSTM, GRU or their cells in Sequential: .*here Special"
+    ):
+        bptt.convert(torch.nn.Sequential(Special(2, 3)))
+    with pytest.warns(UserWarning, match=r"found no RNN, LSTM, GRU of bptt or their cells in Linear: nothing was conv"):
+        bptt.convert(torch.nn.Linear(2, 3), back=True)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("module", [bptt.nn.LSTM(2, 3), bptt.nn.GRUCell(2, 3), bptt.nn.Recurrent("lstm", 2, 3)])
+def test_scripting_names_the_way_back(module: torch.nn.Module) -> None:
+    way = "torch has no class" if isinstance(module, bptt.nn.Recurrent) else r"bptt\.convert\(model, back=True\)"
+    for model in (module, torch.nn.Sequential(module)):
+        with pytest.raises(bptt.InputError, match=way):
+            torch.jit.script(model)
+
+
 def test_a_module_by_itself_and_its_relatives() -> None:
     class Special(torch.nn.RNN):
         pass
 
     assert type(bptt.convert(torch.nn.RNN(2, 3))) is bptt.nn.RNN
-    assert type(bptt.convert(Special(2, 3))) is Special
+    with pytest.warns(UserWarning, match="nothing was converted"):
+        assert type(bptt.convert(Special(2, 3))) is Special
 
 
 def test_modules_compute_by_their_mode_whatever_else_they_say() -> None:

@@ -1,6 +1,6 @@
 """The checks that PyTorch makes of its own modules, by the names they have there, made of ours with its own inputs.
 
-`torch.testing._internal.common_modules` says how torch.nn.RNN and torch.nn.RNNCell are built and called in these
+`torch.testing._internal.common_modules` says how torch.nn.RNN, LSTM, GRU and their cells are built and called in these
 checks, and which mistakes raise what; here they are built and called so with our classes in their place. Below them are
 the checks of torch's own unit tests of recurrent modules, under their names there.
 """
@@ -21,10 +21,11 @@ from torch.testing._internal.common_utils import gradcheck, gradgradcheck
 import bptt
 
 F64 = torch.float64
-THEIRS = {info.module_cls: info for info in module_db if info.module_cls in (torch.nn.RNN, torch.nn.RNNCell)}
-OURS: dict[type, type] = {torch.nn.RNN: bptt.nn.RNN, torch.nn.RNNCell: bptt.nn.RNNCell}
+CELLS = {"RNNCell", "LSTMCell", "GRUCell"}
+OURS: dict[type, type] = {getattr(torch.nn, n): getattr(bptt.nn, n) for n in ("RNN", "LSTM", "GRU", *sorted(CELLS))}
+THEIRS = {info.module_cls: info for info in module_db if info.module_cls in OURS}
 
-of_both = pytest.mark.parametrize("info", THEIRS.values(), ids=lambda info: info.name)
+of_all = pytest.mark.parametrize("info", THEIRS.values(), ids=lambda info: info.name)
 of_both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
 of_both_modes = pytest.mark.parametrize("training", [True, False], ids=["train_mode", "eval_mode"])
 
@@ -35,7 +36,7 @@ def ours(info: ModuleInfo) -> type:
 
 def inputs(info: ModuleInfo, dtype: torch.dtype, requires_grad: bool = False, training: bool = True) -> list[Any]:
     """torch's own inputs, packed sequences among them."""
-    packed = {} if info.module_cls is torch.nn.RNNCell else {"with_packed_sequence": True}
+    packed = {} if info.module_cls.__name__ in CELLS else {"with_packed_sequence": True}
     return list(
         info.module_inputs_func(
             info, device="cpu", dtype=dtype, requires_grad=requires_grad, training=training, **packed
@@ -68,13 +69,14 @@ def total(outputs: list[Tensor]) -> Tensor:
     return torch.stack([output.sum() for output in outputs]).sum()
 
 
-def test_both_modules_are_in_the_database_of_torch() -> None:
-    assert {info.name for info in THEIRS.values()} == {"nn.RNN", "nn.RNNCell"}
-    assert len(inputs(THEIRS[torch.nn.RNN], F64)) == 64
-    assert len(inputs(THEIRS[torch.nn.RNNCell], F64)) == 3
+def test_all_modules_are_in_the_database_of_torch() -> None:
+    assert THEIRS.keys() == OURS.keys()
+    assert {info.module_cls.__name__: len(inputs(info, F64)) for info in THEIRS.values()} == {
+        "RNN": 64, "LSTM": 32, "GRU": 32, "RNNCell": 3, "LSTMCell": 2, "GRUCell": 2,
+    }  # fmt: skip
 
 
-@of_both
+@of_all
 @of_both_dtypes
 @of_both_modes
 def test_forward(info: ModuleInfo, dtype: torch.dtype, training: bool) -> None:
@@ -89,7 +91,7 @@ def test_forward(info: ModuleInfo, dtype: torch.dtype, training: bool) -> None:
             torch.testing.assert_close(outputs, given.reference_fn(module, *arguments))
 
 
-@of_both
+@of_all
 @of_both_dtypes
 def test_factory_kwargs(info: ModuleInfo, dtype: torch.dtype) -> None:
     for given in inputs(info, dtype):
@@ -99,7 +101,7 @@ def test_factory_kwargs(info: ModuleInfo, dtype: torch.dtype) -> None:
             assert {(p.device.type, p.dtype) for p in module.parameters()} == {(device, dtype)}
 
 
-@of_both
+@of_all
 def test_device_ctx_init(info: ModuleInfo) -> None:
     for given in inputs(info, torch.float32):
         with torch.device("meta"):
@@ -107,7 +109,7 @@ def test_device_ctx_init(info: ModuleInfo) -> None:
         assert all(p.is_meta for p in module.parameters())
 
 
-@of_both
+@of_all
 @of_both_dtypes
 def test_multiple_device_transfer(info: ModuleInfo, dtype: torch.dtype) -> None:
     for module, _, arguments in modules(info, dtype):
@@ -119,14 +121,14 @@ def test_multiple_device_transfer(info: ModuleInfo, dtype: torch.dtype) -> None:
         assert [(p.device.type, p.shape) for p in module.parameters()] == [("cpu", shape) for shape in shapes]
 
 
-@of_both
+@of_all
 def test_repr(info: ModuleInfo) -> None:
     for module, given, _ in modules(info, torch.float32):
         theirs = info.module_cls(*given.constructor_input.args, **given.constructor_input.kwargs)
         assert repr(module) == str(module) == repr(theirs)
 
 
-@of_both
+@of_all
 @of_both_modes
 def test_save_load(info: ModuleInfo, training: bool) -> None:
     for module, given, arguments in modules(info, torch.float32, training=training):
@@ -138,7 +140,7 @@ def test_save_load(info: ModuleInfo, training: bool) -> None:
         torch.testing.assert_close(tensors(twin(*arguments)), tensors(module(*arguments)), rtol=0, atol=0)
 
 
-@of_both
+@of_all
 @of_both_modes
 def test_pickle(info: ModuleInfo, training: bool) -> None:
     for module, _, arguments in modules(info, torch.float32, training=training):
@@ -151,12 +153,14 @@ def test_pickle(info: ModuleInfo, training: bool) -> None:
             torch.testing.assert_close(tensors(twin(*arguments)), expected, rtol=0, atol=0)
 
 
-@of_both
+@of_all
 @of_both_modes
 def test_non_contiguous_tensors(info: ModuleInfo, training: bool) -> None:
     def strided(argument: Any) -> Any:
         if isinstance(argument, PackedSequence):
             return PackedSequence(strided(argument.data), *argument[1:])
+        if isinstance(argument, tuple):
+            return tuple(map(strided, argument))
         spread = torch.stack([argument.detach(), torch.full_like(argument, torch.nan)], -1)[..., 0]
         assert spread.numel() < 2 or not spread.is_contiguous()
         return spread.requires_grad_(argument.requires_grad)
@@ -175,18 +179,19 @@ def test_non_contiguous_tensors(info: ModuleInfo, training: bool) -> None:
 def differentiable(module: torch.nn.Module, arguments: list[Any]) -> Any:
     """A function of all tensors that a gradient may be asked for."""
 
+    def filled(argument: Any, left: Iterator[Tensor]) -> Any:
+        if isinstance(argument, PackedSequence):
+            return PackedSequence(next(left), *argument[1:])
+        return tuple(filled(part, left) for part in argument) if isinstance(argument, tuple) else next(left)
+
     def call(*given: Tensor) -> list[Tensor]:
         left = iter(given)
-        called = [
-            PackedSequence(next(left), *argument[1:]) if isinstance(argument, PackedSequence) else next(left)
-            for argument in arguments
-        ]
-        return floating([module(*called)])
+        return floating([module(*[filled(argument, left) for argument in arguments])])
 
     return call
 
 
-@of_both
+@of_all
 @of_both_modes
 def test_grad(info: ModuleInfo, training: bool) -> None:
     for module, _, arguments in modules(info, F64, requires_grad=True, training=training):
@@ -194,7 +199,7 @@ def test_grad(info: ModuleInfo, training: bool) -> None:
         assert gradcheck(differentiable(module, arguments), leaves)
 
 
-@of_both
+@of_all
 @of_both_modes
 def test_gradgrad(info: ModuleInfo, training: bool) -> None:
     for module, _, arguments in modules(info, F64, requires_grad=True, training=training):
@@ -206,7 +211,7 @@ def to(module: Any, memory_format: torch.memory_format) -> torch.nn.Module:
     return module.to(memory_format=memory_format)
 
 
-@of_both
+@of_all
 def test_memory_format(info: ModuleInfo) -> None:
     for module, _, arguments in modules(info, torch.float32):
         expected = tensors(module(*arguments))
@@ -217,7 +222,7 @@ def test_memory_format(info: ModuleInfo) -> None:
         assert len(tensors(to(module, torch.channels_last)(*arguments))) == len(expected)
 
 
-@of_both
+@of_all
 @pytest.mark.parametrize("swap", [False, True], ids=["data", "swap"])
 @pytest.mark.parametrize("set_grad", [False, True], ids=["no grad yet", "with grad"])
 def test_to(info: ModuleInfo, swap: bool, set_grad: bool) -> None:
@@ -234,7 +239,7 @@ def test_to(info: ModuleInfo, swap: bool, set_grad: bool) -> None:
         torch.__future__.set_swap_module_params_on_conversion(False)
 
 
-@of_both
+@of_all
 @pytest.mark.parametrize("swap", [False, True], ids=["data", "swap"])
 def test_to_empty(info: ModuleInfo, swap: bool) -> None:
     torch.__future__.set_swap_module_params_on_conversion(swap)
@@ -250,7 +255,7 @@ def test_to_empty(info: ModuleInfo, swap: bool) -> None:
         torch.__future__.set_swap_module_params_on_conversion(False)
 
 
-@of_both
+@of_all
 @of_both_dtypes
 def test_errors(info: ModuleInfo, dtype: torch.dtype) -> None:
     assert info.module_error_inputs_func is not None
@@ -391,9 +396,43 @@ def test_RNN_input_size_zero() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in rnn.parameters())
 
 
-def test_projections_errors_on_gru_and_rnn() -> None:
+@pytest.mark.parametrize("module", [bptt.nn.RNN, bptt.nn.GRU])
+def test_projections_errors_on_gru_and_rnn(module: type[Any]) -> None:
     with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM, not RNN or GRU"):
-        bptt.nn.RNN(30, 20, 2, proj_size=10)
+        module(30, 20, 2, proj_size=10)
+
+
+def test_projections_lstm_args_check() -> None:
+    T, B, I, H, P, layers = 4, 3, 5, 7, 2, 2
+    lstm = bptt.nn.LSTM(I, H, layers, proj_size=P)
+    lstm(torch.randn(T, B, I), (torch.randn(layers, B, P), torch.randn(layers, B, H)))
+    for x, h0, c0 in [
+        ((T, B, I + 1), (layers, B, P), (layers, B, H)),
+        ((T, B + 1, I), (layers, B, P), (layers, B, H)),
+        ((T, B, I), (layers, B, H), (layers, B, H)),
+        ((T, B, I), (layers, B, P), (layers, B, P)),
+        ((T, B, I), (layers + 1, B, P), (layers, B, H)),
+        ((T, B, I), (layers, B, P), (layers, B + 1, H)),
+        ((T, I), (layers, B, P), (layers, B, H)),
+    ]:
+        with pytest.raises(RuntimeError):
+            lstm(torch.randn(x), (torch.randn(h0), torch.randn(c0)))
+    for hx in (torch.randn(layers, B, P), (torch.randn(layers, B, P),)):
+        with pytest.raises(RuntimeError, match=r"hx must be a tuple \(h0, c0\)"):
+            lstm(torch.randn(T, B, I), hx)
+    with pytest.raises(ValueError, match="proj_size has to be smaller than hidden_size"):
+        bptt.nn.LSTM(I, H, proj_size=H)
+
+
+def test_lstm_cell_takes_two_states() -> None:
+    cell = bptt.nn.LSTMCell(5, 7)
+    for hx in (torch.randn(3, 7), (torch.randn(3, 7),)):
+        with pytest.raises(RuntimeError, match=r"LSTMCell: hx is a tuple \(h, c\) of the states; got"):
+            cell(torch.randn(3, 5), hx)
+    with pytest.raises(ValueError, match=r"LSTMCell: Expected hx\[1\] to be 1D or 2D, got 3D instead"):
+        cell(torch.randn(3, 5), (torch.randn(3, 7), torch.randn(1, 3, 7)))
+    with pytest.raises(RuntimeError, match="hidden1 has inconsistent hidden_size: got 8, expected 7"):
+        cell(torch.randn(3, 5), (torch.randn(3, 7), torch.randn(3, 8)))
 
 
 def test_rnn_backward_to_input_but_not_parameters() -> None:

@@ -1,6 +1,6 @@
 """Recurrent modules, each in a file of its own."""
 
-from bptt.autograd import dynamo
+from bptt.autograd import dynamo, flops
 from bptt.nn.arguments import TOKENS
 from bptt.nn.cell import GRUCell, LSTMCell, RNNCell
 from bptt.nn.convert import convert
@@ -13,6 +13,7 @@ from bptt.nn.rnn import RNN
 from bptt.nn.stream import Stream
 
 dynamo.admit(DropIn)
+flops.register()
 
 __all__ = [
     "GRU", "LSTM", "RNN", "TOKENS", "Elman", "GRUCell", "Jordan", "LSTMCell", "RNNCell", "Recurrent", "State", "Stream",

@@ -29,7 +29,7 @@ class OneStep(torch.nn.RNNCellBase, ABC):
         """What makes the cell, and from which options."""
 
     @abstractmethod
-    def _torch_function(self) -> Any:
+    def torch_function(self) -> Any:
         """The function of torch that computes a step, where it knows such; else None."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class OneStep(torch.nn.RNNCellBase, ABC):
         if self.input_size == 0:  # as one number that weighs nothing
             x, weight_ih = F.pad(x, (0, 1)), F.pad(weight_ih, (0, 1))
         returned = returned_dtype(x, weight_hh)
-        compute = self._torch_function() if returned is None and function.on_torch(x, weight_hh) else None
+        compute = self.torch_function() if returned is None and function.on_torch(x, weight_hh) else None
         if compute is not None:
             zero = [x.new_zeros(x.shape[1], self.hidden_size) if h is None else h[0] for h in first]
             found = compute(x[0], zero[0] if len(zero) == 1 else zero, weight_ih, weight_hh, bias_ih, bias_hh)
@@ -90,9 +90,13 @@ class OneStep(torch.nn.RNNCellBase, ABC):
             last = tuple([h[0] for h in last])
         return last[0] if len(last) == 1 else last
 
+    def __prepare_scriptable__(self) -> Any:
+        """Called by torch.jit.script."""
+        raise tracers.not_scripted(self, "Script what bptt.convert(model, back=True) gives.")
+
     def _slow_forward(self, input: Tensor, hx: Any = None) -> Any:
         """Called by torch in the place of `forward` while torch.jit.trace looks on."""
-        is_plain = self._torch_function() is not None
+        is_plain = self.torch_function() is not None
         tracers.check_torch_computes_the_same(self, input, tracers.JIT, is_plain=is_plain)
         return super().forward(input, hx)
 
@@ -153,7 +157,7 @@ class RNNCell(OneStep, torch.nn.RNNCell):
     def _asked(self) -> tuple[Callable[..., Cell], tuple[Any, ...]]:
         return options.cell, (self.nonlinearity, bool(self.bias))
 
-    def _torch_function(self) -> Any:
+    def torch_function(self) -> Any:
         return {"tanh": torch._VF.rnn_tanh_cell, "relu": torch._VF.rnn_relu_cell}.get(self.nonlinearity)
 
 
@@ -179,7 +183,7 @@ class LSTMCell(OneStep, torch.nn.LSTMCell):
     def _asked(self) -> tuple[Callable[..., Cell], tuple[Any, ...]]:
         return gated.lstm_cell, (bool(self.bias),)
 
-    def _torch_function(self) -> Any:
+    def torch_function(self) -> Any:
         return torch._VF.lstm_cell
 
 
@@ -202,5 +206,5 @@ class GRUCell(OneStep, torch.nn.GRUCell):
     def _asked(self) -> tuple[Callable[..., Cell], tuple[Any, ...]]:
         return gated.gru_cell, (bool(self.bias),)
 
-    def _torch_function(self) -> Any:
+    def torch_function(self) -> Any:
         return torch._VF.gru_cell

@@ -43,7 +43,7 @@ class DropIn(Layers, torch.nn.RNNBase):
         """What makes the cell of the layers, and from which options."""
 
     @abstractmethod
-    def _torch_function(self) -> Any:
+    def torch_function(self) -> Any:
         """The function of torch that computes all layers, where it knows such; else None."""
 
     def _begin(self, sizes: tuple[int, ...] | None, **beyond: Any) -> None:
@@ -182,6 +182,10 @@ class DropIn(Layers, torch.nn.RNNBase):
             return self._by_torch(input, hx, tracers.PER_SAMPLE, lengths, reset, return_all_layers)
         return self.called(input, hx, lengths, reset, return_all_layers, weights)
 
+    def __prepare_scriptable__(self) -> Any:
+        """Called by torch.jit.script."""
+        raise tracers.not_scripted(self, "Script what bptt.convert(model, back=True) gives.")
+
     def _slow_forward(
         self,
         input: Any,
@@ -196,7 +200,7 @@ class DropIn(Layers, torch.nn.RNNBase):
     def _by_torch(self, input: Any, hx: Any, who: str, lengths: Any, reset: Any, return_all_layers: bool) -> Any:
         """The forward of torch's module, for those who know nothing else."""
         asked = lengths is not None or reset is not None or return_all_layers or self.learn_h0
-        is_plain = not asked and self._torch_function() is not None and isinstance(self.hidden_size, int)
+        is_plain = not asked and self.torch_function() is not None and isinstance(self.hidden_size, int)
         tracers.check_torch_computes_the_same(self, input, who, is_plain=is_plain)
         return super().forward(input, hx)
 
@@ -231,7 +235,7 @@ class DropIn(Layers, torch.nn.RNNBase):
         """As torch's module computes it; the weights lie as `flatten_parameters` laid them."""
         if not function.on_torch(x, weights[0][1]) or not isinstance(self.hidden_size, int):
             return None
-        compute = self._torch_function()
+        compute = self.torch_function()
         if compute is None:
             return None
         B, first = self._rows(x, states, sizes), []

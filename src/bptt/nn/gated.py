@@ -74,7 +74,7 @@ class LSTM(DropIn, torch.nn.LSTM):
     def _asked(self) -> tuple[Callable[..., Cell], tuple[Any, ...]]:
         return lstm_cell, (bool(self.bias), self.proj_size > 0, self.recurrent_dropout > 0 and self.training)
 
-    def _torch_function(self) -> Any:
+    def torch_function(self) -> Any:
         return None if self.recurrent_dropout else torch._VF.lstm
 
     def widths_of_states(self, k: int) -> Sequence[int]:
@@ -124,7 +124,7 @@ class GRU(DropIn, torch.nn.GRU):
     def _asked(self) -> tuple[Callable[..., Cell], tuple[Any, ...]]:
         return gru_cell, (bool(self.bias), self.recurrent_dropout > 0 and self.training)
 
-    def _torch_function(self) -> Any:
+    def torch_function(self) -> Any:
         return None if self.recurrent_dropout else torch._VF.gru
 
 

@@ -235,6 +235,10 @@ class Recurrent(Layers):
         weights = [self.tensors_of(k) for k in range(self.count)]
         return self.called(input, hx, lengths, reset, return_all_layers, weights, inputs)
 
+    def __prepare_scriptable__(self) -> Any:
+        """Called by torch.jit.script."""
+        raise tracers.not_scripted(self, "torch has no class for a cell of its own.")
+
     def _slow_forward(self, *_: Any, **__: Any) -> Any:
         """Called by torch in the place of `forward` while torch.jit.trace looks on."""
         raise tracers.refused(self, tracers.JIT)

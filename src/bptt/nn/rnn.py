@@ -129,7 +129,7 @@ class RNN(DropIn, torch.nn.RNN):
         cell, phi = super().cell_now()[0], self.nonlinearity
         return cell, None if type(phi) is str else {"φ": phi}
 
-    def _torch_function(self) -> Any:
+    def torch_function(self) -> Any:
         is_plain = self.leak == 1 and not self.residual and self.norm is None and not self.recurrent_dropout
         if not is_plain or self.nonlinearity not in ("tanh", "relu"):
             return None

@@ -52,6 +52,14 @@ def refused(module: torch.nn.Module, who: str) -> InputError:
     )
 
 
+def not_scripted(module: torch.nn.Module, instead: str) -> InputError:
+    """For torch.jit.script, which would go through our Python line by line."""
+    return InputError(
+        f"torch.jit.script takes torch's own recurrent classes; got {module}. {instead} torch.compile, torch.export "
+        "and bptt.onnx.export take it as it is."
+    )
+
+
 def check_torch_computes_the_same(
     module: torch.nn.RNNBase | torch.nn.RNNCellBase, input: Any, who: str, *, is_plain: bool
 ) -> None:
