@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from operator import attrgetter
@@ -676,6 +677,75 @@ def test_gradients_go_through_lines_without_a_time(names: list[str]) -> None:
     for line in ("M", "s", "q", "r"):
         assert tape[f"{line}_l1"].shape == tape.grad(f"{line}_l1").shape
         assert tape.grad(f"{line}_l1").any()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("rnn", [bptt.nn.LSTM, bptt.nn.GRU, RNN], ids=lambda rnn: rnn.__name__)
+def test_first_states_and_inputs_of_layers_lie_as_the_batch_does(rnn: type[Any], bidirectional: bool) -> None:
+    model = rnn(2, 3, 2, bidirectional=bidirectional, dtype=torch.float64)
+    x = torch.randn(7, 3, 2, dtype=torch.float64, requires_grad=True)
+    h0 = torch.randn(2 * (1 + bidirectional), 3, 3, dtype=torch.float64, requires_grad=True)
+    reset = torch.zeros(7, 3, dtype=torch.bool)
+    reset[3, 2] = reset[5, 2] = True
+    for options in ({"lengths": [2, 7, 4]}, {"reset": reset}, {"lengths": [3, 2, 6], "reset": reset}):
+        h0.grad = None
+        with recording() as tapes:
+            model(x, (h0, h0.detach()) if rnn is bptt.nn.LSTM else h0, **options)[0].square().sum().backward()
+        (tape,) = tapes
+        assert h0.grad is not None
+        last = slice(-2, None) if bidirectional else slice(-1, None)
+        torch.testing.assert_close(tape.h0, torch.cat(list(h0.detach()[last]), -1), rtol=0, atol=0)
+        torch.testing.assert_close(tape.dh0, torch.cat(list(h0.grad[last]), -1), rtol=0, atol=0)
+        way = "_reverse" if bidirectional else ""
+        below = torch.cat([tape["h_l0"], tape["h_l0_reverse"]] if bidirectional else [tape["h_l0"]], -1)
+        assert torch.equal(tape[f"x_l0{way}"], tape.x)
+        assert torch.equal(tape[f"x_l1{way}"], below)
+        assert tape.check().ok
+    with recording() as tapes:
+        model(x, lengths=[2, 0, 7])
+    with pytest.raises(ValueError, match=r"row 1 has no steps, so no layer began with its state"):
+        _ = tapes[0].h0
+
+
+def test_names_that_are_none() -> None:
+    with recording() as tapes:
+        bptt.nn.LSTM(2, 3)(torch.randn(4, 1, 2))[0].sum().backward()
+    (tape,) = tapes
+    for name, near in [("C", "c"), ("h_t", "h"), ("∂h", "h"), ("c_{t-1}", "c"), ("W_hff", "W_hf"), ("dc", "c")]:
+        with pytest.raises(KeyError, match=rf"got '{re.escape(name)}'\. Did you mean {near}\?"):
+            tape[name]
+    assert "c" in tape
+    assert "W_hf_l0" in tape
+    assert "weight_hh_l0" in tape
+    assert "C" not in tape
+    assert 0 not in tape
+    assert (tape["weight_ih_l0"].shape, tape.grad("weight_hh_l0").shape) == ((12, 2), (12, 3))
+    for odd in (0, None, ("h", 1)):
+        with pytest.raises(TypeError, match=r"takes a name, such as 'h', and tape\['h'\]\[0\] a step of it"):
+            tape[odd]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="not iterable"):
+        list(tape)  # pyright: ignore[reportArgumentType]
+    for odd in (1.5, "3", True):
+        with pytest.raises(TypeError, match="step is an integer, an index into the arrays of the tape"):
+            tape.grad("W_hf", step=odd)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"bptt\.Tape\.load\(path\) reads one; got 'x.tape'"):
+        Tape("x.tape")  # pyright: ignore[reportArgumentType]
+    assert repr(tape.layers[0]) == "Record(layer=0, 'lstm', T=4, B=1, H=3)"
+
+
+def test_a_cell_with_the_letters_of_the_plain_one_elsewhere() -> None:
+    rnn = Recurrent("h_t = tanh(x_t W_hh + h_{t-1} W_xh)", 3, 3)
+    with recording() as tapes:
+        rnn(torch.randn(4, 2, 3))[0].square().sum().backward()
+    for name in ("W_hh", "W_xh"):
+        torch.testing.assert_close(tapes[0].grad(name), rnn.get_parameter(f"{name}_l0").grad, rtol=0, atol=0)
+
+
+def test_a_vocabulary_has_a_symbol_for_each_token() -> None:
+    model, x = Elman(6, 4, 6, loss="cross_entropy"), torch.tensor([[0], [5]])
+    assert record(model, x, x, vocabulary=list("abcdef")).readout_missing == ""
+    with pytest.raises(ValueError, match="got 3 symbols, and x holds token 5"):
+        record(model, x, x, vocabulary=list("abc"))
 
 
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")

@@ -1,8 +1,10 @@
 """Whoever watches a network is told of its calls, and of all that each layer computed on both sides."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -19,7 +21,7 @@ from bptt.sheet.expressions import Call
 from bptt.sheet.plain import plain
 
 
-@dataclass
+@dataclass(repr=False)
 class Record:
     """Everything one layer computed on both sides, as the fast path left it; None until it has happened.
 
@@ -53,7 +55,7 @@ class Record:
         """A value of side A, a parameter, a line without a time, a mask, a further input, or x; KeyError for others."""
         known = self.values | self.weights | self.learned | {"x": self.x}
         if name not in known and name not in (known := known | self.fixed):
-            raise KeyError(f"this cell has {', '.join(known)}; got {name!r}")
+            raise KeyError(f"this cell has {', '.join(known)}; got {name!r}.{_near(name, known)}")
         return known[name]
 
     def has(self, name: str) -> bool:
@@ -215,14 +217,26 @@ class Record:
 
     def named(self, name: str) -> str:
         """What the text of this cell calls a, W_xh, W_hh and b_h, where it is a plain one; else the name itself."""
-        own = plain(self.cell)
-        return getattr(own, name, None) or name if name in ("a", "h", "W_xh", "W_hh", "b_h") else name
+        if name not in ("a", "h", "W_xh", "W_hh", "b_h") or self.has(name):
+            return name
+        return getattr(plain(self.cell), name, None) or name
+
+    def __repr__(self) -> str:
+        where = f"layer={self.layer}{', reverse' * self.reverse}"
+        return f"Record({where}, {self.cell.name!r}, T={self.steps.T}, B={self.batch}, H={self.h.shape[-1]})"
 
     @property
     def activation(self) -> str:
         """φ of the plain cell, the name of others."""
         own = plain(self.cell)
         return self.cell.name if own is None else own.activation
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    bare = re.sub(r"^[∂d](?=.)|_t$|_\{.*\}$", "", name)
+    alike = [other for other in known if other.casefold() in (name.casefold(), bare.casefold())]
+    near = alike or get_close_matches(name, known, 1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 class Padding(NamedTuple):
@@ -234,6 +248,27 @@ class Padding(NamedTuple):
     T: int
     B: int
     places: Tensor
+
+    def sequences(self, count: int) -> list[list[int]]:
+        """For each row its sequences, in order, by their places among all: a reset begins another one."""
+        found: list[list[int]] = [[] for _ in range(self.B)]
+        starts = self.places[:count].tolist()
+        for k in sorted(range(count), key=starts.__getitem__):
+            found[starts[k] % self.B].append(k)
+        return found
+
+    def of_rows(self, states: Tensor, *, reverse: bool = False) -> Tensor:
+        """The states (B, ·) of rows, from those (S, ·) that sequences begin with.
+
+        Raises ValueError where a row has no steps, for no layer has computed anything from its state.
+        """
+        of_row = self.sequences(len(states))
+        if [] in of_row:
+            raise ValueError(
+                f"row {of_row.index([])} has no steps, so no layer began with its state, and this tape does not know "
+                "it. tape.layers[-1].first has those of the others, the longest sequence first."
+            )
+        return states[[sequences[-1 if reverse else 0] for sequences in of_row]]
 
     def dense(self, rows: Tensor) -> Tensor:
         """(T, B, ·) from (N, ·): zero at padding."""

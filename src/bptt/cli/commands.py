@@ -263,7 +263,7 @@ def generate(
     ] = None,
     length: Annotated[int, typer.Option(help="Symbols to write: characters, bytes or words, as trained.")] = 400,
     temperature: Annotated[
-        float, typer.Option(help="Below 1 bolder, above 1 more varied; 0: always the likeliest symbol.")
+        float, typer.Option(help="Below 1 surer, above 1 more varied; 0: always the likeliest symbol.")
     ] = 0.8,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,

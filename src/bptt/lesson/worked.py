@@ -228,10 +228,9 @@ def _of_numbers(
         len(numbers) <= LONGEST, f"a series to read has at most {LONGEST} numbers; got {len(numbers)}. Leave some out."
     )
     target = 2 * numbers[-1] - numbers[-2] if target is None else target
-    for number in (*numbers, target):
-        _require(
-            math.isfinite(number), f"numbers must be finite; got {number}. Leave it out, or give another --target."
-        )
+    for number in numbers:
+        _require(math.isfinite(number), f"numbers must be finite; got {number}. Leave it out.")
+    _require(math.isfinite(target), f"the target must be finite; got {target}. Give another --target.")
     largest = max(abs(number) for number in (*numbers, target))
     scale = 10.0 ** math.floor(math.log10(largest)) if largest > 1e-300 else 1.0
     _require(math.isfinite(2 * largest), f"numbers must stay below 9e307; got {largest:g}. Give them in a larger unit.")

@@ -431,6 +431,11 @@ def _prefix(record: Record) -> str:
     return "reverse " if record.reverse else ""
 
 
+def _d(name: str) -> str:
+    own = name.removeprefix("reverse ")
+    return f"d{own}, reverse" if own != name else f"d{own}"
+
+
 def _relative(recorded: Tensor, wanted: Tensor, scale: float) -> float:
     if not wanted.numel():
         return 0.0
@@ -454,7 +459,7 @@ def _against_autograd(graph: _Replay, where: str, largest: dict[str, float]) -> 
 
     def compared(name: str, recorded: Tensor, gradient: Tensor, key: str) -> Residual:
         scale = (float(gradient.abs().max()) if gradient.numel() else 0.0) or largest.get(key, 0.0)
-        return Residual("autograd", f"d{name}", where, _relative(recorded, gradient, scale), bound)
+        return Residual("autograd", _d(name), where, _relative(recorded, gradient, scale), bound)
 
     for name in parameters:
         gradient, recorded = next(gradients), graph.recorded[name]
@@ -492,4 +497,4 @@ def _against_differences(graph: _Replay, where: str) -> Iterator[Residual]:
         along = directions @ recorded.double().flatten()
         found = torch.stack(slopes)
         residual = _relative(along, found, J + float(found.abs().max()))
-        yield Residual("central differences", f"d{name}", where, residual, 1e-8)
+        yield Residual("central differences", _d(name), where, residual, 1e-8)

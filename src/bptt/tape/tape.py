@@ -13,12 +13,13 @@ output of a recurrent layer gives dh_direct, which is easily misread as a gradie
 On disk a tape is a safetensors file with one JSON string in its metadata; docs/tape.md has the format.
 """
 
+import operator
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Tape:
     targets     (S, B) class numbers or (S, B, O)
     w           (T, B), the weights of B1; L () is their sum with `loss`
     do          (T, B, O), B3, zero where a step has no output
-    W_ho b_o    (H, O) and (O); None when they are unknown, and `readout_missing` says why
+    W_ho b_o    (H, O) and (O); None when they are unknown, and `readout_missing` then says why
 
     The fields of `layers` that stand here too are those of the top layer: a, h, h0, dh, dh_direct, da, dh0, with both
     directions side by side on the last axis where there are two, and the weights W_xh, W_hh, b_h. x and dx are those of
@@ -80,6 +81,12 @@ class Tape:
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, list):
+            raise TypeError(
+                f"bptt.record and bptt.recording make tapes, and bptt.Tape.load(path) reads one; got {self.layers!r}"
+            )
+
     def __repr__(self) -> str:
         top = self.layers[-1] if self.layers else None
         if top is None:
@@ -97,6 +104,8 @@ class Tape:
 
         Raises KeyError for names that are not there, ValueError where there are two directions and none is named.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"tape[...] takes a name, such as 'h', and tape['h'][0] a step of it; got {name!r}")
         if name in contents.OUTPUT and (array := getattr(self, name)) is not None:
             return array
         if name == "x":
@@ -109,6 +118,14 @@ class Tape:
             return _joined([record[own] for own in blocks])
         records, own = self._about(name)
         return self._laid_out([record[own] for record in records], own, records[0])
+
+    __iter__ = None  # names are many: those of all cells and of the tape
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return isinstance(name, str) and self[name] is not None
+        except KeyError:
+            return False
 
     def d(self, name: str) -> Tensor:
         """The total ∂L/∂ of what `tape[name]` is, laid out as it is; of weights summed over time.
@@ -169,7 +186,9 @@ class Tape:
 
     def _laid_out(self, found: list[Tensor], own: str, record: Record) -> Tensor:
         """As the network was given it: of weights there is one."""
-        return self._dense(torch.cat(found, -1)) if own in record.values else found[0]
+        if own in record.values:
+            return self._dense(torch.cat(found, -1))
+        return self._dense(found[0]) if own == "x" or own in Signature.of(record.cell).inputs else found[0]
 
     if not TYPE_CHECKING:  # who checks types knows all attributes
 
@@ -236,8 +255,14 @@ class Tape:
         return [record for record in self.layers if record.layer == index]
 
     def _top(self, name: str) -> Tensor:
-        found = [_reached(record, getattr(record, name), name) for record in self._records(-1)]
-        return torch.cat(found, -1) if name in ("h0", "dh0") else self._dense(torch.cat(found, -1))
+        records = self._records(-1)
+        found = [_reached(record, getattr(record, name), name) for record in records]
+        if name not in ("h0", "dh0"):
+            return self._dense(torch.cat(found, -1))
+        if self.padding is not None:
+            of_rows = self.padding.of_rows
+            found = [of_rows(h, reverse=record.reverse) for h, record in zip(found, records, strict=True)]
+        return torch.cat(found, -1)
 
     @property
     def x(self) -> Tensor:
@@ -256,7 +281,7 @@ class Tape:
 
     @property
     def h0(self) -> Tensor:
-        """(B, H)."""
+        """(B, H), what each row begins with; of a PackedSequence in its order, longest sequence first."""
         return self._top("h0")
 
     @property
@@ -346,6 +371,9 @@ class Tape:
         """Where the rows of one step lie once time and batch are one axis."""
         if step is None:
             return slice(None)
+        if not isinstance(step, SupportsIndex) or isinstance(step, bool):
+            raise TypeError(f"step is an integer, an index into the arrays of the tape; got {step!r}")
+        step = operator.index(step)
         if not -self.steps <= step < self.steps:
             raise IndexError(f"step must lie in [{-self.steps}, {self.steps}); got {step}")
         step %= self.steps

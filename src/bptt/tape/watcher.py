@@ -68,6 +68,13 @@ def record(
             "With another loss, call it yourself inside bptt.recording()."
         )
     losses.pair(name)
+    if vocabulary is not None and isinstance(x, Tensor) and not x.is_floating_point() and x.numel():
+        largest = int(x.max())
+        if largest >= len(vocabulary):
+            raise ValueError(
+                f"vocabulary has a symbol for each token; got {len(vocabulary)} symbols, and x holds token {largest}. "
+                "Give all, in the order of their numbers."
+            )
     parameters = {
         key: value.detach().requires_grad_(value.is_floating_point()) for key, value in model.named_parameters()
     }
@@ -185,7 +192,7 @@ class _Watcher:
             self._forget_readout("several torch.nn.Linear read the output of the recurrent layers")
             return
         tape.o = place(output.detach()).clone()
-        tape.W_ho = module.weight.detach().mT.clone()
+        tape.W_ho, tape.readout_missing = module.weight.detach().mT.clone(), ""
         tape.b_o = None if module.bias is None else module.bias.detach().clone()
         self.keep_do(output, place)
 

@@ -24,7 +24,7 @@ def continuation(model: Elman, prime: Tensor, length: int, *, temperature: float
     """Draws `length` tokens that follow the prime, and yields them one by one.
 
     prime        tokens (N,), N > 0, read from the zero state
-    temperature  divides the outputs before softmax: below 1 bolder, above 1 more varied; 0: always the likeliest token
+    temperature  divides the outputs before softmax: below 1 surer, above 1 more varied; 0: always the likeliest token
     seed         the same model, prime, temperature and seed give the same tokens
 
     Raises InputError for an empty prime, a length below 1, a temperature that is negative, NaN or infinite, or a seed
