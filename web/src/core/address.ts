@@ -124,7 +124,7 @@ export function known(layer: Layer): string[] {
 }
 
 /** "da,3" at the cursor, "da@5,3" elsewhere, "dW_hh,2,3"; "1r:" in front names another layer than the first. */
-export function written(tape: Tape, address: Address, cursor = -1): string {
+export function written(tape: Tape, address: Address, cursor: number | null = null): string {
   const { name, layer, t, i, j } = address;
   const own = tape.layers[layer];
   const whose = !own || layer === 0 ? "" : `${own.layer + 1}${own.direction === "reverse" ? "r" : ""}:`;

@@ -74,7 +74,7 @@ export class Evaluation {
       case "f":
         return this.call(e[1], children(e), t);
       default:
-        throw new Unknown("a matrix stands where a row has to");
+        throw new Error("a matrix stands where a row has to");
     }
   }
 
@@ -115,7 +115,7 @@ export class Evaluation {
         const outer = this.outer(e, t);
         if (outer) return [outer[0][i] * outer[1][j], Math.abs(outer[0][i] * outer[1][j])];
         let [value, magnitude] = [0, 0];
-        for (let k = 0; k < this.columns(e[1]); k++) {
+        for (let k = 0; k < this.shape(e[1])[1]; k++) {
           const [[a, m], [b, n]] = [this.entry(e[1], t, i, k), this.entry(e[2], t, k, j)];
           value += a * b;
           magnitude += m * n;
@@ -125,12 +125,12 @@ export class Evaluation {
       case "f": {
         const known = FUNCTIONS[functionOf(this.layer.cell, e[1])];
         const given = children(e).map((each) => this.entry(each, t, i, j));
-        if (!("value" in known)) throw new Unknown("a function of rows stands in a matrix");
+        if (!("value" in known)) throw new Error("a function of rows stands in a matrix");
         const value = known.value(...given.map(([a]) => a));
         return [value, Math.abs(value) + given.reduce((sum, [, m]) => sum + m, 0)];
       }
       default:
-        throw new Unknown("a number stands where a matrix has to");
+        throw new Error("a number stands where a matrix has to");
     }
   }
 
@@ -140,18 +140,6 @@ export class Evaluation {
     const [, left, right] = e;
     if (!Array.isArray(left) || left[0] !== "T" || !isName(left[1]) || left[1][2] === undefined) return null;
     return [this.row(left[1], t).value, this.row(right, t).value];
-  }
-
-  private columns(e: Expression): number {
-    if (Array.isArray(e) && e[0] === "@") return this.columns(e[2]);
-    if (Array.isArray(e) && (e[0] === "T" || e[0] === "n" || e[0] === "d")) {
-      const isTurned = e[0] === "T";
-      const inner = isTurned ? e[1] : e;
-      if (isName(inner) && this.layer.arrays.has(keyOf(inner)))
-        return (shapeOf(this.layer, inner[1]) ?? [])[isTurned ? 0 : 1] ?? this.layer.H;
-      if (isName(inner) && inner[1] !== "I") throw new Unknown(keyOf(inner));
-    }
-    return this.layer.H;
   }
 
   /** The numbers of a name: of a step, or what has no time. */
@@ -197,7 +185,7 @@ export class Evaluation {
   private product(left: Expression, right: Expression, t: number): Row {
     const isTurned = Array.isArray(right) && right[0] === "T";
     const inner = isTurned ? (right as ["T", Expression])[1] : right;
-    if (!isName(inner)) throw new Unknown("a product with what is no matrix");
+    if (!isName(inner)) throw new Error("a product with what is no matrix");
     const matrix = this.named(inner, t) as Floats;
     const [rows, columns] = shapeOf(this.layer, inner[1]) as number[];
     const { tokens } = this.layer;
@@ -213,7 +201,7 @@ export class Evaluation {
 
   private call(name: string, given: Expression[], t: number): Row {
     const known = FUNCTIONS[functionOf(this.layer.cell, name)];
-    if (!known) throw new Unknown(name);
+    if (!known) throw new Error(`no function is called ${name}`);
     if (functionOf(this.layer.cell, name) === "total") return this.total(given[0], t);
     const rows = given.map((e) => this.row(e, t));
     if ("row" in known) {
@@ -251,14 +239,16 @@ export class Evaluation {
     return { value: [value], magnitude: [magnitude] };
   }
 
-  private shape(e: Expression): number[] {
-    if (isName(e)) return e[1] === "I" ? [] : (shapeOf(this.layer, e[1]) ?? []);
-    if (typeof e === "number") return [];
-    const found =
-      children(e)
-        .map((each) => this.shape(each))
-        .find((shape) => shape.length > 1) ?? [];
-    return e[0] === "T" ? [...found].reverse() : found;
+  /** Rows and columns: a row has one row, a number and I are as large as what stands beside them. */
+  private shape(e: Expression): [number, number] {
+    if (isName(e)) {
+      const [rows, columns] = shapeOf(this.layer, e[1]) ?? [1];
+      return columns === undefined ? [1, rows] : [rows, columns];
+    }
+    const inner = children(e).map((each) => this.shape(each));
+    if (Array.isArray(e) && e[0] === "T") return [inner[0][1], inner[0][0]];
+    if (Array.isArray(e) && e[0] === "@") return [inner[0][0], inner[1][1]];
+    return [Math.max(1, ...inner.map(([rows]) => rows)), Math.max(1, ...inner.map(([, columns]) => columns))];
   }
 }
 

@@ -137,7 +137,7 @@ export function truncated(tape: Tape, k: number): Loss[] {
 }
 
 /** The parameters whose gradient is a sum over steps, in the order of side B. */
-export function summed(layer: Layer): string[] {
+function summed(layer: Layer): string[] {
   return [...layer.cell.back].flatMap(([name, { terms = [] }]) =>
     layer.arrays.has(`d.${name}`) && at(layer, name, 0).t === null && terms.some(({ from }) => from[1] !== undefined)
       ? [name]
@@ -146,8 +146,13 @@ export function summed(layer: Layer): string[] {
 }
 
 function compared(tape: Tape, layer: Layer, cut: Slopes): Loss[] {
-  return summed(layer).map((name) => {
-    const [full, short] = [gradient(tape, layer, name), gradient(tape, layer, name, cut)];
+  const [whole, parts] = [new Map(), cut].map((slopes) => {
+    const own = { ...layer, arrays: new Map([...layer.arrays, ...slopes]) };
+    sumUp(tape, own, layer);
+    return own;
+  });
+  return summed(whole).map((name) => {
+    const [full, short] = [whole, parts].map(({ arrays }) => arrays.get(`d.${name}`) as Floats);
     let [both, one, two, off] = [0, 0, 0, 0];
     for (let k = 0; k < full.length; k++) {
       both += full[k] * short[k];
@@ -159,17 +164,22 @@ function compared(tape: Tape, layer: Layer, cut: Slopes): Loss[] {
   });
 }
 
-/** The gradient of a parameter, from its uses in all steps. */
-function gradient(tape: Tape, layer: Layer, name: string, slopes?: Slopes): Float64Array {
-  const evaluation = new Evaluation(tape, layer, false, slopes && reading(tape, layer, slopes));
-  const shape = sizes(tape, { name, layer: layer.position });
-  const sum = new Sum(
-    shape.reduce((product, size) => product * size, 1),
-    shape,
-  );
-  for (const { value, from } of layer.cell.back.get(name)?.terms ?? [])
-    for (let t = 0; t < (from[1] === undefined ? 1 : tape.T); t++) sum.add(evaluation, value, t);
-  return sum.value;
+/** The gradients of what has no time, where the tape has them, from all uses; lines come before what they are made of. */
+function sumUp(tape: Tape, layer: Layer, truth: Layer): void {
+  const evaluation = new Evaluation(tape, layer, false);
+  for (const [name, { terms = [] }] of layer.cell.back) {
+    const recorded = truth.arrays.get(`d.${name}`);
+    if (!recorded || at(layer, name, 0).t !== null) continue;
+    const sum = new Sum(recorded.length, sizes(tape, { name, layer: layer.position }));
+    layer.arrays.delete(`d.${name}`);
+    try {
+      for (const { value, from } of terms)
+        for (let t = 0; t < (from[1] === undefined ? 1 : tape.T); t++) sum.add(evaluation, value, t);
+      layer.arrays.set(`d.${name}`, sum.value);
+    } catch (error) {
+      if (!(error instanceof Unknown)) throw error;
+    }
+  }
 }
 
 /** Why this network cannot be run on its own answers here; "" if it can. */
@@ -271,15 +281,7 @@ function forwardStep(tape: Tape, layer: Layer, t: number): void {
 
 /** What is summed over the steps of a free run, and the gradients of its first states. */
 function sumGradients(tape: Tape, layer: Layer, truth: Layer): void {
-  for (const key of truth.arrays.keys()) {
-    const name = key.slice(2);
-    if (!key.startsWith("d.") || !layer.cell.back.has(name) || at(layer, name, 0).t !== null) continue;
-    try {
-      layer.arrays.set(key, gradient(tape, layer, name));
-    } catch (error) {
-      if (!(error instanceof Unknown)) throw error;
-    }
-  }
+  sumUp(tape, layer, truth);
   const evaluation = new Evaluation(tape, layer, false);
   const edge = edgeBefore(tape, layer);
   for (const name of layer.cell.states) {

@@ -352,6 +352,7 @@ function within(tape: Tape, t: number): number {
 
 /** The row of a value or gradient at a step, also at the step before and after those shown; null if there is none. */
 export function rowOf(tape: Tape, layer: Layer, key: string, t: number): ArrayLike<number> | null {
+  if (t < -1 || t > tape.T) return null;
   if (t < 0 || t >= tape.T)
     return layer.arrays.get(`${t === edgeBefore(tape, layer) ? "before" : "after"}.${key}`) ?? null;
   const array = layer.arrays.get(key);

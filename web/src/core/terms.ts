@@ -22,10 +22,8 @@ export interface Factor {
   value: number;
   /** null for a plain number such as the 2 of a squared error, and for what is more than one name. */
   address: Address | null;
-  /** What is more than one name, to be read at the term's step and entry. */
-  expression?: Expression;
-  /** Of which unit of that row it is. */
-  unit?: number;
+  /** What is more than one name, of which layer, to be read at the term's step; and of which unit of that row it is. */
+  of?: { expression: Expression; layer: Layer; unit?: number };
 }
 
 /** Where a term comes from in time, seen from the number that it is a part of. */
@@ -374,7 +372,7 @@ class Explainer {
     }
     const { value } = this.evaluation.row(e, t);
     const unit = value.length === 1 ? 0 : i;
-    return { value: value[unit], address: null, expression: e, unit };
+    return { value: value[unit], address: null, of: { expression: e, layer: this.layer, unit } };
   }
 
   /** An entry of a matrix that is made of others. */
@@ -384,7 +382,7 @@ class Explainer {
     const inner = isTurned ? e[1] : e;
     if (isName(inner) && inner[1] !== "I")
       return this.number(at(this.layer, keyOf(inner), null, isTurned ? j : i, isTurned ? i : j));
-    return { value: this.evaluation.entry(e, t, i, j)[0], address: null, expression: e };
+    return { value: this.evaluation.entry(e, t, i, j)[0], address: null, of: { expression: e, layer: this.layer } };
   }
 
   /** One entry of aᵀ b at a step. */
