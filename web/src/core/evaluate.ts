@@ -115,7 +115,7 @@ export class Evaluation {
         const outer = this.outer(e, t);
         if (outer) return [outer[0][i] * outer[1][j], Math.abs(outer[0][i] * outer[1][j])];
         let [value, magnitude] = [0, 0];
-        for (let k = 0; k < this.shape(e[1])[1]; k++) {
+        for (let k = 0; k < shape(this.layer, e[1])[1]; k++) {
           const [[a, m], [b, n]] = [this.entry(e[1], t, i, k), this.entry(e[2], t, k, j)];
           value += a * b;
           magnitude += m * n;
@@ -188,9 +188,8 @@ export class Evaluation {
     if (!isName(inner)) throw new Error("a product with what is no matrix");
     const matrix = this.named(inner, t) as Floats;
     const [rows, columns] = shapeOf(this.layer, inner[1]) as number[];
-    const { tokens } = this.layer;
-    if (tokens && isName(left) && left[1] === "x" && left[0] === "n" && !isTurned)
-      return this.exact(matrix.subarray(tokens[t] * columns, (tokens[t] + 1) * columns));
+    const token = tokenOf(this.layer, left, t);
+    if (token >= 0) return this.exact(matrix.subarray(token * columns, (token + 1) * columns));
     const { value, magnitude } = this.row(left, t);
     const of = isTurned ? timesTurned : times;
     return {
@@ -228,7 +227,7 @@ export class Evaluation {
 
   /** The sum over all entries of a matrix. */
   private total(e: Expression, t: number): Row {
-    const [rows, columns] = this.shape(e);
+    const [rows, columns] = shape(this.layer, e);
     let [value, magnitude] = [0, 0];
     for (let i = 0; i < rows; i++)
       for (let j = 0; j < columns; j++) {
@@ -237,18 +236,6 @@ export class Evaluation {
         magnitude += m;
       }
     return { value: [value], magnitude: [magnitude] };
-  }
-
-  /** Rows and columns: a row has one row, a number and I are as large as what stands beside them. */
-  private shape(e: Expression): [number, number] {
-    if (isName(e)) {
-      const [rows, columns] = shapeOf(this.layer, e[1]) ?? [1];
-      return columns === undefined ? [1, rows] : [rows, columns];
-    }
-    const inner = children(e).map((each) => this.shape(each));
-    if (Array.isArray(e) && e[0] === "T") return [inner[0][1], inner[0][0]];
-    if (Array.isArray(e) && e[0] === "@") return [inner[0][0], inner[1][1]];
-    return [Math.max(1, ...inner.map(([rows]) => rows)), Math.max(1, ...inner.map(([, columns]) => columns))];
   }
 }
 
@@ -276,23 +263,45 @@ function timesTurned(row: Numbers, matrix: Floats, rows: number, columns: number
   return made;
 }
 
-/** How many products and sums an expression takes for one entry, for what rounding may do. */
+/** Rows and columns: a row has one row, a number and I are as large as what stands beside them. */
+function shape(layer: Layer, e: Expression): [number, number] {
+  if (isName(e)) {
+    const [rows, columns] = shapeOf(layer, e[1]) ?? [1];
+    return columns === undefined ? [1, rows] : [rows, columns];
+  }
+  const inner = children(e).map((each) => shape(layer, each));
+  if (Array.isArray(e) && e[0] === "T") return [inner[0][1], inner[0][0]];
+  if (Array.isArray(e) && e[0] === "@") return [inner[0][0], inner[1][1]];
+  return [Math.max(1, ...inner.map(([rows]) => rows)), Math.max(1, ...inner.map(([, columns]) => columns))];
+}
+
+/** The row of a matrix that a product is where it looks up a token; −1 for other products. */
+export function tokenOf(layer: Layer, left: Expression, t: number): number {
+  return layer.tokens && isName(left) && keyOf(left) === "x" ? layer.tokens[t] : -1;
+}
+
+/** How many roundings one entry of an expression takes. */
 export function countOf(layer: Layer, e: Expression): number {
   if (typeof e === "number" || isName(e) || e[0] === "size") return 0;
+  const inside = children(e).reduce((sum: number, each) => sum + countOf(layer, each), 0);
   switch (e[0]) {
-    case "@": {
-      const inner = Array.isArray(e[2]) && e[2][0] === "T" ? e[2][1] : e[2];
-      const shape = isName(inner) ? shapeOf(layer, inner[1]) : undefined;
-      return shape && shape.length > 1 ? shape[inner === e[2] ? 0 : 1] : 1;
-    }
+    case "T":
+      return inside;
+    case "@":
+      return inside + (tokenOf(layer, e[1], 0) >= 0 ? 0 : shape(layer, e[1])[1]);
+    case "*":
+      return inside + children(e).length - 1;
     case "+":
-      return termsOf(e).reduce((sum, [, term]) => sum + countOf(layer, term), 0);
+      return (
+        inside + (termsOf(e).some(([, term]) => Array.isArray(term) && term[0] === "@") ? 0 : termsOf(e).length - 1)
+      );
     case "f": {
-      const given = children(e).reduce((sum: number, each) => sum + countOf(layer, each), 0);
       const known = FUNCTIONS[functionOf(layer.cell, e[1])];
-      return given + ("row" in known ? Math.max(...Object.values(layer.sizes)) : 1);
+      if (!("row" in known)) return inside + (known.isExact ? 0 : 1);
+      const [rows, columns] = shape(layer, children(e)[0]);
+      return inside + rows * columns;
     }
     default:
-      return children(e).reduce((sum: number, each) => sum + countOf(layer, each), 1);
+      return inside + 1;
   }
 }

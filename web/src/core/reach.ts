@@ -38,7 +38,7 @@ export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Gen
         other.cell.steps.some(({ name }) => Array.from(own(other, name, t) ?? []).some((value) => value !== 0)),
     ),
   );
-  const weights = tape.layers.flatMap(({ arrays }) => [...arrays].filter(([key]) => key.startsWith("d.W")));
+  const weights = tape.layers.flatMap(({ arrays, cell }) => [...arrays].filter(([key]) => cell.shapes[key]));
   const work = weights.reduce((sum, [, { length }]) => sum + length, 0) * T * asking.length;
   const every = Math.max(1, Math.ceil(work / 2 / AFFORDABLE));
   const sources = asking.filter((_, index) => (asking.length - 1 - index) % every === 0);

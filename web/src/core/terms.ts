@@ -3,7 +3,7 @@
 
 import { type Address, addressOfInput, around, at, isGradient, letterOf, sizes, valueAt } from "./address.ts";
 import { explainAround } from "./around.ts";
-import { countOf, Evaluation, Unknown } from "./evaluate.ts";
+import { countOf, Evaluation, tokenOf, Unknown } from "./evaluate.ts";
 import { FUNCTIONS, ITSELF, SUMS } from "./functions.ts";
 import { children, type Expression, functionOf, isName, keyOf, names, termsOf, type Use } from "./sheet.ts";
 import {
@@ -327,7 +327,7 @@ class Explainer {
       const isTurned = Array.isArray(right) && right[0] === "T";
       const matrix = (isTurned ? right[1] : right) as ["n", string];
       const weight = (k: number) => (isTurned ? [i, k] : [k, i]);
-      const token = layer.tokens && isName(left) && left[1] === "x" && left[0] === "n" ? layer.tokens[t] : -1;
+      const token = tokenOf(layer, left, t);
       if (token >= 0) yield signed([this.number(at(layer, matrix[1], null, ...(weight(token) as [number, number])))]);
       else {
         const width = this.evaluation.row(left, t).value.length;

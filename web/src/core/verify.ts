@@ -131,16 +131,13 @@ class OfLayer {
       const line = cell.back.get(name);
       if (!recorded || !line?.terms) continue;
       const own = rowOf(tape, layer, `own.${name}`, t);
+      const above = own && (name === cell.output ? this.fromAbove(t) : null);
+      if (above) judge((i) => at(layer, `own.${name}`, t, i), own, above, above.count);
       const uses = line.terms.filter(({ from }) => from[0] !== "o" && (from[1] !== 1 || next));
-      const start = own ? { value: own, magnitude: Float64Array.from(own, Math.abs) } : undefined;
-      judge(
-        (i) => at(layer, `d.${name}`, t, i),
-        recorded,
-        this.shares(uses, t, recorded.length, start),
-        this.count(uses) + 1,
-      );
+      const start = above ?? (own ? { value: own, magnitude: Float64Array.from(own, Math.abs) } : undefined);
+      const count = this.count(uses) + (above?.count ?? 0) + 1;
+      judge((i) => at(layer, `d.${name}`, t, i), recorded, this.shares(uses, t, recorded.length, start), count);
     }
-    this.fromAbove(t);
   }
 
   /** The gradients of the states before the first step. */
@@ -166,11 +163,11 @@ class OfLayer {
     return sum;
   }
 
-  /** The own part of the output's gradient: what the output above asks, or the layer above. */
-  private fromAbove(t: number): void {
-    const { tape, layer, judge } = this;
+  /** The own part of the output's gradient: what the output above asks, or the layer above; null from outside. */
+  private fromAbove(t: number): (Row & { count: number }) | null {
+    const { tape, layer } = this;
     const { above, H } = layer;
-    const name = `own.${layer.cell.output}`;
+    if (above === "outside") return null;
     const shift = offset(tape, layer);
     const derived = { value: new Float64Array(H), magnitude: new Float64Array(H) };
     let count = tape.O;
@@ -182,7 +179,7 @@ class OfLayer {
           derived.value[i] += term;
           derived.magnitude[i] += Math.abs(term);
         }
-    } else if (above === "layer") {
+    } else {
       count = 2;
       for (const other of layersAbove(tape, layer)) {
         const evaluation = new Evaluation(tape, other);
@@ -192,8 +189,8 @@ class OfLayer {
           count += countOf(other, value);
         }
       }
-    } else return;
-    judge((i) => at(layer, name, t, i), row(tape, layer, name, t), derived, count);
+    }
+    return { ...derived, count };
   }
 }
 

@@ -65,7 +65,7 @@ describe.each(goldens)("$name", ({ tape, expected }) => {
       const explanation = explain(tape, found as Address);
       expect(explanation?.tag, address).toBe(tag);
       expect(inPython(tape, found as Address), address).toBe(python);
-      expect(explanation?.value, address).toBeCloseTo(value, 6);
+      expect(explanation?.value, address).toBe(value);
       const own = (explanation?.terms ?? []).map((term) => term.value);
       expect(own.length, address).toBe(terms.length);
       for (const [index, term] of terms.entries())
