@@ -570,7 +570,7 @@ def formulas() -> dict[str, Any]:
         said = {}
         for key in notations.NOTATIONS:
             board = cell.board(key)
-            lines = [*board.side_a.where, *board.side_a, *board.side_b]
+            lines = [*board.side_a, *board.side_b]
             said[key] = [[line.tag, line.text] for line in lines]
         found[name] = {"cell": as_data(cell), "said": said}
     return found

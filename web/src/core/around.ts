@@ -4,9 +4,9 @@ import { type Address, around, at, valueAt } from "./address.ts";
 import { number } from "./format.ts";
 import { lossValue, output } from "./output.ts";
 import { isWhole, outputOf, type Tape, target, topLayers, unitBelow } from "./tape.ts";
-import { type Explanation, type Factor, type Group, given, relative, type Term, total } from "./terms.ts";
+import { type Explanation, type Factor, type Group, given, NOT_SHOWN, relative, type Term, total } from "./terms.ts";
 
-const ONE: Group[] = [{ hue: "neither", expression: null, words: "", from: null }];
+const ONE: Group = { hue: "neither", expression: null, words: "", from: null };
 
 export function explainAround(tape: Tape, address: Address, value: number): Explanation {
   return new Explainer(tape, address, value).explanation();
@@ -211,16 +211,13 @@ class Explainer {
     count: number,
   ): Explanation {
     const { address, value } = this;
-    const rest: Group[] = terms.some(({ group }) => group === 1)
-      ? [{ hue: "neither", expression: null, words: "steps and rows not shown", from: null }]
-      : [];
     return {
       address,
       value,
       tag,
       kind,
       words,
-      groups: [...ONE, ...rest],
+      groups: terms.some(({ group }) => group === 1) ? [ONE, NOT_SHOWN] : [ONE],
       terms,
       derived,
       residual: relative(value, derived, scale),

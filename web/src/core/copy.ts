@@ -1,6 +1,6 @@
 // A number to take along: as itself, as the TeX of its equation, as NumPy lines that derive it again from the tape.
 
-import { type Address, inPython, isGradient, letterOf, sizes } from "./address.ts";
+import { type Address, arrayInPython, inPython, isGradient, letterOf, sizes } from "./address.ts";
 import { numpyOf } from "./code.ts";
 import { exact, number } from "./format.ts";
 import { timeAt } from "./formula.ts";
@@ -129,8 +129,8 @@ function compound(tape: Tape, layer: Layer, e: Expression, t: number): string {
     if (key === "I") return `np.eye(${layer.H})`;
     if (key in layer.cell.constants) return String(layer.cell.constants[key]);
     const step = name[2] === undefined ? null : t + name[2] * onward(layer);
-    const entry = inPython(tape, { name: key, layer: layer.position, t: step, i: 0, j: -1 });
-    return `np.asarray(${entry.replace(/(, )?0\]$/, "]").replace(/\[\]$/, "")})`;
+    const [array, place] = arrayInPython(tape, layer, key, step);
+    return `np.asarray(${array}${place && `[${place}]`})`;
   };
   return numpyOf(layer.cell, e, named, (letter) => String(layer.sizes[letter]));
 }

@@ -20,7 +20,7 @@ export interface Reach {
   steps: number;
 }
 
-export const REACHED = 0.01;
+const REACHED = 0.01;
 const AFFORDABLE = 3e9;
 
 /** Traces one loss after another back through time; a `next` is one loss. Problem for a layer beneath dropout. */

@@ -20,7 +20,7 @@ import {
 import { Sum } from "./verify.ts";
 
 /** Gradients by their names, "d.h" (T, H) and so on, for one layer. */
-export type Slopes = Map<string, Floats>;
+type Slopes = Map<string, Floats>;
 
 /** By position; null for layers whose gradient cannot be followed. */
 type Gradients = (Slopes | null)[];
@@ -298,7 +298,7 @@ export function parting(truth: Tape, free: Tape): number {
   return -1;
 }
 
-export type Feed = "truth" | "own" | "none";
+type Feed = "truth" | "own" | "none";
 
 /** What the input of step t is: the wanted output of the step before, the network's own answer, or neither. */
 export function fedBy(tape: Tape, t: number): Feed {

@@ -27,7 +27,7 @@ export interface Factor {
 }
 
 /** Where a term comes from in time, seen from the number that it is a part of. */
-export type Hue = "here" | "there" | "neither";
+type Hue = "here" | "there" | "neither";
 
 export interface Group {
   hue: Hue;
@@ -39,6 +39,9 @@ export interface Group {
   /** The whole of the group, where the tape has it as a number of its own. */
   address?: Address;
 }
+
+/** What gradients of weights are sums over besides. */
+export const NOT_SHOWN: Group = { hue: "neither", expression: null, words: "steps and rows not shown", from: null };
 
 export interface Term {
   /** Place in `Explanation.groups`. */
@@ -259,8 +262,7 @@ class Explainer {
     }
     if (!isWhole(tape) && line.terms.some(({ from }) => from[1] !== undefined)) {
       const rest = this.value - total(terms);
-      const group =
-        groups.push({ hue: "neither", expression: null, words: "steps and rows not shown", from: null }) - 1;
+      const group = groups.push(NOT_SHOWN) - 1;
       terms.push({ group, factors: [{ value: rest, address: null }], value: rest });
       magnitude += Math.abs(rest);
     }

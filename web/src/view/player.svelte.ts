@@ -10,7 +10,7 @@ import { notFinite, type Verdict, verify } from "../core/verify.ts";
 import { ANY, type Glyph } from "../core/writing.ts";
 import { inSlices } from "./slices.ts";
 
-export type Forcing = "truth" | "own";
+type Forcing = "truth" | "own";
 
 export class Player {
   readonly truth: Tape;

@@ -3,14 +3,12 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { type Address, around, at, known, NETWORK, sizes, valueAt } from "../../src/core/address.ts";
+import { type Address, AROUND, around, at, known, NETWORK, sizes, valueAt } from "../../src/core/address.ts";
 import { code } from "../../src/core/code.ts";
 import { asNumPy } from "../../src/core/copy.ts";
 import { edgeBefore, type Tape } from "../../src/core/tape.ts";
 import { explain } from "../../src/core/terms.ts";
 import { goldens } from "./golden.ts";
-
-const AROUND = ["o", "y_hat", "y", "w", "loss", "d.o", "L", "W_ho", "b_o", "d.W_ho", "d.b_o"];
 
 /** The last entry of every quantity, at the first step, in the middle, and before the first. */
 function some(tape: Tape): Address[] {

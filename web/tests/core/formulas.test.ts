@@ -108,7 +108,7 @@ describe.each(Object.entries(cells))("%s", (_, { cell: raw, said }) => {
   const cell: Cell = cellOf(raw);
   it.each(Object.keys(said))("is shown as the sheet writes it, under the names of %s", (key) => {
     const notation = new Notation(cell, key);
-    const lines = [...cell.where, ...cell.a, ...cell.b];
+    const lines = [...cell.a, ...cell.b];
     const found = lines.map((line) => [line.tag, shown(notation.line(line, ANY))]);
     expect(found).toEqual(said[key].map(([tag, text]) => [tag, text.replace(/ \/ /g, "/")]));
   });

@@ -1,11 +1,20 @@
 import { describe, expect, it } from "vitest";
-import { type Address, around, at, inPython, known, NETWORK, read, sizes, valueAt } from "../../src/core/address.ts";
+import {
+  type Address,
+  AROUND,
+  around,
+  at,
+  inPython,
+  known,
+  NETWORK,
+  read,
+  sizes,
+  valueAt,
+} from "../../src/core/address.ts";
 import { number } from "../../src/core/format.ts";
 import { edgeBefore, isWhole, outputOf, type Tape } from "../../src/core/tape.ts";
 import { explain, shares } from "../../src/core/terms.ts";
 import { golden, goldens, lstm, word } from "./golden.ts";
-
-const AROUND = ["o", "y_hat", "y", "w", "loss", "d.o", "L", "W_ho", "b_o", "d.W_ho", "d.b_o"];
 
 function* everyNumber(tape: Tape): Generator<Address> {
   const all = tape.layers.flatMap((layer) =>
