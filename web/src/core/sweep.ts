@@ -2,7 +2,7 @@
 
 import { at, sizes } from "./address.ts";
 import { Evaluation, type Read, Unknown } from "./evaluate.ts";
-import { lossValue, output } from "./output.ts";
+import { fromAbove, lossAt, prediction, readout, slope } from "./output.ts";
 import {
   edgeBefore,
   type Floats,
@@ -12,12 +12,11 @@ import {
   offset,
   onward,
   outputOf,
-  outputRow,
   Problem,
   rowOf,
   type Tape,
 } from "./tape.ts";
-import { Sum } from "./verify.ts";
+import { Sum, sumsOfOutput } from "./verify.ts";
 
 /** Gradients by their names, "d.h" (T, H) and so on, for one layer. */
 type Slopes = Map<string, Floats>;
@@ -198,7 +197,6 @@ export function runFree(tape: Tape): Tape {
   const reason = cannotRunFree(tape);
   if (reason) throw new Problem(`This network cannot run free: ${reason}.`);
   const { T, O } = tape;
-  const W_ho = tape.W_ho as Floats;
   const layers: Layer[] = [];
   for (const layer of tape.layers) {
     const arrays = new Map([...layer.arrays].filter(([key]) => !/^(d|own|after|before\.d)\./.test(key) && key !== "x"));
@@ -222,36 +220,22 @@ export function runFree(tape: Tape): Tape {
     dW_ho: null,
     db_o: null,
   };
-  const o = free.o as Float64Array;
-  const classes = tape.classes as Int32Array;
   const w = tape.w as Floats;
   let token = inputClass(tape, 0);
   for (let t = 0; t < T; t++) {
     (layers[0].tokens as Int32Array)[t] = token;
     for (const layer of layers) forwardStep(free, layer, t);
-    const h = outputRow(free, layers[layers.length - 1], t);
-    for (let c = 0; c < O; c++) {
-      let sum = tape.b_o ? tape.b_o[c] : 0;
-      for (let k = 0; k < h.length; k++) sum += h[k] * W_ho[k * O + c];
-      o[t * O + c] = sum;
-    }
-    const y_hat = output("cross_entropy", o, t * O, O);
-    (free.y_hat as Float64Array).set(y_hat, t * O);
-    const y = y_hat.map((_, c) => (c === classes[t] ? 1 : 0));
-    (free.lossOf as Float64Array)[t] = lossValue("cross_entropy", Array.from(o.subarray(t * O, (t + 1) * O)), y);
-    free.L = (free.L as number) + w[t] * (free.lossOf as Float64Array)[t];
-    for (let c = 0; c < O; c++) (free.do as Float64Array)[t * O + c] = w[t] * (y_hat[c] - y[c]);
+    const set = (array: Floats | null, row: ArrayLike<number>) => (array as Floats).set(row, t * row.length);
+    set(free.o, readout(free, t).value);
+    const y_hat = Array.from(prediction(free, t).value);
+    set(free.y_hat, y_hat);
+    set(free.lossOf, lossAt(free, t).value);
+    set(free.do, slope(free, t).value);
+    free.L = (free.L as number) + w[t] * (free.lossOf as Floats)[t];
     token = y_hat.indexOf(Math.max(...y_hat));
   }
-  const slopes = free.do as Floats;
-  const seed: Seed = (layer, name, t) => {
-    if (name !== layer.cell.output) return null;
-    return Float64Array.from({ length: layer.H }, (_, i) => {
-      let sum = 0;
-      for (let c = 0; c < O; c++) sum += slopes[t * O + c] * W_ho[i * O + c];
-      return sum;
-    });
-  };
+  const seed: Seed = (layer, name, t) =>
+    name === layer.cell.output ? (fromAbove(free, layer, t) as { value: Floats }).value : null;
   backward(
     free,
     seed,
@@ -260,14 +244,8 @@ export function runFree(tape: Tape): Tape {
     layers.map(({ arrays }) => arrays),
   );
   for (const [position, layer] of layers.entries()) sumGradients(free, layer, tape.layers[position]);
-  const top = layers[layers.length - 1];
-  const [ofMatrix, ofVector] = [new Sum(top.H * O, [top.H, O]), new Sum(O, [O])];
-  for (let t = 0; t < T; t++) {
-    const slope = slopes.subarray(t * O, (t + 1) * O);
-    ofMatrix.outer(outputRow(free, top, t), slope);
-    ofVector.outer([1], slope);
-  }
-  return { ...free, dW_ho: ofMatrix.value, db_o: tape.b_o ? ofVector.value : null };
+  const { matrix, vector } = sumsOfOutput(free);
+  return { ...free, dW_ho: matrix.value, db_o: tape.b_o ? vector.value : null };
 }
 
 function forwardStep(tape: Tape, layer: Layer, t: number): void {

@@ -5,6 +5,7 @@ import { type Address, addressOfInput, around, at, isGradient, letterOf, sizes, 
 import { explainAround } from "./around.ts";
 import { countOf, Evaluation, tokenOf, Unknown } from "./evaluate.ts";
 import { FUNCTIONS, ITSELF, SUMS } from "./functions.ts";
+import { fromAbove } from "./output.ts";
 import { children, type Expression, functionOf, isName, keyOf, names, termsOf, type Use } from "./sheet.ts";
 import {
   edgeBefore,
@@ -183,8 +184,8 @@ class Explainer {
     const address = at(layer, `own.${letter}`, t, i);
     const recorded = valueAt(tape, address);
     if (recorded === undefined) return null;
-    const isOutput = letter === layer.cell.output;
-    if (isOutput && layer.above === "output" && tape.do && tape.W_ho) {
+    const asked = letter === layer.cell.output ? fromAbove(tape, layer, t) : null;
+    if (asked && layer.above === "output") {
       if (outputOf(tape, t) < 0 && recorded === 0) return { groups: [], terms: [], magnitude: 0, count: 0 };
       const k = offset(tape, layer) + i;
       const terms = Array.from({ length: tape.O }, (_, c) =>
@@ -198,22 +199,19 @@ class Explainer {
         from: ["o", 0],
         address,
       };
-      return { groups: [group], terms, magnitude: sizeOf(terms), count: tape.O };
+      return { groups: [group], terms, magnitude: asked.magnitude[i], count: asked.count };
     }
-    if (isOutput && layer.above === "layer") {
+    if (asked) {
       const groups: Group[] = [];
       const terms: Term[] = [];
-      let [magnitude, count] = [0, 0];
       for (const above of layersAbove(tape, layer)) {
         const inner = new Explainer(tape, above, at(above, "d.x", t, offset(tape, layer) + i), 0);
         for (const { value, from } of above.cell.back.get("x")?.terms ?? []) {
           groups.push({ hue: "here", expression: value, words: `layer ${above.layer + 1}`, from });
           terms.push(...inner.terms(value, t, groups.length - 1));
-          magnitude += new Evaluation(tape, above).row(value, t).magnitude[offset(tape, layer) + i];
-          count += countOf(above, value);
         }
       }
-      return { groups, terms, magnitude, count: count + 2 };
+      return { groups, terms, magnitude: asked.magnitude[i], count: asked.count };
     }
     const group: Group = { hue: "here", expression: null, words: "from above", from: null, address };
     return {
