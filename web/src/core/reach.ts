@@ -23,7 +23,7 @@ export interface Reach {
 const REACHED = 0.01;
 const AFFORDABLE = 3e9;
 
-/** Traces one loss after another back through time; a `next` is one loss. Problem for a layer beneath dropout. */
+/** Traces one loss after another back through time; a `next` is one step of one. Problem for a layer beneath dropout. */
 export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Generator<number, Reach> {
   const { T } = tape;
   if (layer.position < lowestReached(tape))
@@ -48,13 +48,13 @@ export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Gen
   for (const source of sources) {
     const seed: Seed = (of, name, t) => (t === source ? own(of, name, t) : null);
     for (let k = 0; k < T; k++) norms[source * T + k] = 0;
-    backward(tape, seed, 0, both ? T : source + 1, gradients, level, (of, t) => {
-      if (of !== layer) return;
+    for (const [of, t] of backward(tape, seed, 0, both ? T : source + 1, gradients, level)) {
+      yield source;
+      if (of !== layer) continue;
       const slopes = gradients[layer.position]?.get(`d.${state}`) as Floats;
       const width = slopes.length / T;
       norms[source * T + t] = norm(slopes.subarray(t * width, (t + 1) * width));
-    });
-    yield source;
+    }
   }
   return { layer, state, norms, sources, ...byLag(norms, T, sources, layer.direction === "forward" ? -1 : 1) };
 }

@@ -38,18 +38,17 @@ function reading(tape: Tape, layer: Layer, slopes: Slopes): Read {
 }
 
 /**
- * The backward sweep of the whole stack for steps `from` ≤ t < `to`, nothing reaching in from outside them.
- * `seen` is told of every step when its gradients are there.
+ * The backward sweep of the whole stack for steps `from` ≤ t < `to`, nothing reaching in from outside them. A `next` is
+ * one step of one layer, whose gradients are there then.
  */
-export function backward(
+export function* backward(
   tape: Tape,
   seed: Seed,
   from: number,
   to: number,
   into: Gradients,
   lowest = 0,
-  seen?: (layer: Layer, t: number) => void,
-): void {
+): Generator<[Layer, number]> {
   for (let position = tape.layers.length - 1; position >= lowest; position--) {
     const layer = tape.layers[position];
     const slopes = into[position];
@@ -80,9 +79,13 @@ export function backward(
           add(sum, evaluation.row(value, t).value);
         }
       }
-      seen?.(layer, t);
+      yield [layer, t];
     }
   }
+}
+
+function finish(work: Generator): void {
+  while (!work.next().done);
 }
 
 function add(sum: Floats, row: ArrayLike<number>, shift = 0): void {
@@ -128,7 +131,7 @@ export interface Loss {
 export function truncated(tape: Tape, k: number): Loss[] {
   const cut = room(tape);
   const direct: Seed = (layer, name, t) => rowOf(tape, layer, `own.${name}`, t);
-  for (let from = 0; from < tape.T; from += k) backward(tape, direct, from, Math.min(tape.T, from + k), cut);
+  for (let from = 0; from < tape.T; from += k) finish(backward(tape, direct, from, Math.min(tape.T, from + k), cut));
   return tape.layers.flatMap((layer, position) => {
     const slopes = cut[position];
     return slopes ? compared(tape, layer, slopes) : [];
@@ -236,13 +239,8 @@ export function runFree(tape: Tape): Tape {
   }
   const seed: Seed = (layer, name, t) =>
     name === layer.cell.output ? (fromAbove(free, layer, t) as { value: Floats }).value : null;
-  backward(
-    free,
-    seed,
-    0,
-    T,
-    layers.map(({ arrays }) => arrays),
-  );
+  const gradients = layers.map(({ arrays }) => arrays);
+  finish(backward(free, seed, 0, T, gradients));
   for (const [position, layer] of layers.entries()) sumGradients(free, layer, tape.layers[position]);
   const { matrix, vector } = sumsOfOutput(free);
   return { ...free, dW_ho: matrix.value, db_o: tape.b_o ? vector.value : null };

@@ -258,6 +258,17 @@ test("a weight that a line without a time reads, too, says what that adds", asyn
   await expect(weight).not.toContainText("Lines without a time");
 });
 
+test("the side of gradients says from which step they come, in both directions", async ({ page }) => {
+  for (const [layer, words] of [
+    ["2", "Time runs backwards: each gradient is the sum of what this step and what step t+1 sends back."],
+    ["2r", "what this step and what step t−1 sends back."],
+  ]) {
+    await page.goto(`file://${pathOf("both_ways")}#side=B&layer=${layer}`);
+    await page.reload();
+    await expect(page.locator(".sidehead p")).toContainText(words);
+  }
+});
+
 test("the page behind the player has its colour, up to the edges of a wide screen", async ({ page }) => {
   await page.setViewportSize({ width: 1920, height: 860 });
   await open(page, "word");
