@@ -1,7 +1,7 @@
 // The two sweeps for what-if questions: one loss traced back alone, the gradient cut at windows, the network run free.
 
 import { at, sizes } from "./address.ts";
-import { Evaluation, type Read, Unknown } from "./evaluate.ts";
+import { Evaluation, type Read } from "./evaluate.ts";
 import { fromAbove, lossAt, prediction, readout, slope } from "./output.ts";
 import {
   edgeBefore,
@@ -16,7 +16,7 @@ import {
   rowOf,
   type Tape,
 } from "./tape.ts";
-import { Sum, sumsOfOutput } from "./verify.ts";
+import { finish, Sum, sumsOfOutput } from "./verify.ts";
 
 /** Gradients by their names, "d.h" (T, H) and so on, for one layer. */
 type Slopes = Map<string, Floats>;
@@ -82,10 +82,6 @@ export function* backward(
       yield [layer, t];
     }
   }
-}
-
-function finish(work: Generator): void {
-  while (!work.next().done);
 }
 
 function add(sum: Floats, row: ArrayLike<number>, shift = 0): void {
@@ -173,14 +169,8 @@ function sumUp(tape: Tape, layer: Layer, truth: Layer): void {
     const recorded = truth.arrays.get(`d.${name}`);
     if (!recorded || at(layer, name, 0).t !== null) continue;
     const sum = new Sum(recorded.length, sizes(tape, { name, layer: layer.position }));
-    layer.arrays.delete(`d.${name}`);
-    try {
-      for (const { value, from } of terms)
-        for (let t = 0; t < (from[1] === undefined ? 1 : tape.T); t++) sum.add(evaluation, value, t);
-      layer.arrays.set(`d.${name}`, sum.value);
-    } catch (error) {
-      if (!(error instanceof Unknown)) throw error;
-    }
+    if (finish(sum.gather(evaluation, terms, tape))) layer.arrays.set(`d.${name}`, sum.value);
+    else layer.arrays.delete(`d.${name}`);
   }
 }
 

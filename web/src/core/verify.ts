@@ -90,26 +90,13 @@ class OfLayer {
 
   /** What is made once, where the page has what it is made of. */
   fixed(): void {
-    const { layer, evaluation } = this;
-    for (const { name, value } of layer.cell.fixed) this.once(name, value, (i, j) => evaluation.entry(value, 0, i, j));
-  }
-
-  private once(name: string, e: Expression, entry: (i: number, j: number) => [number, number]): void {
     const { tape, layer, judge, evaluation } = this;
-    const recorded = layer.arrays.get(name);
-    if (!recorded) return;
-    try {
-      const [rows, columns] = sizes(tape, { name, layer: layer.position });
-      if (columns === undefined) {
-        judge((i) => at(layer, name, null, i), recorded, evaluation.row(e, 0), countOf(layer, e));
-        return;
-      }
-      const derived = { value: new Float64Array(rows * columns), magnitude: new Float64Array(rows * columns) };
-      for (let k = 0; k < rows * columns; k++)
-        [derived.value[k], derived.magnitude[k]] = entry(Math.floor(k / columns), k % columns);
-      judge((k) => at(layer, name, null, Math.floor(k / columns), k % columns), recorded, derived, countOf(layer, e));
-    } catch (error) {
-      if (!(error instanceof Unknown)) throw error;
+    for (const { name, value } of layer.cell.fixed) {
+      const recorded = layer.arrays.get(name);
+      if (!recorded) continue;
+      const made = new Sum(recorded.length, sizes(tape, { name, layer: layer.position }));
+      if (finish(made.gather(evaluation, [{ value, from: [name] }], tape)))
+        judge((k) => made.address(layer, name, k), recorded, made, countOf(layer, value));
     }
   }
 
@@ -200,21 +187,12 @@ function* sums(tape: Tape, judge: Judge, verdict: Verdict): Generator<Verdict> {
       if (!recorded || layer.cell.inputs.includes(name) || layer.cell.steps.some((each) => each.name === name))
         continue;
       const made = new Sum(recorded.length, sizes(tape, { name, layer: layer.position }));
-      try {
-        for (const { value, from } of terms)
-          for (let t = 0; t < (from[1] === undefined ? 1 : T); t++) {
-            made.add(evaluation, value, t);
-            if (t % 16 === 0) yield verdict;
-          }
-      } catch (error) {
-        if (!(error instanceof Unknown)) throw error;
-        continue;
-      }
+      if (!(yield* made.gather(evaluation, terms, verdict))) continue;
       const count = terms.reduce(
         (sum, { value, from }) => sum + countOf(layer, value) + (from[1] === undefined ? 1 : T),
         0,
       );
-      judge((k) => made.address(layer, name, k), recorded, made, count);
+      judge((k) => made.address(layer, `d.${name}`, k), recorded, made, count);
     }
   }
   if (!tape.dW_ho) return;
@@ -241,6 +219,13 @@ export function sumsOfOutput(tape: Tape): { matrix: Sum; vector: Sum } {
   return { matrix, vector };
 }
 
+/** Work to its end at once. */
+export function finish<Result>(work: Generator<unknown, Result>): Result {
+  let step = work.next();
+  while (!step.done) step = work.next();
+  return step.value;
+}
+
 /** A gradient that is summed over all steps. */
 export class Sum {
   readonly value: Float64Array;
@@ -265,8 +250,23 @@ export class Sum {
     }
   }
 
+  /** What all uses send, `progress` every few steps; whether the page has all that they are made of. */
+  *gather<Progress>(evaluation: Evaluation, uses: Use[], progress: Progress): Generator<Progress, boolean> {
+    try {
+      for (const { value, from } of uses)
+        for (let t = 0; t < (from[1] === undefined ? 1 : evaluation.tape.T); t++) {
+          this.add(evaluation, value, t);
+          if (t % 16 === 0) yield progress;
+        }
+      return true;
+    } catch (error) {
+      if (!(error instanceof Unknown)) throw error;
+      return false;
+    }
+  }
+
   /** The share of one step. */
-  add(evaluation: Evaluation, e: Expression, t: number): void {
+  private add(evaluation: Evaluation, e: Expression, t: number): void {
     const [, columns] = this.shape;
     const outer = columns === undefined ? null : evaluation.outer(e, t);
     if (columns === undefined) add(this, evaluation.row(e, t));
@@ -282,8 +282,8 @@ export class Sum {
   address(layer: Layer, name: string, k: number): Address {
     const [, columns] = this.shape;
     return columns === undefined
-      ? at(layer, `d.${name}`, null, k)
-      : at(layer, `d.${name}`, null, Math.floor(k / columns), k % columns);
+      ? at(layer, name, null, k)
+      : at(layer, name, null, Math.floor(k / columns), k % columns);
   }
 }
 

@@ -3,15 +3,10 @@ import { type Address, at, same, valueAt } from "../../src/core/address.ts";
 import { countOf } from "../../src/core/evaluate.ts";
 import { type Floats, isWhole, Problem, readTape, type Tape } from "../../src/core/tape.ts";
 import { type Explanation, explain } from "../../src/core/terms.ts";
-import { notFinite, type Verdict, verify } from "../../src/core/verify.ts";
+import { finish, notFinite, verify } from "../../src/core/verify.ts";
 import { golden, goldens } from "./golden.ts";
 
-function verdictOf(tape: Tape): Verdict {
-  let step = verify(tape).next();
-  const numbers = verify(tape);
-  while (!step.done) step = numbers.next();
-  return step.value;
-}
+const verdictOf = (tape: Tape) => finish(verify(tape));
 
 describe.each(goldens)("$name", ({ tape }) => {
   it("is found right in every number", () => {
