@@ -39,6 +39,21 @@ s_t = (1 − α) ⊙ s_{t-1} + α ⊙ norm(r_t)
 h_t = f_t ⊙ h_{t-1} + γ ⊙ tanh(h_{t-1} M + s_t W_sh) ⊙ (ζ / (1 + f_t²))
 """
 
+HIGHWAY = """
+M = W_hh − W_hhᵀ
+f_t = σ(x_t W_xf + b_f)
+a_t = x_t W_xh + h_{t-1} M + 0.5 ⊙ (h_{t-1} W_hh) + b_h
+h_t = f_t ⊙ tanh(a_t) + (1 − f_t) ⊙ x_t
+"""
+
+MADE_ONCE = """
+ζ : scalar = 2
+V_1 : size R
+M = (V_1 V_2) / ζ
+s = b_h W_hh
+h_t = tanh(x_t W_xh + h_{t-1} M + s)
+"""
+
 
 @dataclass
 class Golden:
@@ -186,9 +201,31 @@ def indrnn() -> Golden:
 def two_memories() -> Golden:
     """Of one's own: two states of different widths, a constant, a fixed matrix, dropout of a state, layer norm."""
     cell = Cell(TWO_MEMORIES, "two memories")
-    model = Gated(cell, 5, 4, 5, sizes={"S": 3}, recurrent_dropout=0.5)
+    model = Gated(cell, 5, 4, 5, sizes={"S": 9}, recurrent_dropout=0.5)
     x = torch.randint(5, (6, 1))
     return Golden(record(model, x, x.roll(-1, 0), vocabulary=list("abcde")), windows=(2,))
+
+
+def highway() -> Golden:
+    """Two layers that read x outside products, too, and a weight that the steps read beside a line made of it."""
+    model = Gated(Cell(HIGHWAY, "highway"), 4, 4, 2, num_layers=2)
+    tape = record(model, _normal(6, 1, 4), _normal(6, 1, 2), loss="squared_error")
+    return Golden(tape, windows=(2,))
+
+
+def made_once() -> Golden:
+    """Lines without a time that hold products and a number that divides a matrix."""
+    model = Gated(Cell(MADE_ONCE, "made once"), 3, 4, 2, sizes={"R": 2})
+    return Golden(record(model, _normal(5, 1, 3), _normal(5, 1, 2), loss="squared_error"), windows=(2,))
+
+
+def unseen() -> Golden:
+    """No output layer: a loss that reads every h and the last c."""
+    rnn = Recurrent("lstm", 3, 4, dtype=torch.float64)
+    with recording() as tapes:
+        h, (_, c) = rnn(_normal(5, 1, 3))
+        (h.square().sum() + c.sum()).backward()
+    return Golden(tapes[0])
 
 
 def _normal(*shape: int) -> Tensor:
@@ -213,6 +250,9 @@ MAKERS: list[Callable[[], Golden]] = [
     peephole,
     indrnn,
     two_memories,
+    highway,
+    made_once,
+    unseen,
 ]
 
 
@@ -326,6 +366,11 @@ class _At:
         found = [self.from_x(f"W_x{gate}", i), self.before(state) * self.weight(f"W_h{gate}")[:, i]]
         return [*found, self.weight(f"b_{gate}")[i].view(1)]
 
+    def outside(self, state: str, i: int) -> list[Tensor]:
+        """What came from where the tape does not see, if that asks anything of this state at all."""
+        asked = self.layer.from_outside[state]
+        return [asked[self.t, self.row, i].view(1)] if asked.any() else []
+
     def own(self, i: int) -> list[Tensor] | None:
         """What the output asks of h; None where that is not known, or another layer does."""
         tape, layer = self.tape, self.layer
@@ -354,7 +399,7 @@ def _lstm(at: _At, i: int) -> Iterator[tuple[str, str, list[Tensor] | None]]:
     gates = [after[f"da{gate}"] * at.weight(f"W_h{gate}")[i] for gate in "ifgq"] if after else []
     yield "dh", "B6", None if own is None else own + gates
     through_memory = [(after["dc"] * after["f"])[i].view(1)] if after else []
-    yield "dc", "B6", [(at["du"] * (1 - at["u"] ** 2))[i].view(1), *through_memory]
+    yield "dc", "B6", [*at.outside("c", i), (at["du"] * (1 - at["u"] ** 2))[i].view(1), *through_memory]
     yield "df", "B7", [(at["dc"] * at.before("c"))[i].view(1)]
     yield "daq", "B7", [(at["dq"] * at["q"] * (1 - at["q"]))[i].view(1)]
 
@@ -411,11 +456,7 @@ def unrolled(
     for number in range(tape.layers[-1].layer + 1):
         level, layers = [], [layer for layer in tape.layers if layer.layer == number]
         for layer in layers:
-            own = {
-                name: array.double().clone().requires_grad_()
-                for name, array in layer.weights.items()
-                if name in layer.d_weights
-            }
+            own = _learned(layer)
             parameters.append(own)
             level.append(_run(layer, own, inputs, row, cut))
         values += level
@@ -433,6 +474,25 @@ def unrolled(
     return values, parameters, by_step
 
 
+def _learned(layer: Record) -> dict[str, Tensor]:
+    """The parameters of a layer, and what its lines without a time make of them."""
+    cell, of_steps = layer.cell, {name: layer.weights[name] for name in layer.d_weights}
+    found = {name: array.double().clone().requires_grad_() for name, array in (layer.learned or of_steps).items()}
+    fixed = {"I": torch.eye(layer.h.shape[-1], dtype=torch.float64)} | _constants(layer)
+    for line in cell.derivation.fixed:
+        found[line.name] = sheets.value(line.value, lambda e: (found | fixed)[e.name], cell, layer.sizes)
+        found[line.name].retain_grad()
+    return found
+
+
+def _constants(layer: Record) -> dict[str, Tensor]:
+    return {
+        name: torch.tensor([[given.start]], dtype=torch.float64)
+        for name, given in layer.cell.sheet.given.items()
+        if given.kind == "constant"
+    }
+
+
 def entering(layer: Record) -> int:
     return next(len(layer.weights[name]) for name in layer.weights if name.startswith("W_x"))
 
@@ -442,15 +502,10 @@ def _run(
 ) -> dict[str, list[Tensor]]:
     """Every value of a layer at every step, by `sheets.value`."""
     sheet, steps = layer.cell.sheet, len(inputs)
-    given = {name: array.double() for name, array in layer.weights.items()} | own
+    given = {name: array.double() for name, array in layer.weights.items()} | own | _constants(layer)
     for name, kind in sheet.given.items():
         if kind.kind in ("drop", "rows"):
             given[name] = layer.weights[name][row : row + 1].double()
-        elif kind.kind == "constant":
-            given[name] = torch.tensor([[kind.start]], dtype=torch.float64)
-    sizes = {
-        width: array.shape[-1] for name, array in layer.values.items() for width in [layer.cell.derivation.widths[name]]
-    }
     state = {name: array[row : row + 1].double().requires_grad_() for name, array in layer.first.items()}
     found: dict[str, list[Tensor]] = {line.name: [] for line in layer.cell.derivation.steps}
     for t in reversed(range(steps)) if layer.reverse else range(steps):
@@ -464,7 +519,7 @@ def _run(
             return now[e.name] if e.step == 0 else state[e.name]
 
         for line in layer.cell.derivation.steps:
-            now[line.name] = sheets.value(line.value, get, layer.cell, sizes)
+            now[line.name] = sheets.value(line.value, get, layer.cell, layer.sizes)
             found[line.name].append(now[line.name])
         state = {name: now[name] for name in state}
     return {name: steps[::-1] if layer.reverse else steps for name, steps in found.items()}
@@ -497,7 +552,7 @@ def _truncated(tape: Tape, k: int) -> list[dict[str, Any]]:
     found = []
     for place, (own, cut) in enumerate(zip(full, short, strict=True)):
         order = [line.parts[0].name for line in tape.layers[place].cell.side_b if isinstance(line.parts[0], Cotangent)]
-        for name in sorted(own, key=order.index):
+        for name in sorted(tape.layers[place].d_weights, key=order.index):
             one, two = own[name].grad, cut[name].grad
             assert one is not None
             assert two is not None
@@ -515,7 +570,7 @@ def formulas() -> dict[str, Any]:
         said = {}
         for key in notations.NOTATIONS:
             board = cell.board(key)
-            lines = [*board.side_a.where, *board.side_a, *board.side_b]
+            lines = [*board.side_a, *board.side_b]
             said[key] = [[line.tag, line.text] for line in lines]
         found[name] = {"cell": as_data(cell), "said": said}
     return found

@@ -492,7 +492,8 @@ M = W_hh − W_hh^T − gamma ⊙ I
 s = σ(b_s)
 q = 2 ⊙ s
 r = q ⊙ s
-a_t = x_t W_xh + h_{t-1} M + r ⊙ (h_{t-1} W_hh) + b_s
+v = s W_hh
+a_t = x_t W_xh + h_{t-1} M + r ⊙ (h_{t-1} W_hh) + b_s + v
 h_t = h_{t-1} + s ⊙ tanh(a_t)
 """
 OF_ALL_KINDS = {**CELLS_BUILT_IN, "two memories": TWO_MEMORIES, "lines without a time": WITHOUT_TIME}
@@ -674,7 +675,7 @@ def test_gradients_go_through_lines_without_a_time(names: list[str]) -> None:
             torch.testing.assert_close(torch.stack(steps).sum(0), found, **tolerance(torch.float64))
             assert torch.equal(tape.d(f"{name}_l{k}"), found)
             assert torch.equal(tape[f"{name}_l{k}"], rnn.get_parameter(f"{name}_l{k}"))
-    for line in ("M", "s", "q", "r"):
+    for line in ("M", "s", "q", "r", "v"):
         assert tape[f"{line}_l1"].shape == tape.grad(f"{line}_l1").shape
         assert tape.grad(f"{line}_l1").any()
 

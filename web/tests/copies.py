@@ -1,7 +1,8 @@
 """Runs what the player gives away as Python: copies of single numbers, and the lines of the whole. From stdin, as JSON.
 
 copies  [golden tape, text]: what each text prints
-codes   [golden tape, lines]: the gradients of the parameters that the lines end with, beside those on the tape
+codes   [golden tape, place of a layer, lines]: the gradients of the parameters that the lines end with, beside those on
+        the tape
 """
 
 import contextlib
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import golden
 
 import bptt
+from bptt.tape import Record
 
 TAPES = {name: made.tape for name, made in golden.goldens()}
 
@@ -37,38 +39,46 @@ def softmax(o: np.ndarray) -> np.ndarray:
     return powers / powers.sum()
 
 
-def setting(tape: bptt.Tape) -> dict[str, Any]:
-    """Arrays that count steps from 1, the first states in 0; gradients of step T + 1 are zero."""
-    (layer,) = tape.layers
-    T, steps = tape.steps, (tape.steps + 2,)
-    given = {name: array.numpy() for name, array in layer.weights.items()}
+def setting(tape: bptt.Tape, layer: Record) -> dict[str, Any]:
+    """Arrays that count steps from 1, the first states just before; gradients of the step after the last are zero."""
+    T = tape.steps
+    given = {name: array.numpy() for name, array in (layer.weights | layer.learned).items()}
     x = layer.x if layer.x.is_floating_point() else torch.nn.functional.one_hot(layer.x, golden.entering(layer))
-    x, y = x[:, 0].double().numpy(), tape.targets
-    assert y is not None
-    assert tape.W_ho is not None
-    assert tape.w is not None
-    O = tape.W_ho.shape[1]
-    y = (y if y.is_floating_point() else torch.nn.functional.one_hot(y, O))[:, 0].double().numpy()
-    around = np.zeros((1, 1))
-    shown = {"T": T, "np": np, "softmax": softmax, "L": 0.0, "W_ho": tape.W_ho.numpy(), "b_o": tape.b_o}
-    shown |= {"x": np.vstack([0 * x[:1], x]), "y": np.vstack([0 * y[:1], y]), "w": np.append(around, tape.w[:, 0])}
-    shown |= {name: np.zeros((*steps, O)) for name in ("o", "y_hat", "do")}
-    shown |= {"dW_ho": 0.0, "db_o": 0.0, "dx": np.zeros((*steps, x.shape[-1]))}
+    shown: dict[str, Any] = {"T": T, "np": np, "I": np.eye(layer.h.shape[-1]), "x": timed(x, T), "dx": 0 * timed(x, T)}
     for name, array in layer.values.items():
-        shown[name], shown[f"d{name}"] = (np.zeros((*steps, array.shape[-1])) for _ in range(2))
+        shown[name], shown[f"d{name}"] = (0 * timed(array, T) for _ in range(2))
     for name, array in layer.first.items():
-        shown[name][0] = array[0]
-    if tape.b_o is not None:
-        shown["b_o"] = tape.b_o.numpy()
+        shown[name][T + 1 if layer.reverse else 0] = array[0]
+    shown |= {f"own_{name}": timed(array, T) for name, array in layer.from_outside.items()}
     return shown | given | {f"d{name}": np.zeros_like(array) for name, array in given.items()}
 
 
-def gradients(name: str, lines: str) -> dict[str, float]:
+def timed(array: torch.Tensor, T: int) -> np.ndarray:
+    """The first row of the batch, the last of its steps at T."""
+    return np.pad(array[:, 0].double().numpy(), [(T + 1 - len(array), 1), *[(0, 0)] * (array.dim() - 2)])
+
+
+def setting_of_output(tape: bptt.Tape) -> dict[str, Any]:
+    T, y, W_ho, w = tape.steps, tape.targets, tape.W_ho, tape.w
+    if y is None or W_ho is None or w is None:
+        return {}
+    O = W_ho.shape[1]
+    y = y if y.is_floating_point() else torch.nn.functional.one_hot(y, O)
+    shown = {name: np.zeros((T + 2, O)) for name in ("o", "y_hat", "do")}
+    shown |= {"softmax": softmax, "L": 0.0, "y": timed(y, T), "w": timed(w, T), "W_ho": W_ho.numpy()}
+    return shown | {"b_o": tape.b_o.numpy() if tape.b_o is not None else None, "dW_ho": 0.0, "db_o": 0.0}
+
+
+def gradients(name: str, place: int, lines: str) -> dict[str, float]:
     """By parameter: how far what the lines come to is from the tape, as a share of its largest entry."""
-    tape, found = TAPES[name], setting(TAPES[name])
+    tape, layer = TAPES[name], TAPES[name].layers[place]
+    found = setting(tape, layer) | setting_of_output(tape)
     exec(lines, found)
-    wanted = tape.layers[0].d_weights | {"W_ho": tape.grad("W_ho")}
-    return {key: float(np.abs(found[f"d{key}"] - own.numpy()).max() / own.abs().max()) for key, own in wanted.items()}
+    wanted = layer.d_weights | {name: layer.grad(name) for name in layer.learned}
+    if "dW_ho +=" in lines:
+        wanted |= {name: tape.grad(name) for name in ("W_ho", "b_o")}
+    sizes = {key: float(own.abs().max()) or 1.0 for key, own in wanted.items()}
+    return {key: float(np.abs(found[f"d{key}"] - own.numpy()).max()) / sizes[key] for key, own in wanted.items()}
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ class Record:
         sizes, made = self.sizes, self.fixed
         identities, parameters = identities_of(self.cell, sizes, self.h), Signature.of(self.cell).parameters
         env: Environment = {(size, SIZE): length for size, length in sizes.items()}
-        env |= {(name, None): tensor for name, tensor in (self.learned | made).items()}
+        env |= {(name, None): torch.atleast_2d(tensor) for name, tensor in (self.learned | made).items()}
         found: dict[str, Tensor] = {}
         for name, tensor in ({name: made[name] for name in reversed(made)} | self.learned).items():
             total = self._from_steps(name, rows) if name in parameters else torch.zeros_like(tensor)
@@ -111,7 +111,8 @@ class Record:
                 if use.line.step is None:
                     env["I", None] = identities[use.line.name]
                     total = total + evaluated(use.value, self.cell)(env)
-            found[name] = env[f"∂{name}", None] = total
+            found[name] = total.reshape(tensor.shape)
+            env[f"∂{name}", None] = torch.atleast_2d(found[name])
         return found
 
     @property

@@ -50,7 +50,6 @@ def as_data(cell: Cell) -> dict[str, Any]:
     sheet, found = cell.sheet, cell.derivation
     return {
         "name": cell.name,
-        "text": cell.text,
         "output": sheet.output,
         "states": list(sheet.states),
         "inputs": list(sheet.inputs),

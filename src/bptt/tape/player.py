@@ -128,7 +128,7 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
         "vocabulary": None if tape.vocabulary is None else list(tape.vocabulary),
         "seed": tape.seed,
         "versions": dict(tape.versions),
-        "cells": [as_data(cell) for cell in cells],
+        "cells": [{key: part for key, part in as_data(cell).items() if key != "where"} for cell in cells],
         "arrays": {name: _as_numpy(array) for name, array in arrays.items() if array is not None},
     }
 

@@ -17,7 +17,8 @@ export interface Address {
 
 export const NETWORK = -1;
 const TIMED = ["o", "y_hat", "y", "w", "loss", "d.o"];
-const TIMELESS = ["L", "W_ho", "b_o", "d.W_ho", "d.b_o"];
+/** All names of numbers that belong to no layer. */
+export const AROUND = [...TIMED, "L", "W_ho", "b_o", "d.W_ho", "d.b_o"];
 const SCALARS = ["w", "loss", "L"];
 
 /** A number of the network around the cells. */
@@ -124,7 +125,7 @@ export function known(layer: Layer): string[] {
 }
 
 /** "da,3" at the cursor, "da@5,3" elsewhere, "dW_hh,2,3"; "1r:" in front names another layer than the first. */
-export function written(tape: Tape, address: Address, cursor = -1): string {
+export function written(tape: Tape, address: Address, cursor: number | null = null): string {
   const { name, layer, t, i, j } = address;
   const own = tape.layers[layer];
   const whose = !own || layer === 0 ? "" : `${own.layer + 1}${own.direction === "reverse" ? "r" : ""}:`;
@@ -151,7 +152,7 @@ export function read(tape: Tape, text: string, cursor: number): Address | undefi
   const gradient = `d.${name.slice(1)}`;
   const forms = name.startsWith("d") ? [name, gradient] : [name];
   const ours = forms.find((form) => known(layer).includes(form));
-  const theirs = forms.find((form) => [...TIMED, ...TIMELESS].includes(form));
+  const theirs = forms.find((form) => AROUND.includes(form));
   const address = ours ? at(layer, ours, t, row, column) : theirs ? around(theirs, t, row, column) : undefined;
   return address && valueAt(tape, address) !== undefined ? address : undefined;
 }
@@ -161,20 +162,25 @@ export function inPython(tape: Tape, address: Address): string {
   const { name, t, i, j } = address;
   const layer = tape.layers[address.layer];
   if (!layer) return aroundInPython(tape, address);
-  const record = `tape.layers[${address.layer}]`;
+  if (name in layer.cell.constants) return String(layer.cell.constants[name]);
+  const [array, place] = arrayInPython(tape, layer, name, t);
+  if (name === "x" && layer.tokens) return `float(${array}[${place}] == ${i})`;
+  return `${array}[${place && `${place}, `}${i}${j < 0 ? "" : `, ${j}`}]`;
+}
+
+/** The array that holds a quantity in Python, and the place in it of a step and row; "" where it is all of the array. */
+export function arrayInPython(tape: Tape, layer: Layer, name: string, t: number | null): [string, string] {
+  const record = `tape.layers[${layer.position}]`;
   const letter = letterOf(name);
   const key = JSON.stringify(letter);
   if (t === null) {
-    if (letter in layer.cell.constants) return String(layer.cell.constants[letter]);
-    const row = ["rows", "drop"].includes(layer.cell.given[letter]) ? `${tape.row}, ` : "";
-    return `${record}${isGradient(name) ? `.grad(${key})` : `[${key}]`}[${row}${i}${j < 0 ? "" : `, ${j}`}]`;
+    const row = ["rows", "drop"].includes(layer.cell.given[letter]) ? String(tape.row) : "";
+    return [`${record}${isGradient(name) ? `.grad(${key})` : `[${key}]`}`, row];
   }
   const isFirst = t === edgeBefore(tape, layer) && (t < 0 ? tape.first === 0 : tape.first + tape.T === tape.total);
-  if (isFirst) return `${record}.${isGradient(name) ? "d_first" : "first"}[${key}][${tape.row}, ${i}]`;
+  if (isFirst) return [`${record}.${isGradient(name) ? "d_first" : "first"}[${key}]`, String(tape.row)];
   const place = placeOf(tape, t);
-  if (letter === "x" && !isGradient(name))
-    return layer.tokens ? `float(${record}.x[${place}] == ${i})` : `${record}.x[${place}, ${i}]`;
-  if (letter === "x") return `${record}.dx[${place}, ${i}]`;
+  if (letter === "x") return [`${record}.${isGradient(name) ? "dx" : "x"}`, place];
   const isGiven = layer.cell.inputs.includes(letter);
   const whose = name.startsWith("own.")
     ? "from_outside"
@@ -185,7 +191,7 @@ export function inPython(tape: Tape, address: Address): string {
       : isGiven
         ? "weights"
         : "values";
-  return `${record}.${whose}[${key}][${place}, ${i}]`;
+  return [`${record}.${whose}[${key}]`, place];
 }
 
 function placeOf(tape: Tape, t: number): string {

@@ -2,11 +2,11 @@
 
 import { type Address, around, at, valueAt } from "./address.ts";
 import { number } from "./format.ts";
-import { lossValue, output } from "./output.ts";
-import { isWhole, outputOf, type Tape, target, topLayers, unitBelow } from "./tape.ts";
-import { type Explanation, type Factor, type Group, given, relative, type Term, total } from "./terms.ts";
+import { lossAt, lossValue, prediction, slope } from "./output.ts";
+import { isWhole, outputOf, type Tape, topLayers, unitBelow } from "./tape.ts";
+import { type Explanation, type Factor, type Group, given, NOT_SHOWN, relative, type Term, total } from "./terms.ts";
 
-const ONE: Group[] = [{ hue: "neither", expression: null, words: "", from: null }];
+const ONE: Group = { hue: "neither", expression: null, words: "", from: null };
 
 export function explainAround(tape: Tape, address: Address, value: number): Explanation {
   return new Explainer(tape, address, value).explanation();
@@ -82,28 +82,22 @@ class Explainer {
     return this.sum("A5", terms, features);
   }
 
-  /** How steep g is at most: a rounding of o is carried on by this much. */
-  private steep(t: number): number {
-    return 1 + Math.max(...this.outputs("o", t).map(({ value }) => Math.abs(value)));
-  }
-
   private outputs(name: string, t: number): Factor[] {
     return Array.from({ length: this.tape.O }, (_, k) => this.factor(around(name, t, k)));
   }
 
   private prediction(t: number, i: number): Explanation {
-    const { tape, value } = this;
+    const { tape } = this;
     const o = this.outputs("o", t);
-    const scale = Math.abs(value) * this.steep(t);
+    const found = prediction(tape, t);
     const loss = tape.loss ?? "squared_error";
-    const own = o.map((factor) => factor.value);
-    const derived = output(loss, own, 0, tape.O)[i];
+    const [derived, scale] = [found.value[i], found.magnitude[i]];
     if (loss === "squared_error") return this.sum("A6", [this.term(o[i])], tape.O, scale);
     if (loss === "binary_cross_entropy")
-      return this.function("A6", "sigmoid", [this.term(o[i])], derived, scale, tape.O);
-    const top = Math.max(...own);
+      return this.judged("A6", "function", "sigmoid", [this.term(o[i])], derived, scale, tape.O);
+    const top = Math.max(...o.map((factor) => factor.value));
     const terms = o.map((factor) => ({ group: 0, factors: [factor], value: Math.exp(factor.value - top) }));
-    return this.function("A6", "softmax", terms, derived, scale, tape.O);
+    return this.judged("A6", "function", "softmax", terms, derived, scale, tape.O);
   }
 
   private loss(t: number): Explanation {
@@ -111,11 +105,7 @@ class Explainer {
     const kind = tape.loss ?? "squared_error";
     const o = this.outputs("o", t).map(({ value }) => value);
     const y = this.outputs("y", t).map(({ value }) => value);
-    const derived = lossValue(kind, o, y);
-    const magnitude =
-      kind === "squared_error"
-        ? o.reduce((sum, value, k) => sum + (Math.abs(value) + Math.abs(y[k])) ** 2, 0)
-        : this.steep(t) * tape.O;
+    const found = lossAt(tape, t);
     const terms =
       kind === "cross_entropy"
         ? [this.term(this.factor(around("y_hat", t, (tape.classes as Int32Array)[outputOf(tape, t)])))]
@@ -129,7 +119,7 @@ class Explainer {
       { address: w, words: `its weight in L, where it adds ${number((valueAt(tape, w) ?? 0) * this.value)}` },
       { address: around("L", null), words: this.weightedSum() },
     ];
-    return { ...this.function("B1", kind, terms, derived, Math.abs(derived) + magnitude, tape.O), related };
+    return { ...this.judged("B1", "function", kind, terms, found.value[0], found.magnitude[0], tape.O), related };
   }
 
   private weightedSum(): string {
@@ -138,18 +128,13 @@ class Explainer {
 
   private slope(t: number, i: number): Explanation {
     const { tape } = this;
-    const s = outputOf(tape, t);
-    if (s < 0 || !tape.loss) return this.given();
+    if (outputOf(tape, t) < 0 || !tape.loss) return this.given();
     const w = this.factor(around("w", t));
     const double = tape.loss === "squared_error" ? [{ value: 2, address: null }] : [];
     const [y_hat, y] = [this.factor(around("y_hat", t, i)), this.factor(around("y", t, i))];
-    const scale =
-      (double.length ? 2 : 1) *
-      Math.abs(w.value) *
-      (Math.abs(y_hat.value) * this.steep(t) + Math.abs(target(tape, s, i)));
     const terms = [this.term(...double, w, y_hat), this.term({ value: -1, address: null }, ...double, w, y)];
     const related = [{ address: around("loss", t), words: "the loss this is the slope of" }];
-    return { ...this.sum("B3", terms, tape.O, scale), related };
+    return { ...this.sum("B3", terms, tape.O, slope(tape, t).magnitude[i]), related };
   }
 
   private given(): Explanation {
@@ -190,17 +175,6 @@ class Explainer {
     return this.judged(tag, "sum", "", terms, total(terms), magnitude, count);
   }
 
-  private function(
-    tag: string,
-    words: string,
-    terms: Term[],
-    derived: number,
-    scale: number,
-    count: number,
-  ): Explanation {
-    return this.judged(tag, "function", words, terms, derived, scale, count);
-  }
-
   private judged(
     tag: string,
     kind: "sum" | "function",
@@ -211,16 +185,13 @@ class Explainer {
     count: number,
   ): Explanation {
     const { address, value } = this;
-    const rest: Group[] = terms.some(({ group }) => group === 1)
-      ? [{ hue: "neither", expression: null, words: "steps and rows not shown", from: null }]
-      : [];
     return {
       address,
       value,
       tag,
       kind,
       words,
-      groups: [...ONE, ...rest],
+      groups: terms.some(({ group }) => group === 1) ? [ONE, NOT_SHOWN] : [ONE],
       terms,
       derived,
       residual: relative(value, derived, scale),

@@ -2,7 +2,7 @@
 
 import { FUNCTIONS } from "./functions.ts";
 import { type Cell, children, type Expression, functionOf, isName, type Name, termsOf } from "./sheet.ts";
-import type { Loss, Tape } from "./tape.ts";
+import { type Loss, type Tape, topLayers } from "./tape.ts";
 
 export interface CodeLine {
   text: string;
@@ -50,6 +50,7 @@ export function numpyOf(
       case "²":
         return [`${write(part[1], ATOM)} ** 2`, POWER];
       case "@":
+        if (isTurnedRow(cell, part[1])) return [`np.outer(${write(part[1][1])}, ${write(part[2])})`, ATOM];
         return [`${write(part[1], POWER)} @ ${write(part[2], POWER)}`, TIMES];
       case "*":
         return [
@@ -78,9 +79,15 @@ export function numpyOf(
   return write(e);
 }
 
+function isTurnedRow(cell: Cell, e: Expression): e is ["T", Name] {
+  return Array.isArray(e) && e[0] === "T" && isName(e[1]) && cell.shapes[e[1][1]] === undefined;
+}
+
 export function code(tape: Tape, position: number): CodeLine[] {
-  const { cell, direction } = tape.layers[position];
-  const isReverse = direction === "reverse";
+  const layer = tape.layers[position];
+  const { cell, arrays } = layer;
+  const isReverse = layer.direction === "reverse";
+  const isUnderOutput = layer.above === "output" && topLayers(tape).length === 1;
   const own = tape.loss ? LOSSES[tape.loss] : ["", "", "..."];
   const named = ([kind, name, step]: Name) => {
     const letter = kind === "d" ? `d${name}` : name;
@@ -100,10 +107,9 @@ export function code(tape: Tape, position: number): CodeLine[] {
     isBackwards ? "for t in reversed(range(1, T + 1)):" : "for t in range(1, T + 1):";
   const slopes = [...cell.steps].reverse().map(({ name }) => {
     const { tag, terms = [] } = cell.back.get(name) ?? { tag: "B7" };
-    const text = terms
-      .map(({ value }) => numpy(value))
-      .join(" + ")
-      .replace(/\+ -/g, "- ");
+    const isGiven = arrays.has(`own.${name}`) && !(isUnderOutput && name === cell.output);
+    const sent = terms.flatMap(({ value, from }) => (isGiven && from[0] === "o" ? [] : [numpy(value)]));
+    const text = [...(isGiven ? [`own_${name}[t]`] : []), ...sent].join(" + ").replace(/\+ -/g, "- ");
     return line("B", `    d${name}[t] = ${text || "0"}`, tag, [`d.${name}`, `own.${name}`]);
   });
   const timeless = [...cell.back].filter(
@@ -117,7 +123,7 @@ export function code(tape: Tape, position: number): CodeLine[] {
             "B",
             `    d${name} += ${terms
               .filter(({ from }) => from[1] !== undefined)
-              .map(({ value }) => share(value))
+              .map(({ value }) => numpy(value))
               .join(" + ")}`,
             tag,
             [`d.${name}`, name],
@@ -130,21 +136,13 @@ export function code(tape: Tape, position: number): CodeLine[] {
       ? []
       : [line("B", `d${name} += ${once.map(({ value }) => numpy(value)).join(" + ")}`, tag, [`d.${name}`, name])];
   });
-  function share(e: Expression): string {
-    if (Array.isArray(e) && e[0] === "@" && Array.isArray(e[1]) && e[1][0] === "T" && isName(e[1][1]))
-      return `np.outer(${numpy(e[1][1])}, ${numpy(e[2])})`;
-    return numpy(e);
-  }
   const inputs = cell.inputs.flatMap((name) => {
     const terms = cell.back.get(name)?.terms ?? [];
     return terms.length === 0
       ? []
       : [line("B", `    d${name}[t] = ${terms.map(({ value }) => numpy(value)).join(" + ")}`, "B11", [`d.${name}`])];
   });
-  return [
-    ...cell.fixed.map(({ name, value, tag }) => line("A", `${name} = ${numpy(value)}`, tag, [name])),
-    line("A", loop(isReverse)),
-    ...cell.steps.map(({ name, value, tag }) => line("A", `    ${name}[t] = ${numpy(value)}`, tag, [name])),
+  const output = [
     line("A", `    o[t] = ${cell.output}[t] @ W_ho${tape.b_o ? " + b_o" : ""}`, "A5", ["o"], true),
     ...(tape.loss
       ? [
@@ -152,7 +150,8 @@ export function code(tape: Tape, position: number): CodeLine[] {
           line("A", `    L += w[t] * ${own[1]}`, "B1", ["loss", "L", "w", "y"], true),
         ]
       : []),
-    line("B", loop(!isReverse)),
+  ];
+  const asked = [
     line(
       "B",
       `    do[t] = ${own[2]}${tape.loss ? "" : "  # the slope of a loss that this tape does not know"}`,
@@ -167,6 +166,14 @@ export function code(tape: Tape, position: number): CodeLine[] {
       ["d.W_ho", "d.b_o", "W_ho", "b_o"],
       true,
     ),
+  ];
+  return [
+    ...cell.fixed.map(({ name, value, tag }) => line("A", `${name} = ${numpy(value)}`, tag, [name])),
+    line("A", loop(isReverse)),
+    ...cell.steps.map(({ name, value, tag }) => line("A", `    ${name}[t] = ${numpy(value)}`, tag, [name])),
+    ...(isUnderOutput ? output : []),
+    line("B", loop(!isReverse)),
+    ...(isUnderOutput ? asked : []),
     ...slopes,
     ...sums,
     ...inputs,

@@ -1,13 +1,13 @@
 // A number to take along: as itself, as the TeX of its equation, as NumPy lines that derive it again from the tape.
 
-import { type Address, inPython, isGradient, letterOf, sizes } from "./address.ts";
+import { type Address, arrayInPython, inPython, isGradient, letterOf, sizes } from "./address.ts";
 import { numpyOf } from "./code.ts";
 import { exact, number } from "./format.ts";
 import { timeAt } from "./formula.ts";
 import type { Notation } from "./notation.ts";
 import { type Expression, keyOf, type Name } from "./sheet.ts";
 import { layerName } from "./state.ts";
-import { onward, type Tape } from "./tape.ts";
+import { type Layer, onward, type Tape } from "./tape.ts";
 import type { Explanation, Term } from "./terms.ts";
 import { type Glyph, type Token, tex } from "./writing.ts";
 
@@ -43,7 +43,6 @@ export function asTex(tape: Tape, notation: Notation, explanation: Explanation):
   const layer = tape.layers[address.layer];
   const name = (of: Address) =>
     tex(glyphOf(tape, notation, of)) + indexOf(tape, of).replace("[", "{[").replace("]", "]}");
-  const written = (e: Expression, t: number) => texOf(notation.expression(e, timeAt(tape, layer, t)));
   const value = texNumber(explanation.value);
   const left = name(address);
   if (kind === "given" || terms.length === 0) return `${left} = ${value}`;
@@ -52,8 +51,9 @@ export function asTex(tape: Tape, notation: Notation, explanation: Explanation):
     term.factors
       .map((factor) => {
         if (factor.address) return name(factor.address);
-        if (factor.expression === undefined) return texNumber(factor.value);
-        return `(${written(factor.expression, term.t ?? address.t ?? 0)})`;
+        if (!factor.of) return texNumber(factor.value);
+        const time = timeAt(tape, factor.of.layer, term.t ?? address.t ?? 0);
+        return `(${texOf(notation.expression(factor.of.expression, time))})`;
       })
       .join(" \\cdot ");
   const live = (term: Term) =>
@@ -105,33 +105,32 @@ function derivation(tape: Tape, explanation: Explanation): string | undefined {
     term.factors
       .map((factor) => {
         if (factor.address) return `float(${inPython(tape, factor.address)})`;
-        if (factor.expression === undefined) return String(factor.value);
-        return compound(tape, address, factor.expression, term.t ?? address.t ?? 0, factor.unit);
+        if (!factor.of) return String(factor.value);
+        const { expression, layer, unit } = factor.of;
+        const text = compound(tape, layer, expression, term.t ?? address.t ?? 0);
+        return unit === undefined ? `(${text})[${address.i}, ${address.j}]` : `np.ravel(${text})[${unit}]`;
       })
       .join(" * ");
   if (kind === "sum") return `sum([\n    ${terms.map(product).join(",\n    ")},\n])`;
   const layer = tape.layers[address.layer];
   if (layer) {
     const equation = layer.cell.steps.find(({ name }) => name === address.name);
-    return equation && compound(tape, address, equation.value, address.t ?? 0, address.i);
+    return equation && `np.ravel(${compound(tape, layer, equation.value, address.t ?? 0)})[${address.i}]`;
   }
   const inner = product(terms[0]);
   if (words === "sigmoid") return `1 / (1 + np.exp(-${inner}))`;
   return words === "cross_entropy" ? `-np.log(${inner})` : undefined;
 }
 
-/** One entry of an expression of a cell, with whole rows in it that are read from the tape. */
-function compound(tape: Tape, address: Address, e: Expression, t: number, unit?: number): string {
-  const layer = tape.layers[address.layer];
+/** An expression of a cell, with whole rows in it that are read from the tape. */
+function compound(tape: Tape, layer: Layer, e: Expression, t: number): string {
   const named = (name: Name) => {
     const key = keyOf(name);
     if (key === "I") return `np.eye(${layer.H})`;
     if (key in layer.cell.constants) return String(layer.cell.constants[key]);
     const step = name[2] === undefined ? null : t + name[2] * onward(layer);
-    const entry = inPython(tape, { name: key, layer: layer.position, t: step, i: 0, j: -1 });
-    return `np.asarray(${entry.replace(/(, )?0\]$/, "]").replace(/\[\]$/, "")})`;
+    const [array, place] = arrayInPython(tape, layer, key, step);
+    return `np.asarray(${array}${place && `[${place}]`})`;
   };
-  const text = numpyOf(layer.cell, e, named, (letter) => String(layer.sizes[letter]));
-  if (unit === undefined) return `(${text})[${address.i}, ${address.j}]`;
-  return `np.ravel(${text})[${unit}]`;
+  return numpyOf(layer.cell, e, named, (letter) => String(layer.sizes[letter]));
 }

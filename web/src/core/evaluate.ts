@@ -74,7 +74,7 @@ export class Evaluation {
       case "f":
         return this.call(e[1], children(e), t);
       default:
-        throw new Unknown("a matrix stands where a row has to");
+        throw new Error("a matrix stands where a row has to");
     }
   }
 
@@ -115,7 +115,7 @@ export class Evaluation {
         const outer = this.outer(e, t);
         if (outer) return [outer[0][i] * outer[1][j], Math.abs(outer[0][i] * outer[1][j])];
         let [value, magnitude] = [0, 0];
-        for (let k = 0; k < this.columns(e[1]); k++) {
+        for (let k = 0; k < shape(this.layer, e[1])[1]; k++) {
           const [[a, m], [b, n]] = [this.entry(e[1], t, i, k), this.entry(e[2], t, k, j)];
           value += a * b;
           magnitude += m * n;
@@ -125,12 +125,12 @@ export class Evaluation {
       case "f": {
         const known = FUNCTIONS[functionOf(this.layer.cell, e[1])];
         const given = children(e).map((each) => this.entry(each, t, i, j));
-        if (!("value" in known)) throw new Unknown("a function of rows stands in a matrix");
+        if (!("value" in known)) throw new Error("a function of rows stands in a matrix");
         const value = known.value(...given.map(([a]) => a));
         return [value, Math.abs(value) + given.reduce((sum, [, m]) => sum + m, 0)];
       }
       default:
-        throw new Unknown("a number stands where a matrix has to");
+        throw new Error("a number stands where a matrix has to");
     }
   }
 
@@ -140,18 +140,6 @@ export class Evaluation {
     const [, left, right] = e;
     if (!Array.isArray(left) || left[0] !== "T" || !isName(left[1]) || left[1][2] === undefined) return null;
     return [this.row(left[1], t).value, this.row(right, t).value];
-  }
-
-  private columns(e: Expression): number {
-    if (Array.isArray(e) && e[0] === "@") return this.columns(e[2]);
-    if (Array.isArray(e) && (e[0] === "T" || e[0] === "n" || e[0] === "d")) {
-      const isTurned = e[0] === "T";
-      const inner = isTurned ? e[1] : e;
-      if (isName(inner) && this.layer.arrays.has(keyOf(inner)))
-        return (shapeOf(this.layer, inner[1]) ?? [])[isTurned ? 0 : 1] ?? this.layer.H;
-      if (isName(inner) && inner[1] !== "I") throw new Unknown(keyOf(inner));
-    }
-    return this.layer.H;
   }
 
   /** The numbers of a name: of a step, or what has no time. */
@@ -197,12 +185,11 @@ export class Evaluation {
   private product(left: Expression, right: Expression, t: number): Row {
     const isTurned = Array.isArray(right) && right[0] === "T";
     const inner = isTurned ? (right as ["T", Expression])[1] : right;
-    if (!isName(inner)) throw new Unknown("a product with what is no matrix");
+    if (!isName(inner)) throw new Error("a product with what is no matrix");
     const matrix = this.named(inner, t) as Floats;
     const [rows, columns] = shapeOf(this.layer, inner[1]) as number[];
-    const { tokens } = this.layer;
-    if (tokens && isName(left) && left[1] === "x" && left[0] === "n" && !isTurned)
-      return this.exact(matrix.subarray(tokens[t] * columns, (tokens[t] + 1) * columns));
+    const token = tokenOf(this.layer, left, t);
+    if (token >= 0) return this.exact(matrix.subarray(token * columns, (token + 1) * columns));
     const { value, magnitude } = this.row(left, t);
     const of = isTurned ? timesTurned : times;
     return {
@@ -213,7 +200,7 @@ export class Evaluation {
 
   private call(name: string, given: Expression[], t: number): Row {
     const known = FUNCTIONS[functionOf(this.layer.cell, name)];
-    if (!known) throw new Unknown(name);
+    if (!known) throw new Error(`no function is called ${name}`);
     if (functionOf(this.layer.cell, name) === "total") return this.total(given[0], t);
     const rows = given.map((e) => this.row(e, t));
     if ("row" in known) {
@@ -240,7 +227,7 @@ export class Evaluation {
 
   /** The sum over all entries of a matrix. */
   private total(e: Expression, t: number): Row {
-    const [rows, columns] = this.shape(e);
+    const [rows, columns] = shape(this.layer, e);
     let [value, magnitude] = [0, 0];
     for (let i = 0; i < rows; i++)
       for (let j = 0; j < columns; j++) {
@@ -249,16 +236,6 @@ export class Evaluation {
         magnitude += m;
       }
     return { value: [value], magnitude: [magnitude] };
-  }
-
-  private shape(e: Expression): number[] {
-    if (isName(e)) return e[1] === "I" ? [] : (shapeOf(this.layer, e[1]) ?? []);
-    if (typeof e === "number") return [];
-    const found =
-      children(e)
-        .map((each) => this.shape(each))
-        .find((shape) => shape.length > 1) ?? [];
-    return e[0] === "T" ? [...found].reverse() : found;
   }
 }
 
@@ -286,23 +263,45 @@ function timesTurned(row: Numbers, matrix: Floats, rows: number, columns: number
   return made;
 }
 
-/** How many products and sums an expression takes for one entry, for what rounding may do. */
+/** Rows and columns: a row has one row, a number and I are as large as what stands beside them. */
+function shape(layer: Layer, e: Expression): [number, number] {
+  if (isName(e)) {
+    const [rows, columns] = shapeOf(layer, e[1]) ?? [1];
+    return columns === undefined ? [1, rows] : [rows, columns];
+  }
+  const inner = children(e).map((each) => shape(layer, each));
+  if (Array.isArray(e) && e[0] === "T") return [inner[0][1], inner[0][0]];
+  if (Array.isArray(e) && e[0] === "@") return [inner[0][0], inner[1][1]];
+  return [Math.max(1, ...inner.map(([rows]) => rows)), Math.max(1, ...inner.map(([, columns]) => columns))];
+}
+
+/** The row of a matrix that a product is where it looks up a token; −1 for other products. */
+export function tokenOf(layer: Layer, left: Expression, t: number): number {
+  return layer.tokens && isName(left) && keyOf(left) === "x" ? layer.tokens[t] : -1;
+}
+
+/** How many roundings one entry of an expression takes. */
 export function countOf(layer: Layer, e: Expression): number {
   if (typeof e === "number" || isName(e) || e[0] === "size") return 0;
+  const inside = children(e).reduce((sum: number, each) => sum + countOf(layer, each), 0);
   switch (e[0]) {
-    case "@": {
-      const inner = Array.isArray(e[2]) && e[2][0] === "T" ? e[2][1] : e[2];
-      const shape = isName(inner) ? shapeOf(layer, inner[1]) : undefined;
-      return shape && shape.length > 1 ? shape[inner === e[2] ? 0 : 1] : 1;
-    }
+    case "T":
+      return inside;
+    case "@":
+      return inside + (tokenOf(layer, e[1], 0) >= 0 ? 0 : shape(layer, e[1])[1]);
+    case "*":
+      return inside + children(e).length - 1;
     case "+":
-      return termsOf(e).reduce((sum, [, term]) => sum + countOf(layer, term), 0);
+      return (
+        inside + (termsOf(e).some(([, term]) => Array.isArray(term) && term[0] === "@") ? 0 : termsOf(e).length - 1)
+      );
     case "f": {
-      const given = children(e).reduce((sum: number, each) => sum + countOf(layer, each), 0);
       const known = FUNCTIONS[functionOf(layer.cell, e[1])];
-      return given + ("row" in known ? Math.max(...Object.values(layer.sizes)) : 1);
+      if (!("row" in known)) return inside + (known.isExact ? 0 : 1);
+      const [rows, columns] = shape(layer, children(e)[0]);
+      return inside + rows * columns;
     }
     default:
-      return children(e).reduce((sum: number, each) => sum + countOf(layer, each), 1);
+      return inside + 1;
   }
 }

@@ -2,7 +2,7 @@
 
 import { isGradient, letterOf } from "./address.ts";
 import type { Notation } from "./notation.ts";
-import { type Cell, type Expression, type Line, termsOf, type Words } from "./sheet.ts";
+import { type Cell, type Expression, type Line, type Name, termsOf, type Words } from "./sheet.ts";
 import { edgeBefore, type Layer, layersAbove, onward, type Tape, topLayers } from "./tape.ts";
 import type { Explanation } from "./terms.ts";
 import { ANY, type Time, type Token } from "./writing.ts";
@@ -35,14 +35,14 @@ export function equationOf(tape: Tape, notation: Notation, { address, kind, tag 
     return line ? notation.line(line, time) : [];
   }
   const isFirst = address.t === edgeBefore(tape, layer);
-  const left: Expression = ["d", letter, 0];
+  const left: Name = ["d", letter, 0];
   const uses = (cell.back.get(letter)?.terms ?? []).filter(
     ({ from }) => from[0] !== "o" && (!isFirst || from[1] === 1),
   );
   const own = isFirst ? [] : ownParts(tape, layer, letter);
-  const isOwn = address.name.startsWith("own.");
-  const rest = isOwn ? [] : uses.map(({ value }): Expression => value);
-  const later: (Expression | Words)[] = rest.flatMap((value, place): (Expression | Words)[] => {
+  if (address.name.startsWith("own."))
+    return [{ glyph: notation.glyph(left, time, "own") }, ...notation.parts([EQUALS, ...own], time)];
+  const later = uses.flatMap(({ value }, place): (Expression | Words)[] => {
     if (own.length === 0 && place === 0) return [value];
     const [[sign, term], ...others] = termsOf(value);
     return sign < 0 && others.length === 0 ? [{ w: " − " }, term] : [{ w: " + " }, value];

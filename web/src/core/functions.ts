@@ -19,7 +19,7 @@ interface OverRow {
   row: (a: Numbers) => [Numbers, Numbers];
 }
 
-export type Function = (Entrywise | OverRow) & {
+type Function = (Entrywise | OverRow) & {
   /** In NumPy, {0} {1} {2} for the arguments. */
   numpy: string;
   /** How it is written where that is not name(arguments). */

@@ -23,11 +23,6 @@ export class Notation {
     this.chosen = cell.notations[key] ?? cell.notations.bptt;
   }
 
-  /** What the book or library is called; "" for this project. */
-  get of(): string {
-    return this.chosen.of;
-  }
-
   /** Where the parts of a library's parameters lie. */
   get note(): string {
     return this.chosen.note;

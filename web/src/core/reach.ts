@@ -20,10 +20,10 @@ export interface Reach {
   steps: number;
 }
 
-export const REACHED = 0.01;
+const REACHED = 0.01;
 const AFFORDABLE = 3e9;
 
-/** Traces one loss after another back through time; a `next` is one loss. Problem for a layer beneath dropout. */
+/** Traces one loss after another back through time; a `next` is one step of one. Problem for a layer beneath dropout. */
 export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Generator<number, Reach> {
   const { T } = tape;
   if (layer.position < lowestReached(tape))
@@ -38,7 +38,7 @@ export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Gen
         other.cell.steps.some(({ name }) => Array.from(own(other, name, t) ?? []).some((value) => value !== 0)),
     ),
   );
-  const weights = tape.layers.flatMap(({ arrays }) => [...arrays].filter(([key]) => key.startsWith("d.W")));
+  const weights = tape.layers.flatMap(({ arrays, cell }) => [...arrays].filter(([key]) => cell.shapes[key]));
   const work = weights.reduce((sum, [, { length }]) => sum + length, 0) * T * asking.length;
   const every = Math.max(1, Math.ceil(work / 2 / AFFORDABLE));
   const sources = asking.filter((_, index) => (asking.length - 1 - index) % every === 0);
@@ -48,13 +48,13 @@ export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Gen
   for (const source of sources) {
     const seed: Seed = (of, name, t) => (t === source ? own(of, name, t) : null);
     for (let k = 0; k < T; k++) norms[source * T + k] = 0;
-    backward(tape, seed, 0, both ? T : source + 1, gradients, level, (of, t) => {
-      if (of !== layer) return;
+    for (const [of, t] of backward(tape, seed, 0, both ? T : source + 1, gradients, level)) {
+      yield source;
+      if (of !== layer) continue;
       const slopes = gradients[layer.position]?.get(`d.${state}`) as Floats;
       const width = slopes.length / T;
       norms[source * T + t] = norm(slopes.subarray(t * width, (t + 1) * width));
-    });
-    yield source;
+    }
   }
   return { layer, state, norms, sources, ...byLag(norms, T, sources, layer.direction === "forward" ? -1 : 1) };
 }

@@ -27,12 +27,10 @@ export interface Line {
   tag: string;
   parts: (Expression | Words)[];
   once?: boolean;
-  /** What it defines where it does not begin with that. */
-  of?: Expression;
   terms?: Use[];
 }
 
-export interface Equation {
+interface Equation {
   tag: string;
   name: string;
   value: Expression;
@@ -58,7 +56,6 @@ export interface Cell {
   given: Record<string, string>;
   widths: Record<string, string>;
   shapes: Record<string, [string, string]>;
-  where: Line[];
   a: Line[];
   b: Line[];
   notations: Record<string, Names>;

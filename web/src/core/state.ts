@@ -5,7 +5,7 @@ import type { ScaleKind } from "./colour.ts";
 import type { Tape } from "./tape.ts";
 
 export type Side = "A" | "B";
-export const PARTS = [
+const PARTS = [
   "text",
   "network",
   "numbers",
@@ -19,7 +19,7 @@ export const PARTS = [
   "controls",
 ] as const;
 export type Part = (typeof PARTS)[number];
-export const COLOURINGS = ["loss", "unit", "dh", "none"] as const;
+const COLOURINGS = ["loss", "unit", "dh", "none"] as const;
 export type Colouring = (typeof COLOURINGS)[number];
 
 export interface View {

@@ -1,8 +1,8 @@
 // The two sweeps for what-if questions: one loss traced back alone, the gradient cut at windows, the network run free.
 
 import { at, sizes } from "./address.ts";
-import { Evaluation, type Read, Unknown } from "./evaluate.ts";
-import { lossValue, output } from "./output.ts";
+import { Evaluation, type Read } from "./evaluate.ts";
+import { fromAbove, lossAt, prediction, readout, slope } from "./output.ts";
 import {
   edgeBefore,
   type Floats,
@@ -12,15 +12,14 @@ import {
   offset,
   onward,
   outputOf,
-  outputRow,
   Problem,
   rowOf,
   type Tape,
 } from "./tape.ts";
-import { Sum } from "./verify.ts";
+import { finish, Sum, sumsOfOutput } from "./verify.ts";
 
 /** Gradients by their names, "d.h" (T, H) and so on, for one layer. */
-export type Slopes = Map<string, Floats>;
+type Slopes = Map<string, Floats>;
 
 /** By position; null for layers whose gradient cannot be followed. */
 type Gradients = (Slopes | null)[];
@@ -39,18 +38,17 @@ function reading(tape: Tape, layer: Layer, slopes: Slopes): Read {
 }
 
 /**
- * The backward sweep of the whole stack for steps `from` ≤ t < `to`, nothing reaching in from outside them.
- * `seen` is told of every step when its gradients are there.
+ * The backward sweep of the whole stack for steps `from` ≤ t < `to`, nothing reaching in from outside them. A `next` is
+ * one step of one layer, whose gradients are there then.
  */
-export function backward(
+export function* backward(
   tape: Tape,
   seed: Seed,
   from: number,
   to: number,
   into: Gradients,
   lowest = 0,
-  seen?: (layer: Layer, t: number) => void,
-): void {
+): Generator<[Layer, number]> {
   for (let position = tape.layers.length - 1; position >= lowest; position--) {
     const layer = tape.layers[position];
     const slopes = into[position];
@@ -81,7 +79,7 @@ export function backward(
           add(sum, evaluation.row(value, t).value);
         }
       }
-      seen?.(layer, t);
+      yield [layer, t];
     }
   }
 }
@@ -129,7 +127,7 @@ export interface Loss {
 export function truncated(tape: Tape, k: number): Loss[] {
   const cut = room(tape);
   const direct: Seed = (layer, name, t) => rowOf(tape, layer, `own.${name}`, t);
-  for (let from = 0; from < tape.T; from += k) backward(tape, direct, from, Math.min(tape.T, from + k), cut);
+  for (let from = 0; from < tape.T; from += k) finish(backward(tape, direct, from, Math.min(tape.T, from + k), cut));
   return tape.layers.flatMap((layer, position) => {
     const slopes = cut[position];
     return slopes ? compared(tape, layer, slopes) : [];
@@ -137,7 +135,7 @@ export function truncated(tape: Tape, k: number): Loss[] {
 }
 
 /** The parameters whose gradient is a sum over steps, in the order of side B. */
-export function summed(layer: Layer): string[] {
+function summed(layer: Layer): string[] {
   return [...layer.cell.back].flatMap(([name, { terms = [] }]) =>
     layer.arrays.has(`d.${name}`) && at(layer, name, 0).t === null && terms.some(({ from }) => from[1] !== undefined)
       ? [name]
@@ -146,8 +144,13 @@ export function summed(layer: Layer): string[] {
 }
 
 function compared(tape: Tape, layer: Layer, cut: Slopes): Loss[] {
-  return summed(layer).map((name) => {
-    const [full, short] = [gradient(tape, layer, name), gradient(tape, layer, name, cut)];
+  const [whole, parts] = [new Map(), cut].map((slopes) => {
+    const own = { ...layer, arrays: new Map([...layer.arrays, ...slopes]) };
+    sumUp(tape, own, layer);
+    return own;
+  });
+  return summed(whole).map((name) => {
+    const [full, short] = [whole, parts].map(({ arrays }) => arrays.get(`d.${name}`) as Floats);
     let [both, one, two, off] = [0, 0, 0, 0];
     for (let k = 0; k < full.length; k++) {
       both += full[k] * short[k];
@@ -159,17 +162,16 @@ function compared(tape: Tape, layer: Layer, cut: Slopes): Loss[] {
   });
 }
 
-/** The gradient of a parameter, from its uses in all steps. */
-function gradient(tape: Tape, layer: Layer, name: string, slopes?: Slopes): Float64Array {
-  const evaluation = new Evaluation(tape, layer, false, slopes && reading(tape, layer, slopes));
-  const shape = sizes(tape, { name, layer: layer.position });
-  const sum = new Sum(
-    shape.reduce((product, size) => product * size, 1),
-    shape,
-  );
-  for (const { value, from } of layer.cell.back.get(name)?.terms ?? [])
-    for (let t = 0; t < (from[1] === undefined ? 1 : tape.T); t++) sum.add(evaluation, value, t);
-  return sum.value;
+/** The gradients of what has no time, where the tape has them, from all uses; lines come before what they are made of. */
+function sumUp(tape: Tape, layer: Layer, truth: Layer): void {
+  const evaluation = new Evaluation(tape, layer, false);
+  for (const [name, { terms = [] }] of layer.cell.back) {
+    const recorded = truth.arrays.get(`d.${name}`);
+    if (!recorded || at(layer, name, 0).t !== null) continue;
+    const sum = new Sum(recorded.length, sizes(tape, { name, layer: layer.position }));
+    if (finish(sum.gather(evaluation, terms, tape))) layer.arrays.set(`d.${name}`, sum.value);
+    else layer.arrays.delete(`d.${name}`);
+  }
 }
 
 /** Why this network cannot be run on its own answers here; "" if it can. */
@@ -188,7 +190,6 @@ export function runFree(tape: Tape): Tape {
   const reason = cannotRunFree(tape);
   if (reason) throw new Problem(`This network cannot run free: ${reason}.`);
   const { T, O } = tape;
-  const W_ho = tape.W_ho as Floats;
   const layers: Layer[] = [];
   for (const layer of tape.layers) {
     const arrays = new Map([...layer.arrays].filter(([key]) => !/^(d|own|after|before\.d)\./.test(key) && key !== "x"));
@@ -212,52 +213,27 @@ export function runFree(tape: Tape): Tape {
     dW_ho: null,
     db_o: null,
   };
-  const o = free.o as Float64Array;
-  const classes = tape.classes as Int32Array;
   const w = tape.w as Floats;
   let token = inputClass(tape, 0);
   for (let t = 0; t < T; t++) {
     (layers[0].tokens as Int32Array)[t] = token;
     for (const layer of layers) forwardStep(free, layer, t);
-    const h = outputRow(free, layers[layers.length - 1], t);
-    for (let c = 0; c < O; c++) {
-      let sum = tape.b_o ? tape.b_o[c] : 0;
-      for (let k = 0; k < h.length; k++) sum += h[k] * W_ho[k * O + c];
-      o[t * O + c] = sum;
-    }
-    const y_hat = output("cross_entropy", o, t * O, O);
-    (free.y_hat as Float64Array).set(y_hat, t * O);
-    const y = y_hat.map((_, c) => (c === classes[t] ? 1 : 0));
-    (free.lossOf as Float64Array)[t] = lossValue("cross_entropy", Array.from(o.subarray(t * O, (t + 1) * O)), y);
-    free.L = (free.L as number) + w[t] * (free.lossOf as Float64Array)[t];
-    for (let c = 0; c < O; c++) (free.do as Float64Array)[t * O + c] = w[t] * (y_hat[c] - y[c]);
+    const set = (array: Floats | null, row: ArrayLike<number>) => (array as Floats).set(row, t * row.length);
+    set(free.o, readout(free, t).value);
+    const y_hat = Array.from(prediction(free, t).value);
+    set(free.y_hat, y_hat);
+    set(free.lossOf, lossAt(free, t).value);
+    set(free.do, slope(free, t).value);
+    free.L = (free.L as number) + w[t] * (free.lossOf as Floats)[t];
     token = y_hat.indexOf(Math.max(...y_hat));
   }
-  const slopes = free.do as Floats;
-  const seed: Seed = (layer, name, t) => {
-    if (name !== layer.cell.output) return null;
-    return Float64Array.from({ length: layer.H }, (_, i) => {
-      let sum = 0;
-      for (let c = 0; c < O; c++) sum += slopes[t * O + c] * W_ho[i * O + c];
-      return sum;
-    });
-  };
-  backward(
-    free,
-    seed,
-    0,
-    T,
-    layers.map(({ arrays }) => arrays),
-  );
+  const seed: Seed = (layer, name, t) =>
+    name === layer.cell.output ? (fromAbove(free, layer, t) as { value: Floats }).value : null;
+  const gradients = layers.map(({ arrays }) => arrays);
+  finish(backward(free, seed, 0, T, gradients));
   for (const [position, layer] of layers.entries()) sumGradients(free, layer, tape.layers[position]);
-  const top = layers[layers.length - 1];
-  const [ofMatrix, ofVector] = [new Sum(top.H * O, [top.H, O]), new Sum(O, [O])];
-  for (let t = 0; t < T; t++) {
-    const slope = slopes.subarray(t * O, (t + 1) * O);
-    ofMatrix.outer(outputRow(free, top, t), slope);
-    ofVector.outer([1], slope);
-  }
-  return { ...free, dW_ho: ofMatrix.value, db_o: tape.b_o ? ofVector.value : null };
+  const { matrix, vector } = sumsOfOutput(free);
+  return { ...free, dW_ho: matrix.value, db_o: tape.b_o ? vector.value : null };
 }
 
 function forwardStep(tape: Tape, layer: Layer, t: number): void {
@@ -271,15 +247,7 @@ function forwardStep(tape: Tape, layer: Layer, t: number): void {
 
 /** What is summed over the steps of a free run, and the gradients of its first states. */
 function sumGradients(tape: Tape, layer: Layer, truth: Layer): void {
-  for (const key of truth.arrays.keys()) {
-    const name = key.slice(2);
-    if (!key.startsWith("d.") || !layer.cell.back.has(name) || at(layer, name, 0).t !== null) continue;
-    try {
-      layer.arrays.set(key, gradient(tape, layer, name));
-    } catch (error) {
-      if (!(error instanceof Unknown)) throw error;
-    }
-  }
+  sumUp(tape, layer, truth);
   const evaluation = new Evaluation(tape, layer, false);
   const edge = edgeBefore(tape, layer);
   for (const name of layer.cell.states) {
@@ -296,7 +264,7 @@ export function parting(truth: Tape, free: Tape): number {
   return -1;
 }
 
-export type Feed = "truth" | "own" | "none";
+type Feed = "truth" | "own" | "none";
 
 /** What the input of step t is: the wanted output of the step before, the network's own answer, or neither. */
 export function fedBy(tape: Tape, t: number): Feed {

@@ -3,7 +3,7 @@
 import { type Cell, cellOf, keyOf, names } from "./sheet.ts";
 
 export type Floats = Float32Array | Float64Array;
-export type Direction = "forward" | "reverse";
+type Direction = "forward" | "reverse";
 export type Loss = "cross_entropy" | "binary_cross_entropy" | "squared_error";
 
 /** Something about the data that the reader should be told; `message` is for them. */
@@ -67,7 +67,7 @@ export interface Tape {
   versions: Record<string, string>;
 }
 
-export const SCHEMA = 2;
+const SCHEMA = 2;
 const LOSSES = ["cross_entropy", "binary_cross_entropy", "squared_error"];
 
 type Raw = Record<string, unknown>;
@@ -146,7 +146,7 @@ export function readTape(source: unknown): Tape {
 function readCell(raw: unknown): Cell {
   demand(isObject(raw), "a cell is not described");
   const isLine = (line: unknown) => isObject(line) && typeof line.tag === "string" && Array.isArray(line.parts);
-  for (const key of ["a", "b", "where"])
+  for (const key of ["a", "b"])
     demand(Array.isArray(raw[key]) && (raw[key] as unknown[]).every(isLine), "its equation sheet is not readable");
   for (const key of ["functions", "constants", "given", "widths", "shapes", "notations"])
     demand(isObject(raw[key]), `its equation sheet has no ${key}`);
@@ -352,6 +352,7 @@ function within(tape: Tape, t: number): number {
 
 /** The row of a value or gradient at a step, also at the step before and after those shown; null if there is none. */
 export function rowOf(tape: Tape, layer: Layer, key: string, t: number): ArrayLike<number> | null {
+  if (t < -1 || t > tape.T) return null;
   if (t < 0 || t >= tape.T)
     return layer.arrays.get(`${t === edgeBefore(tape, layer) ? "before" : "after"}.${key}`) ?? null;
   const array = layer.arrays.get(key);

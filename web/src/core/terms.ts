@@ -3,8 +3,9 @@
 
 import { type Address, addressOfInput, around, at, isGradient, letterOf, sizes, valueAt } from "./address.ts";
 import { explainAround } from "./around.ts";
-import { countOf, Evaluation, Unknown } from "./evaluate.ts";
+import { countOf, Evaluation, tokenOf, Unknown } from "./evaluate.ts";
 import { FUNCTIONS, ITSELF, SUMS } from "./functions.ts";
+import { fromAbove } from "./output.ts";
 import { children, type Expression, functionOf, isName, keyOf, names, termsOf, type Use } from "./sheet.ts";
 import {
   edgeBefore,
@@ -22,14 +23,12 @@ export interface Factor {
   value: number;
   /** null for a plain number such as the 2 of a squared error, and for what is more than one name. */
   address: Address | null;
-  /** What is more than one name, to be read at the term's step and entry. */
-  expression?: Expression;
-  /** Of which unit of that row it is. */
-  unit?: number;
+  /** What is more than one name, of which layer, to be read at the term's step; and of which unit of that row it is. */
+  of?: { expression: Expression; layer: Layer; unit?: number };
 }
 
 /** Where a term comes from in time, seen from the number that it is a part of. */
-export type Hue = "here" | "there" | "neither";
+type Hue = "here" | "there" | "neither";
 
 export interface Group {
   hue: Hue;
@@ -41,6 +40,9 @@ export interface Group {
   /** The whole of the group, where the tape has it as a number of its own. */
   address?: Address;
 }
+
+/** What gradients of weights are sums over besides. */
+export const NOT_SHOWN: Group = { hue: "neither", expression: null, words: "steps and rows not shown", from: null };
 
 export interface Term {
   /** Place in `Explanation.groups`. */
@@ -182,8 +184,8 @@ class Explainer {
     const address = at(layer, `own.${letter}`, t, i);
     const recorded = valueAt(tape, address);
     if (recorded === undefined) return null;
-    const isOutput = letter === layer.cell.output;
-    if (isOutput && layer.above === "output" && tape.do && tape.W_ho) {
+    const asked = letter === layer.cell.output ? fromAbove(tape, layer, t) : null;
+    if (asked && layer.above === "output") {
       if (outputOf(tape, t) < 0 && recorded === 0) return { groups: [], terms: [], magnitude: 0, count: 0 };
       const k = offset(tape, layer) + i;
       const terms = Array.from({ length: tape.O }, (_, c) =>
@@ -197,22 +199,19 @@ class Explainer {
         from: ["o", 0],
         address,
       };
-      return { groups: [group], terms, magnitude: sizeOf(terms), count: tape.O };
+      return { groups: [group], terms, magnitude: asked.magnitude[i], count: asked.count };
     }
-    if (isOutput && layer.above === "layer") {
+    if (asked) {
       const groups: Group[] = [];
       const terms: Term[] = [];
-      let [magnitude, count] = [0, 0];
       for (const above of layersAbove(tape, layer)) {
         const inner = new Explainer(tape, above, at(above, "d.x", t, offset(tape, layer) + i), 0);
         for (const { value, from } of above.cell.back.get("x")?.terms ?? []) {
           groups.push({ hue: "here", expression: value, words: `layer ${above.layer + 1}`, from });
           terms.push(...inner.terms(value, t, groups.length - 1));
-          magnitude += new Evaluation(tape, above).row(value, t).magnitude[offset(tape, layer) + i];
-          count += countOf(above, value);
         }
       }
-      return { groups, terms, magnitude, count: count + 2 };
+      return { groups, terms, magnitude: asked.magnitude[i], count: asked.count };
     }
     const group: Group = { hue: "here", expression: null, words: "from above", from: null, address };
     return {
@@ -261,8 +260,7 @@ class Explainer {
     }
     if (!isWhole(tape) && line.terms.some(({ from }) => from[1] !== undefined)) {
       const rest = this.value - total(terms);
-      const group =
-        groups.push({ hue: "neither", expression: null, words: "steps and rows not shown", from: null }) - 1;
+      const group = groups.push(NOT_SHOWN) - 1;
       terms.push({ group, factors: [{ value: rest, address: null }], value: rest });
       magnitude += Math.abs(rest);
     }
@@ -329,7 +327,7 @@ class Explainer {
       const isTurned = Array.isArray(right) && right[0] === "T";
       const matrix = (isTurned ? right[1] : right) as ["n", string];
       const weight = (k: number) => (isTurned ? [i, k] : [k, i]);
-      const token = layer.tokens && isName(left) && left[1] === "x" && left[0] === "n" ? layer.tokens[t] : -1;
+      const token = tokenOf(layer, left, t);
       if (token >= 0) yield signed([this.number(at(layer, matrix[1], null, ...(weight(token) as [number, number])))]);
       else {
         const width = this.evaluation.row(left, t).value.length;
@@ -374,7 +372,7 @@ class Explainer {
     }
     const { value } = this.evaluation.row(e, t);
     const unit = value.length === 1 ? 0 : i;
-    return { value: value[unit], address: null, expression: e, unit };
+    return { value: value[unit], address: null, of: { expression: e, layer: this.layer, unit } };
   }
 
   /** An entry of a matrix that is made of others. */
@@ -384,7 +382,7 @@ class Explainer {
     const inner = isTurned ? e[1] : e;
     if (isName(inner) && inner[1] !== "I")
       return this.number(at(this.layer, keyOf(inner), null, isTurned ? j : i, isTurned ? i : j));
-    return { value: this.evaluation.entry(e, t, i, j)[0], address: null, expression: e };
+    return { value: this.evaluation.entry(e, t, i, j)[0], address: null, of: { expression: e, layer: this.layer } };
   }
 
   /** One entry of aᵀ b at a step. */

@@ -1,9 +1,9 @@
 // Every number of the tape derived again from its neighbours, whole rows at a time; what `explain` says of one number,
 // this says of all. Residuals and bounds are those of bptt's Tape.check.
 
-import { type Address, around, at, isGradient, isTimed, sideOf, sizes } from "./address.ts";
+import { type Address, around, at, isGradient, isTimed, sideOf, sizes, valueAt } from "./address.ts";
 import { countOf, Evaluation, type Row, Unknown } from "./evaluate.ts";
-import { lossValue, output } from "./output.ts";
+import { fromAbove, lossAt, prediction, readout, slope } from "./output.ts";
 import type { Expression, Use } from "./sheet.ts";
 import {
   edgeBefore,
@@ -11,14 +11,11 @@ import {
   isFollowed,
   isWhole,
   type Layer,
-  layersAbove,
-  offset,
   onward,
   outputOf,
   outputRow,
   rowOf,
   type Tape,
-  target,
   topLayers,
 } from "./tape.ts";
 
@@ -93,26 +90,13 @@ class OfLayer {
 
   /** What is made once, where the page has what it is made of. */
   fixed(): void {
-    const { layer, evaluation } = this;
-    for (const { name, value } of layer.cell.fixed) this.once(name, value, (i, j) => evaluation.entry(value, 0, i, j));
-  }
-
-  private once(name: string, e: Expression, entry: (i: number, j: number) => [number, number]): void {
     const { tape, layer, judge, evaluation } = this;
-    const recorded = layer.arrays.get(name);
-    if (!recorded) return;
-    try {
-      const [rows, columns] = sizes(tape, { name, layer: layer.position });
-      if (columns === undefined) {
-        judge((i) => at(layer, name, null, i), recorded, evaluation.row(e, 0), countOf(layer, e));
-        return;
-      }
-      const derived = { value: new Float64Array(rows * columns), magnitude: new Float64Array(rows * columns) };
-      for (let k = 0; k < rows * columns; k++)
-        [derived.value[k], derived.magnitude[k]] = entry(Math.floor(k / columns), k % columns);
-      judge((k) => at(layer, name, null, Math.floor(k / columns), k % columns), recorded, derived, countOf(layer, e));
-    } catch (error) {
-      if (!(error instanceof Unknown)) throw error;
+    for (const { name, value } of layer.cell.fixed) {
+      const recorded = layer.arrays.get(name);
+      if (!recorded) continue;
+      const made = new Sum(recorded.length, sizes(tape, { name, layer: layer.position }));
+      if (finish(made.gather(evaluation, [{ value, from: [name] }], tape)))
+        judge((k) => made.address(layer, name, k), recorded, made, countOf(layer, value));
     }
   }
 
@@ -131,16 +115,13 @@ class OfLayer {
       const line = cell.back.get(name);
       if (!recorded || !line?.terms) continue;
       const own = rowOf(tape, layer, `own.${name}`, t);
+      const above = own && (name === cell.output ? fromAbove(tape, layer, t) : null);
+      if (above) judge((i) => at(layer, `own.${name}`, t, i), own, above, above.count);
       const uses = line.terms.filter(({ from }) => from[0] !== "o" && (from[1] !== 1 || next));
-      const start = own ? { value: own, magnitude: Float64Array.from(own, Math.abs) } : undefined;
-      judge(
-        (i) => at(layer, `d.${name}`, t, i),
-        recorded,
-        this.shares(uses, t, recorded.length, start),
-        this.count(uses) + 1,
-      );
+      const start = above ?? (own ? { value: own, magnitude: Float64Array.from(own, Math.abs) } : undefined);
+      const count = this.count(uses) + (above?.count ?? 0) + 1;
+      judge((i) => at(layer, `d.${name}`, t, i), recorded, this.shares(uses, t, recorded.length, start), count);
     }
-    this.fromAbove(t);
   }
 
   /** The gradients of the states before the first step. */
@@ -165,44 +146,10 @@ class OfLayer {
       add(sum, row);
     return sum;
   }
-
-  /** The own part of the output's gradient: what the output above asks, or the layer above. */
-  private fromAbove(t: number): void {
-    const { tape, layer, judge } = this;
-    const { above, H } = layer;
-    const name = `own.${layer.cell.output}`;
-    const shift = offset(tape, layer);
-    const derived = { value: new Float64Array(H), magnitude: new Float64Array(H) };
-    let count = tape.O;
-    if (above === "output") {
-      const { O, do: slopes, W_ho } = tape as Tape & { do: Floats; W_ho: Floats };
-      for (let i = 0; i < H; i++)
-        for (let c = 0; c < O; c++) {
-          const term = slopes[t * O + c] * W_ho[(shift + i) * O + c];
-          derived.value[i] += term;
-          derived.magnitude[i] += Math.abs(term);
-        }
-    } else if (above === "layer") {
-      count = 2;
-      for (const other of layersAbove(tape, layer)) {
-        const evaluation = new Evaluation(tape, other);
-        for (const { value } of other.cell.back.get("x")?.terms ?? []) {
-          const own = evaluation.row(value, t);
-          add(derived, { value: cut(own.value, shift, H), magnitude: cut(own.magnitude, shift, H) });
-          count += countOf(other, value);
-        }
-      }
-    } else return;
-    judge((i) => at(layer, name, t, i), row(tape, layer, name, t), derived, count);
-  }
 }
 
 function row(tape: Tape, layer: Layer, key: string, t: number): Numbers {
   return rowOf(tape, layer, key, t) as Numbers;
-}
-
-function cut(row: Numbers, from: number, width: number): Numbers {
-  return Float64Array.from({ length: width }, (_, i) => row[row.length === 1 ? 0 : from + i]);
 }
 
 function add(sum: { value: Float64Array; magnitude: Float64Array }, { value, magnitude }: Row): void {
@@ -213,41 +160,16 @@ function add(sum: { value: Float64Array; magnitude: Float64Array }, { value, mag
 }
 
 function outputs(tape: Tape, t: number, judge: Judge): void {
-  const s = outputOf(tape, t);
-  const { O, o, y_hat, W_ho, b_o, loss } = tape;
-  if (s < 0 || !o) return;
-  const part = (array: Floats, index: number) => array.subarray(index * O, (index + 1) * O);
-  const own = Array.from(part(o, s));
-  if (W_ho) {
-    const features = Float64Array.from(topLayers(tape).flatMap((layer) => Array.from(outputRow(tape, layer, t))));
-    const derived = {
-      value: Float64Array.from({ length: O }, (_, i) => b_o?.[i] ?? 0),
-      magnitude: Float64Array.from({ length: O }, (_, i) => Math.abs(b_o?.[i] ?? 0)),
-    };
-    for (let k = 0; k < features.length; k++)
-      for (let i = 0; i < O; i++) {
-        const term = features[k] * W_ho[k * O + i];
-        derived.value[i] += term;
-        derived.magnitude[i] += Math.abs(term);
-      }
-    judge((i) => around("o", t, i), own, derived, features.length);
-  }
-  if (!loss || !y_hat || !tape.lossOf || !tape.w || !tape.do) return;
-  const steep = 1 + Math.max(...own.map(Math.abs));
-  const y = Array.from({ length: O }, (_, i) => target(tape, s, i));
-  const predicted = part(y_hat, s);
-  const factor = (loss === "squared_error" ? 2 : 1) * tape.w[t];
-  const [sizes, wanted] = [predicted.map((each) => Math.abs(each) * steep), y.map(Math.abs)];
-  judge((i) => around("y_hat", t, i), predicted, { value: output(loss, own, 0, O), magnitude: sizes }, O);
-  const slopes = {
-    value: Float64Array.from(predicted, (each, i) => factor * (each - y[i])),
-    magnitude: Float64Array.from(sizes, (each, i) => Math.abs(factor) * (each + wanted[i])),
+  if (outputOf(tape, t) < 0) return;
+  const compare = (name: string, derived: Row, count = tape.O) => {
+    const recorded = Array.from(derived.value, (_, i) => valueAt(tape, around(name, t, i)) as number);
+    judge((i) => around(name, t, i), recorded, derived, count);
   };
-  judge((i) => around("d.o", t, i), part(tape.do, t), slopes, O);
-  const value = lossValue(loss, own, y);
-  const magnitude =
-    loss === "squared_error" ? own.reduce((sum, each, i) => sum + (Math.abs(each) + wanted[i]) ** 2, 0) : steep * O;
-  judge(() => around("loss", t), [tape.lossOf[s]], { value: [value], magnitude: [Math.abs(value) + magnitude] }, O);
+  if (tape.W_ho) compare("o", readout(tape, t), tape.W_ho.length / tape.O);
+  if (!tape.loss) return;
+  compare("y_hat", prediction(tape, t));
+  compare("loss", lossAt(tape, t));
+  compare("d.o", slope(tape, t));
 }
 
 function* sums(tape: Tape, judge: Judge, verdict: Verdict): Generator<Verdict> {
@@ -265,42 +187,43 @@ function* sums(tape: Tape, judge: Judge, verdict: Verdict): Generator<Verdict> {
       if (!recorded || layer.cell.inputs.includes(name) || layer.cell.steps.some((each) => each.name === name))
         continue;
       const made = new Sum(recorded.length, sizes(tape, { name, layer: layer.position }));
-      try {
-        for (const { value, from } of terms)
-          for (let t = 0; t < (from[1] === undefined ? 1 : T); t++) {
-            made.add(evaluation, value, t);
-            if (t % 16 === 0) yield verdict;
-          }
-      } catch (error) {
-        if (!(error instanceof Unknown)) throw error;
-        continue;
-      }
+      if (!(yield* made.gather(evaluation, terms, verdict))) continue;
       const count = terms.reduce(
         (sum, { value, from }) => sum + countOf(layer, value) + (from[1] === undefined ? 1 : T),
         0,
       );
-      judge((k) => made.address(layer, name, k), recorded, made, count);
+      judge((k) => made.address(layer, `d.${name}`, k), recorded, made, count);
     }
   }
-  if (!tape.do) return;
-  const slopes = tape.do;
+  if (!tape.dW_ho) return;
+  const { matrix, vector } = sumsOfOutput(tape);
+  judge((k) => around("d.W_ho", null, Math.floor(k / O), k % O), tape.dW_ho, matrix, T);
+  if (tape.db_o) judge((i) => around("d.b_o", null, i), tape.db_o, vector, T);
+  yield verdict;
+}
+
+/** ∂W_ho and ∂b_o. */
+export function sumsOfOutput(tape: Tape): { matrix: Sum; vector: Sum } {
+  const { T, O } = tape;
   const top = topLayers(tape);
   const features = top.reduce((sum, layer) => sum + layer.H, 0);
-  if (tape.dW_ho) {
-    const made = new Sum(features * O, [features, O]);
-    for (let t = 0; t < T; t++)
-      made.outer(
-        top.flatMap((layer) => Array.from(outputRow(tape, layer, t))),
-        slopes.subarray(t * O, (t + 1) * O),
-      );
-    judge((k) => around("d.W_ho", null, Math.floor(k / O), k % O), tape.dW_ho, made, T);
+  const [matrix, vector] = [new Sum(features * O, [features, O]), new Sum(O, [O])];
+  for (let t = 0; t < T; t++) {
+    const slopes = (tape.do as Floats).subarray(t * O, (t + 1) * O);
+    matrix.outer(
+      top.flatMap((layer) => Array.from(outputRow(tape, layer, t))),
+      slopes,
+    );
+    vector.outer([1], slopes);
   }
-  if (tape.db_o) {
-    const made = new Sum(O, [O]);
-    for (let t = 0; t < T; t++) made.outer([1], slopes.subarray(t * O, (t + 1) * O));
-    judge((i) => around("d.b_o", null, i), tape.db_o, made, T);
-  }
-  yield verdict;
+  return { matrix, vector };
+}
+
+/** Work to its end at once. */
+export function finish<Result>(work: Generator<unknown, Result>): Result {
+  let step = work.next();
+  while (!step.done) step = work.next();
+  return step.value;
 }
 
 /** A gradient that is summed over all steps. */
@@ -327,8 +250,23 @@ export class Sum {
     }
   }
 
+  /** What all uses send, `progress` every few steps; whether the page has all that they are made of. */
+  *gather<Progress>(evaluation: Evaluation, uses: Use[], progress: Progress): Generator<Progress, boolean> {
+    try {
+      for (const { value, from } of uses)
+        for (let t = 0; t < (from[1] === undefined ? 1 : evaluation.tape.T); t++) {
+          this.add(evaluation, value, t);
+          if (t % 16 === 0) yield progress;
+        }
+      return true;
+    } catch (error) {
+      if (!(error instanceof Unknown)) throw error;
+      return false;
+    }
+  }
+
   /** The share of one step. */
-  add(evaluation: Evaluation, e: Expression, t: number): void {
+  private add(evaluation: Evaluation, e: Expression, t: number): void {
     const [, columns] = this.shape;
     const outer = columns === undefined ? null : evaluation.outer(e, t);
     if (columns === undefined) add(this, evaluation.row(e, t));
@@ -344,8 +282,8 @@ export class Sum {
   address(layer: Layer, name: string, k: number): Address {
     const [, columns] = this.shape;
     return columns === undefined
-      ? at(layer, `d.${name}`, null, k)
-      : at(layer, `d.${name}`, null, Math.floor(k / columns), k % columns);
+      ? at(layer, name, null, k)
+      : at(layer, name, null, Math.floor(k / columns), k % columns);
   }
 }
 

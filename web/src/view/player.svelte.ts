@@ -1,6 +1,6 @@
 // What the reader is looking at: one cursor, one side, one selection that all views share.
 
-import { type Address, at, isGradient, letterOf, NETWORK, same, sideOf, sizes, valueAt } from "../core/address.ts";
+import { type Address, at, isGradient, letterOf, NETWORK, same, sideOf, valueAt } from "../core/address.ts";
 import type { Theme } from "../core/colour.ts";
 import { Notation } from "../core/notation.ts";
 import { initial, type Part, type Side, type View } from "../core/state.ts";
@@ -10,7 +10,7 @@ import { notFinite, type Verdict, verify } from "../core/verify.ts";
 import { ANY, type Glyph } from "../core/writing.ts";
 import { inSlices } from "./slices.ts";
 
-export type Forcing = "truth" | "own";
+type Forcing = "truth" | "own";
 
 export class Player {
   readonly truth: Tape;
@@ -124,11 +124,10 @@ export class Player {
     view.trail = rest;
   }
 
-  /** The unit that is selected, or the first. */
+  /** The unit that is selected, of whatever width its row is, or the first. */
   get unit(): number {
     const { selection } = this.view;
-    if (!selection || selection.t === null || selection.layer === NETWORK) return 0;
-    return sizes(this.tape, selection)[0] === this.layer.H ? Math.min(selection.i, this.layer.H - 1) : 0;
+    return selection && selection.t !== null && selection.layer !== NETWORK ? selection.i : 0;
   }
 
   /** What a question begins with: the first unit of the output, or its gradient. */

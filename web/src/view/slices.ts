@@ -1,13 +1,23 @@
 // Long work in short slices, so that the page stays alive meanwhile.
 
 const SLICE = 12;
+/** The longest that work waits for the browser to be idle, where the browser knows. */
+const PATIENCE = 200;
+
+function later(slice: () => void): () => void {
+  if ("requestIdleCallback" in window) {
+    const waiting = window.requestIdleCallback(slice, { timeout: PATIENCE });
+    return () => window.cancelIdleCallback(waiting);
+  }
+  const waiting = setTimeout(slice, 0);
+  return () => clearTimeout(waiting);
+}
 
 /** Runs a generator to its end, a few milliseconds at a time; returns what stops it. */
 export function inSlices<Step, Result>(
   work: Generator<Step, Result>,
   tell: { progress?: (step: Step) => void; done: (result: Result) => void; failed?: (error: unknown) => void },
 ): () => void {
-  let timer = 0;
   const slice = () => {
     const end = performance.now() + SLICE;
     try {
@@ -22,8 +32,8 @@ export function inSlices<Step, Result>(
       if (!tell.failed) throw error;
       return tell.failed(error);
     }
-    timer = window.setTimeout(slice, 0);
+    stop = later(slice);
   };
-  timer = window.setTimeout(slice, 0);
-  return () => window.clearTimeout(timer);
+  let stop = later(slice);
+  return () => stop();
 }

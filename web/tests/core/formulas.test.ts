@@ -108,7 +108,7 @@ describe.each(Object.entries(cells))("%s", (_, { cell: raw, said }) => {
   const cell: Cell = cellOf(raw);
   it.each(Object.keys(said))("is shown as the sheet writes it, under the names of %s", (key) => {
     const notation = new Notation(cell, key);
-    const lines = [...cell.where, ...cell.a, ...cell.b];
+    const lines = [...cell.a, ...cell.b];
     const found = lines.map((line) => [line.tag, shown(notation.line(line, ANY))]);
     expect(found).toEqual(said[key].map(([tag, text]) => [tag, text.replace(/ \/ /g, "/")]));
   });
@@ -125,7 +125,7 @@ it.each([
   ["the way through the memory", lstm, "dc@2,1", "∂c_2 = ∂u_2 ⊙ (1 − u_2²) + ∂c_3 ⊙ f_3"],
   ["a first state", lstm, "dc@0,1", "∂c_0 = ∂c_1 ⊙ f_1"],
   ["the layer above", stacked, "dh@2,1", "∂h_2 = ∂x_2 (layer 2) + ∂a_3 W_hhᵀ"],
-  ["the layer above alone", stacked, "own.h@2,1", "∂h_2 = ∂x_2 (layer 2)"],
+  ["the layer above alone", stacked, "own.h@2,1", "∂h^own_2 = ∂x_2 (layer 2)"],
   ["a squared error", golden("numbers").tape, "do@5,1", "∂o_5 = 2 w_5 (ŷ_5 − y_5)"],
   ["the other direction of time", golden("both_ways").tape, "1r:a@2,1", "a_2 = x_2 W_xh + h_3 W_hh + b_h"],
   ["a loss", word, "loss@2", "loss_2 = loss(ŷ_2, y_2)"],

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { readTape, type Tape } from "../../src/core/tape.ts";
 
 export interface Golden {
@@ -12,25 +12,9 @@ export interface Golden {
   };
 }
 
-const NAMES = [
-  "word",
-  "numbers",
-  "bits",
-  "stacked",
-  "both_ways",
-  "both_ways_dropped",
-  "window",
-  "packed",
-  "watched",
-  "lstm",
-  "lstm_window",
-  "gru",
-  "gru_v1",
-  "mgu",
-  "peephole",
-  "indrnn",
-  "two_memories",
-];
+/** A tape is there as data and as a page. */
+const folder = readdirSync(new URL("../../golden/", import.meta.url));
+const names = folder.filter((file) => file.endsWith(".json") && folder.includes(file.replace(".json", ".html")));
 
 export function golden(name: string): Golden {
   const file = new URL(`../../golden/${name}.json`, import.meta.url);
@@ -38,7 +22,7 @@ export function golden(name: string): Golden {
   return { name, tape: readTape(tape), raw: tape, expected };
 }
 
-export const goldens = NAMES.map(golden);
+export const goldens = names.map((file) => golden(file.replace(".json", "")));
 export const word = golden("word").tape;
 export const lstm = golden("lstm").tape;
 export const stacked = golden("stacked").tape;

@@ -9,7 +9,7 @@ import { equationOf } from "../../src/core/formula.ts";
 import { Notation } from "../../src/core/notation.ts";
 import { readTape } from "../../src/core/tape.ts";
 import { explain } from "../../src/core/terms.ts";
-import { verify } from "../../src/core/verify.ts";
+import { finish, verify } from "../../src/core/verify.ts";
 
 const file = new URL("../../golden/published.json", import.meta.url);
 const pages = JSON.parse(readFileSync(file, "utf8")) as Record<string, string>;
@@ -19,11 +19,9 @@ describe.each(Object.entries(pages))("%s", (_, page) => {
   const [layer] = tape.layers;
 
   it("is found right in every number", () => {
-    const numbers = verify(tape);
-    let step = numbers.next();
-    while (!step.done) step = numbers.next();
-    expect(step.value.wrong).toEqual([]);
-    expect(step.value.count).toBeGreaterThan(2 * tape.T * layer.H);
+    const { wrong, count } = finish(verify(tape));
+    expect(wrong).toEqual([]);
+    expect(count).toBeGreaterThan(2 * tape.T * layer.H);
   });
 
   it("has an equation, terms and copies for its numbers", () => {

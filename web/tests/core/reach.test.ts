@@ -2,16 +2,10 @@ import { describe, expect, it } from "vitest";
 import { above, byLag, reach } from "../../src/core/reach.ts";
 import { cannotRunFree, fedBy, parting, runFree, truncated } from "../../src/core/sweep.ts";
 import { type Layer, Problem, type Tape } from "../../src/core/tape.ts";
-import { verify } from "../../src/core/verify.ts";
+import { finish, verify } from "../../src/core/verify.ts";
 import { golden, goldens, lstm, stacked, word } from "./golden.ts";
 
-function finished<T>(work: Generator<unknown, T>): T {
-  let step = work.next();
-  while (!step.done) step = work.next();
-  return step.value;
-}
-
-const norms = (tape: Tape, layer: Layer, state?: string) => finished(reach(tape, layer, state)).norms;
+const norms = (tape: Tape, layer: Layer, state?: string) => finish(reach(tape, layer, state)).norms;
 
 describe.each(goldens.filter(({ expected }) => expected.reach.length > 0))("$name", ({ tape, expected }) => {
   it("has the gradients of single losses that autograd has", () => {
@@ -53,7 +47,7 @@ describe.each(goldens.filter(({ expected }) => Object.keys(expected.truncated).l
 
 it("refuses layers that dropout hides", () => {
   const { tape } = golden("both_ways_dropped");
-  expect(() => finished(reach(tape, tape.layers[0]))).toThrow(Problem);
+  expect(() => finish(reach(tape, tape.layers[0]))).toThrow(Problem);
   expect(norms(tape, tape.layers[2]).some((value) => value > 0)).toBe(true);
 });
 
@@ -155,7 +149,7 @@ describe("a network on its own answers", () => {
   it("is right in every number and reads what it said", () => {
     for (const tape of [word, golden("window").tape, lstm, golden("peephole").tape, golden("two_memories").tape]) {
       const free = runFree(tape);
-      expect(finished(verify(free)).wrong).toEqual([]);
+      expect(finish(verify(free)).wrong).toEqual([]);
       for (let t = 1; t < free.T; t++) expect(fedBy(free, t)).not.toBe("none");
     }
   });

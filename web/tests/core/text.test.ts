@@ -6,9 +6,10 @@ import { exact, number, visible, visibleText } from "../../src/core/format.ts";
 import { Notation } from "../../src/core/notation.ts";
 import { isName, type Line } from "../../src/core/sheet.ts";
 import { fromHash, initial, toHash } from "../../src/core/state.ts";
+import { edgeBefore } from "../../src/core/tape.ts";
 import { type Explanation, explain } from "../../src/core/terms.ts";
 import { ANY, plainText, tex, textOf } from "../../src/core/writing.ts";
-import { goldens, lstm, stacked, word } from "./golden.ts";
+import { golden, goldens, lstm, stacked, word } from "./golden.ts";
 
 const [layer] = word.layers;
 
@@ -54,7 +55,8 @@ describe("addresses", () => {
   it("come back from text", () => {
     for (const { tape } of goldens) {
       const last = tape.layers[tape.layers.length - 1];
-      const names = known(last).flatMap((name) => [at(last, name, 1), at(last, name, 1, 0, 0)]);
+      const steps = [-1, 0, 1, tape.T];
+      const names = known(last).flatMap((name) => [...steps.map((t) => at(last, name, t)), at(last, name, null, 0, 0)]);
       const all = [...names, around("d.o", 1), around("y_hat", 1), around("L", null), around("d.W_ho", null, 0, 1)];
       for (const address of all) {
         if (valueAt(tape, address) !== undefined) expect(read(tape, written(tape, address), 0)).toEqual(address);
@@ -67,6 +69,13 @@ describe("addresses", () => {
   it.each(["", "da,99", "nothing,1", "da@77,1", "9:h,1", "h,0", "__proto__,1", "<img>"])("%j means no number", (text) =>
     expect(read(word, text, 0)).toBeUndefined(),
   );
+  it("mean no number where the steps beside those shown end", () => {
+    const { tape } = golden("window");
+    const steps = ["10", "11", "22", "23", "3", "9", "24", "99"];
+    const found = (name: string) => steps.map((step) => read(tape, `${name}@${step},1`, 0) !== undefined);
+    expect(found("h")).toEqual([true, true, true, false, false, false, false, false]);
+    expect(found("da")).toEqual([false, true, true, true, false, false, false, false]);
+  });
   it("name the number in Python", () => {
     expect(inPython(word, at(layer, "d.a", 2, 1))).toBe('tape.layers[0].totals["a"][2, 0, 1]');
     expect(inPython(stacked, at(stacked.layers[1], "d.W_hh", null, 1, 2))).toBe('tape.layers[1].grad("W_hh")[1, 2]');
@@ -81,7 +90,9 @@ describe("the hash", () => {
         t: 1,
         side: "B" as const,
         selection: at(tape.layers[0], `d.${tape.layers[0].cell.output}`, 1, 2),
-        trail: [at(tape.layers[0], tape.layers[0].cell.output, 0, 1)],
+        trail: [0, 1, edgeBefore(tape, tape.layers[0])].map((t) =>
+          at(tape.layers[0], tape.layers[0].cell.output, t, 1),
+        ),
         notation: "pytorch",
         window: 2,
       };

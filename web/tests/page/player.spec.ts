@@ -1,32 +1,14 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname } from "node:path";
 import AxeBuilder from "@axe-core/playwright";
 import { expect, type Page, test } from "@playwright/test";
 import { asked, open, pathOf, watch } from "./open.ts";
 
-const PAGES = [
-  "word",
-  "numbers",
-  "bits",
-  "stacked",
-  "both_ways",
-  "both_ways_dropped",
-  "window",
-  "packed",
-  "watched",
-  "lstm",
-  "lstm_window",
-  "gru",
-  "gru_v1",
-  "mgu",
-  "peephole",
-  "indrnn",
-  "two_memories",
-  "hostile",
-  "large",
-  "long",
-];
+const folder = dirname(pathOf(""));
+const files = readdirSync(folder).filter((file) => file.endsWith(".html") && file !== "exported_notebook.html");
+const pages = files.map((file) => file.replace(".html", ""));
 
-for (const name of PAGES)
+for (const name of pages)
   test(`${name} opens offline and finds every number right`, async ({ page }) => {
     const seen = await open(page, name, "#t=2&side=B");
     await expect(page.locator(".badge b")).toContainText("✓");
@@ -243,7 +225,8 @@ test("a gradient below 1e−12 ends there and says so", async ({ page }) => {
   }
 });
 
-for (const name of PAGES.filter((name) => !["packed", "watched", "large", "long"].includes(name)))
+const WITHOUT_REACH = ["packed", "watched", "unseen", "large", "large_lstm", "long"];
+for (const name of pages.filter((each) => !WITHOUT_REACH.includes(each)))
   test(`the lines of ${name} lie within the picture of the reach`, async ({ page }) => {
     await open(page, name);
     const svg = page.locator("#reach svg");
@@ -254,6 +237,37 @@ for (const name of PAGES.filter((name) => !["packed", "watched", "large", "long"
       expect(Number(y)).toBeLessThanOrEqual(height);
     }
   });
+
+test("the table of a step has every unit of its widest row", async ({ page }) => {
+  await open(page, "two_memories");
+  const numbers = page.getByRole("region", { name: "Numbers of step 1" });
+  await expect(numbers).toContainText(/units 1–\d of 9/);
+  await page.goto(`file://${pathOf("two_memories")}#sel=s,9`);
+  await page.reload();
+  await expect(numbers).toContainText(/units \d–9 of 9/);
+  await expect(numbers.locator(".chosen")).toHaveCount(1);
+});
+
+test("a weight that a line without a time reads, too, says what that adds", async ({ page }) => {
+  await open(page, "highway", "#sel=dW_hh,1,2");
+  const weight = page.getByRole("region", { name: "Why did this weight move?" });
+  await expect(weight).toContainText(/of it cancels between terms\. Lines without a time add [−\d.e]+\./);
+  await page.goto(`file://${pathOf("highway")}#sel=dW_xh,1,2`);
+  await page.reload();
+  await expect(weight).toContainText("of it cancels between steps.");
+  await expect(weight).not.toContainText("Lines without a time");
+});
+
+test("the side of gradients says from which step they come, in both directions", async ({ page }) => {
+  for (const [layer, words] of [
+    ["2", "Time runs backwards: each gradient is the sum of what this step and what step t+1 sends back."],
+    ["2r", "what this step and what step t−1 sends back."],
+  ]) {
+    await page.goto(`file://${pathOf("both_ways")}#side=B&layer=${layer}`);
+    await page.reload();
+    await expect(page.locator(".sidehead p")).toContainText(words);
+  }
+});
 
 test("the page behind the player has its colour, up to the edges of a wide screen", async ({ page }) => {
   await page.setViewportSize({ width: 1920, height: 860 });
