@@ -1,4 +1,4 @@
-"""Where none of our sweeps run, plain layers are torch's own kernels: `using("torch")` has it so on the CPU."""
+"""Where none of our sweeps run, layers that torch has are its own kernels: `using("torch")` has it so on the CPU."""
 
 import itertools
 import warnings
@@ -34,14 +34,24 @@ def _no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ours, name, refuse)
 
 
-def everything(rnn: torch.nn.Module, x: Any, hx: Tensor | None) -> list[Tensor]:
+MODULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "tanh": ("RNN", {}),
+    "relu": ("RNN", {"nonlinearity": "relu"}),
+    "lstm": ("LSTM", {}),
+    "lstm, projected": ("LSTM", {"proj_size": 2}),
+    "gru": ("GRU", {}),
+}
+
+
+def everything(rnn: torch.nn.Module, x: Any, hx: tuple[Tensor, ...]) -> list[Tensor]:
     """Output, states and every gradient."""
-    output, h_n = rnn(x, hx)
-    output = output.data if isinstance(output, PackedSequence) else output
-    of = [*rnn.parameters(), x.data if isinstance(x, PackedSequence) else x, *([] if hx is None else [hx])]
+    output, last = rnn(x, hx[0] if len(hx) == 1 else hx or None)
+    made = [output.data if isinstance(output, PackedSequence) else output]
+    made += last if isinstance(last, tuple) else [last]
     torch.manual_seed(3)
-    seeds = [torch.randn_like(output), torch.randn_like(h_n)]
-    return [output, h_n, *torch.autograd.grad([output, h_n], of, seeds)]
+    seeds = [torch.randn_like(tensor) for tensor in made]
+    of = [*rnn.parameters(), x.data if isinstance(x, PackedSequence) else x, *hx]
+    return [*made, *torch.autograd.grad(made, of, seeds)]
 
 
 @pytest.mark.usefixtures("_torch", "_no_loop")
@@ -51,18 +61,23 @@ def everything(rnn: torch.nn.Module, x: Any, hx: Tensor | None) -> list[Tensor]:
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("kind", ["batched", "unbatched", "packed", "unsorted"])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-def test_plain_layers_equal_torch(
-    nonlinearity: str, kind: str, num_layers: int, bidirectional: bool, batch_first: bool, given: bool, bias: bool
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+def test_layers_equal_torch(
+    module: str, kind: str, num_layers: int, bidirectional: bool, batch_first: bool, given: bool, bias: bool
 ) -> None:
     torch.manual_seed(1)
-    theirs = torch.nn.RNN(3, 4, num_layers, nonlinearity, bias, batch_first, 0.0, bidirectional, dtype=F64)
-    ours = bptt.nn.RNN(3, 4, num_layers, nonlinearity, bias, batch_first, 0.0, bidirectional, dtype=F64)
+    name, own = MODULES[module]
+    options: dict[str, Any] = own | {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+    theirs = getattr(torch.nn, name)(3, 4, num_layers, **options, dtype=F64)
+    ours = getattr(bptt.nn, name)(3, 4, num_layers, **options, dtype=F64)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn((5, 3) if kind == "unbatched" else (2, 5, 3) if batch_first else (5, 2, 3), dtype=F64)
     x.requires_grad_()
     rows = () if kind == "unbatched" else (2,)
-    hx = torch.randn(len(theirs.all_weights), *rows, 4, dtype=F64, requires_grad=True) if given else None
+    widths = [theirs.proj_size or 4, 4][: 1 + (name == "LSTM")] if given else []
+    count = len(theirs.all_weights)
+    hx = tuple(torch.randn(count, *rows, width, dtype=F64, requires_grad=True) for width in widths)
     fed: Any = x
     if kind in ("packed", "unsorted"):
         lengths = [5, 2] if kind == "packed" else [2, 5]

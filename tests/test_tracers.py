@@ -39,6 +39,10 @@ MADE = [
     pytest.param(lambda: bptt.nn.RNN(I, H, 2, "relu", True, True, 0.0, True), (2, 5, I), (3, 7, I), id="both ways"),
     pytest.param(lambda: bptt.convert(torch.nn.RNN(I, H, bias=False)), (5, 2, I), (7, 3, I), id="converted"),
     pytest.param(lambda: bptt.nn.RNNCell(I, H, nonlinearity="relu"), (2, I), (3, I), id="cell"),
+    pytest.param(lambda: bptt.nn.LSTM(I, H, 2, bidirectional=True), (5, 2, I), (7, 3, I), id="lstm"),
+    pytest.param(lambda: bptt.nn.GRU(I, H, 2), (5, 2, I), (7, 3, I), id="gru"),
+    pytest.param(lambda: bptt.nn.LSTMCell(I, H), (2, I), (3, I), id="lstm cell"),
+    pytest.param(lambda: bptt.nn.GRUCell(I, H), (2, I), (3, I), id="gru cell"),
 ]
 
 

@@ -3,7 +3,7 @@
     reference  PyTorch, any dtype, any device: evaluates the sheet of any cell step by step
     native     C++ on the CPU, float32 and float64: any cell
 
-Beside them stand torch's own kernels, for plain layers on devices without an engine of ours (`torch_serves`).
+Beside them stand torch's own kernels, for RNN, LSTM and GRU on devices without an engine of ours (`torch_serves`).
 """
 
 import os
@@ -48,8 +48,8 @@ def using(engine: str) -> Iterator[None]:
 
     native     the compiled engine; the call of a layer that it cannot serve is a ValueError
     reference  the slow one, which serves every cell, without a warning
-    torch      torch's own kernels for plain layers with tanh or relu; all else, an LSTM too, runs on the reference,
-               without a warning
+    torch      torch's own kernels for `bptt.nn.RNN` with tanh or relu, LSTM, GRU and their cells; all else runs on the
+               reference, without a warning
 
     It decides as the environment variable BPTT_ENGINE does, which it takes the place of. A backward pass runs on the
     engine of its forward pass, except where torch traces or transforms it, which asks again on the way back. Raises
@@ -71,7 +71,7 @@ def choose(device: str | torch.device, dtype: torch.dtype) -> Choice:
     """The engine for tensors of this device ("cpu", "cuda:0", `tensor.device`) and dtype, whatever the cell, and why.
 
     `using`, else the environment variable BPTT_ENGINE, read at import, decides by itself: "native",
-    "reference", or "torch" for the kernels that torch has for plain layers (`torch_serves`) and the reference for all
+    "reference", or "torch" for the kernels that torch has for some (`torch_serves`) and the reference for all
     that they lack. Asking warns of nothing; the call of a layer does, once, when the slow engine is the only one that
     can serve. Raises ValueError where "native" is asked for and cannot serve, RuntimeError of torch for no device.
 
@@ -136,7 +136,8 @@ def _level_of_caller() -> int:
 
 
 def torch_serves(device: str) -> bool:
-    """Whether torch's own kernels compute plain layers on this device: where no engine of ours runs but the reference.
+    """Whether torch's own kernels compute RNN, LSTM and GRU on this device: where no engine of ours runs but the
+    reference.
 
     They know tanh and relu, numbers as inputs, and layers of one size without options; what they give cannot be
     recorded on a tape.

@@ -87,8 +87,8 @@ def record(
             output = functional_call(model, parameters | buffers, arguments)
         if len(watcher.tapes) != 1:
             raise ValueError(
-                "record takes a model that calls one recurrent module of bptt.nn once, RNN, Recurrent or RNNCell; "
-                f"{type(model).__name__} made {len(watcher.tapes)} such calls. {_instead(len(watcher.tapes))}"
+                "record takes a model that calls one recurrent module of bptt.nn once, RNN, LSTM, GRU, Recurrent or a "
+                f"cell; {type(model).__name__} made {len(watcher.tapes)} such calls. {_instead(len(watcher.tapes))}"
             )
         (tape,) = watcher.tapes
         o: Tensor = output[0] if isinstance(output, tuple | list) else output
@@ -297,7 +297,7 @@ def _step_weights(weights: Tensor, o: Tensor, batch_first: bool) -> Tensor:
 def _instead(calls: int) -> str:
     if calls:
         return "Run both passes yourself inside bptt.recording(), which gives a tape for each call."
-    return "Put bptt.nn.RNN in the place of torch.nn.RNN, bptt.nn.Recurrent('lstm', ...) in that of torch.nn.LSTM."
+    return "bptt.convert(model) makes every RNN, LSTM and GRU of torch in it one of bptt.nn."
 
 
 def _said(loss: Any) -> str:
