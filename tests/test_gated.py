@@ -289,3 +289,59 @@ def test_recording_changes_no_bit_and_opens_every_gate(kind: str, tmp_path: Path
             assert torch.equal(tape[name], parameter)
     tape.save(tmp_path / "run.tape")
     assert bptt.Tape.load(tmp_path / "run.tape").check().ok
+
+
+@of_kinds
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_ensembles_forward_mode_and_many_cotangents_at_once(kind: str) -> None:
+    model, x = made(kind, 3, 4), torch.randn(5, 2, 3, dtype=F64)
+    members = [{name: torch.randn_like(p) for name, p in model.named_parameters()} for _ in range(2)]
+    together = {name: torch.stack([member[name] for member in members]) for name in members[0]}
+    found = torch.vmap(lambda weights: functional_call(model, weights, (x,))[0])(together)
+    for output, member in zip(found, members, strict=True):
+        torch.testing.assert_close(output, functional_call(model, member, (x,))[0], **tolerance(F64))
+    tangent = torch.randn_like(x)
+    _, along = torch.func.jvp(lambda x: model(x)[0], (x,), (tangent,))
+    jacobian = torch.autograd.functional.jacobian(lambda x: model(x)[0], x, vectorize=True)
+    one_by_one = torch.autograd.functional.jacobian(lambda x: model(x)[0], x)
+    torch.testing.assert_close(jacobian, one_by_one, **tolerance(F64))
+    torch.testing.assert_close(along, torch.einsum("tbhsci,sci->tbh", jacobian, tangent), **tolerance(F64))
+
+
+@of_kinds
+def test_single_rows_of_a_stream_begin_anew(kind: str) -> None:
+    model, x = made(kind, 3, 4), torch.randn(6, 2, 3, dtype=F64)
+    stream = bptt.nn.Stream(model)
+    stream(x[:3])
+    stream.reset([1])
+    output, _ = stream(x[3:])
+    torch.testing.assert_close(output[:, 1:], model(x[3:, 1:])[0], **tolerance(F64))
+    torch.testing.assert_close(output[:, :1], model(x[:, :1])[0][3:], **tolerance(F64))
+
+
+@of_kinds
+def test_a_second_way_back_and_an_output_changed_in_place_are_explained(kind: str) -> None:
+    model, x = made(kind, 3, 4), torch.randn(6, 2, 3, dtype=F64)
+    output, last = model(x)
+    output.sum().backward()
+    with pytest.raises(RuntimeError, match=r"hand it on detached.*bptt\.nn\.Stream"):
+        model(x, last)[0].sum().backward()
+    output, _ = model(x)
+    with pytest.raises(RuntimeError, match="changed in place since"):
+        output.mul_(2).sum().backward()
+
+
+@of_kinds
+def test_fx_has_one_node_for_it(kind: str) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = made(kind, 3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x)[0]
+
+    model, x = Model(), torch.randn(6, 2, 3, dtype=F64)
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["layers"]
+    assert torch.equal(traced(x), model(x))
