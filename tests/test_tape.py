@@ -1217,9 +1217,9 @@ class Two(torch.nn.Module):
 
 def test_what_record_cannot_serve_is_said() -> None:
     model, x, y = example()
-    with pytest.raises(ValueError, match=r"Linear made 0 such calls\. Put bptt\.nn\.RNN .*Recurrent\('lstm', \.\.\.\)"):
+    with pytest.raises(ValueError, match=r"Linear made 0 such calls\. bptt\.convert\(model\) makes every RNN"):
         record(torch.nn.Linear(3, 5, dtype=torch.float64), x, y, loss="cross_entropy")
-    several = "takes a model that calls one recurrent module .*, RNN, Recurrent or RNNCell; Two made 2 such calls"
+    several = "takes a model that calls one recurrent module .*, GRU, Recurrent or a cell; Two made 2 such calls"
     with pytest.raises(ValueError, match=rf"{several}\. Run .* inside bptt\.recording\(\)"):
         record(Two(), x, y, loss="cross_entropy")
     with pytest.raises(ValueError, match=r"loss is a name, one of .*; got none, and Shaped has no loss_name"):
