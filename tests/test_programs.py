@@ -329,7 +329,7 @@ def test_a_program_says_which_tensor_it_cannot_read(dtype: torch.dtype) -> None:
 
 WRONG: dict[str, list[dict[str, Any]]] = {
     "has sizes, the first of which is 1": [{"sizes": 0}, {"sizes": -1}],
-    "has vectors with sizes": [
+    "has vectors with sizes, one of some blocks": [
         {"vectors": [(2, 1, 2), (3, 0, 1)]},
         {"vectors": [(-1, 0, 1), (1, 0, 1)]},
         {"vectors": [(2, 2, 2), (1, 0, 1)]},
@@ -337,14 +337,14 @@ WRONG: dict[str, list[dict[str, Any]]] = {
     ],
     "has arrays with sizes": [{"arrays": [(1, False), (3, True)]}, {"arrays": [(-1, False)]}],
     "has rows with sizes": [{"rows": [1, 3]}, {"rows": [-1, 1]}],
-    "has matrices with sizes": [
+    "has matrices with sizes, one of some blocks": [
         {"matrices": [(1, 3, False, 0, 1)]},
         {"matrices": [(-1, 1, False, 0, 1)]},
         {"matrices": [(1, 1, False, 1, 1)]},
         {"matrices": [(1, 1, False, 0, 0)]},
     ],
     "has numbers of sizes that there are": [{"numbers": [(0.5, 3)]}, {"numbers": [(0.5, -2)]}],
-    "has results with sizes": [
+    "has results with sizes, one of some blocks": [
         {"results": [(1, 3, True, 0, 1)]},
         {"results": [(-2, 2, False, 0, 1)]},
         {"results": [(1, -1, True, 0, 1)]},
