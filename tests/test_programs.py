@@ -134,6 +134,17 @@ def test_invented_cells_equal_the_reference(text: str, seed: int, steps: Steps) 
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_functions_of_numbers_alone_are_as_exact_as_others(dtype: torch.dtype) -> None:
+    given = drawn(Cell("h_t = max(0.2, h_{t-1}) ⊙ sqrt(2) + min(1 / 3, x_t W_x)"), Steps(3, 2), dtype=dtype)
+    for engine in (native, reference):
+        x, h, W = given.x.detach(), given.first[0].detach()[0], given.parameters["W_x"].detach()
+        for t, found in enumerate(given.forward(engine).y):
+            h = h.clamp(min=0.2) * 2**0.5 + (x[t] @ W).clamp(max=1 / 3)
+            assert found.dtype == dtype
+            torch.testing.assert_close(found, h, rtol=8 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
 @pytest.mark.parametrize("name", ["tanh", "σ", "relu", "exp", "log", "sqrt", "softplus", "abs"])
 def test_functions_at_their_edges_do_as_torch(name: str, dtype: torch.dtype) -> None:
     cell = Cell(f"h_t = {name}(x_t) + 0 ⊙ h_{{t-1}}")

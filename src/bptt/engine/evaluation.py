@@ -106,8 +106,8 @@ def _called(function: Callable[..., Any], arguments: list[Evaluated]) -> Evaluat
 
     def value(env: Environment) -> Any:
         a = first(env)
-        if not isinstance(a, Tensor):  # a number, of which torch's functions want a tensor
-            a = torch.as_tensor(a, dtype=torch.get_default_dtype())
+        if not isinstance(a, Tensor):  # torch's functions want a tensor, which without axes leaves others their dtype
+            a = torch.as_tensor(a, dtype=torch.float64)
         return function(a, *(argument(env) for argument in rest))
 
     if rest:
