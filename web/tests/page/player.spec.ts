@@ -117,11 +117,11 @@ test("the gates of an LSTM fold, its memory is a lane above the hidden state", a
   expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
   await expect(page.locator(".ask .legend li")).toHaveText([/this step/, /from step 3/]);
   await expect(page.locator(".ask .legend .there, .ask li.there")).toHaveCount(1);
-  await page.getByRole("button", { name: "Show the gates" }).click();
+  await page.getByRole("button", { name: "Show the values between" }).click();
   expect((await symbols()).slice(3, -1)).toEqual(
     ["u", "q", "aq", "g", "ag", "f", "af", "i", "ai"].map((gate) => `∂${gate}t`),
   );
-  await page.getByRole("button", { name: "Fold the gates" }).click();
+  await page.getByRole("button", { name: "Fold the values between" }).click();
   expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
 });
 
