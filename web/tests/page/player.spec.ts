@@ -125,6 +125,12 @@ test("the gates of an LSTM fold, its memory is a lane above the hidden state", a
   expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
 });
 
+test("a short bracket of an equation stands on one line", async ({ page }) => {
+  await open(page, "lstm", "#t=2&side=B&sel=dc,2");
+  const parts = await page.locator(".ask .equation math").allTextContents();
+  expect(parts.map((part) => part.replace(/\s/g, "")).filter((part) => part.includes("("))).toEqual(["⊙(1−ut2)"]);
+});
+
 test("a number shows its terms, their sum and what rounding left", async ({ page }) => {
   await open(page, "word", "#t=2&side=B&sel=dh,2");
   await expect(page.locator(".ask tbody tr")).toHaveCount(8);
