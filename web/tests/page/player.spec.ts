@@ -125,10 +125,27 @@ test("the gates of an LSTM fold, its memory is a lane above the hidden state", a
   expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
 });
 
+test("what is asked of a memory from outside arrives there alone", async ({ page }) => {
+  await open(page, "unseen", "#t=4&side=B");
+  const arrows = page.locator(".network .arrow.here.active");
+  await expect(arrows).toHaveCount(5);
+  await page.keyboard.press("ArrowRight");
+  await expect(arrows).toHaveCount(6);
+});
+
+test("a page says which part of a batch it shows", async ({ page }) => {
+  await open(page, "padded");
+  await expect(page.locator(".notice").first()).toContainText(
+    "Sequence 2 of row 2 of 3 of the batch, from its step 5 on.",
+  );
+  await open(page, "long");
+  await expect(page.locator(".notice").first()).toHaveText(/^Steps 1 to 512 of 30000 are shown\. tape\.page/);
+});
+
 test("a short bracket of an equation stands on one line", async ({ page }) => {
   await open(page, "lstm", "#t=2&side=B&sel=dc,2");
   const parts = await page.locator(".ask .equation math").allTextContents();
-  expect(parts.map((part) => part.replace(/\s/g, "")).filter((part) => part.includes("("))).toEqual(["⊙(1−ut2)"]);
+  expect(parts.map((part) => part.replace(/\s/g, "")).filter((part) => part.includes("("))).toEqual(["⊙(1−u22)"]);
 });
 
 test("a number shows its terms, their sum and what rounding left", async ({ page }) => {
@@ -222,7 +239,7 @@ test("how far the gradient reaches is one click away, with what shorter windows 
 test("a gradient below 1e−12 ends there and says so", async ({ page }) => {
   await open(page, "deep");
   const reach = page.locator("#reach");
-  await expect(reach).toContainText(/below 1e−10 % from \d+ steps on/);
+  await expect(reach).toContainText(/below 1e−12 from \d+ steps on/);
   const points = (name: string) =>
     reach.locator(`path.${name}`).evaluate((path) => (path.getAttribute("d") ?? "").match(/[\d.]+ [\d.]+/g) ?? []);
   for (const name of ["curve", "fit"]) {
