@@ -11,8 +11,8 @@ import golden
 import nbformat
 import torch
 
-from bptt import record
-from bptt.nn import Elman
+from bptt import record, recording
+from bptt.nn import RNN, Elman
 from bptt.tape import player
 from bptt.tape.widget import Player
 
@@ -76,6 +76,15 @@ def exploding() -> str:
     return player.html(record(model, x, x.roll(-1, 0), loss="squared_error"))
 
 
+def padded() -> str:
+    """One of the two sequences that a reset makes of a row."""
+    reset = torch.zeros(7, 3, dtype=torch.bool)
+    reset[4, 1] = True
+    with recording() as tapes:
+        RNN(2, 3)(torch.randn(7, 3, 2), lengths=[2, 7, 4], reset=reset)[0].sum().backward()
+    return player.html(tapes[0], row=(1, 1))
+
+
 def notebook() -> nbformat.NotebookNode:
     """As JupyterLab saves one without the state of its widgets."""
     data, metadata = Player(golden.word().tape)._repr_mimebundle_()
@@ -94,7 +103,7 @@ def main(directory: Path) -> None:
     (directory / "formulas.json").write_text(json.dumps(golden.formulas()))
     pages = {name: player.html(made.tape, **made.shown) for name, made in goldens.items()}
     torch.manual_seed(0)
-    pages |= {page.__name__: page() for page in (hostile, large, large_lstm, hello_lstm, long, deep, exploding)}
+    pages |= {page.__name__: page() for page in (hostile, large, large_lstm, hello_lstm, long, deep, exploding, padded)}
     exported, _ = HTMLExporter().from_notebook_node(notebook())
     pages["exported_notebook"] = exported
     for name, page in pages.items():

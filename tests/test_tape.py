@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -613,11 +614,39 @@ def test_the_page_of_a_padded_batch_shows_its_real_steps(tmp_path: Path) -> None
 
     x, y = torch.randn(6, 3, 3, dtype=torch.float64), torch.randint(5, (6, 3))
     tape = record(Padded("elman"), x, y, loss="cross_entropy")
-    shown = player.data(tape._packed(), row=1)
-    assert shown["total"] == 4, "the second longest"
     assert tape.o is not None
-    assert torch.equal(torch.from_numpy(shown["arrays"]["o"]), tape.o[:4, 2])
+    for row, length in enumerate((2, 6, 4)):
+        shown = player.data(tape, row=row)
+        assert torch.equal(torch.from_numpy(shown["arrays"]["o"]), tape.o[:length, row])
+        assert shown["padded"] == {"row": row, "rows": 3, "sequence": 0, "sequences": 1, "start": 0}
     tape.page(tmp_path / "run.html")
+
+
+def test_the_page_of_a_batch_with_resets_shows_a_sequence_of_a_row() -> None:
+    class Cut(Read):
+        def forward(self, x: Tensor) -> Tensor:
+            reset = torch.zeros(7, 3, dtype=torch.bool)
+            reset[4, 1] = reset[5, 1] = True
+            return self.head(self.rnn(x, lengths=torch.tensor([2, 7, 0]), reset=reset)[0])
+
+    tape = record(
+        Cut("elman"), torch.randn(7, 3, 3, dtype=torch.float64), torch.randint(5, (7, 3)), loss="cross_entropy"
+    )
+    for sequence, (start, stop) in enumerate(((0, 4), (4, 5), (5, 7))):
+        shown = player.data(tape, row=(1, sequence))
+        np.testing.assert_array_equal(shown["arrays"]["layers.0.forward.h"], tape.h[start:stop, 1])
+        np.testing.assert_array_equal(shown["arrays"]["o"], tape["o"][start:stop, 1])
+        assert shown["padded"] == {"row": 1, "rows": 3, "sequence": sequence, "sequences": 3, "start": start}
+    assert player.data(tape, row=0)["total"] == player.data(tape, row=(0, 0))["total"] == 2
+    for row, message in (
+        (1, r"which sequence .*; got 1, which has 3\. Say row=\(1, 0\) for the first, \(1, 2\) for the last\."),
+        (2, r"row must be one that has steps; got 2, which has none\. Choose one of 0, 1\."),
+        ((1, 3), r"must have a sequence of that row, 0 to 2; got \(1, 3\)\."),
+        ((0, -1), r"must have a sequence of that row, 0 to 0; got \(0, -1\)\."),
+        ((3, 0), r"row must be one of the batch, 0 to 2; got \(3, 0\)\."),
+    ):
+        with pytest.raises(InputError, match=message):
+            player.data(tape, row=row)
 
 
 @pytest.mark.filterwarnings("ignore::bptt.SlowEngineWarning")

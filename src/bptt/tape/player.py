@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bptt.autograd.recorded import Record
+from bptt.autograd.recorded import Padding, Record
 from bptt.errors import InputError
 from bptt.sheet.data import as_data
 from bptt.sheet.expressions import Cotangent, Name, walk
@@ -42,6 +42,7 @@ class Recorded(Protocol):
     """The parts of a tape that the player reads."""
 
     layers: list[Record]
+    padding: Padding | None
     o: Tensor | None
     y_hat: Tensor | None
     loss: Tensor | None
@@ -63,12 +64,18 @@ class Recorded(Protocol):
 
     def grad(self, name: str) -> Tensor: ...
 
+    def packed(self) -> "Recorded": ...
 
-def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> dict[str, Any]:
+
+Row = int | tuple[int, int]
+"""A row of the batch; or of a row that resets cut into several sequences which of them, (row, sequence)."""
+
+
+def data(tape: Recorded, *, row: Row = 0, first: int | None = None, steps: int | None = None) -> dict[str, Any]:
     """The content of the player, as plain data and NumPy arrays; docs/player.md names the fields.
 
-    row     which row of the batch
-    first   the first step to show, an index into the arrays of the tape; default the beginning, or so that the window
+    row     which row of the batch; or (row, sequence), where resets cut the rows into several
+    first   the first step to show, an index into the arrays of the row; default the beginning, or so that the window
             ends at the last step where only that one has an output
     steps   how many steps; default as many as fit into about `ROOM` bytes, at most 512
 
@@ -76,12 +83,12 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
     """
     if not tape.complete:
         raise InputError("The player shows both sides of a tape; side B of this one is empty. Call backward() first.")
-    batch, sizes = tape.layers[0].batch, tape.layers[0].batch_sizes
     dtype = tape.layers[0].h.dtype
     if dtype not in (torch.float32, torch.float64):
         raise InputError(f"The player shows tapes of float32 and float64; this one is {dtype}.")
-    if not 0 <= row < batch:
-        raise InputError(f"row must be one of the batch, 0 to {batch - 1}; got {row}.")
+    row, padded = _placed(tape, row)
+    tape = tape.packed()
+    batch, sizes = tape.layers[0].batch, tape.layers[0].batch_sizes
     total = len(tape.layers[0].h) if sizes is None else sum(size > row for size in sizes)
     if total == 0:
         raise InputError("The player needs a step to show; this tape has none. Record it with a longer sequence.")
@@ -109,6 +116,7 @@ def data(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int |
         "total": total,
         "row": row,
         "rows": batch,
+        "padded": padded,
         "places": None if sizes is None else _places(row, sizes),
         "outputs": with_output.stop - with_output.start,
         "layers": [
@@ -231,6 +239,32 @@ def _places(row: int, sizes: Sequence[int]) -> list[int]:
     return [int(start) + row for start, size in zip(starts, sizes, strict=True) if size > row]
 
 
+def _placed(tape: Recorded, row: Row) -> tuple[int, dict[str, int] | None]:
+    """Where a row lies among those of the layers; of a padded batch, which have been packed, also what it is there."""
+    layer, padding = tape.layers[0], tape.padding
+    whole, number = row if isinstance(row, tuple) else (row, None)
+    batch = layer.batch if padding is None else padding.B
+    if not 0 <= whole < batch:
+        raise InputError(f"row must be one of the batch, 0 to {batch - 1}; got {row}.")
+    of_rows = [[b] for b in range(batch)] if padding is None else padding.sequences(layer.batch)
+    own = of_rows[whole]
+    if not own:
+        there = ", ".join(str(b) for b, sequences in enumerate(of_rows) if sequences)
+        raise InputError(f"row must be one that has steps; got {row}, which has none. Choose one of {there}.")
+    if number is None and len(own) > 1:
+        raise InputError(
+            f"row must say which sequence of a row that resets cut into several; got {row}, which has {len(own)}. Say "
+            f"row=({row}, 0) for the first, ({row}, {len(own) - 1}) for the last."
+        )
+    number = number or 0
+    if not 0 <= number < len(own):
+        raise InputError(f"row=(row, sequence) must have a sequence of that row, 0 to {len(own) - 1}; got {row}.")
+    if padding is None:
+        return whole, None
+    about = {"row": whole, "rows": batch, "sequence": number, "sequences": len(own)}
+    return own[number], about | {"start": int(padding.places[own[number]]) // batch}
+
+
 def _window(tape: Recorded, total: int, outputs: int, first: int | None, steps: int | None) -> tuple[int, int]:
     per_step = sum(  # every value and its gradient, and what came from above
         record.h.shape[-1] + 2 * sum(array.shape[-1] for array in record.values.values()) for record in tape.layers
@@ -293,7 +327,7 @@ def _inert(found: re.Match[str]) -> str:
     return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
-def html(tape: Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None) -> str:
+def html(tape: Recorded, *, row: Row = 0, first: int | None = None, steps: int | None = None) -> str:
     """A page with the player and this tape in it, complete in itself; arguments as for `data`."""
     return html_of(data(tape, row=row, first=first, steps=steps))
 

@@ -386,7 +386,7 @@ class Tape:
             return rows
         return ((self.padding.places >= rows.start) & (self.padding.places < rows.stop)).nonzero()[:, 0]
 
-    def _packed(self) -> "Tape":
+    def packed(self) -> "Tape":
         """The same tape without its padding; outputs of the last step alone, which are no rows of layers, are left out.
 
         Losses at padding go with it, and with them their part of L.
@@ -447,22 +447,22 @@ class Tape:
         tapefile.write(Path(path), about, {name: array for name, array in arrays.items() if array is not None})
 
     def page(
-        self, path: str | os.PathLike[str], *, row: int = 0, first: int | None = None, steps: int | None = None
+        self, path: str | os.PathLike[str], *, row: player.Row = 0, first: int | None = None, steps: int | None = None
     ) -> None:
         """Write a page that plays this tape: one file that needs no network, whole or not at all; see `player`.
 
-        row     which row of the batch to show
-        first   the first step to show, an index into the arrays; default the beginning, or the end where only the last
-                step has an output
+        row     which row of the batch to show; of one that resets cut, (row, sequence)
+        first   the first step to show, an index into the arrays of the row; default the beginning, or the end where
+                only the last step has an output
         steps   how many steps; default as many as keep the page at a few megabytes
 
         Raises InputError before the backward pass, for rows and steps outside the tape, and when the directory is
         missing or `path` is one.
         """
-        text = player.html(self._packed(), row=row, first=first, steps=steps)
+        text = player.html(self, row=row, first=first, steps=steps)
         outputs.write("a page", {Path(path): text.encode()})
 
-    def show(self, *, row: int = 0, first: int | None = None, steps: int | None = None) -> "Player":
+    def show(self, *, row: player.Row = 0, first: int | None = None, steps: int | None = None) -> "Player":
         """The player of this tape as a notebook widget, with `cursor`, `side` and `selection` to read and to set.
 
         Arguments as for `page`. Raises InputError as `page` does, and where anywidget is not installed.
@@ -474,7 +474,7 @@ class Tape:
                 "tape.show() needs anywidget, which is not installed. Install it, in a checkout of bptt: pip install "
                 "'.[notebook]'; or write a page: tape.page('run.html')."
             ) from None
-        return Player(self._packed(), row=row, first=first, steps=steps)
+        return Player(self, row=row, first=first, steps=steps)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Tape":

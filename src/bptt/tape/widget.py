@@ -26,7 +26,7 @@ class Player(anywidget.AnyWidget):
     selection = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
-        self, tape: player.Recorded, *, row: int = 0, first: int | None = None, steps: int | None = None
+        self, tape: player.Recorded, *, row: player.Row = 0, first: int | None = None, steps: int | None = None
     ) -> None:
         """Arguments after the tape are those of `bptt.tape.player.data`."""
         data = player.data(tape, row=row, first=first, steps=steps)

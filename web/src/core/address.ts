@@ -199,7 +199,8 @@ function placeOf(tape: Tape, t: number): string {
 }
 
 function aroundInPython(tape: Tape, { name, t, i, j }: Address): string {
-  const place = placeOf(tape, t ?? 0);
+  const { padded } = tape;
+  const place = padded ? `${padded.start + tape.first + (t ?? 0)}, ${padded.row}` : placeOf(tape, t ?? 0);
   const ofOutput = tape.places ? place : `${tape.first + (t ?? 0) - tape.total}, ${tape.row}`;
   switch (name) {
     case "o":

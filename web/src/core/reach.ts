@@ -11,7 +11,9 @@ export interface Reach {
   norms: Float64Array;
   /** The steps whose loss was traced back: all of them, or every n-th of a long tape. */
   sources: number[];
-  /** Mean over the losses of ‖∂L_t/∂h_{t−lag}‖ / ‖∂L_t/∂h_t‖; NaN where nothing is that far apart. */
+  /** The least lag at which a loss asks anything of the state: 1 where only later steps read it, −1 if none does. */
+  nearest: number;
+  /** Mean over the losses of ‖∂L_t/∂h_{t−lag}‖ / ‖∂L_t/∂h_{t−nearest}‖; NaN where nothing is that far apart. */
   curve: number[];
   /** The straight line through log curve: start · rate^lag; NaN if there are fewer than two points. */
   rate: number;
@@ -66,25 +68,17 @@ function norm(values: Floats): number {
 }
 
 /** The curve by lag, its rate and where it falls below REACHED. */
-export function byLag(
-  norms: Float64Array,
-  T: number,
-  sources: number[],
-  sign: 1 | -1,
-): Pick<Reach, "curve" | "rate" | "start" | "steps"> {
-  const curve = Array.from({ length: T }, (_, lag) => {
-    let sum = 0;
-    let beside = 0;
-    for (const t of sources) {
-      const k = t + sign * lag;
-      if (k < 0 || k >= T) continue;
-      sum += norms[t * T + k];
-      beside += norms[t * T + t];
-    }
-    return beside > 0 && sum < Number.POSITIVE_INFINITY ? sum / beside : Number.NaN;
+export function byLag(norms: Float64Array, T: number, sources: number[], sign: 1 | -1) {
+  const isThere = (k: number) => k >= 0 && k < T;
+  const sum = (of: number[], lag: number) => of.reduce((total, t) => total + norms[t * T + t + sign * lag], 0);
+  const lags = Array.from({ length: T }, (_, lag) => sources.filter((t) => isThere(t + sign * lag)));
+  const nearest = lags.findIndex((of, lag) => sum(of, lag) > 0);
+  const curve = lags.map((of, lag) => {
+    const [there, beside] = [sum(of, lag), lag < nearest ? 0 : sum(of, nearest)];
+    return beside > 0 && there < Number.POSITIVE_INFINITY ? there / beside : Number.NaN;
   });
   while (curve.length > 1 && Number.isNaN(curve[curve.length - 1])) curve.pop();
-  return { curve, ...lineThrough(curve), steps: curve.findIndex((share) => share < REACHED) };
+  return { nearest, curve, ...lineThrough(curve), steps: curve.findIndex((share) => share < REACHED) };
 }
 
 function lineThrough(curve: number[]): Pick<Reach, "rate" | "start"> {

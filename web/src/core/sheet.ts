@@ -162,20 +162,35 @@ export function between(cell: Cell): string[] {
   return cell.steps.map(({ name }) => name).filter((name) => !cell.states.includes(name) && name !== cell.output);
 }
 
-/** The matrices that a value is multiplied with. */
-export function multiplied(cell: Cell, of: Expression): string[] {
-  const found = new Set<string>();
-  const look = (e: Expression) => {
-    if (Array.isArray(e) && e[0] === "@" && String(e[1]) === String(of) && isName(e[2])) found.add(e[2][1]);
-    for (const child of children(e)) look(child);
-  };
-  for (const { value } of cell.steps) look(value);
-  return [...found];
+/** A value that a line reads, both by their lanes: at the same step, or a state of the step before. */
+export interface Way {
+  from: string;
+  to: string;
+  step: 0 | -1;
+  /** The matrices that it is multiplied with. */
+  weights: Set<string>;
+  /** Whether a gradient comes back. */
+  isSent: boolean;
 }
 
-/** The lines that read a state of the step before. */
-export function readBefore(cell: Cell, state: string): string[] {
-  return cell.steps.flatMap(({ name, value }) =>
-    [...names(value)].some((each) => each[1] === state && each[2] === -1) ? [name] : [],
-  );
+/** What the lines read of each other and of x, once for each two lanes; within a lane only the step before counts. */
+export function ways(cell: Cell, laneOf = (name: string) => name): Way[] {
+  const found = new Map<string, Way>();
+  for (const { name, value } of cell.steps)
+    for (const [, read, step] of names(value)) {
+      const [from, to] = [laneOf(read), laneOf(name)];
+      if ((step !== 0 && step !== -1) || (from === to && step === 0)) continue;
+      if (read !== "x" && cell.inputs.includes(read)) continue;
+      const way = found.get(`${from} ${to} ${step}`) ?? { from, to, step, weights: new Set(), isSent: false };
+      for (const matrix of multiplied(value, ["n", read, step])) way.weights.add(matrix);
+      way.isSent ||= cell.back.get(read)?.terms?.some(({ from }) => from[0] === name && from[1] === -step) ?? false;
+      found.set(`${from} ${to} ${step}`, way);
+    }
+  return [...found.values()];
+}
+
+/** The matrices that a value is multiplied with. */
+function* multiplied(e: Expression, of: Name): Generator<string> {
+  if (Array.isArray(e) && e[0] === "@" && String(e[1]) === String(of) && isName(e[2])) yield e[2][1];
+  for (const child of children(e)) yield* multiplied(child, of);
 }

@@ -41,6 +41,8 @@ export interface Tape {
   rows: number;
   /** In a packed batch, where the rows of the steps shown lie in its arrays. */
   places: number[] | null;
+  /** What the row is in a padded batch, whose real steps its layers have packed; null in others. */
+  padded: { row: number; rows: number; sequence: number; sequences: number; start: number } | null;
   /** Outputs belong to the last `outputs` steps shown. */
   outputs: number;
   O: number;
@@ -111,6 +113,7 @@ export function readTape(source: unknown): Tape {
     row: whole(raw, "row", 0),
     rows: whole(raw, "rows", 1),
     places: Array.isArray(raw.places) ? (raw.places as number[]) : null,
+    padded: isObject(raw.padded) ? (raw.padded as Tape["padded"]) : null,
     outputs,
     O,
     layers,

@@ -69,6 +69,12 @@ it("knows no share of a norm that overflows", () => {
   expect(byLag(norms, 3, [0, 1, 2], -1).curve).toEqual([1, Number.NaN, 0.25]);
 });
 
+it("is measured by the nearest state that a loss asks anything of", () => {
+  const norms = Float64Array.of(0, 0, 0, 2, 0, 0, 1, 4, 0);
+  const { nearest, curve, steps } = byLag(norms, 3, [0, 1, 2], -1);
+  expect({ nearest, curve, steps }).toEqual({ nearest: 1, curve: [Number.NaN, 1, 0.25], steps: -1 });
+});
+
 it("draws the fitted line where the curve lies, not from 100 %", () => {
   const norms = Float64Array.of(1, 0, 0, 0.5, 1, 0, 0.05, 0.5, 1);
   const { rate, start, curve } = byLag(norms, 3, [0, 1, 2], -1);

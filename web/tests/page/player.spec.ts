@@ -117,12 +117,35 @@ test("the gates of an LSTM fold, its memory is a lane above the hidden state", a
   expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
   await expect(page.locator(".ask .legend li")).toHaveText([/this step/, /from step 3/]);
   await expect(page.locator(".ask .legend .there, .ask li.there")).toHaveCount(1);
-  await page.getByRole("button", { name: "Show the gates" }).click();
+  await page.getByRole("button", { name: "Show the values between" }).click();
   expect((await symbols()).slice(3, -1)).toEqual(
     ["u", "q", "aq", "g", "ag", "f", "af", "i", "ai"].map((gate) => `∂${gate}t`),
   );
-  await page.getByRole("button", { name: "Fold the gates" }).click();
+  await page.getByRole("button", { name: "Fold the values between" }).click();
   expect(await symbols()).toEqual(["∂ot", "∂ct", "∂ht", "xt"]);
+});
+
+test("what is asked of a memory from outside arrives there alone", async ({ page }) => {
+  await open(page, "unseen", "#t=4&side=B");
+  const arrows = page.locator(".network .arrow.here.active");
+  await expect(arrows).toHaveCount(5);
+  await page.keyboard.press("ArrowRight");
+  await expect(arrows).toHaveCount(6);
+});
+
+test("a page says which part of a batch it shows", async ({ page }) => {
+  await open(page, "padded");
+  await expect(page.locator(".notice").first()).toContainText(
+    "Sequence 2 of row 2 of 3 of the batch, from its step 5 on.",
+  );
+  await open(page, "long");
+  await expect(page.locator(".notice").first()).toHaveText(/^Steps 1 to 512 of 30000 are shown\. tape\.page/);
+});
+
+test("a short bracket of an equation stands on one line", async ({ page }) => {
+  await open(page, "lstm", "#t=2&side=B&sel=dc,2");
+  const parts = await page.locator(".ask .equation math").allTextContents();
+  expect(parts.map((part) => part.replace(/\s/g, "")).filter((part) => part.includes("("))).toEqual(["⊙(1−u22)"]);
 });
 
 test("a number shows its terms, their sum and what rounding left", async ({ page }) => {
