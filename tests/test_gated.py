@@ -301,7 +301,7 @@ def test_ensembles_forward_mode_and_many_cotangents_at_once(kind: str) -> None:
     for output, member in zip(found, members, strict=True):
         torch.testing.assert_close(output, functional_call(model, member, (x,))[0], **tolerance(F64))
     tangent = torch.randn_like(x)
-    _, along = torch.func.jvp(lambda x: model(x)[0], (x,), (tangent,))
+    along = torch.func.jvp(lambda x: model(x)[0], (x,), (tangent,))[1]
     jacobian = torch.autograd.functional.jacobian(lambda x: model(x)[0], x, vectorize=True)
     one_by_one = torch.autograd.functional.jacobian(lambda x: model(x)[0], x)
     torch.testing.assert_close(jacobian, one_by_one, **tolerance(F64))
