@@ -103,7 +103,7 @@ def test_the_way_back() -> None:
 )
 def test_there_is_no_way_back_for_what_torch_lacks(module: torch.nn.Module) -> None:
     model = torch.nn.ModuleList([bptt.nn.LSTM(2, 3), module])
-    with pytest.raises(bptt.InputError, match=r"torch's \w+ has one hidden size.*; got .*Convert a model back"):
+    with pytest.raises(bptt.InputError, match=r"torch's \w+ has no \w+.*; got .*without such modules"):
         bptt.convert(model, back=True)
     assert type(model[0]) is bptt.nn.LSTM
 
@@ -129,6 +129,16 @@ def test_it_says_what_it_converted(capsys: pytest.CaptureFixture[str]) -> None:
         bptt.convert(torch.nn.Sequential(Special(2, 3)))
     with pytest.warns(UserWarning, match=r"found no RNN, LSTM, GRU of bptt or their cells in Linear: nothing was conv"):
         bptt.convert(torch.nn.Linear(2, 3), back=True)
+
+
+def test_parameters_of_parametrized_layers_are_drawn_anew() -> None:
+    lstm: Any = bptt.nn.LSTM(3, 4, init="orthogonal")
+    torch.nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
+    before = lstm.weight_hh_l0.detach().clone()
+    lstm.reset_parameters()
+    assert not torch.equal(lstm.weight_hh_l0, before)
+    for gate in lstm.weight_hh_l0.detach().chunk(4):
+        torch.testing.assert_close(gate @ gate.mT, torch.eye(4))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")

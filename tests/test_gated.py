@@ -10,6 +10,7 @@ import torch
 from cases import tolerance
 from torch import Tensor
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 import bptt
 from bptt.nn import GRU, LSTM
@@ -130,6 +131,8 @@ def test_ways_to_begin() -> None:
     torch.manual_seed(1)
     theirs = torch.nn.LSTM(3, 4, dtype=F64)
     assert torch.equal(lstm.get_parameter("weight_ih_l0"), theirs.get_parameter("weight_ih_l0"))
+    for gate in made("lstm, projected", 3, 4, init="orthogonal").get_parameter("weight_hh_l0").chunk(4):
+        torch.testing.assert_close(gate.mT @ gate, torch.eye(2, dtype=F64))
     gru = made("gru", 3, 4, 2, init="orthogonal", bidirectional=True)
     for name, parameter in gru.named_parameters():
         if name.startswith("bias"):
@@ -187,8 +190,15 @@ def test_half_precision_is_computed_in_float32(kind: str, dtype: torch.dtype) ->
     output, ended = model(x.to(dtype))
     assert torch.equal(output, expected.to(dtype))
     assert all(torch.equal(a, b.to(dtype)) for a, b in zip(states(ended), states(last), strict=True))
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+def test_autocast_returns_what_torch_returns(name: str) -> None:
+    ours, theirs = getattr(bptt.nn, name)(3, 4), getattr(torch.nn, name)(3, 4)
+    x = torch.randn((2, 3) if name.endswith("Cell") else (5, 2, 3))
     with torch.autocast("cpu", torch.bfloat16):
-        assert model(x)[0].dtype is {"gru": torch.bfloat16}.get(kind, torch.bfloat16)
+        found, expected = (tree_leaves(module(x)) for module in (ours, theirs))
+    assert [(tensor.dtype, tensor.shape) for tensor in found] == [(tensor.dtype, tensor.shape) for tensor in expected]
 
 
 @of_kinds
@@ -245,6 +255,12 @@ def test_onnx_has_the_operator_at_any_length_and_batch(kind: str, tmp_path: Path
             bptt.onnx.export(model, (torch.randn(5, 2, 3),), path, dynamic_shapes=({0: "T", 1: "B"},))
         return
     bptt.onnx.export(model, (torch.randn(5, 2, 3),), path, dynamic_shapes=({0: "T", 1: "B"},))
+    without = made(kind, 3, 4, bias=False, dtype=torch.float32)
+    bptt.onnx.export(without, (torch.randn(5, 2, 3),), tmp_path / "without.onnx")
+    x = torch.randn(5, 2, 3)
+    session = runtime.InferenceSession(str(tmp_path / "without.onnx"))
+    output = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    torch.testing.assert_close(output, without(x)[0], **tolerance(torch.float32))
     session = runtime.InferenceSession(str(path))
     for T, B in ((5, 2), (11, 3)):
         x = torch.randn(T, B, 3)
@@ -287,6 +303,10 @@ def test_recording_changes_no_bit_and_opens_every_gate(kind: str, tmp_path: Path
         torch.testing.assert_close(torch.stack(shares).sum(0), parameter.grad, **tolerance(F64))
         if name.startswith("weight"):
             assert torch.equal(tape[name], parameter)
+    for letter in ("h", "c")[: 1 + kind.startswith("lstm")]:
+        first = [tape[f"{letter}0_l1"], tape[f"{letter}0_l1_reverse"]]
+        assert torch.equal(tape[f"{letter}0"], torch.cat(first, -1))
+        assert tape.d(f"{letter}0").shape == tape[f"{letter}0"].shape
     tape.save(tmp_path / "run.tape")
     assert bptt.Tape.load(tmp_path / "run.tape").check().ok
 
@@ -329,6 +349,17 @@ def test_a_second_way_back_and_an_output_changed_in_place_are_explained(kind: st
     output, _ = model(x)
     with pytest.raises(RuntimeError, match="changed in place since"):
         output.mul_(2).sum().backward()
+
+
+@pytest.mark.parametrize("module", [LSTM, GRU, bptt.nn.RNN])
+def test_one_hot_vectors_are_floats(module: type[Any]) -> None:
+    model, one_hot = module(3, 4), torch.nn.functional.one_hot(torch.tensor([[0, 2], [1, 1], [2, 0]]), 3)
+    with pytest.raises(ValueError, match=rf"{module.__name__}: Expected .* got 3D tensor .*floats here: x\.float"):
+        model(one_hot)
+    with pytest.warns(UserWarning, match=r"holds a single 1 in each row of 3 numbers.*One-hot vectors are floats"):
+        model(one_hot[:, 0])
+    model(torch.tensor([[0, 2, 1], [1, 1, 1]]))
+    model(one_hot[:, 0, :2])
 
 
 @of_kinds

@@ -493,7 +493,7 @@ M = W_hh − W_hh^T − gamma ⊙ I
 s = σ(b_s)
 q = 2 ⊙ s
 r = q ⊙ s
-v = s W_hh
+v = s W_hh + norm(b_s)
 a_t = x_t W_xh + h_{t-1} M + r ⊙ (h_{t-1} W_hh) + b_s + v
 h_t = h_{t-1} + s ⊙ tanh(a_t)
 """
@@ -769,6 +769,30 @@ def test_a_cell_with_the_letters_of_the_plain_one_elsewhere() -> None:
         rnn(torch.randn(4, 2, 3))[0].square().sum().backward()
     for name in ("W_hh", "W_xh"):
         torch.testing.assert_close(tapes[0].grad(name), rnn.get_parameter(f"{name}_l0").grad, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [[4, 5], [5, 4]])
+def test_layers_of_different_sizes_in_both_directions_are_checked(sizes: list[int]) -> None:
+    class Tagger(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = bptt.nn.LSTM(3, sizes, bidirectional=True, dtype=torch.float64)
+            self.head = torch.nn.Linear(2 * sizes[-1], 5, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layers(x)[0])
+
+    tape = record(Tagger(), torch.randn(6, 2, 3, dtype=torch.float64), torch.randint(5, (6, 2)), loss="cross_entropy")
+    report = tape.check()
+    assert report.ok, report
+
+
+def test_torch_has_no_tensors_of_other_cells() -> None:
+    for cell in ("mgu", "f_t = σ(x_t W_xf + h_{t-1} W_hf)\nr_t = σ(x_t W_xr)\nh_t = f_t ⊙ h_{t-1} + r_t"):
+        with recording() as tapes:
+            Recurrent(cell, 3, 4)(torch.randn(5, 2, 3))[0].sum().backward()
+        with pytest.raises(KeyError, match="weight_ih"):
+            tapes[0]["weight_ih_l0"]
 
 
 def test_a_vocabulary_has_a_symbol_for_each_token() -> None:

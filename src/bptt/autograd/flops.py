@@ -1,6 +1,7 @@
 """What a layer costs, for torch.utils.flop_counter and those who ask it: two for each number of each matrix and row.
 
-Counted as torch counts its own operators: products alone. Tokens are rows of a matrix and multiply nothing.
+Counted as torch counts its own operators: products alone. Tokens are rows of a matrix and multiply nothing. The way
+back is counted as far as the states before the first step, asked for or not.
 """
 
 import math

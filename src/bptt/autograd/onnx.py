@@ -17,6 +17,7 @@ import torch
 from bptt.engine.contract import Layout, Part
 from bptt.errors import InputError
 from bptt.sheet import Cell, named
+from bptt.sheet.cells import gru, lstm
 from bptt.sheet.plain import plain
 
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Affine"}
@@ -30,7 +31,7 @@ def export(
     dynamic_shapes: Any = None,
     **options: Any,
 ) -> None:
-    """Write a model that holds `bptt.nn.RNN`, `RNNCell` or `Recurrent` of lstm, gru or gru-v1 as an ONNX file.
+    """Write a model that holds `bptt.nn.RNN`, `LSTM`, `GRU`, their cells or `Recurrent` of those as an ONNX file.
 
     args            what the model is called with, as an example
     dynamic_shapes  which axes are free, for each of args as `torch.export.export` wants it, by names of your choice:
@@ -118,7 +119,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
             places = [layout.made_of.get(name, ()) for name in form.biases]
             of_x = [part(at[0]) if at else none for at in places]
             of_h = [part(at[1]) if len(at) > 1 else none for at in places]
-            if form.bias_of_h in layout.made_of:
+            if form.bias_of_h is not None:
                 of_h[-1] = part(layout.made_of[form.bias_of_h][0])
             biases = op.Unsqueeze(op.Concat(*of_x, *of_h, axis=0), zero)
         if x.dtype is not None and x.dtype.is_integer():  # tokens are rows of W_xh, one-hot inputs to the operator
@@ -152,22 +153,28 @@ def _form(cell: Cell) -> _Form:
         if own.activation == "identity":
             options |= {"activation_alpha": [1.0], "activation_beta": [0.0]}
         return _Form("RNN", (own.W_xh,), (own.W_hh,), () if own.b_h is None else (own.b_h,), options)
-    for name, form in _GATED.items():
-        if cell.derivation.steps == named(name).derivation.steps:
+    for built_in, form in _GATED.items():
+        if cell.derivation.steps == built_in.derivation.steps:
             return form
     raise InputError(
-        "ONNX has operators for the plain cell without options and for lstm, gru and gru-v1 as they are built in; got "
-        f"\n{cell.text}"
+        "ONNX has operators for plain layers without options, for LSTM without proj_size, for GRU and for the cell "
+        f"gru-v1, all with or without biases; got the cell\n{cell.text}Leave such layers to torch.export."
     )
 
 
+_OF_LSTM = _Form(
+    "LSTM", ("W_xi", "W_xq", "W_xf", "W_xg"), ("W_hi", "W_hq", "W_hf", "W_hg"), ("b_i", "b_q", "b_f", "b_g"), {}
+)
+_OF_GRU = _Form(
+    "GRU",
+    ("W_xz", "W_xr", "W_xn"),
+    ("W_hz", "W_hr", "W_hn"),
+    ("b_z", "b_r", "b_xn"),
+    {"linear_before_reset": 1},
+    "b_hn",
+)
 _GATED = {
-    "lstm": _Form(
-        "LSTM", ("W_xi", "W_xq", "W_xf", "W_xg"), ("W_hi", "W_hq", "W_hf", "W_hg"), ("b_i", "b_q", "b_f", "b_g"), {}
-    ),
-    "gru": _Form(
-        "GRU", ("W_xz", "W_xr", "W_xn"), ("W_hz", "W_hr", "W_hn"), ("b_z", "b_r", "b_xn"), {"linear_before_reset": 1},
-        "b_hn",
-    ),
-    "gru-v1": _Form("GRU", ("W_xz", "W_xr", "W_xn"), ("W_hz", "W_hr", "W_hn"), ("b_z", "b_r", "b_n"), {}),
+    named("lstm"): _OF_LSTM, Cell(lstm(bias=False)): _OF_LSTM._replace(biases=()),
+    named("gru"): _OF_GRU, Cell(gru(bias=False)): _OF_GRU._replace(biases=(), bias_of_h=None),
+    named("gru-v1"): _Form("GRU", ("W_xz", "W_xr", "W_xn"), ("W_hz", "W_hr", "W_hn"), ("b_z", "b_r", "b_n"), {}),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from bptt.engine.functions import TORCH
 from bptt.engine.reference import of_parameters
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.expressions import Call
+from bptt.sheet.expressions import Call, walk
 from bptt.sheet.plain import plain
 
 
@@ -104,6 +104,11 @@ class Record:
         identities, parameters = identities_of(self.cell, sizes, self.h), Signature.of(self.cell).parameters
         env: Environment = {(size, SIZE): length for size, length in sizes.items()}
         env |= {(name, None): torch.atleast_2d(tensor) for name, tensor in (self.learned | made).items()}
+        for line in self.cell.derivation.fixed:
+            for e in walk(line.value):
+                if isinstance(e, Call) and self.cell.sheet.functions.get(e.function, e.function) == "norm":
+                    scale = Call("scale", e.arguments)
+                    env[key_of(scale), 0] = TORCH["scale"](evaluated(e.arguments[0], self.cell)(env))
         found: dict[str, Tensor] = {}
         for name, tensor in ({name: made[name] for name in reversed(made)} | self.learned).items():
             total = self._from_steps(name, rows) if name in parameters else torch.zeros_like(tensor)

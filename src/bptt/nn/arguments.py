@@ -1,5 +1,6 @@
 """Checks of the arguments of recurrent modules: the rule, what was received, the fix; often in torch's words."""
 
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -7,19 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bptt.autograd.private import is_mapped
+from bptt.autograd.private import is_mapped, seen_by_others
 from bptt.errors import InputError
 from bptt.nn.precision import goes_with, widened
 
 TOKENS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
 
-def check_axes(x: Tensor, axes: int, *, of: str = "RNN") -> None:
+def check_axes(x: Tensor, axes: int, *, of: str) -> None:
     if x.dim() not in (axes - 1, axes):
         got = f"{x.dim()}D" if of.endswith("Cell") else f"{x.dim()}D tensor"
+        one_hot = x.dtype in TOKENS and x.dim() == axes + 1
         raise ValueError(
             f"{of}: Expected input to be {axes - 1}D or {axes}D, got {got} instead: batched input has {axes} axes, "
-            f"unbatched {axes - 1}, and integer tokens one fewer than numbers; got {tuple(x.shape)} of {x.dtype}"
+            f"unbatched {axes - 1}, and integer tokens one fewer than numbers; got {tuple(x.shape)} of {x.dtype}."
+            + " One-hot vectors are floats here: x.float()."
+            * one_hot
+        )
+
+
+def warn_of_one_hot(x: Tensor, input_size: int) -> None:
+    """For integers (T, B), which are tokens, where they look like one-hot vectors of unbatched input."""
+    if x.shape[1] != input_size or input_size < 2 or not len(x) or seen_by_others(x, x):
+        return
+    if bool(((x == 0) | (x == 1)).all()) and bool((x.sum(1) == 1).all()):
+        warnings.warn(
+            f"x {tuple(x.shape)} of {x.dtype} holds a single 1 in each row of {input_size} numbers, as one-hot vectors "
+            "do, and integers are tokens, here of a batch. One-hot vectors are floats: x.float().",
+            stacklevel=2,
         )
 
 

@@ -22,6 +22,7 @@ class OneStep(torch.nn.RNNCellBase, ABC):
     """Stands before a cell of torch among the bases of a class."""
 
     _name: str
+    autocast_on_cpu = False
     _cell: tuple[Any, Cell]
 
     @abstractmethod
@@ -66,14 +67,15 @@ class OneStep(torch.nn.RNNCellBase, ABC):
                 f"{self._name}: hx is a tuple ({', '.join(states)}) of the states; got "
                 f"{f'{len(hx)} of them' if isinstance(hx, tuple | list) else type(hx).__name__}"
             )
-        given = [None] * len(states) if hx is None else [hx] if len(states) == 1 else list(hx)
-        first = [self._checked_state(h, s, x, input, unbatched) for s, h in enumerate(given)]
+        given = [] if hx is None else [hx] if len(states) == 1 else list(hx)
+        first: list[Tensor | None] = [self._checked_state(h, s, x, input, unbatched) for s, h in enumerate(given)]
+        first = first or [None] * len(states)
         x = checked_kind(x, self.weight_hh).unsqueeze(0)
         begin(self)
         weight_ih, weight_hh, bias_ih, bias_hh = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         if self.input_size == 0:  # as one number that weighs nothing
             x, weight_ih = F.pad(x, (0, 1)), F.pad(weight_ih, (0, 1))
-        returned = returned_dtype(x, weight_hh)
+        returned = returned_dtype(x, weight_hh, autocast_on_cpu=self.autocast_on_cpu)
         compute = self.torch_function() if returned is None and function.on_torch(x, weight_hh) else None
         if compute is not None:
             zero = [x.new_zeros(x.shape[1], self.hidden_size) if h is None else h[0] for h in first]
@@ -100,12 +102,15 @@ class OneStep(torch.nn.RNNCellBase, ABC):
         tracers.check_torch_computes_the_same(self, input, tracers.JIT, is_plain=is_plain)
         return super().forward(input, hx)
 
-    def _checked_state(self, h: Any, s: int, x: Tensor, input: Tensor, unbatched: bool) -> Tensor | None:
+    def _checked_state(self, h: Any, s: int, x: Tensor, input: Tensor, unbatched: bool) -> Tensor:
         """(1, B, H)"""
-        if h is None:
-            return None
+        called = "hidden" if len(self.cell.sheet.states) == 1 else f"hx[{s}]"
+        if not isinstance(h, Tensor):
+            raise RuntimeError(
+                f"{self._name}: {called} must be a tensor, (batch, hidden_size) or (hidden_size,); got "
+                f"{type(h).__name__}. Leave hx out to begin with zero."
+            )
         if h.dim() not in (1, 2):
-            called = "hidden" if len(self.cell.sheet.states) == 1 else f"hx[{s}]"
             raise ValueError(
                 f"{self._name}: Expected {called} to be 1D or 2D, got {h.dim()}D instead: {tuple(h.shape)}"
             )
@@ -140,6 +145,7 @@ class RNNCell(OneStep, torch.nn.RNNCell):
     """
 
     _name = "RNNCell"
+    autocast_on_cpu = True
 
     def __init__(
         self,

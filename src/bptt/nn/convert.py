@@ -35,7 +35,8 @@ def convert(model: Model, *, back: bool = False, quiet: bool = False) -> Model:
     Other modules, subclasses of torch.nn.LSTM among them, are left alone. Returns the model.
 
     Warns where there is nothing to convert. Raises TypeError for anything but a module; with back=True InputError for
-    modules with options that torch's have not, and then nothing has been changed.
+    modules that compute what torch's do not, and then nothing has been changed. What decides no number, checkpoint= and
+    init=, is forgotten on the way back.
 
     >>> model = convert(torch.nn.ModuleDict({"encoder": torch.nn.LSTM(3, 5)}))
     bptt.convert: 1 LSTM layer
@@ -75,11 +76,16 @@ def _become(module: Any, other: type[Any]) -> None:
 
 
 def _check_torch_has_all(module: Any) -> None:
-    if module.torch_function() is None or not isinstance(module.hidden_size, int) or getattr(module, "learn_h0", False):
+    beyond = {"leak": 1.0, "residual": False, "norm": None, "recurrent_dropout": 0.0, "learn_h0": False}
+    strange = [name for name, usual in beyond.items() if getattr(module, name, usual) != usual]
+    if not isinstance(module.hidden_size, int):
+        strange.append("hidden_size for each layer")
+    if getattr(module, "nonlinearity", "tanh") not in ("tanh", "relu"):
+        strange.append(f"nonlinearity={module.nonlinearity!r}")
+    if strange:
         raise InputError(
-            f"torch's {_class_of(module).__name__} has one hidden size, tanh or relu as nonlinearity, and nothing of "
-            f"learn_h0, leak, residual, norm and recurrent_dropout; got {module}. Convert a model back that has none "
-            "of them."
+            f"torch's {THEIRS[_class_of(module)].__name__} has no {' and no '.join(strange)}; got {module}. Only "
+            "models without such modules can be converted back."
         )
 
 

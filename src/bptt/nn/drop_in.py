@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Proxy
 from torch.nn import Parameter
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.autograd import function
@@ -90,11 +91,16 @@ class DropIn(Layers, torch.nn.RNNBase):
     def reset_parameters(self) -> None:
         """Draws all parameters anew, as `init` says."""
         hidden = self.hidden_size
-        for k, names in enumerate(self._all_weights):
-            size = hidden if isinstance(hidden, int) else hidden[k // self.directions]
-            bound = 1.0 / math.sqrt(size) if size else 0.0
-            for name in names:
-                torch.nn.init.uniform_(getattr(self, name), -bound, bound)
+        if isinstance(hidden, int):
+            phi = self._modules.pop("nonlinearity", None)  # whose parameters are its own business
+            super().reset_parameters()
+            if phi is not None:
+                self._modules["nonlinearity"] = phi
+        else:
+            for k, names in enumerate(self._all_weights):
+                bound = 1.0 / math.sqrt(hidden[k // self.directions])
+                for name in names:
+                    torch.nn.init.uniform_(getattr(self, name), -bound, bound)
         self._reset_beyond_torch()
 
     @torch.no_grad()
@@ -109,6 +115,9 @@ class DropIn(Layers, torch.nn.RNNBase):
                 name: [part.of(tensors[part.tensor]) for part in parts] for name, parts in layout.made_of.items()
             }
             initial.fill(cell, self.init, parameters)
+            for name, tensor in zip(layout.names, tensors, strict=True):
+                if self.init != "torch" and parametrize.is_parametrized(self, beside(names, name)):
+                    setattr(self, beside(names, name), tensor)
             for name in cell.sheet.states if self.learn_h0 else ():
                 torch.nn.init.zeros_(getattr(self, beside(names, f"{name}0")))
 

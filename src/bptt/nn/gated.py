@@ -38,6 +38,7 @@ class LSTM(DropIn, torch.nn.LSTM):
     (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    known_as = "LSTM"
     _gates = 4
     hands_on_output_alone = False
 
@@ -75,7 +76,7 @@ class LSTM(DropIn, torch.nn.LSTM):
         return lstm_cell, (bool(self.bias), self.proj_size > 0, self.recurrent_dropout > 0 and self.training)
 
     def torch_function(self) -> Any:
-        return None if self.recurrent_dropout else torch._VF.lstm
+        return None if self.recurrent_dropout and self.training else torch._VF.lstm
 
     def widths_of_states(self, k: int) -> Sequence[int]:
         hidden = self.hidden_size
@@ -95,7 +96,9 @@ class GRU(DropIn, torch.nn.GRU):
     (torch.Size([5, 3, 20]), torch.Size([1, 3, 20]))
     """
 
+    known_as = "GRU"
     _gates = 3
+    autocast_on_cpu = False
 
     def __init__(
         self,
@@ -125,7 +128,7 @@ class GRU(DropIn, torch.nn.GRU):
         return gru_cell, (bool(self.bias), self.recurrent_dropout > 0 and self.training)
 
     def torch_function(self) -> Any:
-        return None if self.recurrent_dropout else torch._VF.gru
+        return None if self.recurrent_dropout and self.training else torch._VF.gru
 
 
 @lru_cache

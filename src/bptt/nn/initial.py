@@ -31,6 +31,8 @@ def checked(init: Any) -> str | dict[str, str | float]:
     such and numbers."""
     if isinstance(init, Mapping):
         for parameter, how in init.items():
+            if not isinstance(parameter, str):
+                raise InputError(f"init= names parameters, as in {{'b_f': 1}}; got {parameter!r} for a name.")
             if isinstance(how, str):
                 checked(how)
             elif not isinstance(how, Real) or isinstance(how, bool) or not math.isfinite(how):
@@ -73,21 +75,22 @@ def fill(
     as_torch    fills a tensor as torch does; None where it has
     """
     sheet, of_all = cell.sheet, init if isinstance(init, str) else "torch"
-    squares = {
+    recurrent = {
         matrix.name
         for line in sheet.steps
         for e in walk(line.value)
         if isinstance(e, Product)
         and isinstance(matrix := e.right.of if isinstance(e.right, Transposed) else e.right, Name)
-        and sheet.shapes[matrix.name] == ("H", "H")
         if not any(name.name in sheet.inputs for name in names(e.left))
     }
+    squares = {name for name in recurrent if sheet.shapes[name] == ("H", "H")}
+    recurrent = recurrent if of_all == "orthogonal" else squares or recurrent
     for name, (tensor, *others) in parameters.items():
         how, start = None if isinstance(init, str) else init.get(name), sheet.given[name].start
         if how is None and start is not None:
             how = start
         elif how is None and of_all != "torch":
-            how = of_all if name in squares else 0.0 if tensor.dim() == 1 else None
+            how = of_all if name in recurrent else 0.0 if tensor.dim() == 1 else None
         if how is None or how == "torch":
             for each in (tensor, *others):
                 if as_torch is not None:

@@ -30,6 +30,7 @@ from bptt.nn.arguments import (
     checked_lengths,
     checked_reset,
     checked_state,
+    warn_of_one_hot,
 )
 from bptt.nn.precision import computed_wide, returned_dtype, widened
 from bptt.nn.segments import Segments, segments
@@ -57,6 +58,7 @@ NOTHING_FURTHER = Further()
 class Layers(torch.nn.Module, ABC):
     """A stack of recurrent layers in one or both directions. Layer and direction k is counted layer by layer."""
 
+    known_as: str
     input_size: int
     hidden_size: Any
     num_layers: int
@@ -69,6 +71,7 @@ class Layers(torch.nn.Module, ABC):
     torch_layout: bool = False
     hands_on_output_alone: bool = True
     reads_further: bool = False
+    autocast_on_cpu: bool = True
 
     @abstractmethod
     def cell_now(self) -> tuple[Cell, Functions | None]:
@@ -141,7 +144,9 @@ class Layers(torch.nn.Module, ABC):
         axes = 2 if input.dtype in TOKENS else 3
         unbatched, batch_axis = input.dim() != axes, 0 if self.batch_first else 1
         if unbatched:
-            check_axes(input, axes)
+            check_axes(input, axes, of=self.known_as)
+        elif axes == 2:
+            warn_of_one_hot(input, self.input_size)
         x = checked_input(input.unsqueeze(batch_axis) if unbatched else input, self.input_size, like)
         B = x.shape[batch_axis]
         states = self._given(hx, B, like, unbatched=unbatched)
@@ -195,7 +200,7 @@ class Layers(torch.nn.Module, ABC):
                 f"got layout={input.layout}, lengths {'not ' if lengths is None else ''}given, reset "
                 f"{'not ' if reset is None else ''}given. For resets, pad: torch.nested.to_padded_tensor, then lengths="
             )
-        check_axes(input, 2 if input.dtype in TOKENS else 3)
+        check_axes(input, 2 if input.dtype in TOKENS else 3, of=self.known_as)
         if not is_traced() and recorder.get() is not None:
             raise InputError(
                 "a tape holds padded batches, with lengths= and reset= too, or a PackedSequence; got a jagged nested "
@@ -312,7 +317,7 @@ class Layers(torch.nn.Module, ABC):
         Unless `every_layer`, it may be that of the outputs of all steps only the top layer's exists.
         """
         like = weights[0][0]
-        returned = returned_dtype(x, like)
+        returned = returned_dtype(x, like, autocast_on_cpu=self.autocast_on_cpu)
         if returned is not None:
 
             def wide(

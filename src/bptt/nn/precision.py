@@ -22,11 +22,15 @@ def goes_with(dtype: torch.dtype, weight: Tensor) -> bool:
     return both_narrow and not weight.is_meta and torch.is_autocast_enabled(weight.device.type)
 
 
-def returned_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
-    """The dtype of output and states; None where everything is computed as it comes."""
+def returned_dtype(x: Tensor, weight: Tensor, *, autocast_on_cpu: bool = True) -> torch.dtype | None:
+    """The dtype of output and states; None where everything is computed as it comes.
+
+    autocast_on_cpu  whether torch's autocast knows such a module there; on other devices it knows all
+    """
     own = weight.dtype
     device = "cpu" if weight.is_cpu else weight.device.type
-    if device != "meta" and torch.is_autocast_enabled(device) and own != torch.float64:
+    knows = autocast_on_cpu or device != "cpu"
+    if knows and device != "meta" and torch.is_autocast_enabled(device) and own != torch.float64:
         return torch.get_autocast_dtype(device)
     if x.dtype in HALF:
         return x.dtype

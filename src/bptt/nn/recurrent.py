@@ -55,6 +55,8 @@ class Recurrent(Layers):
     (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    known_as = "Recurrent"
+
     def __init__(
         self,
         cell: Cell | str,

@@ -73,6 +73,7 @@ class RNN(DropIn, torch.nn.RNN):
     (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    known_as = "RNN"
     leak: float = 1.0
     residual: bool = False
     norm: str | None = None
@@ -130,7 +131,8 @@ class RNN(DropIn, torch.nn.RNN):
         return cell, None if type(phi) is str else {"φ": phi}
 
     def torch_function(self) -> Any:
-        is_plain = self.leak == 1 and not self.residual and self.norm is None and not self.recurrent_dropout
+        is_dropped = self.recurrent_dropout and self.training
+        is_plain = self.leak == 1 and not self.residual and self.norm is None and not is_dropped
         if not is_plain or self.nonlinearity not in ("tanh", "relu"):
             return None
         self.mode = f"RNN_{self.nonlinearity.upper()}"  # by which torch computes

@@ -20,7 +20,7 @@ from bptt.nn.arguments import TOKENS
 JIT = "torch.jit.trace, and with it torch.onnx.export(dynamo=False),"
 PER_SAMPLE = "call_for_per_sample_grads"
 INSTEAD = {
-    JIT: "torch.export.export and bptt.onnx.export take the others too",
+    JIT: "torch.export.export takes the others too, and bptt.onnx.export plain cells, LSTM and GRU",
     PER_SAMPLE: "torch.vmap of torch.func.grad takes the others too",
 }
 
@@ -55,8 +55,8 @@ def refused(module: torch.nn.Module, who: str) -> InputError:
 def not_scripted(module: torch.nn.Module, instead: str) -> InputError:
     """For torch.jit.script, which would go through our Python line by line."""
     return InputError(
-        f"torch.jit.script takes torch's own recurrent classes; got {module}. {instead} torch.compile, torch.export "
-        "and bptt.onnx.export take it as it is."
+        f"torch.jit.script takes torch's own recurrent classes; got {module}. {instead} torch.compile and "
+        "torch.export take it as it is."
     )
 
 

@@ -83,6 +83,7 @@ def _of_torch() -> dict[str, tuple[tuple[str, int, int], ...]]:
             found[f"W_x{gate}"] = (("weight_ih", k, of),)
             found[f"W_h{gate}"] = (("weight_hh", k, of),)
             found[f"b_{gate}"] = (("bias_ih", k, of), ("bias_hh", k, of))
+    del found["b_n"]  # whose two biases are apart
     found |= {"b_xn": (("bias_ih", 2, 3),), "b_hn": (("bias_hh", 2, 3),), "W_kh": (("weight_hr", 0, 1),)}
     return found | {"γ": (("norm_weight", 0, 1),), "β": (("norm_bias", 0, 1),)}
 

@@ -313,9 +313,8 @@ def _between_layers(tape: Recorded) -> Iterator[Residual]:
     do = tape.do.double() if tape.padding is None else tape.padding.rows(tape.do.double())
     from_output = _product(do, tape.W_ho.double().mT)
     _, O = tape.W_ho.shape
-    H = tape.layers[-1].h.shape[-1]
     for record in _top(tape):
-        half = slice(H, None) if record.reverse else slice(0, H)
+        half = _half(record)
         wanted, terms = (part[..., half] for part in from_output)
         where = _where(record, tape.layers)
         yield from _residual("B6", "own output = do W_hoᵀ", where, record.dh_direct, wanted, terms, O)
@@ -327,10 +326,16 @@ def _between_layers(tape: Recorded) -> Iterator[Residual]:
         parts = [record.dx.double() for record in above if record.dx is not None]
         wanted, terms = sum(parts, torch.zeros(())), sum((part.abs() for part in parts), torch.zeros(()))
         for record in below:
-            half = slice(H, None) if record.reverse else slice(0, H)
+            half = _half(record)
             where = _where(record, tape.layers)
             recorded = record.dh_direct
             yield from _residual("B6", "from above = dx above", where, recorded, wanted[..., half], terms[..., half], 2)
+
+
+def _half(record: Record) -> slice:
+    """Where the states of a direction lie in those of both."""
+    H = record.h.shape[-1]
+    return slice(H, None) if record.reverse else slice(0, H)
 
 
 def _dense(tape: Recorded, rows: Tensor) -> Tensor:

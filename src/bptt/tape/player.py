@@ -242,7 +242,10 @@ def _places(row: int, sizes: Sequence[int]) -> list[int]:
 def _placed(tape: Recorded, row: Row) -> tuple[int, dict[str, int] | None]:
     """Where a row lies among those of the layers; of a padded batch, which have been packed, also what it is there."""
     layer, padding = tape.layers[0], tape.padding
-    whole, number = row if isinstance(row, tuple) else (row, None)
+    pair = row if isinstance(row, tuple) else (row,)
+    if len(pair) not in (1, 2) or any(not isinstance(part, int) or isinstance(part, bool) for part in pair):
+        raise InputError(f"row must be a number, or (row, sequence) where resets cut it; got {row!r}.")
+    whole, number = pair[0], pair[1] if len(pair) == 2 else None
     batch = layer.batch if padding is None else padding.B
     if not 0 <= whole < batch:
         raise InputError(f"row must be one of the batch, 0 to {batch - 1}; got {row}.")

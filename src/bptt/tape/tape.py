@@ -100,7 +100,8 @@ class Tape:
         """A value of side A at all steps, a weight, or x, by its name in the sheet; or o, y_hat, ... of the tape.
 
         Of the top layer, x of the bottom one; "c_l0" is that of layer 0, "c_l0_reverse" of its other direction, and
-        "weight_hh_l0" what torch calls so. Values of both directions lie side by side on the last axis.
+        "weight_hh_l0" what torch calls so; "c0" are the states before the first step, (B, H). Values of both directions
+        lie side by side on the last axis.
 
         Raises KeyError for names that are not there, ValueError where there are two directions and none is named.
         """
@@ -116,6 +117,9 @@ class Tape:
                 said = ", ".join(map(repr, summed))
                 raise KeyError(f"a tape has the sum of the two biases of torch alone: {said}; got {name!r}")
             return _joined([record[own] for own in blocks])
+        if (first := self._of_first(name)) is not None:
+            records, state = first
+            return self._begun(records, [record.first[state] for record in records])
         records, own = self._about(name)
         return self._laid_out([record[own] for record in records], own, records[0])
 
@@ -142,6 +146,9 @@ class Tape:
             return dx
         if self._as_torch(name) is not None:
             return self.grad(name)
+        if (first := self._of_first(name)) is not None:
+            records, state = first
+            return self._begun(records, [_reached(each, each.d_first.get(state), f"d{name}") for each in records])
         records, own = self._about(name)
         found = [_reached(record, record.d(own), f"d{own}") for record in records]
         return self._laid_out(found, own, records[0])
@@ -172,6 +179,21 @@ class Tape:
         top = self._records(layer)[0]
         blocks = [] if top.has(top.named(base)) else _blocks(top.cell, base)
         return (self.layer(layer, direction), blocks) if blocks else None
+
+    def _of_first(self, name: str) -> tuple[list[Record], str] | None:
+        """The records that a name of first states, "c0" or "c0_l1_reverse", is about, and the state."""
+        base, layer, direction = self._placed(name, -1, None)
+        records = self._records(layer) if direction is None else [self.layer(layer, direction)]
+        state = base.removesuffix("0")
+        is_first = state != base and state in records[0].first and not records[0].has(base)
+        return (records, state) if is_first else None
+
+    def _begun(self, records: list[Record], found: list[Tensor]) -> Tensor:
+        """States before the first step, (B, ·), both directions side by side."""
+        if self.padding is not None:
+            of_rows = self.padding.of_rows
+            found = [of_rows(h, reverse=record.reverse) for h, record in zip(found, records, strict=True)]
+        return torch.cat(found, -1)
 
     def _placed(self, name: str, layer: int, direction: Direction | None) -> tuple[str, int, Direction | None]:
         """A name without its "_l0_reverse", and what that says."""
@@ -257,12 +279,7 @@ class Tape:
     def _top(self, name: str) -> Tensor:
         records = self._records(-1)
         found = [_reached(record, getattr(record, name), name) for record in records]
-        if name not in ("h0", "dh0"):
-            return self._dense(torch.cat(found, -1))
-        if self.padding is not None:
-            of_rows = self.padding.of_rows
-            found = [of_rows(h, reverse=record.reverse) for h, record in zip(found, records, strict=True)]
-        return torch.cat(found, -1)
+        return self._begun(records, found) if name in ("h0", "dh0") else self._dense(torch.cat(found, -1))
 
     @property
     def x(self) -> Tensor:
@@ -520,8 +537,9 @@ def _blocks(cell: Cell, tensor: str) -> list[str]:
     parameters = Signature.of(cell).parameters
     if not set(parameters) <= TORCH.keys():
         return []
-    parts = [(block, own) for own in parameters for name, block, _ in TORCH[own] if name == tensor]
-    return [own for _, own in sorted(parts)]
+    parts = sorted((block, blocks, own) for own in parameters for name, block, blocks in TORCH[own] if name == tensor)
+    is_whole = [block for block, *_ in parts] == list(range(len(parts)))
+    return [own for *_, own in parts] if is_whole and all(blocks == len(parts) for _, blocks, _ in parts) else []
 
 
 def _as_data(cell: Cell) -> dict[str, Any]:
