@@ -1,7 +1,6 @@
 """LSTM and GRU beyond torch: what RNN has, they have. Equality with torch is in test_parity.py and
 test_torch_modules.py."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,6 @@ def test_ways_to_begin() -> None:
     assert torch.equal(bias_ih[4:8] + bias_hh[4:8], torch.ones(4, dtype=F64))
     assert bias_ih[:4].any()
     assert torch.equal(lstm.get_parameter("weight_hh_l0")[8:12], torch.eye(4, dtype=F64))
-    theirs = copy.deepcopy(torch.nn.LSTM(3, 4))
     torch.manual_seed(1)
     theirs = torch.nn.LSTM(3, 4, dtype=F64)
     assert torch.equal(lstm.get_parameter("weight_ih_l0"), theirs.get_parameter("weight_ih_l0"))

@@ -10,6 +10,17 @@ The command line turns InputError into a message and exit code 2, WorkerLostErro
 into lines on stderr; any other exception is a defect of this package.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the known name that is most like this one, a space before it; nothing where none is like it."""
+    names = list(known)
+    alike = [other for other in names if other.casefold() == name.casefold()]
+    near = alike or get_close_matches(name, names, 1)
+    return f" Did you mean {near[0]}?" if near else ""
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used. The text holds the rule, what was received and what to do."""

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,12 +11,11 @@ from torch import Tensor
 
 from bptt.autograd.private import is_traced
 from bptt.engine.contract import Signature
-from bptt.engine.evaluation import SIZE, Environment, evaluated, fixed_lines, identities_of, key_of
-from bptt.engine.functions import TORCH
+from bptt.engine.evaluation import SIZE, Environment, evaluated, fixed_lines, identities_of
 from bptt.engine.reference import of_parameters
 from bptt.engine.steps import Steps
+from bptt.errors import did_you_mean
 from bptt.sheet import Cell
-from bptt.sheet.expressions import Call, walk
 from bptt.sheet.plain import plain
 
 
@@ -104,11 +102,6 @@ class Record:
         identities, parameters = identities_of(self.cell, sizes, self.h), Signature.of(self.cell).parameters
         env: Environment = {(size, SIZE): length for size, length in sizes.items()}
         env |= {(name, None): torch.atleast_2d(tensor) for name, tensor in (self.learned | made).items()}
-        for line in self.cell.derivation.fixed:
-            for e in walk(line.value):
-                if isinstance(e, Call) and self.cell.sheet.functions.get(e.function, e.function) == "norm":
-                    scale = Call("scale", e.arguments)
-                    env[key_of(scale), 0] = TORCH["scale"](evaluated(e.arguments[0], self.cell)(env))
         found: dict[str, Tensor] = {}
         for name, tensor in ({name: made[name] for name in reversed(made)} | self.learned).items():
             total = self._from_steps(name, rows) if name in parameters else torch.zeros_like(tensor)
@@ -155,9 +148,6 @@ class Record:
         env |= {(name, 0): of_steps(value) for name, value in (self.values | {"x": self.x}).items()}
         env |= {(name, -1): of_steps(self.before(name)) for name in signature.states}
         env |= {(f"∂{name}", 0): of_steps(total) for name, total in self.totals.items()}
-        for e in signature.kept:
-            if isinstance(e, Call):
-                env[key_of(e), 0] = TORCH["scale"](evaluated(e.arguments[0], self.cell)(env))
         return env
 
     def before(self, name: str) -> Tensor:
@@ -240,9 +230,7 @@ class Record:
 
 def _near(name: str, known: Collection[str]) -> str:
     bare = re.sub(r"^[∂d](?=.)|_t$|_\{.*\}$", "", name)
-    alike = [other for other in known if other.casefold() in (name.casefold(), bare.casefold())]
-    near = alike or get_close_matches(name, known, 1)
-    return f" Did you mean {near[0]}?" if near else ""
+    return did_you_mean(bare if bare in known else name, known)
 
 
 class Padding(NamedTuple):

@@ -85,8 +85,8 @@ def evaluated(e: Expression, cell: Cell, functions: Functions = TORCH) -> Evalua
             for sign, term in rest:
                 total = _of_two(operator.add if sign > 0 else operator.sub, total, of(term))
             return total
-        case Call("scale"):
-            return operator.itemgetter((key_of(e), 0))
+        case Call("scale", (argument,)):
+            return _kept_or_made((key_of(e), 0), of(argument))
         case Call(function, arguments):
             declared = function if function in functions else cell.sheet.functions[function]
             return _called(functions[declared], [of(a) for a in arguments])
@@ -95,6 +95,10 @@ def evaluated(e: Expression, cell: Cell, functions: Functions = TORCH) -> Evalua
 
 def _of_two(operation: Callable[[Any, Any], Any], a: Evaluated, b: Evaluated) -> Evaluated:
     return lambda env: operation(a(env), b(env))
+
+
+def _kept_or_made(key: tuple[str, int], of_scale: Evaluated) -> Evaluated:
+    return lambda env: env[key] if key in env else TORCH["scale"](of_scale(env))
 
 
 def _negative(a: Evaluated) -> Evaluated:

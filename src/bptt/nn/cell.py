@@ -21,7 +21,7 @@ from bptt.sheet import Cell
 class OneStep(torch.nn.RNNCellBase, ABC):
     """Stands before a cell of torch among the bases of a class."""
 
-    _name: str
+    known_as: str
     autocast_on_cpu = False
     _cell: tuple[Any, Cell]
 
@@ -53,7 +53,7 @@ class OneStep(torch.nn.RNNCellBase, ABC):
         if isinstance(input, Proxy):
             return tracers.node(self, input, hx)
         axes = 1 if input.dtype in TOKENS else 2
-        check_axes(input, axes, of=self._name)
+        check_axes(input, axes, of=self.known_as)
         unbatched = input.dim() == axes - 1
         x = input.unsqueeze(0) if unbatched else input
         if axes == 2 and x.shape[-1] != self.input_size:
@@ -64,7 +64,7 @@ class OneStep(torch.nn.RNNCellBase, ABC):
         states = self.cell.sheet.states
         if hx is not None and len(states) > 1 and (not isinstance(hx, tuple | list) or len(hx) != len(states)):
             raise RuntimeError(
-                f"{self._name}: hx is a tuple ({', '.join(states)}) of the states; got "
+                f"{self.known_as}: hx is a tuple ({', '.join(states)}) of the states; got "
                 f"{f'{len(hx)} of them' if isinstance(hx, tuple | list) else type(hx).__name__}"
             )
         given = [] if hx is None else [hx] if len(states) == 1 else list(hx)
@@ -107,12 +107,12 @@ class OneStep(torch.nn.RNNCellBase, ABC):
         called = "hidden" if len(self.cell.sheet.states) == 1 else f"hx[{s}]"
         if not isinstance(h, Tensor):
             raise RuntimeError(
-                f"{self._name}: {called} must be a tensor, (batch, hidden_size) or (hidden_size,); got "
+                f"{self.known_as}: {called} must be a tensor, (batch, hidden_size) or (hidden_size,); got "
                 f"{type(h).__name__}. Leave hx out to begin with zero."
             )
         if h.dim() not in (1, 2):
             raise ValueError(
-                f"{self._name}: Expected {called} to be 1D or 2D, got {h.dim()}D instead: {tuple(h.shape)}"
+                f"{self.known_as}: Expected {called} to be 1D or 2D, got {h.dim()}D instead: {tuple(h.shape)}"
             )
         h = h.unsqueeze(0) if unbatched else h
         if h.shape[-1] != self.hidden_size:
@@ -144,7 +144,7 @@ class RNNCell(OneStep, torch.nn.RNNCell):
     (B, hidden_size) or (hidden_size,). Returns the next state. Errors are those of `bptt.nn.RNN`.
     """
 
-    _name = "RNNCell"
+    known_as = "RNNCell"
     autocast_on_cpu = True
 
     def __init__(
@@ -173,7 +173,7 @@ class LSTMCell(OneStep, torch.nn.LSTMCell):
     Called as `RNNCell` is, with a tuple (h, c) of the last states; it returns the next ones likewise.
     """
 
-    _name = "LSTMCell"
+    known_as = "LSTMCell"
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class LSTMCell(OneStep, torch.nn.LSTMCell):
 class GRUCell(OneStep, torch.nn.GRUCell):
     """One step of a GRU layer, the arguments and parameters being those of torch.nn.GRUCell; called as `RNNCell` is."""
 
-    _name = "GRUCell"
+    known_as = "GRUCell"
 
     def __init__(
         self,

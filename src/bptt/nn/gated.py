@@ -73,7 +73,7 @@ class LSTM(DropIn, torch.nn.LSTM):
         self._begin(sizes, init=init, learn_h0=learn_h0, recurrent_dropout=recurrent_dropout, checkpoint=checkpoint)
 
     def _asked(self) -> tuple[Callable[..., Cell], tuple[Any, ...]]:
-        return lstm_cell, (bool(self.bias), self.proj_size > 0, self.recurrent_dropout > 0 and self.training)
+        return lstm_cell, (bool(self.bias), self.proj_size, self.recurrent_dropout if self.training else 0.0)
 
     def torch_function(self) -> Any:
         return None if self.recurrent_dropout and self.training else torch._VF.lstm
@@ -125,17 +125,17 @@ class GRU(DropIn, torch.nn.GRU):
         self._begin(sizes, init=init, learn_h0=learn_h0, recurrent_dropout=recurrent_dropout, checkpoint=checkpoint)
 
     def _asked(self) -> tuple[Callable[..., Cell], tuple[Any, ...]]:
-        return gru_cell, (bool(self.bias), self.recurrent_dropout > 0 and self.training)
+        return gru_cell, (bool(self.bias), self.recurrent_dropout if self.training else 0.0)
 
     def torch_function(self) -> Any:
         return None if self.recurrent_dropout and self.training else torch._VF.gru
 
 
 @lru_cache
-def lstm_cell(bias: bool, projection: bool = False, dropout: bool = False) -> Cell:
-    return Cell(lstm(projection=projection, dropout=dropout, bias=bias), "lstm")
+def lstm_cell(bias: bool, proj_size: int = 0, recurrent_dropout: float = 0.0) -> Cell:
+    return Cell(lstm(projection=proj_size > 0, dropout=recurrent_dropout > 0, bias=bias), "lstm")
 
 
 @lru_cache
-def gru_cell(bias: bool, dropout: bool = False) -> Cell:
-    return Cell(gru(dropout=dropout, bias=bias), "gru")
+def gru_cell(bias: bool, recurrent_dropout: float = 0.0) -> Cell:
+    return Cell(gru(dropout=recurrent_dropout > 0, bias=bias), "gru")

@@ -13,14 +13,13 @@ All but "torch" begin with zero biases; the input weights are torch's in any cas
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bptt.errors import InputError
+from bptt.errors import InputError, did_you_mean
 from bptt.sheet import Cell
 from bptt.sheet.expressions import Name, Product, Transposed, names, walk
 from bptt.sheet.tokens import spelled
@@ -55,10 +54,9 @@ def check_names(cell: Cell, init: str | Mapping[str, str | float]) -> None:
     known = [name for name, given in cell.sheet.given.items() if given.learned]
     for name in () if isinstance(init, str) else init:
         if name not in known:
-            near = get_close_matches(name, known, 1)
             raise InputError(
                 f"init= says how parameters begin, which are {', '.join(known)}; got {name!r}."
-                + (f" Did you mean {near[0]}?" if near else "")
+                + did_you_mean(name, known)
             )
 
 

@@ -1,7 +1,6 @@
 """Recurrent layers of a cell that is given as text, by name or as a `bptt.Cell`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt.engine import blocks
 from bptt.engine.contract import Layout, Signature
 from bptt.engine.evaluation import fixed_lines
-from bptt.errors import InputError
+from bptt.errors import InputError, did_you_mean
 from bptt.nn import initial, tracers
 from bptt.nn.arguments import TOKENS, checked_share, checked_size, checked_sizes
 from bptt.nn.layers import Functions, Further, LaidOut, Layers, OfLayer
@@ -299,7 +298,7 @@ class Recurrent(Layers):
             strange = next((name for name in given if name not in wanted), None)
             raise InputError(
                 f"inputs= are those that the text of the cell names beside x, here {', '.join(wanted) or 'none'}; got "
-                f"{_listed(inputs or {})}.{_near(strange, wanted)}"
+                f"{_listed(inputs or {})}.{did_you_mean(strange or '', wanted)}"
             )
         lengths, widths = self._lengths(0), self.cell.sheet.widths
 
@@ -366,8 +365,3 @@ def _as_dict(name: str, given: Any) -> dict[str, Any]:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(map(str, names))) or "none"
-
-
-def _near(name: Any, known: Sequence[str]) -> str:
-    near = get_close_matches(str(name), known, 1)
-    return f" Did you mean {near[0]}?" if near else ""
