@@ -90,6 +90,7 @@ public:
         vectors.reserve(program.vectors.size());
         matrices.reserve(program.matrices.size());
         results.reserve(program.results.size());
+        seen_.reserve(16);
         std::vector<bool> is_read(program.arrays.size());
         for (const bptt::Ahead& ahead : program.ahead)
             for (const bptt::Factors& factors : ahead.terms) is_read[factors.left] = true;
@@ -99,7 +100,7 @@ public:
         for (int size : program.rows) of_rows(lengths[size]);
         for (const bptt::Vector& vector : program.vectors) {
             const std::size_t length = lengths[vector.size];
-            const Real* const whole = at<Real>(taken(look({length * vector.blocks}), false));
+            const Real* const whole = at<Real>(taken(look_at_whole(length * vector.blocks, {}, false), false));
             vectors.push_back(whole ? whole + length * vector.block : nullptr);
         }
         for (const bptt::Given& matrix : program.matrices) matrices.push_back(strided<const Real>(matrix, false));
@@ -116,6 +117,14 @@ public:
 private:
     using Found = bptt::Tensors::Found;
 
+    struct Seen {
+        PyObject* tensor;
+        std::size_t lines;
+        std::optional<std::size_t> line;
+        bool strided;
+        Found found;
+    };
+
     template <class T>
     static T* at(const Found& found) {
         return static_cast<T*>(found.at);
@@ -131,6 +140,16 @@ private:
 
     std::optional<Found> look(std::initializer_list<std::size_t> shape, bool strided = false) const {
         return tensors_.find(next(), true, sizeof(Real), shape, strided);
+    }
+
+    // Of a tensor that may have come before: blocks of one are asked for one after the other. A vector has no `line`.
+    std::optional<Found> look_at_whole(std::size_t lines, std::optional<std::size_t> line, bool strided) {
+        for (const Seen& seen : seen_)
+            if (seen.tensor == next().ptr() && seen.lines == lines && seen.line == line && seen.strided == strided)
+                return seen.found;
+        const std::optional<Found> found = line ? look({lines, *line}, strided) : look({lines}, strided);
+        if (found) seen_.push_back({next().ptr(), lines, line, strided, *found});
+        return found;
     }
 
     void of_steps(const bptt::Array& array, bool may_be_none) {
@@ -162,14 +181,14 @@ private:
         const std::size_t columns = lengths_[matrix.columns];
         if (matrix.rows < 0) {
             const std::size_t all = columns * matrix.blocks;
-            std::optional<Found> vector = look({all}, true);
+            std::optional<Found> vector = look_at_whole(all, {}, true);
             if (vector && vector->at && is_written && !is_apart(*vector, 1, all)) vector.reset();
             const Found given = taken(vector, is_written);
             return {block<R>(matrix, given, columns, given.column_stride), 0, given.column_stride};
         }
         const std::size_t rows = lengths_[matrix.rows], lines = matrix.is_transposed ? columns : rows,
                           line = matrix.is_transposed ? rows : columns, all = lines * matrix.blocks;
-        std::optional<Found> found = look({all, line}, true);
+        std::optional<Found> found = look_at_whole(all, line, true);
         if (found && found->at && is_written && !is_apart(*found, all, line)) found.reset();
         const Found given = taken(found, is_written);
         R* const begin = block<R>(matrix, given, lines, given.row_stride);
@@ -197,6 +216,7 @@ private:
     const nb::list& given_;
     const bptt::Steps& steps_;
     const std::vector<std::size_t>& lengths_;
+    std::vector<Seen> seen_;
     std::size_t next_ = 0;
     std::int64_t all_ = 0;
 };
@@ -274,6 +294,7 @@ NB_MODULE(_native, m) {
              "arrays"_a, "rows"_a, "matrices"_a, "results"_a);
     m.def("prefer_large_pages",
           [](std::uintptr_t at, std::size_t bytes) { bptt::prefer_large_pages(reinterpret_cast<void*>(at), bytes); });
+    m.def("lent", &bptt::lent, "shape"_a, "bytes"_a);
     m.def("rows_of_a_block", &bptt::rows_of_a_block);
     static const bptt::Tensors tensors;
     m.def(

@@ -1,6 +1,9 @@
 #include "tensors.hpp"
 
 #include <algorithm>
+#include <memory>
+
+#include "buffer.hpp"
 
 namespace bptt {
 
@@ -19,6 +22,31 @@ struct Described {  // DLTensor
 };
 constexpr std::int32_t cpu = 1;
 constexpr std::uint8_t integer = 0, floating_point = 2;
+
+struct Managed {  // DLManagedTensor
+    Described tensor;
+    void* context;
+    void (*release)(Managed*);
+};
+
+// A loan as a tensor.
+struct Lent {
+    Managed managed;
+    Loan loan;
+    std::vector<std::int64_t> shape, strides;
+};
+
+void take_back(Managed* managed) {
+    auto* const lent = static_cast<Lent*>(managed->context);
+    give_back(lent->loan);
+    delete lent;
+}
+
+// Of a capsule that nobody has made a tensor of; one that somebody has is renamed.
+void take_back_unused(PyObject* capsule) noexcept {
+    if (PyCapsule_IsValid(capsule, "dltensor"))
+        take_back(static_cast<Managed*>(PyCapsule_GetPointer(capsule, "dltensor")));
+}
 
 struct Exchange {  // DLPackExchangeAPI
     std::uint32_t major, minor;
@@ -79,6 +107,26 @@ std::optional<Tensors::Found> Tensors::find(nb::handle tensor, bool real, std::s
     if (!is_whole(tensor.ptr(), last, bytes)) return {};
     at.at = static_cast<char*>(found.data) + found.byte_offset;
     return at;
+}
+
+nb::capsule lent(const std::vector<std::int64_t>& shape, std::size_t bytes) {
+    auto made = std::make_unique<Lent>();
+    made->shape = shape;
+    made->strides.resize(shape.size());
+    std::int64_t count = 1;
+    for (std::size_t axis = shape.size(); axis-- > 0; count *= shape[axis]) made->strides[axis] = count;
+    made->loan = borrow(static_cast<std::size_t>(count) * bytes);
+    made->managed = {{made->loan.at, cpu, 0, static_cast<std::int32_t>(shape.size()), floating_point,
+                      static_cast<std::uint8_t>(8 * bytes), 1, made->shape.data(), made->strides.data(), 0},
+                     made.get(),
+                     &take_back};
+    PyObject* const capsule = PyCapsule_New(&made->managed, "dltensor", &take_back_unused);
+    if (!capsule) {
+        give_back(made->loan);
+        throw nb::python_error();
+    }
+    made.release();
+    return nb::steal<nb::capsule>(capsule);
 }
 
 // Whether all of its numbers lie within its storage, which may have been cut short, and as they are, not negated.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <vector>
 
 namespace bptt {
 
@@ -34,5 +35,8 @@ private:
     PyTypeObject* type_;
     PyObject *is_neg_, *storage_offset_, *untyped_storage_;
 };
+
+// A capsule of DLPack, from which torch makes a tensor of this shape: borrowed memory, given back with the tensor.
+nanobind::capsule lent(const std::vector<std::int64_t>& shape, std::size_t bytes);
 
 }  // namespace bptt

@@ -19,7 +19,7 @@ from bptt.engine.contract import Gradients, Layout, Made, Weights
 from bptt.engine.steps import Steps
 from bptt.nn import RNN
 from bptt.sheet import Cell
-from bptt.sheet.cells import elman
+from bptt.sheet.cells import elman, lstm
 
 ACTIVATIONS = ["tanh", "relu", "sigmoid", "identity"]
 # Largest error over largest value. float64: the contract's 1e-12. float32: sums of up to 300 terms and 7 steps of
@@ -557,7 +557,7 @@ from bptt.engine import native
 from bptt.engine.contract import Layout, Weights
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.cells import elman
+from bptt.sheet.cells import elman, lstm
 torch.set_num_threads(2)
 cell = Cell(elman(bias=False))
 weights = Weights(Layout.of(cell, as_torch=True), [torch.eye(100) / 2] * 2)
@@ -583,7 +583,7 @@ from bptt.engine import native
 from bptt.engine.contract import Gradients, Layout, Weights
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.cells import elman
+from bptt.sheet.cells import elman, lstm
 torch.set_num_threads(int(sys.argv[1]))
 generator = torch.Generator().manual_seed(0)
 shapes = (50, 8, 30), (200, 30), (200, 200), (50, 8, 200)
@@ -855,3 +855,23 @@ def test_states_may_have_any_strides_where_cotangents_are_told() -> None:
         native.backward(cell, weights, Made(states, (), ()), x, [None], steps, dy, [None], into)
         told.append(into.cotangents)
     torch.testing.assert_close(told[1], told[0], rtol=0, atol=0)
+
+
+def kept_of_a_call(x, weights, layout, cell):
+    return native.forward(cell, Weights(layout, weights), x, [None, None], Steps.of(x, None, False, None)).kept
+
+
+def test_memory_of_kept_values_is_used_again_once_nobody_holds_them_and_not_before():
+    cell = Cell(lstm())
+    layout = Layout.of(cell, as_torch=True)
+    weights = [random(k, *shape) for k, shape in enumerate([(256, 5), (256, 64), (256,), (256,)])]
+    kept = kept_of_a_call(random(4, 40, 30, 5), weights, layout, cell)
+    held = [array.clone() for array in kept]
+    others = kept_of_a_call(random(5, 40, 30, 5), weights, layout, cell)
+    places = {array.data_ptr() for array in others}
+    assert not places & {array.data_ptr() for array in kept}
+    assert all(map(torch.equal, kept, held))
+    del others
+    again = kept_of_a_call(random(6, 40, 30, 5), weights, layout, cell)
+    assert {array.data_ptr() for array in again} == places
+    assert all(map(torch.equal, kept, held))

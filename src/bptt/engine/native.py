@@ -43,8 +43,9 @@ def forward(
     given = [x, *first, *weights.tensors, *extras]
     length, like, B = program.lengths(given), _like(weights, x), steps.B
     last = [like.new_empty(1, B, length[size]) for size in program.last]
-    made = [] if out is None else [out]
-    made += [_fresh(like, steps, length[size]) for size in list(program.made.values())[len(made) :]]
+    width_of_output, *widths = [length[size] for size in program.made.values()]
+    made = [_fresh(like, steps, width_of_output) if out is None else out]
+    made += [_lent(like, steps, width) for width in widths]
     run(program, [*given, *last, *made], length, steps, like.dtype)
     y, *rest = made
     if not values:
@@ -125,10 +126,14 @@ def _like(weights: Weights, x: Tensor) -> Tensor:
     return x
 
 
+def _lent(like: Tensor, steps: Steps, width: int) -> Tensor:
+    """An array of all steps in memory that the engine takes back, for the next call to use, when nobody holds it."""
+    return torch.from_dlpack(_native.lent([*steps.rows, width], like.itemsize))
+
+
 def _fresh(like: Tensor, steps: Steps, width: int) -> Tensor:
     """An array of all steps."""
-    T, B, sizes, _ = steps
-    array = like.new_empty(T, B, width) if sizes is None else like.new_empty(sum(sizes), width)
+    array = like.new_empty(*steps.rows, width)
     if array.nbytes >= LARGE:
         _native.prefer_large_pages(array.data_ptr(), array.nbytes)
     return array
