@@ -261,14 +261,14 @@ def test_padding_and_resets_cost_what_real_steps_cost() -> None:
         (lambda m, x: m(x, lengths=[1, 2, 5]), r"lengths must lie in \[0, 4\], .* got 1 to 5"),
         (lambda m, x: m(x, lengths=[1, -2, 4]), r"lengths must lie in \[0, 4\], .* got -2 to 4"),
         (lambda m, x: m(x, reset=torch.zeros(3, 4).bool()), r"shape \(4, 3\), \(time, batch\) .* shape \(3, 4\)"),
-        (lambda m, x: m(x, reset=torch.zeros(4, 3)), r"boolean mask .* got torch.float32"),
+        (lambda m, x: m(x, reset=torch.zeros(4, 3)), r"reset must hold booleans .* got torch.float32"),
         (
             lambda m, x: m(pack_padded_sequence(x, [4] * 3), lengths=[1] * 3),
             "has its lengths in itself.*pad_packed",
         ),
         (
             lambda m, x: m(torch.nested.as_nested_tensor(list(x), layout=torch.jagged), lengths=[4]),
-            "lengths given, reset",
+            r"got layout=torch\.jagged, lengths=\. For",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""torch.compile goes through our subclass of torch.nn.RNN as through any module.
+"""torch.compile goes through our subclass of torch.nn.RNN as through any module, and around what no graph can hold.
 
 Dynamo, its tracer, refuses every torch.nn.RNN and with it every subclass, unless its setting `allow_rnn` is on for all
 of them, torch.nn.LSTM included. Here it is on while dynamo looks at one of ours, and for nobody else. Dynamo is loaded
@@ -12,12 +12,18 @@ import torch
 
 from bptt.arrival import when_imported
 
-BUILDER = "torch._dynamo.variables.builder"
+DYNAMO = "torch._dynamo"
+BUILDER = f"{DYNAMO}.variables.builder"
 
 
 def admit(ours: type[torch.nn.RNNBase]) -> None:
     """Make dynamo take instances of this class, at once or as soon as it is imported."""
     when_imported(BUILDER, lambda builder: _admit_to(builder, ours))
+
+
+def leave_out(owner: type, method: str, why: str) -> None:
+    """Make dynamo call this method between two graphs; where it has to make one graph of all, its error says why."""
+    when_imported(DYNAMO, lambda it: setattr(owner, method, it.disable(getattr(owner, method), reason=why)))
 
 
 def _admit_to(builder: ModuleType, ours: type[torch.nn.RNNBase]) -> None:

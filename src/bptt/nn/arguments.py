@@ -174,21 +174,27 @@ def checked_lengths(lengths: Tensor | Sequence[int], B: int, T: int, *, unbatche
     return lengths
 
 
-def checked_reset(
-    reset: Tensor | Sequence[Any], B: int, T: int, *, batch_first: bool, unbatched: bool = False
+OF_STEPS = {
+    "reset": "says that row b begins anew before step t",
+    "mask": "is true where step t of row b is real, false where it is skipped. Of ones and zeros: mask.bool()",
+}
+
+
+def checked_of_steps(
+    given: Tensor | Sequence[Any], name: str, B: int, T: int, *, batch_first: bool, unbatched: bool = False
 ) -> Tensor:
-    """(B, T) booleans, from a mask laid out as the input is."""
-    reset = _numbers(reset, "reset", torch.bool)
-    if unbatched and reset.dim() == 1:
-        reset = reset.unsqueeze(0 if batch_first else 1)
+    """reset or mask (B, T), booleans, from those laid out as the input is."""
+    found = _numbers(given, name, torch.bool)
+    if unbatched and found.dim() == 1:
+        found = found.unsqueeze(0 if batch_first else 1)
     expected = (B, T) if batch_first else (T, B)
-    if reset.dtype != torch.bool or tuple(reset.shape) != expected:
-        axes = "(batch, time)" if batch_first else "(time, batch)"
+    if found.dtype != torch.bool or tuple(found.shape) != expected:
+        axes, place = ("(batch, time)", "[b, t]") if batch_first else ("(time, batch)", "[t, b]")
         raise ValueError(
-            f"reset must be a boolean mask of shape {expected}, {axes} as the input; got {reset.dtype} of shape "
-            f"{tuple(reset.shape)}. reset[t, b] says that row b begins anew before step t."
+            f"{name} must hold booleans of shape {expected}, {axes} as the input; got {found.dtype} of shape "
+            f"{tuple(found.shape)}. {name}{place} {OF_STEPS[name]}."
         )
-    return reset if batch_first else reset.mT
+    return found if batch_first else found.mT
 
 
 def _numbers(given: Any, name: str, of_nothing: torch.dtype = torch.int64) -> Tensor:

@@ -157,7 +157,8 @@ class DropIn(Layers, torch.nn.RNNBase):
         hx: FirstStates | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        reset: Tensor | Sequence[Any] | None = None,
+        mask: Tensor | Sequence[Any] | None = None,
         return_all_layers: Literal[False] = False,
     ) -> tuple[Tensor, Any]: ...
     @overload
@@ -171,7 +172,8 @@ class DropIn(Layers, torch.nn.RNNBase):
         hx: FirstStates | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        reset: Tensor | Sequence[Any] | None = None,
+        mask: Tensor | Sequence[Any] | None = None,
         return_all_layers: bool,
     ) -> tuple[Any, ...]: ...
     def forward(
@@ -180,16 +182,19 @@ class DropIn(Layers, torch.nn.RNNBase):
         hx: FirstStates | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        reset: Tensor | Sequence[Any] | None = None,
+        mask: Tensor | Sequence[Any] | None = None,
         return_all_layers: bool = False,
     ) -> tuple[Any, ...]:
         if type(input) is not Tensor and isinstance(input, Proxy):
-            return tracers.node(self, input, hx, lengths=lengths, reset=reset, return_all_layers=return_all_layers)
+            return tracers.node(
+                self, input, hx, lengths=lengths, reset=reset, mask=mask, return_all_layers=return_all_layers
+            )
         weights = [self.tensors_of(k) for k in range(len(self._all_weights))]
         first = weights[0]
         if not type(first[0]) is type(first[1]) is Parameter and tracers.are_per_sample(first):
-            return self._by_torch(input, hx, tracers.PER_SAMPLE, lengths, reset, return_all_layers)
-        return self.called(input, hx, lengths, reset, return_all_layers, weights)
+            return self._by_torch(input, hx, tracers.PER_SAMPLE, lengths, reset, mask, return_all_layers)
+        return self.called(input, hx, lengths, reset, mask, return_all_layers, weights)
 
     def __prepare_scriptable__(self) -> Any:
         """Called by torch.jit.script."""
@@ -200,15 +205,18 @@ class DropIn(Layers, torch.nn.RNNBase):
         input: Any,
         hx: FirstStates | None = None,
         lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        reset: Tensor | Sequence[Any] | None = None,
+        mask: Tensor | Sequence[Any] | None = None,
         return_all_layers: bool = False,
     ) -> Any:
         """Called by torch in the place of `forward` while torch.jit.trace looks on."""
-        return self._by_torch(input, hx, tracers.JIT, lengths, reset, return_all_layers)
+        return self._by_torch(input, hx, tracers.JIT, lengths, reset, mask, return_all_layers)
 
-    def _by_torch(self, input: Any, hx: Any, who: str, lengths: Any, reset: Any, return_all_layers: bool) -> Any:
+    def _by_torch(
+        self, input: Any, hx: Any, who: str, lengths: Any, reset: Any, mask: Any, return_all_layers: bool
+    ) -> Any:
         """The forward of torch's module, for those who know nothing else."""
-        asked = lengths is not None or reset is not None or return_all_layers or self.learn_h0
+        asked = any(given is not None for given in (lengths, reset, mask)) or return_all_layers or self.learn_h0
         is_plain = not asked and self.torch_function() is not None and isinstance(self.hidden_size, int)
         tracers.check_torch_computes_the_same(self, input, who, is_plain=is_plain)
         return super().forward(input, hx)

@@ -26,9 +26,9 @@ class LSTM(DropIn, torch.nn.LSTM):
                   no hx is given, and after a reset
 
     recurrent_dropout and checkpoint are those of `bptt.nn.RNN`, and so is all that a call takes and returns: lengths=,
-    reset=, return_all_layers=, tokens, packed and jagged input, half precision. hx and h_n are tuples (h, c), each
-    (num_layers * directions, B, H), h proj_size wide where that is given; with a list of sizes each of them is a tuple
-    with (directions, B, H) for each layer.
+    reset=, mask=, return_all_layers=, tokens, packed and jagged input, half precision. hx and h_n are tuples (h, c),
+    each (num_layers * directions, B, H), h proj_size wide where that is given; with a list of sizes each of them is a
+    tuple with (directions, B, H) for each layer.
 
     `lstm.cell` is the cell, and `print(lstm.cell)` shows its equations, both sides. Its output gate is q.
 

@@ -5,7 +5,7 @@ parameters are.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.autograd import long
+from bptt.autograd.dynamo import leave_out
 from bptt.autograd.function import layer
 from bptt.autograd.private import is_traced, seen_by_others
 from bptt.autograd.recorded import Padding, begin, recorder
@@ -28,7 +29,7 @@ from bptt.nn.arguments import (
     check_states_of_layers,
     checked_input,
     checked_lengths,
-    checked_reset,
+    checked_of_steps,
     checked_state,
     warn_of_one_hot,
 )
@@ -43,6 +44,13 @@ LaidOut = Callable[[Any], Tensor | None]
 """A further input of all steps as x itself goes into the layers; None where it is not laid out as the input is."""
 OfLayer = list[Tensor | None]
 """The states (1, B, ·) of one layer in one direction; None is zero."""
+
+
+NOT_IN_A_GRAPH = (
+    "lengths=, reset= and mask= decide which steps there are, and a graph is made before their numbers are known. "
+    "Compile without fullgraph=True, which leaves this call out of the graph; rows that differ in length alone can be "
+    "a PackedSequence, which compiles."
+)
 
 
 class Further(NamedTuple):
@@ -116,26 +124,30 @@ class Layers(torch.nn.Module, ABC):
         input: Any,
         hx: Any,
         lengths: Tensor | Sequence[int] | None,
-        reset: Tensor | None,
+        reset: Tensor | Sequence[Any] | None,
+        mask: Tensor | Sequence[Any] | None,
         return_all_layers: bool,
         weights: list[Sequence[Tensor]],
         inputs: Mapping[str, Any] | None = None,
     ) -> tuple[Any, ...]:
-        like = weights[0][0]
+        like, of_padded = weights[0][0], {}
+        if lengths is not None or reset is not None or mask is not None:
+            of_padded = {"lengths": lengths, "reset": reset, "mask": mask}
+            of_padded = {name: given for name, given in of_padded.items() if given is not None}
         if type(input) is not Tensor and isinstance(input, PackedSequence):
-            layers, h_n = self._packed(input, hx, lengths, reset, inputs, weights, like, return_all_layers)
+            layers, h_n = self._packed(input, hx, of_padded, inputs, weights, like, return_all_layers)
         elif input.is_nested:
-            layers, h_n = self._jagged(input, hx, lengths, reset, inputs, weights, like, return_all_layers)
+            layers, h_n = self._jagged(input, hx, of_padded, inputs, weights, like, return_all_layers)
         else:
-            layers, h_n = self._padded(input, hx, lengths, reset, inputs, weights, like, return_all_layers)
+            padded = Layers._beside_the_graph if of_padded and is_traced() else Layers._padded
+            layers, h_n = padded(self, input, hx, of_padded, inputs, weights, like, return_all_layers)
         return (layers[-1], h_n, tuple(layers)) if return_all_layers else (layers[-1], h_n)
 
     def _padded(
         self,
         input: Tensor,
         hx: Any,
-        lengths: Tensor | Sequence[int] | None,
-        reset: Tensor | None,
+        of_padded: Mapping[str, Any],
         inputs: Mapping[str, Any] | None,
         weights: list[Sequence[Tensor]],
         like: Tensor,
@@ -153,7 +165,7 @@ class Layers(torch.nn.Module, ABC):
         further = NOTHING_FURTHER
         if inputs is not None or self.reads_further:
             further = self._further(inputs, x.shape[:2], B, like, batch_axis if unbatched else None, _as_it_is)
-        if lengths is None and reset is None:
+        if not of_padded:
             if self.batch_first:
                 x = x.transpose(0, 1)
                 further = further._replace(steps=[d.transpose(0, 1) for d in further.steps])
@@ -161,11 +173,9 @@ class Layers(torch.nn.Module, ABC):
             layers = [output.transpose(0, 1) for output in layers] if self.batch_first else layers
         else:
             T = x.shape[1 - batch_axis]
-            lengths = checked_lengths([T] * B if lengths is None else lengths, B, T, unbatched=unbatched)
-            if reset is not None:
-                reset = checked_reset(reset, B, T, batch_first=self.batch_first, unbatched=unbatched)
+            lengths, reset, mask = self._real_steps(of_padded, B, T, unbatched)
             time_stride, row_stride = (1, T) if self.batch_first else (B, 1)
-            runs = segments(torch.arange(B, device="cpu") * row_stride, time_stride, lengths, reset, x.device)
+            runs = segments(torch.arange(B, device="cpu") * row_stride, time_stride, lengths, reset, x.device, mask)
             further = further._replace(steps=[d.flatten(0, 1) for d in further.steps])
             layers, last = self._segmented(x.flatten(0, 1), runs, states, weights, further, every_layer)
             if not is_traced() and (watching := recorder.get()) is not None:
@@ -177,12 +187,35 @@ class Layers(torch.nn.Module, ABC):
             last = [tuple(h.squeeze(1) for h in of_layer) for of_layer in last]
         return layers, self._h_n(last)
 
+    def _beside_the_graph(self, *given: Any) -> tuple[list[Any], Any]:
+        """`_padded` where torch.compile looks on (`bptt.autograd.dynamo.leave_out`)."""
+        return self._padded(*given)
+
+    def _real_steps(
+        self, of_padded: Mapping[str, Any], B: int, T: int, unbatched: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """How many real steps rows have (B,), where they begin anew (B, T), and which the real ones are (B, T)."""
+        if torch.compiler.is_exporting():
+            raise InputError(NOT_IN_A_GRAPH)
+        if len(of_padded.keys() & {"lengths", "mask"}) == 2:
+            raise InputError(
+                "lengths= and mask= both say which steps are real; got the two. Give mask= alone, false at padding too."
+            )
+        reset, mask = (
+            checked_of_steps(given, name, B, T, batch_first=self.batch_first, unbatched=unbatched)
+            if (given := of_padded.get(name)) is not None
+            else None
+            for name in ("reset", "mask")
+        )
+        if mask is not None:
+            return mask.sum(1), reset, mask
+        return checked_lengths(of_padded.get("lengths", [T] * B), B, T, unbatched=unbatched), reset, None
+
     def _jagged(
         self,
         input: Tensor,
         hx: Any,
-        lengths: Tensor | Sequence[int] | None,
-        reset: Tensor | None,
+        of_padded: Mapping[str, Any],
         inputs: Mapping[str, Any] | None,
         weights: list[Sequence[Tensor]],
         like: Tensor,
@@ -194,17 +227,17 @@ class Layers(torch.nn.Module, ABC):
                 "a jagged nested tensor must have its ragged axis, that of time, after the batch, "
                 f"(batch, time of each row, input_size); got {tuple(input.shape)}. Transpose it back."
             )
-        if input.layout != torch.jagged or lengths is not None or reset is not None:
+        if input.layout != torch.jagged or of_padded:
             raise InputError(
-                "a nested tensor has its lengths in itself: layout=torch.jagged, without lengths= or reset= beside; "
-                f"got layout={input.layout}, lengths {'not ' if lengths is None else ''}given, reset "
-                f"{'not ' if reset is None else ''}given. For resets, pad: torch.nested.to_padded_tensor, then lengths="
+                "a nested tensor has its lengths in itself: layout=torch.jagged, without lengths=, reset= or mask= "
+                f"beside; got layout={input.layout}, {_and(of_padded) or 'none of them'}. For resets, pad: "
+                "torch.nested.to_padded_tensor, then lengths="
             )
         check_axes(input, 2 if input.dtype in TOKENS else 3, of=self.known_as)
         if not is_traced() and recorder.get() is not None:
             raise InputError(
-                "a tape holds padded batches, with lengths= and reset= too, or a PackedSequence; got a jagged nested "
-                "tensor. Record with torch.nested.to_padded_tensor(x, 0.0) and lengths=."
+                "a tape holds padded batches, with lengths=, reset= and mask= too, or a PackedSequence; got a jagged "
+                "nested tensor. Record with torch.nested.to_padded_tensor(x, 0.0) and lengths=."
             )
         values, offsets, holes = jagged.values(), jagged.offsets(), jagged.lengths()
         x, B = checked_input(values, self.input_size, like), len(offsets) - 1
@@ -230,17 +263,16 @@ class Layers(torch.nn.Module, ABC):
         self,
         input: PackedSequence,
         hx: Any,
-        lengths: Tensor | Sequence[int] | None,
-        reset: Tensor | None,
+        of_padded: Mapping[str, Any],
         inputs: Mapping[str, Any] | None,
         weights: list[Sequence[Tensor]],
         like: Tensor,
         every_layer: bool,
     ) -> tuple[list[Any], Any]:
-        if lengths is not None or reset is not None:
+        if of_padded:
             raise InputError(
-                "a PackedSequence has its lengths in itself: lengths= and reset= belong to padded input; got "
-                f"{'lengths' if reset is None else 'reset'} beside one. Pad it: torch.nn.utils.rnn.pad_packed_sequence"
+                "a PackedSequence has its lengths in itself: lengths=, reset= and mask= belong to padded input; got "
+                f"{_and(of_padded)} beside one. Pad it: torch.nn.utils.rnn.pad_packed_sequence"
             )
         x, batch_sizes, sorted_indices, unsorted_indices = input
         check_axes_of_rows(x)
@@ -465,6 +497,13 @@ class Layers(torch.nn.Module, ABC):
                 directions = self.directions
                 each.append(tuple(torch.cat(of_state[k : k + directions]) for k in range(0, len(of_state), directions)))
         return each[0] if len(each) == 1 else tuple(each)
+
+
+leave_out(Layers, "_beside_the_graph", NOT_IN_A_GRAPH)
+
+
+def _and(names: Iterable[str]) -> str:
+    return " and ".join(f"{name}=" for name in names)
 
 
 def _as_it_is(d: Any) -> Tensor | None:

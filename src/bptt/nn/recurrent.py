@@ -216,13 +216,15 @@ class Recurrent(Layers):
         hx: Any = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        reset: Tensor | Sequence[Any] | None = None,
+        mask: Tensor | Sequence[Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
         return_all_layers: bool = False,
     ) -> tuple[Any, ...]:
         if type(input) is not Tensor and isinstance(input, Proxy):
             return tracers.node(
-                self, input, hx, lengths=lengths, reset=reset, inputs=inputs, return_all_layers=return_all_layers
+                self, input, hx, lengths=lengths, reset=reset, mask=mask, inputs=inputs,
+                return_all_layers=return_all_layers,
             )  # fmt: skip
         if tracers.are_per_sample(getattr(self, self._called(name, 0)) for name in self._names):
             raise tracers.refused(self, tracers.PER_SAMPLE)
@@ -234,7 +236,7 @@ class Recurrent(Layers):
                 "Give numbers: the output of a torch.nn.Embedding, or torch.nn.functional.one_hot(x, input_size).",
             )
         weights = [self.tensors_of(k) for k in range(self.count)]
-        return self.called(input, hx, lengths, reset, return_all_layers, weights, inputs)
+        return self.called(input, hx, lengths, reset, mask, return_all_layers, weights, inputs)
 
     def __prepare_scriptable__(self) -> Any:
         """Called by torch.jit.script."""

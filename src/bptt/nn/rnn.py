@@ -51,10 +51,14 @@ class RNN(DropIn, torch.nn.RNN):
              read, whatever it holds, and costs nothing
     reset    booleans laid out as x is, (T, B), (B, T) or (T,): where true, the row begins anew before that step, with
              zero or with h0_l{k}. In reverse, the row then begins anew at the step before. See `bptt.nn.segments`
+    mask     booleans laid out as x is, true at real steps: padding on the left, or steps to skip. The state goes past
+             a skipped step, in both directions; what x holds there is never read, and costs nothing. A reset before
+             a skipped step is one before the next real one. In the place of lengths, not beside them
 
     It returns
 
-    output   the top layer's states of all steps (T, B, directions * H), laid out as x is; zero where there is padding
+    output   the top layer's states of all steps (T, B, directions * H), laid out as x is; zero at padding and at
+             skipped steps
     h_n      the last states of all layers (num_layers * directions, B, H): after a row's last real step, and for a row
              without any, its state before the first. With a list of sizes: a tuple with (directions, B, H) for each
              layer, and hx is one too

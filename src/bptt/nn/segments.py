@@ -1,7 +1,8 @@
 """Which steps of padded input are real, and where rows begin anew: the same steps as a packed batch.
 
-A segment is a run of real steps of one row without a reset inside. Segments do not know each other, so each is a row
-of a packed batch by itself: padding costs nothing and is never read, and a row that is reset often takes fewer steps.
+A segment is a run of real steps of one row without a reset inside; steps that a mask skips may lie between them.
+Segments do not know each other, so each is a row of a packed batch by itself: padding costs nothing and is never read,
+and a row that is reset often takes fewer steps.
 
 In both directions a segment is a sequence of its own. Forward, a reset before step t makes t start from the fresh
 state; in reverse, which walks from the end, it makes step t-1 start from the fresh state. The state that was given, hx,
@@ -62,12 +63,24 @@ class Segments(NamedTuple):
         return start.index_copy(1, self.rows[at_the_end], h_n.index_select(1, at_the_end))
 
 
-def segments(starts: Tensor, time_stride: int, lengths: Tensor, reset: Tensor | None, device: torch.device) -> Segments:
+def segments(
+    starts: Tensor,
+    time_stride: int,
+    lengths: Tensor,
+    reset: Tensor | None,
+    device: torch.device,
+    mask: Tensor | None = None,
+) -> Segments:
     """The segments of B rows whose step t lies at starts[b] + t * time_stride of the flattened input.
 
-    lengths (B,) counts the real steps; reset (B, T) is true where a row begins anew before step t.
+    lengths (B,) counts the real steps; mask (B, T) is true at these, where they are not the first ones; reset (B, T)
+    is true where a row begins anew before step t, or, where that is skipped, before the next real one.
     """
     lengths = lengths.to("cpu", torch.int64)
+    real = None if mask is None else (~mask.cpu()).to(torch.int8).argsort(dim=1, stable=True)  # these steps first
+    if real is not None and reset is not None:
+        resets = reset.cpu().cumsum(1).gather(1, real)  # of each real step, how many there were until then
+        reset = resets.diff(dim=1, prepend=resets.new_zeros(len(resets), 1)) > 0
     steps = int(lengths.max()) if len(lengths) else 0
     begins = torch.zeros(len(lengths), steps, dtype=torch.bool, device="cpu")
     if reset is not None:
@@ -87,6 +100,7 @@ def segments(starts: Tensor, time_stride: int, lengths: Tensor, reset: Tensor | 
     batch_sizes = len(sizes) - torch.searchsorted(sizes.flip(0), torch.arange(longest, device="cpu"), right=True)
     step = torch.arange(longest, device="cpu").repeat_interleave(batch_sizes)
     segment = torch.arange(len(step), device="cpu") - (batch_sizes.cumsum(0) - batch_sizes)[step]
-    places = starts.cpu()[rows[segment]] + (first_steps[segment] + step) * time_stride
+    step, row = first_steps[segment] + step, rows[segment]
+    places = starts.cpu()[row] + (step if real is None else real[row, step]) * time_stride
     on_device = (t.to(device) for t in (places, rows, goes_on[rows, first_steps], is_last, firsts, lasts))
     return Segments(len(lengths), batch_sizes.tolist(), *on_device)

@@ -69,6 +69,6 @@ def check_torch_computes_the_same(
         raise InputError(
             f"{who} knows torch's operators alone, so it takes what torch's own {type(module).__name__} computes: "
             "numbers, no tokens, tanh or relu, one hidden size, no parametrization, and nothing of learn_h0, leak, "
-            "residual, norm, recurrent_dropout, lengths=, reset=, return_all_layers=; got "
+            "residual, norm, recurrent_dropout, lengths=, reset=, mask=, return_all_layers=; got "
             f"{module}, input of {rows.dtype}. Leave it out; {INSTEAD[who]}."
         )
