@@ -203,13 +203,14 @@ def test_any_parameters_may_be_frozen(frozen: tuple[str, ...], kind: str) -> Non
     assert all((p.grad is None) == (name in frozen) for name, p in ours.named_parameters())
 
 
-def test_frozen_parameters_of_a_stack_leave_no_gradient() -> None:
-    rnn = bptt.nn.RNN(5, 7, 2, bidirectional=True).requires_grad_(False)
-    assert not rnn(torch.randn(4, 6, 5))[0].requires_grad
+@of_classes
+def test_frozen_parameters_of_a_stack_leave_no_gradient(kind: str) -> None:
+    module = pair(kind, 5, 7, 2, bidirectional=True)[1].requires_grad_(False)
+    assert not module(torch.randn(4, 6, 5))[0].requires_grad
     x = torch.randn(4, 6, 5, requires_grad=True)
-    rnn(x)[1].sum().backward()
+    module(x)[0].sum().backward()
     assert x.grad is not None
-    assert all(p.grad is None for p in rnn.parameters())
+    assert all(p.grad is None for p in module.parameters())
 
 
 @of_classes
