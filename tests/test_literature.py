@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks.literature import adding, jsb, shakespeare, sunspots
+from benchmarks.literature import adding, gates, jsb, shakespeare, sunspots
 from benchmarks.literature.outcome import mean_and_spread
 from bptt.tasks import Text, data
 
@@ -153,3 +155,43 @@ def test_targets_of_the_network_end_with_what_is_known() -> None:
 def test_the_spread_is_over_seeds() -> None:
     assert mean_and_spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
     assert mean_and_spread([1.0], 1) == "1.0"
+
+
+def tasks_of_gates(place: Path) -> dict[str, gates.Task]:
+    """One of each kind, short."""
+    draw = np.random.default_rng(0)
+    text = place / "text.txt"
+    text.write_text("to be or not to be, that is the question. " * 400)
+    numbers = place / "numbers.csv"
+    numbers.write_text("Y\n" + "\n".join(f"{y:.3f}" for y in np.sin(np.arange(400) / 3) + 0.1 * draw.normal(size=400)))
+    for name in ("train.ts", "test.ts"):
+        rows = [
+            ":".join(",".join(f"{v:.2f}" for v in k % 3 + draw.normal(size=5 + k % 4)) for _ in range(2)) + f":{k % 3}"
+            for k in range(24)
+        ]
+        (place / name).write_text("#about\n@data\n" + "\n".join(rows))
+    pieces = chorales(9, 4, 6)
+    a_part = jsb.inputs_and_targets(pieces)
+    return {
+        "chorales": gates.Task(
+            "", "", jsb.KEYS, jsb.KEYS, 24, 2, lambda: iter([a_part]), a_part, a_part,
+            lambda o, y: F.binary_cross_entropy_with_logits(o, y), jsb.negative_log_likelihood,
+        ),
+        "characters": gates.characters(str(text)),
+        "vowels": gates.vowels(str(place / "train.ts"), str(place / "test.ts")),
+        "series": gates.series(str(numbers), "Y"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", gates.TASKS)
+@pytest.mark.parametrize("cell", gates.CELLS)
+def test_cells_of_equal_size_learn_the_same_with_our_layers_and_torchs(cell: str, name: str, tmp_path: Path) -> None:
+    task = replace(tasks_of_gates(tmp_path)[name], hidden=48, epochs=2)
+    weights = gates.weights_of(cell, task, gates.units_of(cell, task))
+    assert weights == pytest.approx(gates.weights_of("plain", task, 48), rel=0.05)
+    runs = gates.runs_of(task, cell, ["bptt", "torch"], 1e-3, seed=0)
+    model = runs["bptt"].model
+    assert weights == sum(p.numel() for p in model.parameters())
+    figures = [(run.best, run.read(task, task.test)) for run in runs.values()]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-3)
+    assert all(map(math.isfinite, figures[0]))
