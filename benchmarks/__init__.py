@@ -10,7 +10,7 @@ memory.py      peak memory of a training step
 long.py        memory and time of one long sequence, up to a million steps
 others.py      how busy other processes were meanwhile
 report.py      tables and the verdict on every bar, from the lines of JSON alone
-cells.py       lstm, gru and cells of one's own beside torch.nn, an eager loop, JAX and the reference engine
+cells.py       cells of one's own and options beside an eager loop, JAX and the reference engine
 pointwise.py   how much of a layer's time goes to what is no product
 sheet.py       reading a cell's equations, deriving its side B, and what the derived side costs beside autograd
 versions.py    the plain layer of two versions of bptt, in two environments
@@ -21,6 +21,7 @@ machine.py     what stands beside every figure
 results/       lines of JSON of full runs, by date
 
 Full run:             make bench (writes benchmarks/results/<date>.jsonl)
+LSTM and GRU:         python -m benchmarks --cell lstm,gru (writes benchmarks/results/<date>-lstm-gru.jsonl)
 Does it work at all?  python -m benchmarks --quick
 One shape:            python -m benchmarks --case 100,32,128,256 --peers torch,onednn --seconds 10
 Tables for the docs:  python -m benchmarks.report benchmarks/results/<date>.jsonl --markdown

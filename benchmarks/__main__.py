@@ -1,7 +1,8 @@
 """`python -m benchmarks`: every peer at every shape in one run: tables, the bars, one line of JSON per measurement.
 
 A full run takes some twenty minutes on two cores and should have the machine to itself; --quick shows in some minutes
-that everything works. Results of a full run are kept under benchmarks/results unless --output says otherwise.
+that everything works. --cell lstm,gru measures these in the place of the plain cell: layers, half padding and memory.
+Results of a full run are kept under benchmarks/results unless --output says otherwise.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import layers, memory, situations, train_text
-from benchmarks.cases import PLAIN, QUICK, SMALL_CALLS, UGLY, Case
+from benchmarks.cases import FORMS, LAYERS, QUICK, SMALL_CALLS, Case, Cell
 from benchmarks.machine import machine
 from benchmarks.measure import BRIEF, FULL, Effort
 from benchmarks.others import Others
@@ -37,6 +38,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="few shapes, short measurements")
+    parser.add_argument("--cell", default="rnn", help=f"comma-separated, of {', '.join(FORMS)}; default %(default)s")
     parser.add_argument(
         "--case", type=_case, action="append", metavar="T,B,I,H", help="this shape only; may be repeated"
     )
@@ -50,30 +52,36 @@ def _arguments() -> argparse.Namespace:
     for peer in arguments.peers:
         if peer not in MODULES:
             parser.error(f"peers are {', '.join(MODULES)}; got {peer!r}")
+    arguments.cell = arguments.cell.split(",")
+    for cell in arguments.cell:
+        if cell not in FORMS:
+            parser.error(f"cells are {', '.join(FORMS)}; got {cell!r}")
     arguments.threads = [int(count) for count in arguments.threads.split(",")]
     return arguments
 
 
-def _measure(team: Team, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _measure(team: Team, cell: Cell, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     effort = BRIEF if arguments.quick else FULL
     if arguments.seconds is not None:
         effort = Effort(arguments.seconds, effort.fewest, effort.most)
     if arguments.case:
         for case in arguments.case:
-            yield from layers.measure(team, case, effort)
+            yield from layers.measure(team, case.of(cell), effort)
         return
     few = 1 if arguments.quick else None
-    for case in QUICK if arguments.quick else PLAIN + UGLY:
+    for case in (QUICK if arguments.quick else LAYERS)[cell]:
         yield from layers.measure(team, case, effort)
+    for case in situations.PACKED[:few]:
+        yield situations.measure_packed(team, case.of(cell), effort)
+    for case in memory.CASES[:few]:
+        yield memory.measure(case.of(cell))
+    if cell != "rnn":
+        return
     for case in SMALL_CALLS[:few]:
         for record in layers.measure(team, case, effort, limits=False):
             yield record | {"kind": "small"}
-    for case in situations.PACKED[:few]:
-        yield situations.measure_packed(team, case, effort)
     for case in situations.LOADED[:few]:
         yield situations.measure_loaded(team, case, effort)
-    for case in memory.CASES[:few]:
-        yield memory.measure(case)
     yield train_text.measure(turns=3 if arguments.quick else 15)
 
 
@@ -82,7 +90,8 @@ def main() -> None:
     now = datetime.now(UTC)
     output = arguments.output
     if output is None and not (arguments.quick or arguments.case):
-        output = RESULTS / f"{now:%Y-%m-%d}.jsonl"
+        cells = "" if arguments.cell == ["rnn"] else "-" + "-".join(arguments.cell)
+        output = RESULTS / f"{now:%Y-%m-%d}{cells}.jsonl"
     facts, records = machine(), []
     if os.getloadavg()[0] > IDLE:
         print(f"this machine is not idle (load average {os.getloadavg()[0]:.1f}); figures are noise", file=sys.stderr)
@@ -94,8 +103,10 @@ def main() -> None:
         if OURS in team.absent:
             sys.exit("nothing to compare without ours")
         busy = Others(worker.process.pid for _, _, worker in team)
-        for record in _measure(team, arguments):
+        measured = ((cell, record) for cell in arguments.cell for record in _measure(team, cell, arguments))
+        for cell, record in measured:
             record |= {
+                "cell": cell,
                 "date": f"{now:%Y-%m-%dT%H:%M:%SZ}",
                 "machine": facts,
                 "others_cores": None if (others := busy.cores()) is None else round(others, 2),
@@ -108,7 +119,7 @@ def main() -> None:
             if arguments.json:
                 print(line, flush=True)
             elapsed = (datetime.now(UTC) - now).total_seconds()
-            print(f"{elapsed:5.0f} s  {record['kind']} {record['case']} {record['mode']}", file=sys.stderr)
+            print(f"{elapsed:5.0f} s  {cell} {record['kind']} {record['case']} {record['mode']}", file=sys.stderr)
     if not arguments.json:
         print(text(records))
     if output is not None:

@@ -1,12 +1,12 @@
-"""Cells beside what people would run in their place: forward and backward of one layer, float32.
+"""Cells that no library has beside what people would run in their place: forward and backward of one layer, float32.
 
-    python -m benchmarks.cells [--pairs 9] [--threads 2] [--seconds 0.4] [--only lstm]
+    python -m benchmarks.cells [--pairs 9] [--threads 2] [--seconds 0.4] [--only mgu]
 
-lstm and gru beside torch.nn.LSTM and GRU; mgu and a cell with two memories, as a user types them, beside the same cell
-as a loop in eager PyTorch and as jit of lax.scan in JAX (`pip install jax`; left out where it is not there); the plain
-cell with options beside the reference engine. Each in a process of its own, PAIRS times in turn. Prints milliseconds,
-the least of each process and of these the median; how many times longer the other takes, the geometric mean of the
-pairs; and an interval in which that lies with 95 % probability (Student's t on the logarithms).
+mgu and a cell with two memories, as a user types them, beside the same cell as a loop in eager PyTorch and as jit of
+lax.scan in JAX (`pip install jax`; left out where it is not there); the plain cell with options beside the reference
+engine. Each in a process of its own, PAIRS times in turn. Prints milliseconds, the least of each process and of these
+the median; how many times longer the other takes, the geometric mean of the pairs; and an interval in which that lies
+with 95 % probability (Student's t on the logarithms). LSTM and GRU: `python -m benchmarks --cell lstm,gru`.
 """
 
 # pyright: reportMissingImports=false
@@ -28,8 +28,7 @@ from benchmarks.versions import STUDENT
 from benchmarks.worker import environment
 
 MODES = ("train", "infer")
-TORCH_SHAPES = ("50,1,16,64", "128,24,96,160", "100,32,128,256", "35,20,650,650")
-OWN_SHAPES = ("100,1,64,64", "100,32,64,128")
+SHAPES = ("100,1,64,64", "100,32,64,128")
 OPTIONS: dict[str, dict[str, Any]] = {
     "leak": {"leak": 0.3},
     "residual": {"residual": True},
@@ -50,9 +49,8 @@ def rivals() -> list[tuple[str, str, str]]:
     """Cell, shape and who is beside it."""
     own = ("loop", *(["jax"] if find_spec("jax") else []))
     return [
-        *((cell, shape, "torch") for cell in ("lstm", "gru") for shape in TORCH_SHAPES),
-        *((cell, shape, other) for cell in ("mgu", "two memories") for shape in OWN_SHAPES for other in own),
-        *((cell, shape, "reference") for cell in OPTIONS for shape in OWN_SHAPES),
+        *((cell, shape, other) for cell in ("mgu", "two memories") for shape in SHAPES for other in own),
+        *((cell, shape, "reference") for cell in OPTIONS for shape in SHAPES),
     ]
 
 
@@ -122,10 +120,8 @@ def _of_torch(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     x, dy = torch.randn(T, B, I), torch.randn(T, B, H)
-    if who == "torch":
-        rnn: torch.nn.Module = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell](I, H)
-    elif cell in OPTIONS:
-        rnn = bptt.nn.RNN(I, H, **OPTIONS[cell])
+    if cell in OPTIONS:
+        rnn: torch.nn.Module = bptt.nn.RNN(I, H, **OPTIONS[cell])
     else:
         rnn = bptt.nn.Recurrent(TWO_MEMORIES if cell == "two memories" else cell, I, H)
     W = {name.removesuffix("_l0"): tensor for name, tensor in rnn.named_parameters()}

@@ -22,7 +22,7 @@ def measure(team: Team, case: Case, effort: Effort, *, limits: bool = True) -> l
             try:
                 if not worker.prepare(request):
                     continue
-                errors[key] = worst_error(worker.results(request), expected, mode)
+                errors[key] = worst_error(worker.results(request), expected, case.results(mode))
             except WorkerError as error:
                 failures[key] = str(error)
                 continue

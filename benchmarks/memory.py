@@ -1,4 +1,4 @@
-"""Peak memory of a training step: `python -m benchmarks.memory bptt 100,64,128,256` prints it as a line of JSON.
+"""Peak memory of a training step: `python -m benchmarks.memory bptt 100,64,128,256 lstm` prints it as a line of JSON.
 
 What is measured is resident memory as the kernel counts it, whoever allocated it. A tiny layer is trained first, which
 loads libraries and starts threads. Then the high-water mark is reset (/proc/self/clear_refs) and two steps of the case
@@ -6,9 +6,11 @@ run, the results of the first given back before the second. extra = high-water m
 inputs, weights and dy were there. Memory that an implementation keeps from step to step thus counts; kept says how much
 of it is left when all results are gone.
 
-The bar: inputs + states + one array of T B H. The inputs being there before, what may be added is the states (T+1) B H
-and one array T B H; the gradients that the step returns (weights, biases, h_0) and h_n are added to what is allowed,
-and the verdict leaves 1 % for pages that are not full and counters that the kernel updates in batches.
+The bar: inputs + states + one array of T B H; for gated cells inputs + states + kept gates. The inputs being there
+before, what may be added is (T+1) B H for each state, h and of the LSTM c, and T B H once for the plain cell and four
+times for the LSTM (i, f, g, o; tanh(c) can be made again) and for the GRU (r, z, n and h W_hn + b_hn). The gradients
+that the step returns (weights, biases, first states) and the last states are added to what is allowed, and the verdict
+leaves 1 % for pages that are not full and counters that the kernel updates in batches.
 """
 
 import ctypes
@@ -36,7 +38,7 @@ def measure(case: Case, peers: tuple[str, ...] = (OURS, "torch")) -> dict[str, A
     }
     found = {}
     for peer in peers:
-        command = [sys.executable, "-m", "benchmarks.memory", peer, str(case)]
+        command = [sys.executable, "-m", "benchmarks.memory", peer, str(case), case.cell]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         failure = (done.stderr.strip().splitlines() or [""])[-1]
         found[peer] = json.loads(done.stdout) if done.returncode == 0 else {"failed": failure}
@@ -52,29 +54,32 @@ def _measure_here(peer: str, case: Case) -> dict[str, float]:
     import torch
 
     import bptt
+    from benchmarks.peers.module import as_hx, first_states, layer
 
-    given = inputs(case)
-    x, dy, h0 = torch.from_numpy(given.x), torch.from_numpy(given.dy), torch.from_numpy(given.h0)[None].requires_grad_()
-    kind = bptt.nn.RNN if peer == OURS else torch.nn.RNN
-    rnn = kind(case.I, case.H)
+    def arguments(case: Case) -> Any:
+        given = inputs(case)
+        first = [state.requires_grad_() for state in first_states(case)]
+        rnn = layer(bptt.nn if peer == OURS else torch.nn, case)
+        return rnn, torch.from_numpy(given.x), first, torch.from_numpy(given.dy)
 
-    def step(rnn: torch.nn.RNN, x: torch.Tensor, h0: torch.Tensor, dy: torch.Tensor) -> Any:
-        y, h_n = rnn(x, h0)
-        return y, h_n, torch.autograd.grad(y, [h0, *rnn.parameters()], dy)
+    def step(rnn: Any, x: torch.Tensor, first: list[torch.Tensor], dy: torch.Tensor) -> Any:
+        y, last = rnn(x, as_hx(first))
+        return y, last, torch.autograd.grad(y, [*first, *rnn.parameters()], dy)
 
-    step(kind(8, 8), torch.ones(4, 2, 8), torch.zeros(1, 2, 8, requires_grad=True), torch.ones(4, 2, 8))
+    given = arguments(case)
+    step(*arguments(Case(4, 2, 8, 8, case.cell)))
     _give_back()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    step(rnn, x, h0, dy)
-    results = step(rnn, x, h0, dy)
+    step(*given)
+    results = step(*given)
     extra = _status("VmHWM") - before
     gradients = sum(gradient.nbytes for gradient in results[2])
     del results
     _give_back()
     kept = _status("VmRSS") - before
-    state = 4 * case.B * case.H
-    allowed = (case.T + 1) * state + case.T * state + gradients + state
+    state, states = 4 * case.B * case.H, len(case.form.states)
+    allowed = states * (case.T + 1) * state + case.form.sums * case.T * state + gradients + states * state
     return {
         "extra_mb": round(extra / 1e6, 2),
         "kept_mb": round(kept / 1e6, 2),
@@ -89,4 +94,6 @@ def _give_back() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure_here(sys.argv[1], Case(*map(int, sys.argv[2].split(","))))))
+    peer, shape, *cell = sys.argv[1:]
+    fields: list[Any] = [*map(int, shape.split(",")), *cell]
+    print(json.dumps(_measure_here(peer, Case(*fields))))

@@ -21,7 +21,7 @@ LOADED = [Case(100, 16, 64, 128), Case(100, 32, 128, 256), Case(1000, 8, 32, 64)
 def measure_packed(team: Team, case: Case, effort: Effort) -> dict[str, Any]:
     """Half of all steps are padding. Ours also without padding left out: the dense batch of the same size."""
     packed, dense = ("prepare_packed", case), ("prepare", case, "train")
-    judge = prepare_packed_module(torch.nn.RNN(case.I, case.H, dtype=torch.float64), case)
+    judge = prepare_packed_module(torch.nn, case, torch.float64)
     judge.run()
     expected: Any = judge.results()
     threads = max(count for _, count, _ in team)
@@ -33,7 +33,7 @@ def measure_packed(team: Team, case: Case, effort: Effort) -> dict[str, Any]:
             continue
         try:
             worker.prepare(packed)
-            error = worst_error(worker.results(packed), expected, "train")
+            error = worst_error(worker.results(packed), expected, case.results("train"))
             if error > TOLERANCE:
                 raise WorkerError(f"wrong by {error:.1e} of the largest entry")
             entries[peer] = Entry(worker, packed)

@@ -3,18 +3,25 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+import bptt
 from benchmarks import layers, report, workers
-from benchmarks.cases import MODES, RESULTS, TOLERANCE, Case, Mode, truth, worst_error
+from benchmarks.cases import FORMS, MODES, TOLERANCE, Case, Cell, Mode, inputs, truth, worst_error
 from benchmarks.measure import Effort, Entry, alternate
 from benchmarks.others import SHORTEST_S, Others
-from benchmarks.peers import bptt_rnn, torch_rnn
-from benchmarks.worker import Visit, WorkerError
+from benchmarks.peers import torch_rnn
+from benchmarks.peers.module import prepare_packed_module
+from benchmarks.team import MODULES
+from benchmarks.worker import Visit, Worker, WorkerError
 
 CASE = Case(5, 3, 4, 7)
+ABSENT = ("ImportError", "ModuleNotFoundError")
 
 
 class FakeTeam(dict[tuple[str, int], Any]):
@@ -51,34 +58,84 @@ class FakeWorker:
         del self.prepared[request]
 
 
+@pytest.fixture(scope="module", params=MODULES)
+def peer(request: pytest.FixtureRequest) -> Iterator[tuple[str, Worker]]:
+    try:
+        worker = Worker(MODULES[request.param], threads=1)
+    except WorkerError as error:
+        if not str(error).startswith(ABSENT):
+            raise
+        pytest.skip(str(error))
+    yield request.param, worker
+    worker.close()
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("peer", [torch_rnn, bptt_rnn], ids=["torch", "bptt"])
-def test_peers_pass_the_gate_with_every_result(peer: Any, mode: Mode) -> None:
-    work = peer.prepare(CASE, mode)
-    work.run()
-    found = work.results()
-    assert set(RESULTS[mode]) == set(found)
-    assert worst_error(found, truth(CASE), mode) < TOLERANCE
+@pytest.mark.parametrize("cell", FORMS)
+def test_peers_pass_the_gate_with_every_result(peer: tuple[str, Worker], cell: Cell, mode: Mode) -> None:
+    name, worker = peer
+    case = Case(9, 3, 4, 37, cell)
+    request = ("prepare", case, mode)
+    takes_part = worker.prepare(request)
+    assert takes_part == (mode not in {"onednn": ("train",), "onnxruntime": ("train", "train_dx")}.get(name, ()))
+    if takes_part:
+        found = worker.results(request)
+        worker.release(request)
+        assert set(case.results(mode)) == set(found)
+        assert worst_error(found, truth(case), case.results(mode)) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", RESULTS["train_dx"])
-def test_a_thousandth_too_much_in_any_result_does_not_pass(name: str) -> None:
-    expected = truth(CASE)
+@pytest.mark.parametrize("cell", FORMS)
+def test_packed_batches_of_ours_give_what_torch_gives(cell: Cell) -> None:
+    case = Case(8, 3, 4, 7, cell)
+    judge = prepare_packed_module(torch.nn, case, torch.float64)
+    ours = prepare_packed_module(bptt.nn, case)
+    for work in (judge, ours):
+        work.run()
+    expected: Any = judge.results()
+    assert len(expected["y"]) < case.T * case.B * 0.6
+    assert worst_error(ours.results(), expected, case.results("train")) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"), [(cell, name) for cell in FORMS for name in CASE.of(cell).results("train_dx")]
+)
+def test_a_thousandth_too_much_in_any_result_does_not_pass(cell: Cell, name: str) -> None:
+    case = CASE.of(cell)
+    names, expected = case.results("train_dx"), truth(case)
+    assert set(names) == set(expected)
     found: Any = {**expected, name: expected[name] * 1.001}
-    assert worst_error(found, expected, "train_dx") > TOLERANCE
+    assert worst_error(found, expected, names) > TOLERANCE
     found[name] = expected[name] * float("nan")
-    assert worst_error(found, expected, "train_dx") == float("inf")
+    assert worst_error(found, expected, names) == float("inf")
     found[name] = expected[name][:-1]
-    assert worst_error(found, expected, "train_dx") == float("inf")
+    assert worst_error(found, expected, names) == float("inf")
 
 
-def test_flops_are_those_of_the_products() -> None:
-    T, B, I, H = CASE.T, CASE.B, CASE.I, CASE.H
-    into, recurrent = 2 * T * B * I * H, 2 * T * B * H * H
-    assert CASE.flops("infer") == into + recurrent
-    assert CASE.flops("train") == 2 * into + 3 * recurrent
-    assert CASE.flops("train_dx") == 3 * into + 3 * recurrent
-    assert {2 * m * k * n for m, k, n in CASE.products} == {into, recurrent}
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
+def test_flops_are_those_of_the_products(cell: Cell, gates: int) -> None:
+    case = CASE.of(cell)
+    into, recurrent = (2 * case.T * case.B * rows * gates * case.H for rows in (case.I, case.H))
+    assert case.flops("infer") == into + recurrent
+    assert case.flops("train") == 2 * into + 3 * recurrent
+    assert case.flops("train_dx") == 3 * into + 3 * recurrent
+    assert {2 * m * k * n for m, k, n in case.products} == {into, recurrent}
+
+
+@pytest.mark.parametrize(("cell", "kept"), [("rnn", 0), ("lstm", 5), ("gru", 4)])
+def test_bytes_are_those_of_the_arrays(cell: Cell, kept: int) -> None:
+    case = CASE.of(cell)
+    given, found = inputs(case), truth(case)
+    assert sum(map(np.size, found.values())) == case.T * case.B * (case.H + case.I) + sum(
+        array.size for array in (given.weight_ih, given.weight_hh, given.bias(case), *given.first, *given.first)
+    )
+    weights = given.weight_ih.size + given.weight_hh.size
+    infer = given.x.size + 2 * len(given.first) * case.B * case.H + weights + found["db"].size + found["y"].size
+    back = given.x.size + 2 * found["y"].size + len(given.first) * case.B * case.H + given.weight_hh.size
+    gradients = weights + found["db"].size + len(given.first) * case.B * case.H
+    assert case.bytes("infer") == 4 * infer
+    assert case.bytes("train") == 4 * (infer + back + gradients + 2 * kept * found["y"].size)
+    assert case.bytes("train_dx") == case.bytes("train") + 4 * (given.weight_ih.size + given.x.size)
 
 
 def test_everybody_is_asked_in_every_round_and_the_order_turns() -> None:
@@ -147,6 +204,38 @@ def test_losses_are_shown_and_decide_the_verdict() -> None:
         assert "0.50 <" in shown
         assert "MISSED" in shown
         assert "jax took no part" in shown
+    gated = [record | {"cell": "gru"} for record in records]
+    assert {bar.name: bar.required for bar in report.bars(gated)} == {
+        "train: torch.nn.GRU, geometric mean": "≥ 6×",
+        "train: torch.nn.GRU, worst": "≥ 1.50×",
+    }
+    titles = [table.title for table in report.tables(records + gated)]
+    assert titles == [prefix + title for prefix in ("", "GRU. ") for title in titles[: len(titles) // 2]]
+
+
+def test_bars_of_gated_cells() -> None:
+    def record(kind: str, mode: str, ratio: dict[str, float], **more: Any) -> dict[str, Any]:
+        peers = {"bptt": {"ms": 1.0}, "torch": {"ms": 3.0}, "bptt, dense": {"ms": 1.5}}
+        found = {"kind": kind, "case": "100,32,128,256", "mode": mode, "threads": 2, "cell": "lstm", "peers": peers}
+        return {**found, "ratio": ratio, **more}
+
+    records = [
+        record("layer", "train", {"torch": 1.5, "jax": 1.3, "onednn": 0.1}, share_of_limit=0.81),
+        record("layer", "train_dx", {"torch": 0.5, "jax": 0.5, "onednn": 0.95}, share_of_limit=0.79),
+        record("packed", "train", {}),
+    ]
+    assert [(bar.name, bar.required, bar.met) for bar in report.bars(records)] == [
+        ("train: torch.nn.LSTM, geometric mean", "≥ 2×", False),
+        ("train: torch.nn.LSTM, worst", "≥ 1.10×", True),
+        ("train: jax, geometric mean", "≥ 1.30×", True),
+        ("train: jax, worst", "≥ 1×", True),
+        ("train_dx: onednn, geometric mean", "≥ 1.15×", False),
+        ("train_dx: onednn, worst", "≥ 0.90×", True),
+        ("train: share of the limit, B ≥ 16 and H ≥ 128", "≥ 80%", True),
+        ("train_dx: share of the limit, B ≥ 16 and H ≥ 128", "≥ 80%", False),
+        ("half padding: torch.nn.LSTM with PackedSequence, geometric mean", "≥ 4×", False),
+        ("half padding: torch.nn.LSTM with PackedSequence, worst", "≥ 2×", True),
+    ]
 
 
 def test_model_of_many_workers() -> None:

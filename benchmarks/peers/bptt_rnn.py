@@ -1,4 +1,4 @@
-"""bptt.nn.RNN: ours, called exactly as torch.nn.RNN is."""
+"""bptt.nn.RNN, LSTM and GRU: ours, called exactly as those of torch.nn are."""
 
 from importlib import metadata
 
@@ -15,8 +15,8 @@ VERSION = f"bptt {metadata.version('bptt')} ({ENGINE.name}) on torch {torch.__ve
 
 
 def prepare(case: Case, mode: Mode) -> Prepared | None:
-    return prepare_module(bptt.nn.RNN(case.I, case.H), case, mode)
+    return prepare_module(bptt.nn, case, mode)
 
 
 def prepare_packed(case: Case) -> Prepared:
-    return prepare_packed_module(bptt.nn.RNN(case.I, case.H), case)
+    return prepare_packed_module(bptt.nn, case)

@@ -1,4 +1,4 @@
-// oneDNN's vanilla_rnn and matmul behind a C interface, one object per case, for `onednn_rnn.py`.
+// oneDNN's vanilla_rnn, lstm, lbr_gru and matmul behind a C interface, one object per case, for `onednn_rnn.py`.
 //
 // Every memory object is made once, when the case is prepared; a step only executes primitives. Weights arrive plain
 // (ldigo). In training a weight format of the primitive's own choosing is reordered to in every step, because a
@@ -67,57 +67,146 @@ struct Sizes {
 };
 
 struct Arrays {
-    const float *x, *h0, *W_xh, *W_hh, *b;
-    float *y, *h_n;
-    const float *dy, *dh_n;
-    float *dx, *dh0, *dW_xh, *dW_hh, *db;
+    const float *x, *h0, *c0, *W_xh, *W_hh, *b, *dy, *dh_n, *dc_n;
+    float *y, *h_n, *c_n, *dx, *dh0, *dc0, *dW_xh, *dW_hh, *db;
 };
 
-class Rnn : public Case {
-public:
-    Rnn(Sizes s, const Arrays& a, bool training) {
-        const auto layer_in = desc({s.T, s.B, s.I}, Tag::tnc), layer_out = desc({s.T, s.B, s.H}, Tag::tnc);
-        const auto state = desc({1, 1, s.B, s.H}, Tag::ldnc), bias = desc({1, 1, 1, s.H}, Tag::ldgo);
-        const memory::dims xh{1, 1, s.I, 1, s.H}, hh{1, 1, s.H, 1, s.H};
-        const auto plain_xh = desc(xh, Tag::ldigo), plain_hh = desc(hh, Tag::ldigo);
-        const auto any_xh = desc(xh, Tag::any), any_hh = desc(hh, Tag::any);
-        const auto tanh = dnnl::algorithm::eltwise_tanh;
-        const auto direction = dnnl::rnn_direction::unidirectional_left2right;
+constexpr auto kForwards = dnnl::rnn_direction::unidirectional_left2right;
 
-        dnnl::vanilla_rnn_forward::primitive_desc forward(
-            engine_, training ? dnnl::prop_kind::forward_training : dnnl::prop_kind::forward_inference, tanh, direction,
-            layer_in, state, any_xh, any_hh, bias, layer_out, state);
-        auto W_xh = of(plain_xh, a.W_xh), W_hh = of(plain_hh, a.W_hh);
+struct Descs {
+    memory::desc x, y, state, plain_xh, plain_hh, any_xh, any_hh, bias;
+};
+
+struct Plain {
+    static constexpr memory::dim gates = 1, biases = 1;
+    static constexpr bool has_c = false;
+    static constexpr auto tanh = dnnl::algorithm::eltwise_tanh;
+    using Forward = dnnl::vanilla_rnn_forward;
+    using Backward = dnnl::vanilla_rnn_backward;
+
+    static Forward::primitive_desc forward(const dnnl::engine& engine, dnnl::prop_kind kind, const Descs& d) {
+        return {engine, kind, tanh, kForwards, d.x, d.state, d.any_xh, d.any_hh, d.bias, d.y, d.state};
+    }
+
+    static Backward::primitive_desc backward(const dnnl::engine& engine, const Descs& d,
+                                             const Forward::primitive_desc& forward) {
+        return {engine,     dnnl::prop_kind::backward,
+                tanh,       kForwards,
+                d.x,        d.state,
+                d.any_xh,   d.any_hh,
+                d.bias,     d.y,
+                d.state,    d.x,
+                d.state,    d.plain_xh,
+                d.plain_hh, d.bias,
+                d.y,        d.state,
+                forward};
+    }
+};
+
+struct Lstm {
+    static constexpr memory::dim gates = 4, biases = 4;
+    static constexpr bool has_c = true;
+    using Forward = dnnl::lstm_forward;
+    using Backward = dnnl::lstm_backward;
+
+    static Forward::primitive_desc forward(const dnnl::engine& engine, dnnl::prop_kind kind, const Descs& d) {
+        return {engine, kind, kForwards, d.x, d.state, d.state, d.any_xh, d.any_hh, d.bias, d.y, d.state, d.state};
+    }
+
+    static Backward::primitive_desc backward(const dnnl::engine& engine, const Descs& d,
+                                             const Forward::primitive_desc& forward) {
+        return {engine,     dnnl::prop_kind::backward,
+                kForwards,  d.x,
+                d.state,    d.state,
+                d.any_xh,   d.any_hh,
+                d.bias,     d.y,
+                d.state,    d.state,
+                d.x,        d.state,
+                d.state,    d.plain_xh,
+                d.plain_hh, d.bias,
+                d.y,        d.state,
+                d.state,    forward};
+    }
+};
+
+struct Gru {
+    static constexpr memory::dim gates = 3, biases = 4;
+    static constexpr bool has_c = false;
+    using Forward = dnnl::lbr_gru_forward;
+    using Backward = dnnl::lbr_gru_backward;
+
+    static Forward::primitive_desc forward(const dnnl::engine& engine, dnnl::prop_kind kind, const Descs& d) {
+        return {engine, kind, kForwards, d.x, d.state, d.any_xh, d.any_hh, d.bias, d.y, d.state};
+    }
+
+    static Backward::primitive_desc backward(const dnnl::engine& engine, const Descs& d,
+                                             const Forward::primitive_desc& forward) {
+        return {engine,     dnnl::prop_kind::backward,
+                kForwards,  d.x,
+                d.state,    d.any_xh,
+                d.any_hh,   d.bias,
+                d.y,        d.state,
+                d.x,        d.state,
+                d.plain_xh, d.plain_hh,
+                d.bias,     d.y,
+                d.state,    forward};
+    }
+};
+
+template <class Cell>
+class Layer : public Case {
+public:
+    Layer(Sizes s, const Arrays& a, bool training) {
+        const memory::dims xh{1, 1, s.I, Cell::gates, s.H}, hh{1, 1, s.H, Cell::gates, s.H};
+        const Descs d{
+            .x = desc({s.T, s.B, s.I}, Tag::tnc),
+            .y = desc({s.T, s.B, s.H}, Tag::tnc),
+            .state = desc({1, 1, s.B, s.H}, Tag::ldnc),
+            .plain_xh = desc(xh, Tag::ldigo),
+            .plain_hh = desc(hh, Tag::ldigo),
+            .any_xh = desc(xh, Tag::any),
+            .any_hh = desc(hh, Tag::any),
+            .bias = desc({1, 1, Cell::biases, s.H}, Tag::ldgo),
+        };
+        const auto kind = training ? dnnl::prop_kind::forward_training : dnnl::prop_kind::forward_inference;
+        const auto forward = Cell::forward(engine_, kind, d);
+        auto W_xh = of(d.plain_xh, a.W_xh), W_hh = of(d.plain_hh, a.W_hh);
         Arguments arguments{
-            {DNNL_ARG_SRC_LAYER, of(layer_in, a.x)},
-            {DNNL_ARG_SRC_ITER, of(state, a.h0)},
+            {DNNL_ARG_SRC_LAYER, of(d.x, a.x)},
+            {DNNL_ARG_SRC_ITER, of(d.state, a.h0)},
             {DNNL_ARG_WEIGHTS_LAYER, in_format(W_xh, forward.weights_layer_desc(), !training)},
             {DNNL_ARG_WEIGHTS_ITER, in_format(W_hh, forward.weights_iter_desc(), !training)},
-            {DNNL_ARG_BIAS, of(bias, a.b)},
-            {DNNL_ARG_DST_LAYER, of(layer_out, a.y)},
-            {DNNL_ARG_DST_ITER, of(state, a.h_n)},
+            {DNNL_ARG_BIAS, of(d.bias, a.b)},
+            {DNNL_ARG_DST_LAYER, of(d.y, a.y)},
+            {DNNL_ARG_DST_ITER, of(d.state, a.h_n)},
         };
+        if constexpr (Cell::has_c) {
+            arguments.insert({{DNNL_ARG_SRC_ITER_C, of(d.state, a.c0)}, {DNNL_ARG_DST_ITER_C, of(d.state, a.c_n)}});
+        }
         if (training) arguments.insert({DNNL_ARG_WORKSPACE, memory(forward.workspace_desc(), engine_)});
-        executions_.push_back({dnnl::vanilla_rnn_forward(forward), arguments});
+        executions_.push_back({typename Cell::Forward(forward), arguments});
         if (!training) return;
 
-        dnnl::vanilla_rnn_backward::primitive_desc backward(
-            engine_, dnnl::prop_kind::backward, tanh, direction, layer_in, state, any_xh, any_hh, bias, layer_out,
-            state, layer_in, state, plain_xh, plain_hh, bias, layer_out, state, forward);
+        const auto backward = Cell::backward(engine_, d, forward);
         arguments.at(DNNL_ARG_WEIGHTS_LAYER) = in_format(W_xh, backward.weights_layer_desc(), false);
         arguments.at(DNNL_ARG_WEIGHTS_ITER) = in_format(W_hh, backward.weights_iter_desc(), false);
         arguments.insert({
-            {DNNL_ARG_DIFF_SRC_LAYER, of(layer_in, a.dx)},
-            {DNNL_ARG_DIFF_SRC_ITER, of(state, a.dh0)},
-            {DNNL_ARG_DIFF_WEIGHTS_LAYER, of(plain_xh, a.dW_xh)},
-            {DNNL_ARG_DIFF_WEIGHTS_ITER, of(plain_hh, a.dW_hh)},
-            {DNNL_ARG_DIFF_BIAS, of(bias, a.db)},
-            {DNNL_ARG_DIFF_DST_LAYER, of(layer_out, a.dy)},
-            {DNNL_ARG_DIFF_DST_ITER, of(state, a.dh_n)},
+            {DNNL_ARG_DIFF_SRC_LAYER, of(d.x, a.dx)},
+            {DNNL_ARG_DIFF_SRC_ITER, of(d.state, a.dh0)},
+            {DNNL_ARG_DIFF_WEIGHTS_LAYER, of(d.plain_xh, a.dW_xh)},
+            {DNNL_ARG_DIFF_WEIGHTS_ITER, of(d.plain_hh, a.dW_hh)},
+            {DNNL_ARG_DIFF_BIAS, of(d.bias, a.db)},
+            {DNNL_ARG_DIFF_DST_LAYER, of(d.y, a.dy)},
+            {DNNL_ARG_DIFF_DST_ITER, of(d.state, a.dh_n)},
         });
-        executions_.push_back({dnnl::vanilla_rnn_backward(backward), arguments});
-        const auto H = static_cast<size_t>(s.H);
-        cleared_ = {{a.dW_xh, static_cast<size_t>(s.I) * H}, {a.dW_hh, H * H}, {a.db, H}};
+        if constexpr (Cell::has_c) {
+            arguments.insert(
+                {{DNNL_ARG_DIFF_SRC_ITER_C, of(d.state, a.dc0)}, {DNNL_ARG_DIFF_DST_ITER_C, of(d.state, a.dc_n)}});
+        }
+        executions_.push_back({typename Cell::Backward(backward), arguments});
+        const auto I = static_cast<size_t>(s.I), H = static_cast<size_t>(s.H);
+        const size_t columns = Cell::gates * H;
+        cleared_ = {{a.dW_xh, I * columns}, {a.dW_hh, H * columns}, {a.db, Cell::biases * H}};
     }
 };
 
@@ -152,13 +241,19 @@ void version(int* major_minor_patch) {
     major_minor_patch[0] = v->major, major_minor_patch[1] = v->minor, major_minor_patch[2] = v->patch;
 }
 
-// nullptr on failure; `error` then says why.
-Case* rnn(const long sizes[4], const float* const inputs[7], float* const outputs[7], int training) {
-    return guarded([&] {
+// cell: 0 plain, 1 LSTM, 2 GRU. Those without c leave the arrays of c alone. nullptr on failure; `error` then says why.
+Case* layer(int cell, const long sizes[4], const float* const inputs[9], float* const outputs[9], int training) {
+    return guarded([&]() -> Case* {
         const auto& i = inputs;
         const auto& o = outputs;
-        const Arrays arrays{i[0], i[1], i[2], i[3], i[4], o[0], o[1], i[5], i[6], o[2], o[3], o[4], o[5], o[6]};
-        return new Rnn({sizes[0], sizes[1], sizes[2], sizes[3]}, arrays, training != 0);
+        const Sizes s{sizes[0], sizes[1], sizes[2], sizes[3]};
+        const Arrays a{i[0], i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8],
+                       o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7], o[8]};
+        switch (cell) {
+            case 0: return new Layer<Plain>(s, a, training != 0);
+            case 1: return new Layer<Lstm>(s, a, training != 0);
+            default: return new Layer<Gru>(s, a, training != 0);
+        }
     });
 }
 

@@ -1,4 +1,7 @@
-"""oneDNN's vanilla_rnn primitive, driven by a small C++ program (`onednn_rnn.cpp`) that is compiled on first use.
+"""oneDNN's primitives vanilla_rnn, lstm and lbr_gru, driven by a small C++ program (`onednn_rnn.cpp`).
+
+It is compiled on first use. oneDNN's h_t of a GRU is u h_{t-1} + (1 − u) o: u is torch's z, o its n. lbr_gru is "linear
+before reset", torch's kind, and has the bias of h W_hn as its fourth.
 
 Training is forward_training and backward, which always includes dx; so it competes in train_dx only. All its memory is
 allocated when the case is prepared, as a C++ program would. Inference is forward_inference with the weights already in
@@ -42,7 +45,7 @@ def library() -> ctypes.CDLL:
         note.write_text(described)
     found = ctypes.CDLL(str(built))
     found.error.restype = ctypes.c_char_p
-    found.rnn.restype = found.product.restype = ctypes.c_void_p
+    found.layer.restype = found.product.restype = ctypes.c_void_p
     found.product.argtypes = [ctypes.c_void_p] * 4
     found.step.argtypes = found.release.argtypes = [ctypes.c_void_p]
     return found
@@ -77,30 +80,48 @@ class Native:
             LIBRARY.release(self.handle)
 
 
+PRIMITIVES = {"rnn": 0, "lstm": 1, "gru": 2}
+ORDERS = {"rnn": [0], "lstm": [0, 1, 2, 3], "gru": [1, 0, 2, 3]}
+"""Which of torch's gates stands at each place: i, f, g, o and z, r, n, then n of h. Each of these undoes itself."""
+
+
 def prepare(case: Case, mode: Mode) -> Prepared | None:
     if mode == "train":
         return None
     given = inputs(case)
     T, B, I, H = case.T, case.B, case.I, case.H
-    read = [given.x, given.h0, given.weight_ih.T, given.weight_hh.T, given.bias_ih + given.bias_hh]
-    read += [given.dy, np.zeros((B, H), np.float32)]
-    read = [np.ascontiguousarray(array) for array in read]
+    gates, sums = case.form.gates, case.form.sums
+    biases = ORDERS[case.cell]
+    order = biases[:gates]
+    nothing = np.zeros((B, H), np.float32)
+    h0, c0 = (*given.first, nothing)[:2]
+    W_xh, W_hh = (
+        weight.reshape(gates, H, -1)[order].transpose(2, 0, 1) for weight in (given.weight_ih, given.weight_hh)
+    )
+    bias = given.bias(case).reshape(sums, H)[biases]
+    read = [np.ascontiguousarray(array) for array in (given.x, h0, c0, W_xh, W_hh, bias, given.dy, nothing, nothing)]
     shapes = {
         "y": (T, B, H),
         "h_n": (B, H),
+        "c_n": (B, H),
         "dx": (T, B, I),
         "dh0": (B, H),
-        "dW_xh": (I, H),
-        "dW_hh": (H, H),
-        "db": (H,),
+        "dc0": (B, H),
+        "dW_xh": (I, gates, H),
+        "dW_hh": (H, gates, H),
+        "db": (sums, H),
     }
     written = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     sizes = (ctypes.c_long * 4)(T, B, I, H)
-    handle = LIBRARY.rnn(sizes, _addresses(read), _addresses(list(written.values())), int(mode == "train_dx"))
+    arrays = (_addresses(read), _addresses(list(written.values())))
+    handle = LIBRARY.layer(PRIMITIVES[case.cell], sizes, *arrays, int(mode == "train_dx"))
     native = Native(handle, (read, written))
 
     def results() -> dict[str, Array]:
-        return {**written, "dW_ih": written["dW_xh"].T, "dW_hh": written["dW_hh"].T}
+        found: dict[str, Array] = {**written, "db": written["db"][biases].reshape(-1)}
+        for name, weight in (("dW_ih", "dW_xh"), ("dW_hh", "dW_hh")):
+            found[name] = written[weight][:, order].reshape(-1, case.columns).T
+        return {name: found[name] for name in case.results(mode)}
 
     return Prepared(native.run, results)
 

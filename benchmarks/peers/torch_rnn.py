@@ -1,7 +1,10 @@
-"""torch.nn.RNN: the layer most people use. MKL products, one operator for each of several things in every step.
+"""torch.nn.RNN, LSTM and GRU: the layers most people use.
 
-Training: the module's forward, then torch.autograd.grad of y with the cotangent dy for all four parameters, h_0 and, in
-train_dx, x. Inference: the module under torch.no_grad. Tensors for results are allocated by torch in every call.
+RNN and GRU are MKL products and one operator for each of several things in every step, the LSTM a call of oneDNN.
+
+Training: the module's forward, then torch.autograd.grad of y with the cotangent dy for all four parameters, the first
+states and, in train_dx, x. Inference: the module under torch.no_grad. Tensors for results are allocated by torch in
+every call.
 """
 
 import torch
@@ -14,7 +17,7 @@ VERSION = f"torch {torch.__version__}"
 
 
 def prepare(case: Case, mode: Mode) -> Prepared | None:
-    return prepare_module(torch.nn.RNN(case.I, case.H), case, mode)
+    return prepare_module(torch.nn, case, mode)
 
 
 def prepare_product(m: int, k: int, n: int) -> Prepared:
@@ -37,4 +40,4 @@ def prepare_read(size: int) -> Prepared:
 
 
 def prepare_packed(case: Case) -> Prepared:
-    return prepare_packed_module(torch.nn.RNN(case.I, case.H), case)
+    return prepare_packed_module(torch.nn, case)
