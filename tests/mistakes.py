@@ -33,6 +33,7 @@ from bptt.train import forcing, schedules, truncated
 SLOW = "s : size S\ns_t = 0.9 ⊙ s_{t-1} + x_t W_xs\nh_t = tanh(s_t W_sh)"
 STAR = "k_t = σ(x_t W_xk + h_{t-1} W_hk + b_k)\nh_t = k_t ⊙ h_{t-1} + (1 − k_t) ⊙ tanh(x_t)"
 DECAY = "δ : input\nh_t = tanh(x_t W_xh + (exp(−δ_t) ⊙ h_{t-1}) W_hh)"
+PAST = "p_t = x_t\nh_t = tanh(x_t W_xh + p_{t-1} W_ph)"
 ZONE = "m : rows\nn_t = tanh(x_t W_xn + h_{t-1} W_hn)\nh_t = m ⊙ h_{t-1} + (1 − m) ⊙ n_t"
 WORDS = "the cat sat on the mat. " * 40
 SMALL = "--hidden 8 --streams 4 --bptt 10"
@@ -99,6 +100,13 @@ COMMANDS = {
         "bptt train words.txt -o new --unit word --words 1": r"words must be a whole number of at least 2; got 1",
         "bptt train words.txt -o new --seed -1": r"seed must be a whole number from 0",
         "bptt train words.txt -o new --nonlinearity gelu": r"must be one of tanh, relu, sigmoid, identity; got 'gelu'",
+        "bptt train words.txt -o new --cell gruu": r"there is none at gruu\. Did you mean gru\?",
+        "bptt train words.txt -o new --cell nothing.txt": r"there is none at nothing\.txt",
+        "bptt train words.txt -o new --cell ''": r"A cell is one of elman, lstm, .*",
+        "bptt train words.txt -o new --cell gru --nonlinearity relu": r"--nonlinearity is the φ of the plain cell; got",
+        "bptt train words.txt -o new --cell cells/decay.txt": r"gives a cell x and nothing else; the cell .* reads δ",
+        f"bptt train words.txt -o new {SMALL} --cell cells/past.txt": r"x_t stands by itself",
+        "bptt train series.csv -o new --target v --cell cells/star.txt": r"inputs as wide as the output",
         "bptt train words.txt -o new --optimizer lion": r"must be one of adam, sgd; got 'lion'",
         "bptt train words.txt -o new --wrong": r"No such option",
     },
@@ -106,6 +114,7 @@ COMMANDS = {
         "bptt train other.txt -o run --resume": r"unknown: 'x'",
         "bptt train shorter.txt -o run --resume": r"sha256 [0-9a-f]{12}; got 936 chars",
         "bptt train words.txt -o run --resume --hidden 9": r"keeps its hidden, 8; got 9",
+        "bptt train words.txt -o run --resume --cell gru": r"keeps its cell, 'elman'; got 'gru'",
         "bptt train words.txt -o run --resume --unit byte": r"keeps its unit, 'character'; got 'byte'",
         "bptt train words.txt -o run --resume --lr 0": r"lr must be a number above 0",
         "bptt train -o gone --resume": r"gone\.txt cannot be used any more: .* Say where they are now",
@@ -122,6 +131,7 @@ COMMANDS = {
         "bptt generate not-json": r"not-json/settings\.json must be a file as bptt train wrote it",
         "bptt generate not-utf-8": r"not-utf-8/settings\.json must be a file as bptt train wrote it",
         "bptt generate deep": r"deep/settings\.json must be a file as bptt train wrote it",
+        "bptt generate cell": r"cell/settings\.json must be a file as bptt train wrote it; it is not: Line 1",
         "bptt generate schema": r"schema must be 4.*got 99",
         "bptt generate surrogate": r"surrogate/settings\.json .* surrogates not allowed",
         "bptt generate task": r"task must be one of .*got 'chess'",
@@ -432,6 +442,9 @@ def material(at: Path) -> None:
     }  # fmt: skip
     for name, text in texts.items():
         (at / name).write_text(text, "utf-8")
+    (at / "cells").mkdir()
+    for name, text in {"decay": DECAY, "past": PAST, "star": STAR}.items():
+        (at / "cells" / f"{name}.txt").write_text(text, "utf-8")
     days = [f"{np.datetime64('2026-01-01') + n},{n * 7 % 11}\n" for n in range(60)]
     for name, rows in {"series": days, "other": days[::2], "brief": days[:3]}.items():
         (at / f"{name}.csv").write_text("time,v\n" + "".join(rows))
@@ -488,6 +501,7 @@ def material(at: Path) -> None:
         "schema": lambda run: set_in(run, schema=99),
         "surrogate": lambda run: set_in(run, about="\ud800"),
         "task": lambda run: set_in(run, task="chess"),
+        "cell": lambda run: set_in(run, recipe={**vars(Recipe()), "equations": "h_t = tanh(x_t W_xh"}),
         "huge": lambda run: set_in(run, recipe={**vars(Recipe()), "hidden": 2**31 - 1}),
         "settings-directory": lambda run: ((run / runs.SETTINGS).unlink(), (run / runs.SETTINGS).mkdir()),
         "all-damaged": lambda run: (cut(run / runs.CHECKPOINT), turn(run / runs.PREVIOUS)),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bptt.nn import RNN
 from bptt.tasks import forecaster
 from bptt.tasks.forecaster import Base, Forecaster
 
@@ -34,8 +35,7 @@ def with_network(model: Forecaster, seed: int = 0) -> Forecaster:
     inputs = len(model.mean) - model.targets
     other = Forecaster(
         model.targets, inputs, model.horizon, model.window, season=model.season, base=model.base, anchor=model.anchor,
-        lags=model.lags,
-        gaps=model.gaps, hidden=7,
+        lags=model.lags, gaps=model.gaps, layers=lambda channels: RNN(channels, 7),
     )  # fmt: skip
     other.copy_fitted(model)
     torch.nn.init.normal_(other.network.readout.weight)

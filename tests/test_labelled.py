@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from bptt import runs
 from bptt.cli import app
 from bptt.errors import InputError
+from bptt.nn import RNN
+from bptt.nn.network import layers_of
 from bptt.tasks import Labelled, labelled, table
 from bptt.tasks.labelled import Classifier, Recipe, Roles
 from bptt.train import Training
@@ -97,13 +99,16 @@ def test_constant_and_missing_inputs_are_read_as_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_the_last_state_of_each_sequence_is_what_counts(bidirectional: bool) -> None:
-    model = Classifier(2, 5, 3, layers=2, bidirectional=bidirectional)
+@pytest.mark.parametrize("cell", ["elman", "lstm", "s_t = x_t W_xs + s_{t-1} W_ss\nh_t = tanh(s_t W_sh)"])
+def test_the_last_output_of_each_direction_is_what_counts(cell: str, bidirectional: bool) -> None:
+    model = Classifier(layers_of(cell, 2, 5, 2, bidirectional=bidirectional), 3)
     pairs = [(torch.randn(length, 2), 0) for length in (3, 7, 1)]
     together, _ = labelled.outputs(model, pairs)
     for o, (x, _) in zip(together, pairs, strict=True):
         with torch.no_grad():
-            torch.testing.assert_close(model(x[:, None])[0], o)
+            h, _ = model.rnn(x[:, None])
+            ends = torch.cat((h[-1, :, :5], h[0, :, 5:]), -1)
+            torch.testing.assert_close(model.readout(ends)[0], o)
 
 
 def test_balanced_weighs_classes_by_how_rare_they_are(tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_balanced_weighs_classes_by_how_rare_they_are(tmp_path: Path) -> None:
     )
     assert task.classes == ["common", "rare"]
     torch.testing.assert_close(task.weights, torch.tensor([40 / 60, 40 / 20]))
-    model = Classifier(2, 4, 2)
+    model = Classifier(RNN(2, 4), 2)
     x, y = labelled.batch(task.learning)
     expected = torch.nn.functional.cross_entropy(model(x), y, torch.tensor([40 / 60, 2.0]))
     L, _, count = task.loss(model, 0, None)

@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 from bptt import runs, train
 from bptt.errors import InputError
 from bptt.files import owned
-from bptt.nn import RNN, Elman
+from bptt.nn import RNN, Elman, Network
+from bptt.nn.network import layers_of
 from bptt.runs import formats
 from bptt.tasks import Text, data
 from bptt.tasks import text as text_task
@@ -145,8 +146,9 @@ class TestLoop:
             training(replace(SMALL, clip=clip, epochs=1)).run(watch=events.append)
             assert {event.clipped for event in events if isinstance(event, Steps)} == {share}
 
-    def test_the_held_out_loss_is_that_of_each_character_after_its_stream(self) -> None:
-        model = Elman(SYMBOLS, 8, SYMBOLS, dtype=torch.float64)
+    @pytest.mark.parametrize("cell", ["elman", "lstm"])
+    def test_the_held_out_loss_is_that_of_each_character_after_its_stream(self, cell: str) -> None:
+        model = Network(layers_of(cell, SYMBOLS, 8).double(), SYMBOLS)
         model.requires_grad_(False)
         tokens = TOKENS[:100].long()  # 32 streams of 3 targets, then 3 more after the last
         total, h = 0.0, None
@@ -175,9 +177,10 @@ class TestLoop:
             nats += float(model.loss(o, rest[1:])) * (len(rest) - 1)
         assert nats_per_token(model, tokens) == nats / (len(tokens) - 1)
 
-    def test_the_outputs_of_an_evaluation_never_exist_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("cell", ["elman", "lstm"])
+    def test_the_outputs_of_an_evaluation_never_exist_at_once(self, monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
         symbols, limit = 3000, 12_500
-        model, tokens = Elman(symbols, 2, symbols), torch.arange(2000) * 7 % symbols
+        model, tokens = Network(layers_of(cell, symbols, 2), symbols), torch.arange(2000) * 7 % symbols
         expected = nats_per_token(model, tokens)
         monkeypatch.setattr(text_task, "EVALUATION_OUTPUTS", limit)
         with Largest() as made:

@@ -56,10 +56,11 @@ def assert_shards_add_up(task: ResumableTask, workers: int) -> None:
         torch.testing.assert_close(added, whole, atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.parametrize("cell", ["elman", "lstm"])
 @pytest.mark.parametrize("k1", [None, 3])
-def test_losses_of_the_shards_of_a_text_add_up(k1: int | None) -> None:
+def test_losses_of_the_shards_of_a_text_add_up(k1: int | None, cell: str) -> None:
     for workers in (2, 4):
-        assert_shards_add_up(text(k1=k1), workers)
+        assert_shards_add_up(text(k1=k1, cell=cell), workers)
 
 
 @pytest.mark.parametrize("balanced", [False, True])

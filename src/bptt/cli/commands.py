@@ -157,6 +157,15 @@ def train(
             help="Share of the text, at its end, that is held out; 0: none.", rich_help_panel=TEXT, show_default="0.05"
         ),
     ] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CELL",
+            help="elman, lstm, gru, gru-v1, mgu, peephole, indrnn, or a file with equations.",
+            rich_help_panel=NETWORK,
+            show_default="text: elman, series: elman, labelled: elman",
+        ),
+    ] = None,
     hidden: Annotated[
         int | None,
         typer.Option(
@@ -168,7 +177,7 @@ def train(
     ] = None,
     nonlinearity: Annotated[
         str | None,
-        typer.Option(help="tanh, relu, sigmoid or identity.", rich_help_panel=NETWORK, show_default="tanh"),
+        typer.Option(help="φ of elman: tanh, relu, sigmoid or identity.", rich_help_panel=NETWORK, show_default="tanh"),
     ] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="adam or sgd.", rich_help_panel=LENGTH, show_default="adam")

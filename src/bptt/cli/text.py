@@ -13,7 +13,7 @@ from bptt import runs
 from bptt.cli.shell import Say
 from bptt.errors import InputError
 from bptt.files import outputs
-from bptt.nn import Elman
+from bptt.nn import Network
 from bptt.tape import player, record
 from bptt.tasks import Text, data
 from bptt.tasks.data import Vocabulary
@@ -107,7 +107,7 @@ def inspect(run: Path, text: str, out: Path | None, *, show: bool) -> None:
         print("No browser could be started; open the page yourself.", file=sys.stderr)
 
 
-def _load(run: Path) -> tuple[runs.Settings, Vocabulary, Elman]:
+def _load(run: Path) -> tuple[runs.Settings, Vocabulary, Network]:
     settings, model = runs.load(run)
     if settings.task != Text.name:
         raise InputError(
@@ -125,7 +125,7 @@ def _opening(vocabulary: Vocabulary) -> str:
     return vocabulary.symbols[0]
 
 
-def _continued(model: Elman, vocabulary: Vocabulary, length: int) -> str:
+def _continued(model: Network, vocabulary: Vocabulary, length: int) -> str:
     prime = _opening(vocabulary)
     tokens = forcing.continuation(model, vocabulary.encode(prime), length, temperature=0.8)
     return prime + vocabulary.decode(tokens)

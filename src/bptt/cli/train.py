@@ -15,9 +15,11 @@ import typer
 
 from bptt import engine, runs
 from bptt.cli import labelled, series, text
+from bptt.cli.derive import resolved
 from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_when_asked, say_on
 from bptt.errors import InputError
 from bptt.runs import progress, workers
+from bptt.sheet.cells import CELLS
 from bptt.tasks import TASKS, ResumableTask, table
 from bptt.train import Reason, Stop, Training
 
@@ -41,6 +43,8 @@ def train(
 ) -> None:
     """given: the options on the command line for the recipe and the columns, by name."""
     go_on_if_stdout_refuses()
+    if "cell" in given:
+        given |= _of_cell(given["cell"])
     command = shlex.join(["bptt", *sys.argv[1:]])
     chosen = engine.choose("cpu", torch.float32)
     console = progress.console()
@@ -112,6 +116,14 @@ def _exit_code(stop: Stop, stopped_by: list[int]) -> int:
     return 130 if stop.reason == "interrupted" and signal.SIGINT in stopped_by else 0
 
 
+def _of_cell(asked: str) -> dict[str, Any]:
+    """The recipe's settings for a cell that is built in, or for the equations in a file."""
+    cell = resolved(asked)
+    if asked in CELLS:
+        return {"cell": asked, "equations": None}
+    return {"cell": "".join(c if c.isprintable() else "?" for c in cell.name), "equations": cell.text}
+
+
 def _task(file: Path | None, given: dict[str, Any]) -> ResumableTask:
     """The task that the options ask for."""
     if "target" in given and "label" in given:
@@ -158,12 +170,11 @@ def _introduction(
 ) -> list[str]:
     recipe: Any = task.recipe
     weights = sum(parameter.numel() for parameter in training.model.parameters())
-    stack = f"{recipe.layers} x " if recipe.layers > 1 else ""
     length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs} epochs"
     limit = f", at most {progress.clock(recipe.time_limit)}" if recipe.time_limit else ""
     threads = torch.get_num_threads()
     lines = [
-        f"Network  {stack}{recipe.hidden} {recipe.nonlinearity} units, {weights:,} weights",
+        f"Network  {recipe.units()}, {weights:,} weights",
         f"Recipe   {recipe.optimizer} {recipe.lr:g}, clip {recipe.clip or 'off'}, {length}{limit}, seed {recipe.seed}",
         f"Engine   {chosen.name}, {'1 thread' if threads == 1 else f'{threads} threads'}"
         + (", 1 while other programs need the cores" if adapts and threads > 1 else "")

@@ -8,6 +8,7 @@ from bptt.nn.drop_in import DropIn
 from bptt.nn.elman import Elman
 from bptt.nn.gated import GRU, LSTM
 from bptt.nn.jordan import Jordan, State
+from bptt.nn.network import Network
 from bptt.nn.recurrent import Recurrent
 from bptt.nn.rnn import RNN
 from bptt.nn.stream import Stream
@@ -16,6 +17,6 @@ dynamo.admit(DropIn)
 flops.register()
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "TOKENS", "Elman", "GRUCell", "Jordan", "LSTMCell", "RNNCell", "Recurrent", "State", "Stream",
-    "convert",
+    "GRU", "LSTM", "RNN", "TOKENS", "Elman", "GRUCell", "Jordan", "LSTMCell", "Network", "RNNCell", "Recurrent",
+    "State", "Stream", "convert",
 ]  # fmt: skip

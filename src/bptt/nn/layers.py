@@ -105,6 +105,9 @@ class Layers(torch.nn.Module, ABC):
     def widths_of_states(self, k: int) -> Sequence[int]:
         """Of one layer and direction."""
 
+    def check_reads_tokens(self) -> None:
+        """Raises InputError where integer tokens cannot stand for x."""
+
     def by_other_kernels(
         self, x: Tensor, states: list[OfLayer], weights: Sequence[Sequence[Tensor]], sizes: Any
     ) -> "tuple[list[Tensor], list[tuple[Tensor, ...]]] | None":

@@ -75,13 +75,7 @@ class Recurrent(Layers):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(cell, str):
-            cell = Cell(cell) if "=" in cell else named(cell)
-        if not isinstance(cell, Cell):
-            raise InputError(
-                f"cell must be a bptt.Cell, the name of one that is built in, or the text of one; got "
-                f"{type(cell).__name__}."
-            )
+        cell = as_cell(cell)
         blocks.check(checkpoint)
         checked_share("dropout", dropout)
         checked_share("recurrent_dropout", recurrent_dropout)
@@ -162,6 +156,14 @@ class Recurrent(Layers):
                     if self.bidirectional and k
                     else "Make the two equal, or give x a matrix, x_t W_xk.",
                 )
+        for name in sheet.states if isinstance(self.hidden_size, int) else ():
+            widths = [lengths[sheet.widths[name]] for lengths in of_layers]
+            if len({*widths}) > 1:
+                raise InputError(
+                    f"states of all layers lie in one array, and {name} of this cell is as wide as the input of its "
+                    f"layer, here {_listed(map(str, {*widths}))}. Leave one layer, make the widths equal, or give "
+                    "hidden_size as a list, one for each layer."
+                )
         for name in (*self._of_rows, *self._signature.inputs):
             widths = {lengths[sheet.widths[name]] for lengths in of_layers}
             if len(widths) > 1:
@@ -228,15 +230,19 @@ class Recurrent(Layers):
             )  # fmt: skip
         if tracers.are_per_sample(getattr(self, self._called(name, 0)) for name in self._names):
             raise tracers.refused(self, tracers.PER_SAMPLE)
-        if self._x_itself is not None and (input.data if isinstance(input, PackedSequence) else input).dtype in TOKENS:
+        if (input.data if isinstance(input, PackedSequence) else input).dtype in TOKENS:
+            self.check_reads_tokens()
+        weights = [self.tensors_of(k) for k in range(self.count)]
+        return self.called(input, hx, lengths, reset, mask, return_all_layers, weights, inputs)
+
+    def check_reads_tokens(self) -> None:
+        if self._x_itself is not None:
             raise self.cell.sheet.refusal(
                 self._x_itself,
                 "integer x holds tokens, which stand for rows of the matrices that x_t is multiplied with, and here "
                 "x_t stands by itself",
                 "Give numbers: the output of a torch.nn.Embedding, or torch.nn.functional.one_hot(x, input_size).",
             )
-        weights = [self.tensors_of(k) for k in range(self.count)]
-        return self.called(input, hx, lengths, reset, mask, return_all_layers, weights, inputs)
 
     def __prepare_scriptable__(self) -> Any:
         """Called by torch.jit.script."""
@@ -347,6 +353,18 @@ class Recurrent(Layers):
                 )
             steps.append(checked(name, d, unbatched, rows))
         return Further(of_rows, steps)
+
+
+def as_cell(cell: Any) -> Cell:
+    """A `bptt.Cell`, also from the name of one that is built in, or from the text of one; else InputError."""
+    if isinstance(cell, str):
+        return Cell(cell) if "=" in cell else named(cell)
+    if not isinstance(cell, Cell):
+        raise InputError(
+            f"cell must be a bptt.Cell, the name of one that is built in, or the text of one; got "
+            f"{type(cell).__name__}."
+        )
+    return cell
 
 
 def _places_of_x(e: Expression) -> list[Place | None]:

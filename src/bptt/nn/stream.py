@@ -12,8 +12,9 @@ class Stream:
     """Calls a recurrent module window after window with the state that the last window left, detached.
 
     module  called with (x, state), and with x alone at first; returns (output, state), or more after that. The state is
-            a tensor or a tuple of them, the first (layers, B, H): those of `RNN`, torch's RNN, GRU and LSTM, `Elman`
-            and `Jordan`. Where rows begin with something else than zero, a method fresh_state(B) says with what
+            a tensor or a tuple of them, the first (layers, B, H): those of `RNN`, torch's RNN, GRU and LSTM,
+            `Network` and `Jordan`. Where rows begin with something else than zero, a method fresh_state(B) says with
+            what
 
     A stream is called as its module is, without the state, and returns what the module returns. Between calls nothing
     but numbers is carried, so each window's loss may go backward by itself: truncated BPTT with the window as its
@@ -44,7 +45,7 @@ class Stream:
                 "a stream needs the state beside the output, (output, state), from the module that it calls; got one "
                 f"{type(result).__name__} from {type(self.module).__name__}. A cell's loop over steps is an RNN's call."
             )
-        self.state, self._anew = _each(torch.Tensor.detach, result[1]), None
+        self.state, self._anew = each(torch.Tensor.detach, result[1]), None
         return result
 
     def reset(self, rows: Any = None) -> None:
@@ -92,18 +93,18 @@ class Stream:
         fresh_state = getattr(self.module, "fresh_state", None)
         fresh = None if fresh_state is None else fresh_state(len(anew))
         if fresh is None:
-            return _each(lambda h: h.masked_fill(anew.to(h.device), 0), self.state)
+            return each(lambda h: h.masked_fill(anew.to(h.device), 0), self.state)
         own = iter(_tensors(fresh))
-        return _each(lambda h: torch.where(anew.to(h.device), next(own).to(h.dtype), h), self.state)
+        return each(lambda h: torch.where(anew.to(h.device), next(own).to(h.dtype), h), self.state)
 
 
 def _tensors(state: Any) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else [h for part in state for h in _tensors(part)]
 
 
-def _each(change: Any, state: Any) -> Any:
+def each(change: Any, state: Any) -> Any:
     """The state with every tensor changed; named tuples stay what they are."""
     if isinstance(state, Tensor):
         return change(state)
-    changed = [_each(change, part) for part in state]
+    changed = [each(change, part) for part in state]
     return type(state)(*changed) if hasattr(state, "_fields") else tuple(changed)

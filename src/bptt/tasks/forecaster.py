@@ -11,25 +11,27 @@ All columns are scaled by the mean and standard deviation of the training part. 
     season   the value one season before
     linear   one of these, the anchor, plus a linear function of the last values of all columns
 
-The network, an `Elman` with squared error, reads the last `window` steps from the zero state: of each column the value,
-its change since the step before, and, if the training part has gaps, whether it is known; of each target its change in
-a season, and how far the value that came next one season ago is from the present one. Inputs outside the range of the
-training part are clipped to it, so that a trend never takes the network to inputs it has not seen. Its outputs are in
-units of the base's error in the training part ("left over") and are zero at first: an untrained network is the base.
+The network, a `Network` of any cell with squared error, reads the last `window` steps from the zero state: of each
+column the value, its change since the step before, and, if the training part has gaps, whether it is known; of each
+target its change in a season, and how far the value that came next one season ago is from the present one. Inputs
+outside the range of the training part are clipped to it, so that a trend never takes the network to inputs it has not
+seen. Its outputs are in units of the base's error in the training part ("left over") and are zero at first: an
+untrained network is the base.
 `trust`, between 0 and 1, is the factor of each output that fits the validation part best.
 
 Unknown values of a column are replaced by its last known value.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bptt.nn import Elman
+from bptt.nn import RNN, Network
+from bptt.nn.layers import Layers
 
 Base = Literal["none", "last", "season", "linear"]
 BASES: tuple[Base, ...] = get_args(Base)
@@ -51,8 +53,9 @@ class Forecaster(torch.nn.Module):
     base              the rule
     anchor, lags      of the linear rule: the rule that it adds to, and the number of last values that it reads
     gaps              the columns that have gaps in the training part
+    layers            makes the recurrent layers, given how many numbers they read at each step
 
-    hidden, layers and nonlinearity are those of `Elman`. Fitted values are in buffers; `copy_fitted` copies them.
+    Fitted values are in buffers; `copy_fitted` copies them.
     """
 
     mean: Tensor
@@ -77,9 +80,7 @@ class Forecaster(torch.nn.Module):
         anchor: Base = "last",
         lags: int = 1,
         gaps: Sequence[int] = (),
-        hidden: int = 32,
-        layers: int = 1,
-        nonlinearity: str = "tanh",
+        layers: Callable[[int], Layers],
     ) -> None:
         super().__init__()
         columns, outputs = targets + inputs, horizon * targets
@@ -101,9 +102,7 @@ class Forecaster(torch.nn.Module):
             "band": torch.zeros(outputs),
         }.items():
             self.register_buffer(name, value.double())
-        self.network = Elman(
-            channels, hidden, outputs, num_layers=layers, nonlinearity=nonlinearity, loss="squared_error"
-        )
+        self.network = Network(layers(channels), outputs, loss="squared_error")
         torch.nn.init.zeros_(self.network.readout.weight)
         torch.nn.init.zeros_(self.network.readout.bias)
 
@@ -112,7 +111,7 @@ class Forecaster(torch.nn.Module):
         for name, value in other.named_buffers(recurse=False):
             getattr(self, name).copy_(value)
 
-    def forward(self, u: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, u: Tensor, h0: Any = None) -> tuple[Tensor, Any]:
         """o (T, B, horizon · targets) and h_n for windows (T, B, channels) of the result of `channels`."""
         return self.network(u, h0)
 
@@ -245,7 +244,7 @@ def fit(
         anchor=anchor,
         lags=lags,
         gaps=part.isnan().any(0).nonzero()[:, 0].tolist(),
-        hidden=1,
+        layers=lambda channels: RNN(channels, 1),
     )
     for name, value in {"mean": mean, "sd": sd, "weight": weight, "bias": bias}.items():
         getattr(model, name).copy_(value)

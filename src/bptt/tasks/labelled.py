@@ -21,20 +21,18 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from bptt import train
 from bptt.autograd.readout import Readout
-from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
-from bptt.nn import RNN
-from bptt.tasks import table, timeline
+from bptt.nn.layers import Layers
+from bptt.nn.network import width_of_output
+from bptt.tasks import network, table, timeline
 from bptt.tasks.table import Table
 from bptt.train import Measure, Order, shuffled
 
 
 @dataclass(frozen=True)
-class Recipe(train.Recipe):
+class Recipe(network.Recipe):
     """Everything that decides a training besides the table.
 
-    hidden, layers      hidden units of each of the stacked layers
-    nonlinearity        φ of A3
     bidirectional       read from both ends
     batch               sequences in a batch
     balanced            the rarer a class, the larger the weight of its loss
@@ -44,8 +42,6 @@ class Recipe(train.Recipe):
 
     epochs: int = 60
     hidden: int = 64
-    layers: int = 1
-    nonlinearity: str = "tanh"
     bidirectional: bool = False
     batch: int = 16
     balanced: bool = False
@@ -57,8 +53,6 @@ class Recipe(train.Recipe):
         super().__post_init__()
         for name in ("hidden", "batch"):
             train.require_whole(name, getattr(self, name))
-        train.require_layers(self.layers)
-        train.require_one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         for name in ("validation", "test"):
             train.require_share(name, getattr(self, name))
         if self.validation + self.test >= 1:
@@ -102,29 +96,27 @@ class Sequences:
 
 
 class Classifier(torch.nn.Module):
-    """A recurrent network with one output, computed from the last state.
+    """Recurrent layers with one output, computed from what the top one hands on last, in each direction.
 
-    x is a packed batch of sequences with I numbers a step, or an array (T, B, I). Returns o (B, classes).
+    x is a packed batch of sequences with I numbers a step. Returns o (B, classes).
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int,
-        classes: int,
-        *,
-        layers: int = 1,
-        nonlinearity: str = "tanh",
-        bidirectional: bool = False,
-    ) -> None:
+    def __init__(self, rnn: Layers, classes: int) -> None:
         super().__init__()
-        self.rnn = RNN(inputs, hidden, layers, nonlinearity, bidirectional=bidirectional)
-        self.directions = 2 if bidirectional else 1
-        self.readout = Readout(self.directions * hidden, classes)
+        self.rnn = rnn
+        self.readout = Readout(width_of_output(rnn), classes)
 
-    def forward(self, x: Tensor | PackedSequence) -> Tensor:
-        _, h_n = self.rnn(x)
-        return self.readout(torch.cat(list(h_n[-self.directions :]), -1))
+    def forward(self, x: PackedSequence) -> Tensor:
+        h, _ = self.rnn(x)
+        rows = torch.arange(int(h.batch_sizes[0]))
+        lengths = (h.batch_sizes[:, None] > rows).sum(0)
+        ends = (h.batch_sizes.cumsum(0) - h.batch_sizes)[lengths - 1] + rows
+        last = h.data.index_select(0, ends)
+        if self.rnn.bidirectional:
+            forward, _ = last.chunk(2, -1)
+            _, backward = h.data[: len(rows)].chunk(2, -1)
+            last = torch.cat((forward, backward), -1)
+        return self.readout(last if h.unsorted_indices is None else last.index_select(0, h.unsorted_indices))
 
 
 class Labelled:
@@ -231,14 +223,8 @@ class Labelled:
 
     @staticmethod
     def network(about: Mapping[str, Any], recipe: Recipe) -> Classifier:
-        return Classifier(
-            len(about["inputs"]),
-            recipe.hidden,
-            len(about["classes"]),
-            layers=recipe.layers,
-            nonlinearity=recipe.nonlinearity,
-            bidirectional=recipe.bidirectional,
-        )
+        layers = recipe.recurrent_layers(len(about["inputs"]), bidirectional=recipe.bidirectional)
+        return Classifier(layers, len(about["classes"]))
 
     def prepare(self, model: Classifier) -> None:
         pass

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from bptt import train
-from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
 from bptt.sheet.losses import loss as loss_of
-from bptt.tasks import forecaster, table, timeline
+from bptt.tasks import forecaster, network, table, timeline
 from bptt.tasks.forecaster import Forecaster
 from bptt.tasks.table import Table
 from bptt.train import Measure
@@ -34,15 +33,14 @@ MOST_VALIDATION_ORIGINS = 4000  # the network is evaluated at no more than so ma
 
 
 @dataclass(frozen=True)
-class Recipe(train.Recipe):
+class Recipe(network.Recipe):
     """Everything that decides a training besides the table and its columns.
 
     horizon             steps to forecast at once
     window              steps the network reads before it forecasts; None: two seasons, at least 32
     season              steps of a season; None: found
     base                the rule that the network corrects: "linear", "last", "season", "none", or "auto", the best
-    hidden, layers      hidden units of each of the stacked layers; hidden None: 16, for longer series 32
-    nonlinearity        φ of A3
+    hidden              None: 16 units, for longer series 32
     batch               windows side by side
     epochs              passes over the windows, of `STEPS_PER_EPOCH` batches at most
     validation, test    shares of the steps, at the end of the series
@@ -53,8 +51,6 @@ class Recipe(train.Recipe):
     season: int | None = None
     base: str = "auto"
     hidden: int | None = None
-    layers: int = 1
-    nonlinearity: str = "tanh"
     batch: int = 32
     validation: float = 0.15
     test: float = 0.15
@@ -64,11 +60,9 @@ class Recipe(train.Recipe):
         super().__post_init__()
         for name in ("horizon", "batch"):
             train.require_whole(name, getattr(self, name))
-        train.require_layers(self.layers)
         train.require_whole("hidden", self.hidden, optional=True)
         for name in ("window", "season"):
             train.require_whole(name, getattr(self, name), optional=True, least=2)
-        train.require_one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         train.require_one_of("base", self.base, ("auto", *forecaster.BASES))
         for name in ("validation", "test"):
             train.require_share(name, getattr(self, name))
@@ -334,9 +328,7 @@ class Series:
             anchor=about["anchor"],
             lags=about["lags"],
             gaps=about["gaps"],
-            hidden=recipe.hidden or UNITS[1],
-            layers=recipe.layers,
-            nonlinearity=recipe.nonlinearity,
+            layers=replace(recipe, hidden=recipe.hidden or UNITS[1]).recurrent_layers,
         )
 
     def prepare(self, model: Forecaster) -> None:

@@ -3,8 +3,8 @@
 Every stream of the text is read from its beginning to its end, window after window. The state is carried over; the
 gradient stops where a window begins. With k1 smaller than the window there is an update every k1 steps, and its
 gradient goes back through the whole window (`bptt.truncated`). With the window "full" nothing is truncated: every
-stream is read from end to end in one step, in blocks of time and bounded memory (`Elman.loss_of`). The held-out part is
-the end of the text.
+stream is read from end to end in one step, in blocks of time and bounded memory (`Network.loss_of`). The held-out part
+is the end of the text.
 """
 
 import copy
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from bptt import train
-from bptt.engine.functions import NONLINEARITIES
 from bptt.errors import InputError
-from bptt.nn import Elman
-from bptt.tasks import data
+from bptt.nn import Network
+from bptt.nn.stream import each
+from bptt.tasks import data, network
 from bptt.tasks.data import Unit, Vocabulary
 from bptt.train import Measure, truncated
 
@@ -30,12 +30,10 @@ EVALUATION_OUTPUTS = 1 << 23  # elements of o computed at a time, 32 MB; at leas
 
 
 @dataclass(frozen=True)
-class Recipe(train.Recipe):
+class Recipe(network.Recipe):
     """Everything that decides a training besides the text. The defaults are those of the demo.
 
     unit, words      a symbol is a "character", a "byte" or a "word"; the largest number of different words
-    hidden, layers   hidden units of each of the stacked layers
-    nonlinearity     φ of A3
     bptt             window length k2, the steps that the gradient goes back; "full": a whole stream
     k1               steps from one update to the next; None: bptt
     streams          parts of the text that are read side by side, the batch
@@ -45,8 +43,6 @@ class Recipe(train.Recipe):
     unit: Unit = "character"
     words: int = 10_000
     hidden: int = 256
-    layers: int = 1
-    nonlinearity: str = "tanh"
     bptt: int | Literal["full"] = 64
     k1: int | None = None
     streams: int = 32
@@ -58,7 +54,6 @@ class Recipe(train.Recipe):
         train.require_whole("words", self.words, least=2)
         for name in ("hidden", "streams"):
             train.require_whole(name, getattr(self, name))
-        train.require_layers(self.layers)
         train.require_whole("k1", self.k1, optional=True)
         if self.bptt != "full":
             train.require_whole("bptt", self.bptt)
@@ -67,7 +62,6 @@ class Recipe(train.Recipe):
                 f"An update every k1 steps goes back through bptt steps, so k1 must be at most bptt; got k1={self.k1}, "
                 f"bptt={self.bptt}. With fewer steps back than forward some would have a loss and no gradient."
             )
-        train.require_one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         train.require_share("held_out", self.held_out)
         if self.patience is not None and self.held_out == 0:
             raise InputError("patience waits for the held-out text to improve, and held_out is 0; give only one.")
@@ -93,7 +87,8 @@ class Text:
         self.streams = data.windows(training, recipe.streams, recipe.window(1)).tokens
         length = len(self.streams) - 1
         self.windows = list(truncated.windows(length, recipe.k1 or recipe.window(length), recipe.window(length)))
-        self.state = (recipe.layers, recipe.streams, recipe.hidden)
+        self.widths = recipe.widths_of_states()
+        self.state = (recipe.layers, recipe.streams, sum(self.widths))
         self.workers = 1
         short = "char" if recipe.unit == "character" else recipe.unit
         self.items = f"{short}s"
@@ -107,17 +102,19 @@ class Text:
         return {"vocabulary": self.vocabulary.as_json()}
 
     @staticmethod
-    def network(about: Mapping[str, Any], recipe: Recipe) -> Elman:
+    def network(about: Mapping[str, Any], recipe: Recipe) -> Network:
         symbols = len(Vocabulary.from_json(about["vocabulary"]))
-        return Elman(symbols, recipe.hidden, symbols, num_layers=recipe.layers, nonlinearity=recipe.nonlinearity)
+        layers = recipe.recurrent_layers(symbols)
+        layers.check_reads_tokens()
+        return Network(layers, symbols)
 
-    def prepare(self, model: Elman) -> None:
+    def prepare(self, model: Network) -> None:
         pass
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def loss(self, model: Elman, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
+    def loss(self, model: Network, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
         if self.recipe.bptt == "full":
             tokens = self.streams.to(torch.int64)
             loss, _ = model.loss_of(tokens[:-1], tokens[1:])
@@ -127,10 +124,17 @@ class Text:
         last = place + 1 == len(self.windows)
         tokens = self.streams[window.start : window.end + 1].to(torch.int64)
         next_start = window.end if last else self.windows[place + 1].start
-        o, h, _ = truncated.through(model, tokens[:-1], h, next_start - window.start)
+        o, state, _ = truncated.through(model, tokens[:-1], self._apart(h), next_start - window.start)
         y = tokens[window.fresh - window.start + 1 :]
         loss = model.loss(o[window.fresh - window.start :], y)
-        return loss if self.workers == 1 else loss / self.workers, None if last else h, y.numel()
+        h = None if last or state is None else _as_one(state)
+        return loss if self.workers == 1 else loss / self.workers, h, y.numel()
+
+    def _apart(self, h: Tensor | None) -> Any:
+        """The states of the cell as the network takes them, from the one array that is carried."""
+        if h is None or len(self.widths) == 1:
+            return h
+        return tuple(part.contiguous() for part in h.split(self.widths, -1))
 
     def shard(self, rank: int, workers: int) -> "Text":
         if self.recipe.streams % workers:
@@ -142,15 +146,15 @@ class Text:
         part = copy.copy(self)
         part.workers, streams = workers, self.recipe.streams // workers
         part.streams = self.streams[:, rank * streams : (rank + 1) * streams].contiguous()
-        part.state = (self.recipe.layers, streams, self.recipe.hidden)
+        part.state = (self.recipe.layers, streams, sum(self.widths))
         return part
 
-    def evaluate(self, model: Elman) -> float | None:
+    def evaluate(self, model: Network) -> float | None:
         return nats_per_token(model, self.held_out) if len(self.held_out) else None
 
 
 @torch.no_grad()
-def nats_per_token(model: Elman, tokens: Tensor) -> float:
+def nats_per_token(model: Network, tokens: Tensor) -> float:
     """Mean of −ln ŷ over all tokens of a text but the first, each predicted once.
 
     The text (N,) is read as up to 32 streams, each from the zero state, so the figure is slightly above that of one
@@ -167,12 +171,12 @@ def nats_per_token(model: Elman, tokens: Tensor) -> float:
     rest = tokens[(len(windows.tokens) - 1) * streams :].to(torch.int64)[:, None]
     if len(rest) > 1:
         assert h is not None
-        nats += _nats(model, rest[:-1], rest[1:], h[:, -1:].contiguous())[0]
+        nats += _nats(model, rest[:-1], rest[1:], _rows_of(h, slice(-1, None)))[0]
     model.train(was_training)
     return nats / (len(tokens) - 1)
 
 
-def _nats(model: Elman, x: Tensor, y: Tensor, h: Tensor | None) -> tuple[float, Tensor]:
+def _nats(model: Network, x: Tensor, y: Tensor, h: Any) -> tuple[float, Any]:
     """Sum of −ln ŷ over all steps and rows of a window (T, B), computed in parts, and h_n."""
     O = model.readout.out_features
     rows = min(max(1, EVALUATION_OUTPUTS // O), x.shape[1])
@@ -180,9 +184,23 @@ def _nats(model: Elman, x: Tensor, y: Tensor, h: Tensor | None) -> tuple[float, 
     nats, ends = 0.0, []
     for row in range(0, x.shape[1], rows):
         columns = slice(row, row + rows)
-        h_t = None if h is None else h[:, columns].contiguous()
+        h_t = None if h is None else _rows_of(h, columns)
         for x_now, y_now in zip(x[:, columns].split(steps), y[:, columns].split(steps), strict=True):
             o, h_t = model(x_now, h_t)
             nats += float(model.loss(o, y_now)) * y_now.numel()
         ends.append(h_t)
-    return nats, torch.cat(ends, 1)
+    return nats, _beside(ends)
+
+
+def _as_one(state: Any) -> Tensor:
+    return state if isinstance(state, Tensor) else torch.cat(state, -1)
+
+
+def _rows_of(state: Any, rows: slice) -> Any:
+    return each(lambda h: h[:, rows].contiguous(), state)
+
+
+def _beside(states: list[Any]) -> Any:
+    if isinstance(states[0], Tensor):
+        return torch.cat(states, 1)
+    return tuple(torch.cat(of_one, 1) for of_one in zip(*states, strict=True))

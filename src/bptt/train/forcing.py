@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from bptt.errors import InputError
-from bptt.nn import Elman, Jordan, State
+from bptt.nn import Jordan, Network, State
 from bptt.sheet import losses
 
 Feed = Literal["output", "greedy", "sample"]
 
 
-def continuation(model: Elman, prime: Tensor, length: int, *, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
+def continuation(
+    model: Network, prime: Tensor, length: int, *, temperature: float = 1.0, seed: int = 0
+) -> Iterator[int]:
     """Draws `length` tokens that follow the prime, and yields them one by one.
 
     prime        tokens (N,), N > 0, read from the zero state
@@ -45,7 +47,7 @@ def continuation(model: Elman, prime: Tensor, length: int, *, temperature: float
 
 @torch.no_grad()
 def _continuation(
-    model: Elman, prime: Tensor, length: int, temperature: float, generator: torch.Generator
+    model: Network, prime: Tensor, length: int, temperature: float, generator: torch.Generator
 ) -> Iterator[int]:
     was_training = model.training
     model.eval()

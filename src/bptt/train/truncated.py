@@ -11,14 +11,15 @@ trajectories" (1990), who write BPTT(k2; k1).
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bptt.errors import InputError
+from bptt.nn.stream import each
 
-Model = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Model = Callable[[Tensor, Any], tuple[Tensor, Any]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -49,17 +50,18 @@ def windows(T: int, k1: int, k2: int) -> Iterator[Window]:
 
 
 def updates(
-    model: Model, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
+    model: Model, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Any = None
+) -> Iterator[tuple[Tensor, Any]]:
     """Yields the loss of each window, for the caller to send back and update the weights, and the state after it.
 
-    model  (x, h0 or None) -> (o, h_n), such as `bptt.nn.Elman`; time first
+    model  (x, h0 or None) -> (o, h_n), such as `bptt.nn.Elman` or any `bptt.nn.Network`; time first
     loss   (o, y) -> scalar, for the k1 new steps of a window. A mean gives every window the same weight, also a
            shorter last one or one with masked steps. A sum gives every step the same weight
     x, y   (T, B, ...) inputs and targets
     h0     state before the first step, such as the last h_n of the same stream; None: zero
 
-    Between two windows the caller may change the weights. The yielded state is detached, (layers, B, H).
+    Between two windows the caller may change the weights. The yielded state is detached, (layers, B, H), or a
+    tuple of such arrays where the cell has several states.
 
         for L, h in truncated.updates(model, model.loss, x, y, k1=20, k2=60):
             optimizer.zero_grad(); L.backward(); optimizer.step()
@@ -74,7 +76,7 @@ def _check_targets(x: Tensor, y: Tensor) -> None:
         raise InputError(f"targets must have a step for each of the {len(x)} steps of the inputs; got {len(y)}.")
 
 
-def _outputs(model: Model, x: Tensor, h0: Tensor | None, k1: int, k2: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def _outputs(model: Model, x: Tensor, h0: Any, k1: int, k2: int) -> Iterator[tuple[slice, Tensor, Any]]:
     """For each window its new steps, their outputs, and the state after them."""
     plan = list(windows(len(x), k1, k2))
     for number, (start, fresh, end) in enumerate(plan):
@@ -83,7 +85,7 @@ def _outputs(model: Model, x: Tensor, h0: Tensor | None, k1: int, k2: int) -> It
         yield slice(fresh, end), o[fresh - start :], h
 
 
-def through(model: Model, x: Tensor, h: Tensor | None, at: int) -> tuple[Tensor, Tensor | None, Tensor]:
+def through(model: Model, x: Tensor, h: Any, at: int) -> tuple[Tensor, Any, Any]:
     """o of all steps of a window x that begins in state h; the state after `at` steps; the state after the last.
 
     Both states are detached. The next window begins in the first one; the gradient of this window flows through it.
@@ -98,7 +100,7 @@ def through(model: Model, x: Tensor, h: Tensor | None, at: int) -> tuple[Tensor,
         outputs.append(o)
     assert h is not None
     o = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-    return o, None if h_at is None else h_at.detach(), h.detach()
+    return o, None if h_at is None else each(Tensor.detach, h_at), each(Tensor.detach, h)
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,7 @@ class Bias:
     by_parameter: "dict[str, Bias]"
 
 
-def bias(
-    model: torch.nn.Module, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Tensor | None = None
-) -> Bias:
+def bias(model: torch.nn.Module, loss: Loss, x: Tensor, y: Tensor, *, k1: int, k2: int, h0: Any = None) -> Bias:
     """Compares the truncated gradient with the full one, for the loss of the whole sequence and the present weights.
 
     loss  (o, y) -> scalar, for all steps together: a sum, a mean, with a mask or without, or anything else
