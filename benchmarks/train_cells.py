@@ -5,10 +5,10 @@
     python -m benchmarks.train_cells series air.csv:passengers beer.csv:litres --horizon 1 12
 
 Each cell gets the number of hidden units with which its network has most nearly as many weights as the plain cell has
-with the default number. A figure is the smallest loss on the validation part (of a text, the held-out part) in a
-training, mean and standard deviation over the seeds, and seconds a training. Everything else is the default recipe;
---lr tries several learning rates for each cell. The test part is never read: of labelled sequences there is none here,
-and the seed draws the validation part too; of a series it stays unread at the end.
+with the default number, or with --same-units that number. A figure is the smallest loss on the validation part (of a
+text, the held-out part) in a training, mean and standard deviation over the seeds, and seconds a training. Everything
+else is the default recipe; --lr tries several learning rates for each cell. The test part is never read: of labelled
+sequences there is none here, and the seed draws the validation part too; of a series it stays unread at the end.
 """
 
 import argparse
@@ -87,11 +87,11 @@ def trained(task: ResumableTask) -> tuple[float, float]:
 
 def rows(name: str, make: Make, cells: list[str], rates: list[float], settings: dict[str, Any]) -> Iterator[list[str]]:
     """A line for each cell and learning rate."""
-    seeds = settings.pop("seeds")
-    plain = make({**settings, "seed": seeds[0]})
+    seeds, same_units = settings.pop("seeds"), settings.pop("same_units")
+    plain: Any = make({**settings, "seed": seeds[0]})
     wanted = weights(plain, cell="elman")
     for cell in cells:
-        hidden = units(plain, cell, wanted)
+        hidden = plain.recipe.hidden if same_units else units(plain, cell, wanted)
         for lr in rates:
             recipe = {**settings, "cell": cell, "hidden": hidden, "lr": lr}
             found = [trained(make({**recipe, "seed": seed})) for seed in seeds]
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, nargs="+", default=[1], help="of series; default: 1")
     parser.add_argument("--cells", nargs="+", default=["elman", "gru", "lstm", "mgu"], help="default: these four")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--same-units", action="store_true", help="the default number of units for every cell")
     parser.add_argument("--steps", type=int, help="updates; default: the epochs of the recipe")
     parser.add_argument("--lr", type=float, nargs="+", help="learning rates; default: that of the recipe")
     arguments = parser.parse_args()
@@ -121,7 +122,7 @@ def main() -> None:
     usual: dict[str, Any] = {field.name: field.default for field in fields(kind.Recipe)}
     lines: list[list[str]] = []
     for name, make in jobs(arguments):
-        settings = {"steps": arguments.steps, "seeds": arguments.seeds}
+        settings = {"steps": arguments.steps, "seeds": arguments.seeds, "same_units": arguments.same_units}
         for line in rows(name, make, arguments.cells, arguments.lr or [usual["lr"]], settings):
             print("  ".join(line), flush=True)
             lines.append(line)

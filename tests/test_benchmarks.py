@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import bptt
-from benchmarks import layers, report, workers
+from benchmarks import layers, report, train_cells, workers
 from benchmarks.cases import FORMS, MODES, TOLERANCE, Case, Cell, Mode, inputs, truth, worst_error
 from benchmarks.measure import Effort, Entry, alternate
 from benchmarks.others import SHORTEST_S, Others
@@ -19,6 +20,7 @@ from benchmarks.peers import torch_rnn
 from benchmarks.peers.module import prepare_packed_module
 from benchmarks.team import MODULES
 from benchmarks.worker import Visit, Worker, WorkerError
+from bptt.tasks import Series, table
 
 CASE = Case(5, 3, 4, 7)
 ABSENT = ("ImportError", "ModuleNotFoundError")
@@ -236,6 +238,19 @@ def test_bars_of_gated_cells() -> None:
         ("half padding: torch.nn.LSTM with PackedSequence, geometric mean", "≥ 4×", False),
         ("half padding: torch.nn.LSTM with PackedSequence, worst", "≥ 2×", True),
     ]
+
+
+def test_cells_are_compared_at_about_as_many_weights(tmp_path: Path) -> None:
+    (tmp_path / "y.csv").write_text("y\n" + "".join(f"{n + n * n % 7}\n" for n in range(60)))
+    source = table.read(tmp_path / "y.csv")
+    settings = {"steps": 1, "seeds": [0], "same_units": False}
+    lines = train_cells.rows(
+        "y", lambda given: Series(source, Series.Recipe(**given), ["y"]), ["elman", "lstm"], [0.1], settings
+    )
+    (_, plain, units, weights, *_), (_, cell, fewer, other, *_) = lines
+    assert (plain, cell, int(units)) == ("elman", "lstm", 16)
+    assert int(fewer) < 16
+    assert int(other) == pytest.approx(int(weights), rel=0.1)
 
 
 def test_model_of_many_workers() -> None:

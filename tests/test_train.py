@@ -181,6 +181,8 @@ class TestLoop:
     def test_the_outputs_of_an_evaluation_never_exist_at_once(self, monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
         symbols, limit = 3000, 12_500
         model, tokens = Network(layers_of(cell, symbols, 2), symbols), torch.arange(2000) * 7 % symbols
+        for parameter in model.parameters():
+            parameter.data.mul_(4)  # so that the states tell
         expected = nats_per_token(model, tokens)
         monkeypatch.setattr(text_task, "EVALUATION_OUTPUTS", limit)
         with Largest() as made:

@@ -18,6 +18,8 @@ class Elman(Network):
     Source: Goodfellow et al. (2016), figure 10.3; Elman, "Finding structure in time" (1990).
     """
 
+    rnn: RNN
+
     def __init__(
         self,
         input_size: int,

@@ -41,6 +41,7 @@ class Recipe(network.Recipe):
     """
 
     epochs: int = 60
+    cell: str = "gru"
     hidden: int = 64
     bidirectional: bool = False
     batch: int = 16

@@ -45,7 +45,7 @@ class Recipe(train.Recipe):
                 raise SettingError(
                     "nonlinearity",
                     f"is the φ of the plain cell; got {self.nonlinearity!r} with the cell {self.cell!r}, whose text "
-                    "names its own functions. Leave one of the two out.",
+                    "names its own functions. Leave it out, or take the cell elman.",
                 )
         elif self.nonlinearity is None:
             object.__setattr__(self, "nonlinearity", "tanh")
