@@ -56,7 +56,9 @@ def array(entry: dict[str, Any]) -> np.ndarray:
 
 def unpacked(code: str) -> bytes:
     """The player's script, as the page's start unpacks it."""
-    return zlib.decompressobj(31).decompress(base64.b85decode(code.replace(",", "<")))
+    digits = [player.DIGITS.index(digit) for digit in code]
+    bits = "".join(f"{91 * digits[at] + digits[at + 1]:013b}" for at in range(0, len(digits), 2))
+    return zlib.decompressobj(31).decompress(bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8)))
 
 
 @pytest.mark.parametrize("name", [name for name, made in GOLDENS.items() if plain(made.tape.layers[0].cell)])

@@ -6,7 +6,7 @@ interface Entrywise {
   value: (...given: number[]) => number;
   /** Of each argument, by the value and the arguments: how far an error in it is carried on. */
   slope?: (y: number, a: number) => number;
-  /** The steepest slope, of functions whose units close: they pass next to nothing back where it is far below. */
+  /** The steepest slope, of functions whose units saturate: they pass next to nothing back where it is far below. */
   steepest?: number;
   /** Whether the value is one of its arguments or a number that rounding does not touch. */
   isExact?: boolean;
@@ -20,6 +20,8 @@ interface OverRow {
 }
 
 type Function = (Entrywise | OverRow) & {
+  /** Whether its values lie between 0 and 1, so that what is multiplied with them is let through or not: a gate. */
+  opens?: boolean;
   /** In NumPy, {0} {1} {2} for the arguments. */
   numpy: string;
   /** How it is written where that is not name(arguments). */
@@ -51,7 +53,7 @@ function moments(a: Numbers): { mean: number; scale: number; ratio: number } {
 
 export const FUNCTIONS: Record<string, Function> = {
   tanh: { value: Math.tanh, slope: (y) => 1 - y * y, steepest: 1, numpy: "np.tanh({0})" },
-  σ: { value: σ, slope: (y) => y * (1 - y), steepest: 0.25, numpy: "1 / (1 + np.exp(-{0}))" },
+  σ: { value: σ, slope: (y) => y * (1 - y), steepest: 0.25, opens: true, numpy: "1 / (1 + np.exp(-{0}))" },
   relu: {
     value: (a) => Math.max(0, a),
     slope: (y) => (y > 0 ? 1 : 0),
@@ -87,6 +89,7 @@ export const FUNCTIONS: Record<string, Function> = {
     numpy: "({0} - np.mean({0})) / np.sqrt(np.var({0}) + 1e-5)",
   },
   softmax: {
+    opens: true,
     row: (a) => {
       const top = Math.max(...Array.from(a));
       const powers = map(a, (value) => Math.exp(value - top));
@@ -146,12 +149,12 @@ export const SUMS = ["sum", "mean", "total"];
 /** The function that is its argument. */
 export const ITSELF = "identity";
 
-/** A unit whose slope is below this share of the steepest passes next to nothing back: a closed gate. */
-const CLOSED = 0.05;
+/** A unit whose slope is below this share of the steepest passes next to nothing back: it is saturated. */
+const FLAT = 0.05;
 
-/** Whether a unit of this function is closed at a value; undefined for functions that do not close. */
-export function isClosed(name: string, y: number): boolean | undefined {
+/** Whether a unit of this function is saturated at a value; undefined for functions that do not saturate. */
+export function isSaturated(name: string, y: number): boolean | undefined {
   const known = FUNCTIONS[name];
   if (!known || !("value" in known) || !known.steepest || !known.slope) return undefined;
-  return known.slope(y, Number.NaN) < CLOSED * known.steepest;
+  return known.slope(y, Number.NaN) < FLAT * known.steepest;
 }

@@ -5,12 +5,14 @@ import { type Floats, type Layer, Problem, rowOf, type Tape } from "./tape.ts";
 
 export interface Reach {
   layer: Layer;
-  /** Which of its states. */
-  state: string;
-  /** (T, T): norms[t * T + k] = ‖∂L_t/∂h_k‖; NaN for losses that were left out. */
-  norms: Float64Array;
+  /** Of its output and each state, (T, T): norms[t * T + k] = ‖∂L_t/∂h_k‖; NaN for losses that were left out. */
+  norms: Map<string, Float64Array>;
   /** The steps whose loss was traced back: all of them, or every n-th of a long tape. */
   sources: number[];
+}
+
+/** What the norms say by distance. */
+export interface Lags {
   /** The least lag at which a loss asks anything of the state: 1 where only later steps read it, −1 if none does. */
   nearest: number;
   /** Mean over the losses of ‖∂L_t/∂h_{t−lag}‖ / ‖∂L_t/∂h_{t−nearest}‖; NaN where nothing is that far apart. */
@@ -26,12 +28,13 @@ const REACHED = 0.01;
 const AFFORDABLE = 3e9;
 
 /** Traces one loss after another back through time; a `next` is one step of one. Problem for a layer beneath dropout. */
-export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Generator<number, Reach> {
+export function* reach(tape: Tape, layer: Layer): Generator<number, Reach> {
   const { T } = tape;
   if (layer.position < lowestReached(tape))
     throw new Problem("Dropout between the layers hides how a single loss reaches this one; choose the top layer.");
   const top = tape.layers[tape.layers.length - 1].layer;
-  const norms = new Float64Array(T * T).fill(Number.NaN);
+  const { output, states } = layer.cell;
+  const norms = new Map([output, ...states].map((name) => [name, new Float64Array(T * T).fill(Number.NaN)]));
   const own = (of: Layer, name: string, t: number) => rowOf(tape, of, `own.${name}`, t);
   const asking = Array.from({ length: T }, (_, t) => t).filter((t) =>
     tape.layers.some(
@@ -49,16 +52,18 @@ export function* reach(tape: Tape, layer: Layer, state = layer.cell.output): Gen
   const gradients = room(tape);
   for (const source of sources) {
     const seed: Seed = (of, name, t) => (t === source ? own(of, name, t) : null);
-    for (let k = 0; k < T; k++) norms[source * T + k] = 0;
+    for (const array of norms.values()) array.fill(0, source * T, (source + 1) * T);
     for (const [of, t] of backward(tape, seed, 0, both ? T : source + 1, gradients, level)) {
       yield source;
       if (of !== layer) continue;
-      const slopes = gradients[layer.position]?.get(`d.${state}`) as Floats;
-      const width = slopes.length / T;
-      norms[source * T + t] = norm(slopes.subarray(t * width, (t + 1) * width));
+      for (const [name, to] of norms) {
+        const slopes = gradients[layer.position]?.get(`d.${name}`) as Floats;
+        const width = slopes.length / T;
+        to[source * T + t] = norm(slopes.subarray(t * width, (t + 1) * width));
+      }
     }
   }
-  return { layer, state, norms, sources, ...byLag(norms, T, sources, layer.direction === "forward" ? -1 : 1) };
+  return { layer, norms, sources };
 }
 
 function norm(values: Floats): number {
@@ -68,7 +73,7 @@ function norm(values: Floats): number {
 }
 
 /** The curve by lag, its rate and where it falls below REACHED. */
-export function byLag(norms: Float64Array, T: number, sources: number[], sign: 1 | -1) {
+export function byLag(norms: Float64Array, T: number, sources: number[], sign: 1 | -1): Lags {
   const isThere = (k: number) => k >= 0 && k < T;
   const sum = (of: number[], lag: number) => of.reduce((total, t) => total + norms[t * T + t + sign * lag], 0);
   const lags = Array.from({ length: T }, (_, lag) => sources.filter((t) => isThere(t + sign * lag)));
@@ -81,7 +86,7 @@ export function byLag(norms: Float64Array, T: number, sources: number[], sign: 1
   return { nearest, curve, ...lineThrough(curve), steps: curve.findIndex((share) => share < REACHED) };
 }
 
-function lineThrough(curve: number[]): Pick<Reach, "rate" | "start"> {
+function lineThrough(curve: number[]): Pick<Lags, "rate" | "start"> {
   const points = curve.map((share, lag) => [lag, Math.log(share)]).filter(([, log]) => Number.isFinite(log));
   if (points.length < 2) return { rate: Number.NaN, start: Number.NaN };
   const x = points.reduce((sum, [lag]) => sum + lag, 0) / points.length;

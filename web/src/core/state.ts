@@ -2,6 +2,8 @@
 
 import { type Address, read, written } from "./address.ts";
 import type { ScaleKind } from "./colour.ts";
+import { gates, keptStates } from "./kept.ts";
+import { names } from "./sheet.ts";
 import type { Tape } from "./tape.ts";
 
 export type Side = "A" | "B";
@@ -12,6 +14,7 @@ const PARTS = [
   "output",
   "heat",
   "reach",
+  "kept",
   "weight",
   "code",
   "ask",
@@ -32,6 +35,8 @@ export interface View {
   trail: Address[];
   notation: string;
   colouring: Colouring;
+  /** The gate whose marks stand over the symbols; "all" and "none". */
+  gate: string;
   scale: ScaleKind;
   /** Steps in a window of truncated BPTT; 0 for the whole tape. */
   window: number;
@@ -40,6 +45,8 @@ export interface View {
 }
 
 export function initial(tape: Tape): View {
+  const { cell } = tape.layers[tape.layers.length - 1];
+  const keeping = keptStates(cell).flatMap(([, much]) => [...names(much)].map(([, name]) => name));
   return {
     t: 0,
     side: "A",
@@ -48,6 +55,7 @@ export function initial(tape: Tape): View {
     trail: [],
     notation: "bptt",
     colouring: tape.lossOf ? "loss" : "unit",
+    gate: gates(cell).find((name) => keeping.includes(name)) ?? "none",
     scale: "all",
     window: 0,
     hidden: [],
@@ -63,6 +71,7 @@ export function toHash(tape: Tape, view: View): string {
   if (view.trail.length > 0) parts.push(["trail", view.trail.map((address) => written(tape, address)).join(";")]);
   if (view.notation !== start.notation) parts.push(["notation", view.notation]);
   if (view.colouring !== start.colouring) parts.push(["colour", view.colouring]);
+  if (view.gate !== start.gate) parts.push(["gate", view.gate]);
   if (view.scale !== start.scale) parts.push(["scale", view.scale]);
   if (view.window > 0) parts.push(["window", String(view.window)]);
   if (view.hidden.length > 0) parts.push(["hide", view.hidden.join(",")]);
@@ -88,6 +97,8 @@ export function fromHash(tape: Tape, hash: string): View {
   if (Object.hasOwn(tape.layers[0].cell.notations, notation)) view.notation = notation;
   const colouring = COLOURINGS.find((known) => known === given.get("colour"));
   if (colouring) view.colouring = colouring;
+  const gate = given.get("gate") ?? "";
+  if (["all", "none"].includes(gate) || tape.layers.some(({ cell }) => gates(cell).includes(gate))) view.gate = gate;
   const scale = given.get("scale");
   if (scale === "step" || scale === "log") view.scale = scale;
   const window = Number(given.get("window") ?? 0);

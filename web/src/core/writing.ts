@@ -92,7 +92,7 @@ class Writer {
       default: {
         const [name, given] = [e[1] as string, children(e)];
         const form = FUNCTIONS[name]?.form;
-        if (form) return [this.form(form, given), TIMES];
+        if (form) return [this.form(given[0] === 1 ? form.replace("{0} ⊙ ", "") : form, given), TIMES];
         const inside = joined(
           given.map((each) => this.write(each)),
           ",",

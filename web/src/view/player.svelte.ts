@@ -3,9 +3,10 @@
 import { type Address, at, isGradient, letterOf, NETWORK, same, sideOf, valueAt } from "../core/address.ts";
 import type { Theme } from "../core/colour.ts";
 import { Notation } from "../core/notation.ts";
+import { type Reach, reach } from "../core/reach.ts";
 import { initial, type Part, type Side, type View } from "../core/state.ts";
 import { cannotRunFree, runFree } from "../core/sweep.ts";
-import type { Layer, Tape } from "../core/tape.ts";
+import { type Layer, Problem, type Tape } from "../core/tape.ts";
 import { notFinite, type Verdict, verify } from "../core/verify.ts";
 import { ANY, type Glyph } from "../core/writing.ts";
 import { inSlices } from "./slices.ts";
@@ -21,6 +22,14 @@ export class Player {
   /** Bumped when a number is asked about, so that a narrow page can scroll to the answer. */
   asked = $state(0);
   verdict = $state.raw<Verdict | null>(null);
+  /** Every loss traced back to the states of the chosen layer, as soon as that is done; why it cannot be. */
+  reach = $state.raw<Reach | null>(null);
+  traced = $state(0);
+  refused = $state("");
+  /** The state that the reader follows back. */
+  through = $state("");
+  /** Whether gates are shown of the chosen unit alone. */
+  isSingle = $state(false);
   /** Learning rate for "what would this weight become". */
   rate = $state(0.1);
   private free = $state.raw<Tape | null>(null);
@@ -130,6 +139,11 @@ export class Player {
     return selection && selection.t !== null && selection.layer !== NETWORK ? selection.i : 0;
   }
 
+  /** Of which unit gates are shown; −1 for the mean of all. */
+  get gated(): number {
+    return this.isSingle ? this.unit : -1;
+  }
+
   /** What a question begins with: the first unit of the output, or its gradient. */
   get start(): Address {
     const { output } = this.layer.cell;
@@ -161,6 +175,26 @@ export class Player {
       },
       done: (verdict) => {
         this.verdict = { ...verdict };
+      },
+    });
+  }
+
+  /** Traces all losses back, a few milliseconds at a time; returns what stops it. */
+  trace(): () => void {
+    const { tape, layer } = this;
+    this.reach = null;
+    this.refused = "";
+    this.traced = 0;
+    return inSlices(reach(tape, layer), {
+      progress: (t) => {
+        this.traced = t / tape.T;
+      },
+      done: (result) => {
+        this.reach = result;
+      },
+      failed: (error) => {
+        if (!(error instanceof Problem)) throw error;
+        this.refused = error.message;
       },
     });
   }

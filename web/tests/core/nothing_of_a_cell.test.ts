@@ -21,6 +21,7 @@ it.each([
   "sweep",
   "output",
   "reach",
+  "kept",
   "evaluate",
   "formula",
   "code",

@@ -94,6 +94,7 @@ describe("the hash", () => {
           at(tape.layers[0], tape.layers[0].cell.output, t, 1),
         ),
         notation: "pytorch",
+        gate: "all",
         window: 2,
       };
       expect(fromHash(tape, toHash(tape, view))).toEqual(view);

@@ -219,9 +219,10 @@ test("the strip fades where it goes on, also when other symbols were read", asyn
 });
 
 test("parts can be hidden for teaching", async ({ page }) => {
-  await open(page, "word", "#hide=code,weight,reach,heat,ask");
+  await open(page, "word", "#hide=code,weight,reach,kept,heat,ask");
   await expect(page.getByRole("region", { name: "The network, unrolled in time" })).toBeVisible();
-  for (const name of ["The code", "Why did this weight move?", "How far does the gradient reach?", "Ask any number"])
+  const names = ["The code", "Why did this weight move?", "How far does the gradient reach?", "Ask any number"];
+  for (const name of [...names, "Why did the cell keep this?"])
     await expect(page.getByRole("region", { name })).toHaveCount(0);
 });
 
@@ -234,6 +235,35 @@ test("how far the gradient reaches is one click away, with what shorter windows 
   await reach.getByRole("slider").fill("4");
   await expect(reach.locator("tbody tr")).toHaveCount(6);
   await expect.poll(() => page.evaluate(() => location.hash)).toContain("window=4");
+});
+
+test("with the keyboard alone one sees how open a gate is and why the cell kept something", async ({ page }) => {
+  const seen = await open(page, "lstm");
+  const step = page.locator(".strip button[aria-current]");
+  await expect(step).toHaveAttribute("aria-label", /^step 1: .*, gate f_1 [\d.]+ % open$/);
+  const chosen = page.getByLabel("gates");
+  await chosen.focus();
+  await page.keyboard.press("ArrowDown");
+  await expect(step).toHaveAttribute("aria-label", /gate q_1 [\d.]+ % open$/);
+  await expect.poll(() => page.evaluate(() => location.hash)).toContain("gate=q");
+  await page.keyboard.press("ArrowDown");
+  await expect(step).toHaveAttribute("aria-label", /gate i_1 .*gate f_1 .*gate q_1 /);
+  await step.focus();
+  await page.keyboard.press("End");
+  const why = page.getByRole("region", { name: "Why did the cell keep this?" });
+  await expect(why).toContainText(/Of a change of c1 ?, [\d.e−]+ % is still there in c\d/);
+  await expect(why.locator("path[d^=M]")).toHaveCount(2);
+  await expect(why.locator("rect.kept")).toHaveCount(await page.locator(".strip button").count());
+  await why.locator("select").focus();
+  await page.keyboard.press("ArrowDown");
+  await expect(why).toContainText(/Of a change of c1\[1\], /);
+  expect(seen.errors).toEqual([]);
+});
+
+test("of a cell that keeps nothing the page says so", async ({ page }) => {
+  await open(page, "word");
+  await expect(page.getByRole("region", { name: "Why did the cell keep this?" })).toContainText("It does not");
+  await expect(page.getByLabel("gates")).toHaveCount(0);
 });
 
 test("a gradient below 1e−12 ends there and says so", async ({ page }) => {

@@ -168,7 +168,7 @@ for (const [name, hashes] of [
   ["window", ["#t=14&side=B&sel=dW_hh,1,1"]],
   ["packed", ["#t=2", "#t=2&side=B&sel=dW_hh,2,1"]],
   ["lstm", ["#t=3", "#t=3&side=B&sel=dc,2", "#t=4&side=B&sel=dh,1&notation=keras"]],
-  ["gru", ["#t=3&sel=n,1", "#t=3&side=B&sel=dz,2"]],
+  ["gru", ["#t=3&sel=n,1&gate=all", "#t=3&side=B&sel=dz,2"]],
   ["gru_v1", ["#t=2&layer=1r&sel=1r:an,1", "#t=2&side=B&sel=dh,1"]],
   ["mgu", ["#t=2&side=B&sel=df,1"]],
   ["peephole", ["#t=2&side=B&sel=dc,1&notation=pytorch"]],
@@ -200,7 +200,7 @@ for (const [name, letters] of [
       .getByLabel("notation")
       .locator("option")
       .evaluateAll((all) => all.map((option) => (option as HTMLOptionElement).value));
-    const others = "text,network,numbers,output,heat,reach,weight,code";
+    const others = "text,network,numbers,output,heat,reach,kept,weight,code";
     const output = letters[letters.length - 1];
     const own = letters.flatMap((letter) => [`${letter},1`, `d${letter},1`]);
     const around = ["o,1", "y_hat,1", "loss", "L", "do,1", "dW_ho,1,1"];
