@@ -220,17 +220,41 @@ def test_columns_that_are_not_read_are_said(here: Path) -> None:
     assert "Unread" not in bptt(f"{command} --inputs n")
 
 
-def test_rows_may_be_said_to_be_even_steps(here: Path) -> None:
+def test_rows_are_sorted_or_said_to_be_even_steps(here: Path) -> None:
     air().reverse().write_csv("newest-first.csv")
-    command = f"train newest-first.csv -o run --target passengers {SMALL}"
-    message = bptt(command, code=2)
-    assert re.search(
-        r"line 3 of .* has '1960-11' in column 'month', after '1960-12' in line 2\. The newest row", message
-    )
-    assert not (here / "run").exists()
+    command = f"train newest-first.csv -o run --overwrite --target passengers {SMALL}"
+    said = bptt(command)
+    assert "every month\nSorted   by 'month', the oldest row first; in the file: newest first\n" in said
+    assert pl.read_csv((bptt("forecast run --steps 2"), here / "run" / FORECAST)[1])["month"].to_list() == [
+        "1961-01", "1961-02",
+    ]  # fmt: skip
+    assert "Sorted" not in bptt(f"train air.csv -o other --target passengers {SMALL}")
     assert "Time     rows are even steps, as given\n" in bptt(f"{command} --time none")
     assert pl.read_csv((bptt("forecast run --steps 2"), here / "run" / FORECAST)[1])["step"].to_list() == [145, 146]
     assert "Resumed  at step" in bptt("train -o run --resume --time none --epochs 4")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said", "following"),
+    [
+        ({"when": [f"{m}-{y:02}" for y in range(49, 59) for m in ("Jan", "Apr", "Jul", "Oct")]},
+         "Jan-49 to Oct-58, every quarter\nYears    'when' writes two digits; they are read as 1949 to 1958\n", "Jan-59"),
+        ({"ts": [str(1_700_000_000_000 + 60_000 * n) for n in range(40)]},
+         "every minute\nDates    'ts' counts milliseconds since 1970 in UTC\n", "1700002400000"),
+        ({"when": [f"{27 + h // 24}.10.2024 {h % 24:02}:00" for h in (0, 1, 2, *range(2, 39))]},
+         "every hour\nClocks   'when' has an hour twice: clocks were set back, and it is read as two hours\n",
+         "28.10.2024 15:00"),
+        ({"Date": [f"2020-01-{d:02}" for d in range(1, 11) for _ in range(4)], "Hour": ["0", "6", "12", "18"] * 10},
+         "Time     'Date,Hour', 2020-01-01 0 to 2020-01-10 18, every 6 hours\nParts", "2020-01-11 0"),
+    ],
+    ids=["years", "unix", "clocks", "columns"],
+)  # fmt: skip
+def test_what_was_assumed_of_times_is_said(
+    here: Path, columns: dict[str, list[str]], said: str, following: str
+) -> None:
+    pl.DataFrame({**columns, "y": np.random.default_rng(0).normal(size=40)}).write_csv("t.csv")
+    assert said in bptt(f"train t.csv -o run --target y --test 0 {SMALL}")
+    assert bptt("forecast run").splitlines()[1].startswith(following)
 
 
 def test_dates_that_can_be_read_in_two_ways_are_said(here: Path) -> None:

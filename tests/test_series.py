@@ -405,8 +405,8 @@ class TestForecast:
 
 def test_rows_that_were_said_to_be_even_steps_stay_so(file: Path) -> None:
     frame = write(file, date=months(60)[::-1], y=airline(60))
-    with pytest.raises(InputError, match=r"The newest row stands first\. Sort .*: --time none$"):
-        task(frame)
+    assert task(frame).columns.timeline.order == "newest first"
+    assert np.array_equal(task(frame).values[:, 0], airline(60)[::-1])
     found = task(frame, time="none")
     assert found.columns.timeline.column is None
     assert found.about()["time"] == "none"
@@ -448,8 +448,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "twice": ({"y": N}, {"inputs": "y"}, r"target or an input, once; 'y' was named 2 times"),
     "both": ({"y": N}, {"time": "y"}, r"neither target nor input; got 'y' as both"),
     "text": ({"y": [*N, "high"]}, {}, r"'y' must hold numbers; line 62 of .* has 'high'"),
-    "unsorted": ({"t": [*N[1:], 0], "y": N}, {}, r"must increase .*; line 61 of .* has '0' in column 't'"),
-    "duplicate": ({"t": [*N[:-1], 58], "y": N}, {}, r"may occur once, .*; line 61 of .* and so has line 60"),
+    "both of several": ({"y": N}, {"time": "x,y"}, r"neither target nor input; got 'y' as both"),
+    "duplicate": ({"t": [*N[:-1], 58], "y": N}, {}, r"may occur once; line 61 of .* and so has line 60"),
     "empty": ({"y": N, "x": [None] * 60}, {"inputs": "x"}, r"'x' must hold numbers; all 60 cells of .* are empty"),
     "nothing known": ({"y": [math.nan] * 60}, {}, r"'y' must hold numbers; all 60 cells"),
     "nothing known in training": ({"y": [math.nan] * 45 + N[:15]}, {}, r"at least 8 known values .* 'y' has 0 in"),

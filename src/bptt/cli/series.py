@@ -26,6 +26,7 @@ BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"
 FORECAST = "forecast.csv"
 HORIZONS_SHOWN = (1, 2, 3, 4, 6, 8, 12, 18, 24, 36, 48, 72, 96, 168, 336, 720)
 GAPS_SHOWN = 3
+SINCE_1970 = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 RULES = {
     "none": "the mean",
     "last": "the last value",
@@ -64,7 +65,7 @@ def introduction(task: Series) -> list[str]:
     lines = [
         f"Series   {task.source}: {len(line.places):,} rows; to forecast: {', '.join(names[:targets])}"
         + (f"; read as well: {', '.join(names[targets:])}" if targets < len(names) else ""),
-        _time(found),
+        *_time(found),
     ]
     if found.unread:
         lines.append(
@@ -104,19 +105,28 @@ def _steps(number: int) -> str:
     return "1 step" if number == 1 else f"{number:,} steps"
 
 
-def _time(found: series.Columns) -> str:
+def _time(found: series.Columns) -> list[str]:
+    """The times, and a line for each thing that was assumed of them."""
     line = found.timeline
     if line.column is None:
         if found.time is not None:
-            return "Time     rows are even steps, as given"
-        return "Time     no column found: rows are taken for even steps (name one with --time)"
-    first, last = line.label(line.times[0]), line.label(line.times[-1])
+            return ["Time     rows are even steps, as given"]
+        return ["Time     no column found: rows are taken for even steps (name one with --time)"]
+    name, first, last = repr(line.column), line.label(line.times[0]), line.label(line.times[-1])
+    every = f"every {line.spacing}"
     if not line.spacing.even:
-        return (
-            f"Time     {line.column!r}, {first} to {last}: the spacing is not even, {line.spacing} in the middle; rows "
-            f"are taken for even steps{_otherwise(line)}"
-        )
-    return f"Time     {line.column!r}, {first} to {last}, every {line.spacing}{_otherwise(line)}"
+        every = f"the spacing is not even, {line.spacing} in the middle; rows are taken for even steps"
+    said = [f"Time     {name}, {first} to {last}, {every}{_otherwise(line)}"]
+    if line.order:
+        said.append(f"Sorted   by {name}, the oldest row first; in the file: {line.order}")
+    if line.form.text in SINCE_1970:
+        said.append(f"Dates    {name} counts {SINCE_1970[line.form.text]} since 1970 in UTC")
+    if "%y" in line.form.text:
+        years = [time.astype("datetime64[Y]") for time in line.times[[0, -1]]]
+        said.append(f"Years    {name} writes two digits; they are read as {years[0]} to {years[1]}")
+    if line.form.utc and "z" not in line.form.text and not line.form.zone:
+        said.append(f"Clocks   {name} has an hour twice: clocks were set back, and it is read as two hours")
+    return said
 
 
 def _otherwise(line: Any) -> str:
@@ -125,16 +135,16 @@ def _otherwise(line: Any) -> str:
         return ""
     form, spacing = line.otherwise
     return (
-        f", read as {_in_words(line.form)}; read as {_in_words(form)} they would be every {spacing} (dates such as "
-        "2020-01-31 leave no doubt)"
+        f", read as {_in_words(line.form.text)}; read as {_in_words(form.text)} they would be every {spacing} (dates "
+        "such as 2020-01-31 leave no doubt)"
     )
 
 
 def _in_words(form: str) -> str:
     """The form of a date in words: "day/month/year"."""
-    words = {"%d": "day", "%m": "month", "%b": "month", "%Y": "year", "%y": "year", "%q": "quarter"}
-    date = re.split(r"[ T]?%H", form)[0]
-    return re.sub("%[a-zA-Z]", lambda part: words[part.group()], date)
+    words = {"d": "day", "m": "month", "b": "month", "Y": "year", "y": "year", "q": "quarter"}
+    date = re.split(r"[ T]?%-?[HIK]", form)[0]
+    return re.sub("%-?([a-zA-Z])", lambda part: words.get(part[1], part[1]), date)
 
 
 def _gaps(line: Any) -> str:

@@ -100,7 +100,8 @@ class Columns:
     names       targets first, then inputs; `targets` is the number of the former
     values      (N + future, C) float64, NaN where the value is not known
     timeline    of all steps
-    time        its column; `timeline.ROWS`: rows were given as even steps; None: no column was found
+    time        its column, or several with commas between; `timeline.ROWS`: rows were given as even steps; None: no
+                column was found
     known       N, the steps up to the last that has a target; later steps have inputs alone, known in advance
     unread      the table's other columns
     """
@@ -118,7 +119,7 @@ def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), tim
     """Reads columns of a table; time as for `timeline.of`.
 
     Raises InputError for columns that do not exist, are named twice, hold no numbers or nothing at all, and for times
-    that do not increase.
+    that cannot be read or occur twice.
     """
     names = [*targets, *inputs]
     if not targets:
@@ -129,7 +130,7 @@ def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), tim
                 f"A column is a target or an input, once; {name!r} was named {names.count(name)} times. Targets are "
                 "read by the network too: leave it out of the inputs."
             )
-        if name == time != timeline.ROWS:
+        if time not in (None, timeline.ROWS) and name in timeline.parts_of(data, time):
             raise InputError(f"The time column can be neither target nor input; got {name!r} as both.")
         data.column(name)
     line = timeline.of(data, time, taken=names)
@@ -143,7 +144,8 @@ def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), tim
     values = torch.from_numpy(np.stack([line.on_grid(column) for column in read], 1))
     some = (~values[:, : len(targets)].isnan()).any(1)
     found = time if time == timeline.ROWS else line.column
-    unread = [name for name in data.columns if name not in names and name != line.column]
+    read_already = {*names, *timeline.parts_of(data, line.column or "")}
+    unread = [name for name in data.columns if name not in read_already]
     return Columns(names, len(targets), values, line, found, int(some.nonzero()[-1]) + 1, unread)
 
 
@@ -443,7 +445,7 @@ def _season(training: Tensor, given: int | None, spacing: timeline.Spacing) -> t
         return given, "as given"
     similar = np.mean([_similarity(column) for column in training.numpy().T], 0)
     calendar = None
-    for season in spacing.seasons:
+    for season in map(round, spacing.seasons):
         if (
             season <= most
             and _repeats(similar, season, 1)

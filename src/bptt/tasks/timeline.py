@@ -1,28 +1,31 @@
 """The time of each row of a table: found, read, put on an even grid where there is one, and continued.
 
-`of` finds the time column, reads numbers and dates in all usual forms, and recognises the spacing: seconds to weeks,
-weekdays, calendar months to years, whole or decimal numbers. Rows that are missing from an even grid are found, and
+`of` finds the time column, or the columns that tell the time together, reads numbers and dates in all forms of `dates`,
+sorts the rows, and recognises the spacing: seconds to weeks, days of the week, calendar months to years and their
+working days, hours of a day, whole or decimal numbers. Rows that are missing from an even grid are found, and
 `Timeline.on_grid` leaves their places empty. Where the spacing is not even, the rows count as even steps, and
 `Spacing.even` is False. A column that looks like times and cannot be used is an error, unless `ROWS` is given.
 """
 
+import bisect
 import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal, TypeVar
 
 import numpy as np
 import polars as pl
 
 from bptt.errors import InputError
+from bptt.tasks import dates
+from bptt.tasks.dates import DAY, HOUR, MONTH_OF, SECOND, Form, Reading
 from bptt.tasks.table import LARGEST, Table, without_missing
 
 Found = TypeVar("Found")
-SpacingUnit = Literal["row", "number", "microsecond", "weekday", "month"]
+SpacingUnit = Literal["row", "number", "microsecond", "weekday", "month", "clock"]
 
 ROWS = "none"  # instead of a time column: rows are even steps as they stand
 SURELY = (
@@ -35,31 +38,37 @@ CALENDAR = (
     "jahr", "quartal", "monat", "woche", "tag", "stunde",
 )  # fmt: skip
 COUNTERS = ("minute", "second", "period", "index", "step", "epoch", "T")  # as often something else
-DATES = (
-    "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%y", "%d.%m.%Y", "%d/%m/%y", "%m/%d/%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%b-%Y",
-    "%d %b %Y", "%b %d, %Y", "%Y%m%d",
-)  # fmt: skip
-TIMES = ("%H:%M", "%H:%M:%S", "%H:%M:%S%.f", "%H:%M:%SZ", "%H:%M:%S%.fZ", "%H:%M%z", "%H:%M:%S%z", "%H:%M:%S%.f%z")
-MONTHS = ("%Y-%m", "%Y/%m", "%m/%Y", "%b %Y", "%b-%Y", "%Y %b", "%Y-%b", "%Y%m")  # a day is put before them
-MONTH = (
-    "(?:jan(?:uary?)?|feb(?:ruary?)?|m[aä]r(?:ch|z)?|apr(?:il)?|ma[iy]|june?|juni|july?|juli|aug(?:ust)?|"
-    "sept?(?:ember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?)[.]?"
-)
+PARTS = {  # of a time in several columns: how they are joined, and their names
+    "year": ("", ("year", "yr", "yyyy", "jahr", "y")),
+    "quarter": ("-Q", ("quarter", "qtr", "quartal", "q")),
+    "month": ("-", ("month", "mon", "mnth", "mo", "mm", "monat")),
+    "week": ("-W", ("week", "isoweek", "woche", "kw")),
+    "day": ("-", ("day", "dayofmonth", "mday", "dy", "dd", "tag")),
+    "hour": (" ", ("hour", "hr", "hh", "stunde", "std")),
+    "minute": (":", ("minute", "min", "mi")),
+    "second": (":", ("second", "sec", "ss")),
+}
+OF_CLOCK = ("time", "timeofday", "uhrzeit", "zeit", "clock", *PARTS["hour"][1])
+MONTH = rf"(?:{'|'.join(sorted(MONTH_OF, key=len, reverse=True))})[.]?"
+NEWEST_FIRST = "newest first"
 FULL = r"(?:1[5-9]\d|20\d|210)\d"
 YEAR, CLOCK = rf"'?(?:{FULL}|\d\d)", r"\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?"
 DATE = "|".join((
     rf"{FULL}[-/]\d\d?", rf"\d\d?[-/]{FULL}", rf"{FULL}[-/.]\d\d?[-/.]\d\d?", rf"\d\d?[-/.]\d\d?[-/.]{YEAR}",
-    rf"{FULL}[-/ ]?(?:q|w|kw|m|h)-?\d\d?(?:-\d)?", rf"(?:q|w|kw)\d\d?(?:[-/ ]{YEAR}|{FULL})",
-    rf"(?:\d\d?[-./ ]*)?{MONTH}[-./, ]*(?:\d\d?[-., ]+)?{YEAR}", rf"{FULL}[-/. ]?{MONTH}(?:[-/. ]\d\d?)?",
+    rf"{FULL}[-/ ]?(?:q|w|kw|m|h)-?\d\d?(?:-\d)?", rf"(?:q|w|kw) ?\d\d?(?:[-/ ]{YEAR}|{FULL})",
+    rf"[1-4]q[-/ ']?{YEAR}", rf"(?:\d\d?[-./, ]*)?{MONTH}[-./, ]*(?:\d\d?[-., ]+)?{YEAR}",
+    rf"{FULL}[-/. ]?{MONTH}(?:[-/. ]\d\d?)?", rf"{FULL}[01]\d[0-3]\dT\d+Z?",
 ))  # fmt: skip
-LIKE_TIMES = rf"(?i)^(?:(?:{DATE})(?:[t ,]+{CLOCK}.*)?|{CLOCK}(?: ?[ap]m)?)$"
-SHORT_YEAR = rf"(?i)(?:\d\d?[-./ ]*)?({MONTH})[-./, ]*'?(\d\d)"
-QUARTERS = {"1": "-01-01", "2": "-04-01", "3": "-07-01", "4": "-10-01"}
-SECOND = 1_000_000
-UNITS = {"week": 604_800 * SECOND, "day": 86_400 * SECOND, "hour": 3_600 * SECOND, "minute": 60 * SECOND,
+LIKE_TIMES = rf"(?i)^(?:(?:{DATE})(?:[t ,:]+{CLOCK}.*)?|{CLOCK}(?: ?[ap]m)?)$"
+UNITS = {"week": 7 * DAY, "day": DAY, "hour": HOUR, "minute": 60 * SECOND,
          "second": SECOND, "millisecond": 1_000, "microsecond": 1}  # fmt: skip
 YEARS = 1000, 9999
 SINCE_1970 = 1e9, 2.5e9  # seconds, the years 2001 to 2049; numbers of other columns are usually smaller
+NAMED_UNIX = ("unix", "unixtime", "unixtimestamp", "timestamp", "ts", "epoch", "epochtime", "time")
+SURELY_SINCE_1970 = 1e8, 4.2e9  # of columns with these names
+WEEKDAYS, WORKING = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"), "1111100"
+YEAR_OF_DAYS, WEEKS_OF_YEAR = 365.25, 365.25 / 7
+KEPT = 0.6  # share of months whose row must be on the day of a rule, such as the last working day: others are holidays
 LATEST = 288_000 * 365.25 * UNITS["day"]  # since 1970, of dates that int64 counts in microseconds
 TOLERANCE = 0.1  # share of a step by which decimal times may miss the grid
 
@@ -68,13 +77,19 @@ TOLERANCE = 0.1  # share of a step by which decimal times may miss the grid
 class Spacing:
     """The distance of two rows: `every` units; where they are not even, the usual distance.
 
-    day     for months, the day of the month, or the last day of shorter months
+    day     for months, the day of the month, or the last day of shorter months; by `roll` ("forward", "backward") it
+            becomes the next or the last day that is in the week
+    week    for weekdays, clocks and such months, the days of the week from Monday on, as "1111100"
+    clocks  the times of each day, in microseconds
     """
 
     unit: SpacingUnit
     every: float
     even: bool = True
     day: int = 1
+    roll: Literal["", "forward", "backward"] = ""
+    week: str = WORKING
+    clocks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         about = "" if self.even else "about "
@@ -84,11 +99,20 @@ class Spacing:
             case "number":
                 return f"{about}{self.every:g}"
             case "weekday":
-                return "day from Monday to Friday"
+                return "day " + self._days()
+            case "clock":
+                first, last = (
+                    f"{at // HOUR:02}:{at % HOUR // (60 * SECOND):02}" for at in (self.clocks[0], self.clocks[-1])
+                )
+                gaps = set(np.diff(self.clocks).tolist())
+                step = (
+                    Spacing("microsecond", gaps.pop()) if len(gaps) == 1 else f"one of {len(self.clocks)} times of day,"
+                )
+                return f"{step} from {first} to {last}" + (f", {self._days()}" if "0" in self.week else "")
             case "month":
                 name, many = next(
                     (name, many)
-                    for name, many in (("year", 12), ("quarter", 3), ("month", 1))
+                    for name, many in (("year", 12), ("half year", 6), ("quarter", 3), ("month", 1))
                     if self.every % many == 0
                 )
             case _:
@@ -96,67 +120,83 @@ class Spacing:
         count = round(self.every / many)
         return about + (name if count == 1 else f"{count} {name}s")
 
+    def _days(self) -> str:
+        days = [name for name, worked in zip(WEEKDAYS, self.week, strict=True) if worked == "1"]
+        return f"from {days[0]} to {days[-1]}" if "1" * len(days) in self.week else "of " + ", ".join(days)
+
     @property
-    def seasons(self) -> tuple[int, ...]:
-        """The seasons of the calendar in steps, the shortest first: a day and a week for hours and less, a week for
-        days, a year for the rest."""
+    def seasons(self) -> tuple[float, ...]:
+        """The seasons of the calendar in steps, the shortest first: a day, a week and a year, of those that are longer
+        than a step. A year has 365.25 days."""
+        days = self.week.count("1")
         match self.unit:
             case "weekday":
-                return (5,)
+                return days, days * WEEKS_OF_YEAR
+            case "clock":
+                return tuple(len(self.clocks) * many for many in (1, days, days * WEEKS_OF_YEAR))
             case "month":
-                periods = [12]
+                return (12 // int(self.every),) if self.every < 12 and 12 % self.every == 0 else ()
             case "microsecond":
-                week, day = UNITS["week"], UNITS["day"]
-                if self.every == week:
-                    return (52,)
-                periods = [day, week] if self.every < day else [week]
+                whole = [period for period in (DAY, 7 * DAY) if self.every < period and period % self.every == 0]
+                year = YEAR_OF_DAYS * DAY / self.every
+                return *(int(period // self.every) for period in whole), *([year] if year >= 2 else [])
             case _:
                 return ()
-        return tuple(round(p / self.every) for p in periods if self.every < p and p % self.every == 0)
 
     def after(self, last: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """The times that are `steps` (n) after `last`, an array of one time.
 
         Raises InputError for dates beyond what 64 bits count in microseconds.
         """
-        long = {"month": 31 * UNITS["day"], "weekday": 3 * UNITS["day"], "microsecond": 1}.get(self.unit)
+        long = {"month": 31 * DAY, "weekday": 7 * DAY, "clock": 7 * DAY, "microsecond": 1}.get(self.unit)
         if long and float(last.astype(np.float64)[0]) + float(steps[-1]) * self.every * long > LATEST:
             raise InputError(
                 f"Dates must lie before the year 290,000; {steps[-1]:,} steps of {self} after {last[0]} do not. Ask "
                 "for fewer steps."
             )
+        day = last.astype("datetime64[D]") if last.dtype.kind == "M" else last
+        within = last - day.astype(last.dtype)
         match self.unit:
             case "month":
-                month = last.astype("datetime64[M]")
-                months = month + (steps * int(self.every)).astype("timedelta64[M]")
-                days = np.minimum(months.astype("datetime64[D]") + (self.day - 1), _last_days(months))
-                return days.astype(last.dtype) + (last - last.astype("datetime64[D]").astype(last.dtype))
+                months = last.astype("datetime64[M]") + (steps * int(self.every)).astype("timedelta64[M]")
+                return self.days_of(months).astype(last.dtype) + within
             case "weekday":
-                day = last.astype("datetime64[D]")
-                return np.busday_offset(day, steps, roll="forward").astype(last.dtype) + (last - day.astype(last.dtype))
+                return np.busday_offset(day, steps, "forward", self.week).astype(last.dtype) + within
+            case "clock":
+                place = int(np.searchsorted(self.clocks, within.astype(np.int64)[0])) + steps
+                days = np.busday_offset(day, place // len(self.clocks), "forward", self.week)
+                clocks = np.array(self.clocks)[place % len(self.clocks)]
+                return days.astype(last.dtype) + clocks.astype("timedelta64[us]")
             case "microsecond":
                 return last + (steps * int(self.every)).astype("timedelta64[us]")
             case _:
                 return last + steps * self.every
+
+    def days_of(self, months: np.ndarray) -> np.ndarray:
+        """The day of each month."""
+        days = np.minimum(months.astype("datetime64[D]") + (self.day - 1), _last_days(months))
+        return np.busday_offset(days, 0, self.roll, self.week) if self.roll else days
 
 
 @dataclass(frozen=True)
 class Timeline:
     """Times of the steps of a series.
 
-    column      the time column, None where rows are only counted
-    form        the format of the times: of dates as in strftime, with %q for the quarter; of numbers as in format
+    column      the time column, or several with commas between them; None where rows are only counted
+    form        how the times are written
     times       (N,) of each step, gaps included: datetime64[us], float64 or int64
     places      (rows,) the step of each row of the table
     otherwise   another form that fits too, such as the month before the day, and the spacing that it would give
+    order       how the rows stood where they had to be sorted: "newest first", or how many of them were out of order
     """
 
     column: str | None
-    form: str
+    form: Form
     spacing: Spacing
     times: np.ndarray
     places: np.ndarray
-    otherwise: tuple[str, Spacing] | None = None
+    otherwise: tuple[Form, Spacing] | None = None
+    order: str = ""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -174,9 +214,9 @@ class Timeline:
 
     def gaps(self) -> list[tuple[int, int]]:
         """First and last step of each gap."""
-        before = self.places[:-1][np.diff(self.places) > 1]
-        after = self.places[1:][np.diff(self.places) > 1]
-        return [(int(b) + 1, int(a) - 1) for b, a in zip(before, after, strict=True)]
+        places = np.sort(self.places)
+        before = np.flatnonzero(np.diff(places) > 1)
+        return [(int(places[b]) + 1, int(places[b + 1]) - 1) for b in before]
 
     def following(self, steps: int, last: int | None = None) -> np.ndarray:
         """The times of the next steps after step number `last`, by default the last one."""
@@ -186,68 +226,81 @@ class Timeline:
     def label(self, time: np.ndarray | np.generic | float) -> str:
         """The time in the format of the file."""
         if self.spacing.unit in ("row", "number"):
-            return format(float(time), self.form)
-        moment = np.asarray(time, "datetime64[us]").item()
-        if not isinstance(moment, datetime):  # after the year 9999
-            return str(np.asarray(time, "datetime64[s]"))
-        if "%q" in self.form:
-            return moment.strftime(self.form.replace("%q", str((moment.month + 2) // 3)))
-        if "%.f" in self.form:
-            fraction = f".{moment.microsecond:06}".rstrip("0") if moment.microsecond else ""
-            return moment.strftime(self.form.replace("%.f", fraction).replace("%z", "Z"))
-        return moment.strftime(self.form.replace("%z", "Z"))
+            return format(float(time), self.form.text)
+        return self.form.label(np.datetime64(time, "us"))  # type: ignore[call-overload]
 
 
 def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> Timeline:
     """The times of a table's rows.
 
-    column   the time column; `ROWS`: rows are even steps; None: found among the columns not `taken`, by type, by name,
-             or because it holds dates or numbers that count from 1970 on
+    column   the time column, or several with commas between them, such as Date,Time; `ROWS`: rows are even steps; None:
+             found among the columns not `taken`, by type, by name, or because it holds dates or numbers that count from
+             1970 on
 
-    Raises InputError, with the place, for empty or unreadable times and times that do not increase, and where columns
-    look like times and none can be used.
+    Raises InputError, with the place, for empty, unreadable and repeated times, and where columns look like times and
+    none can be used.
     """
     if column is not None and column != ROWS:
         return _timeline(table, column, taken)
     if column is None:
-        found = _found(table, taken, lambda name: _timeline(table, name, taken), lambda line: True)
+        found = _found(table, taken, lambda name: _timeline(table, name, taken), lambda line: not line.order, True)
         if found is not None:
             return found
     count = np.arange(len(table))
-    return Timeline(None, ".0f", Spacing("row", 1), count + 1, count)
+    return Timeline(None, Form(".0f"), Spacing("row", 1), count + 1, count)
+
+
+def parts_of(table: Table, column: str) -> list[str]:
+    """The columns that a name stands for: itself, or, with commas, several that tell the time together."""
+    several = [name.strip() for name in column.split(",")]
+    return several if column not in table.columns and len(several) > 1 else [column]
 
 
 def _found(
-    table: Table, taken: Collection[str], use: Callable[[str], Found], counts: Callable[[Found], bool]
+    table: Table, taken: Collection[str], use: Callable[[str], Found], fits: Callable[[Found], bool], together: bool
 ) -> Found | None:
     """`use` of the first column that looks like times and can be used; or of one with the name of a counter that can
-    be used and that `counts` accepts.
+    be used and that `fits`. together: several columns may tell the time, and of all that can be used those that fit
+    come first.
 
     Raises InputError where columns look like times and none can be used.
     """
-    for candidates in _candidates(table, taken):
-        flaws = []
-        for name in candidates:
+    free = [name for name in table.columns if name not in taken]
+    likely, calendar, numbers = _candidates(table, free)
+    dated, in_parts = _together(table, free) if together else ([], [])
+    for candidates, joined in ((likely, dated), (calendar, in_parts), (numbers, [])):
+        flaws, usable = [], []
+        for name in (*joined, *candidates) if candidates is calendar else (*candidates, *joined):
             try:
-                return use(name)
+                usable.append(use(name))
             except InputError as flaw:
-                flaws.append(flaw)
+                flaws.insert(0 if name in joined else len(flaws), flaw)
+            else:
+                if not together or fits(usable[-1]):
+                    return usable[-1]
+        if usable:
+            return usable[0]
         if flaws:
-            raise _not_used(flaws[0], candidates)
-    for name in table.columns:
-        if _called(name) in COUNTERS and name not in taken:
+            raise _not_used(flaws[0], [*joined, *candidates])
+    for name in free:
+        if _called(name) in COUNTERS:
             with suppress(InputError):
-                if counts(found := use(name)):
+                if fits(found := use(name)):
                     return found
     return None
 
 
 def _not_used(flaw: InputError, candidates: Sequence[str]) -> InputError:
-    first, *others = map(repr, candidates)
-    several = f" Where {', '.join((first, *others))} tell the time together, write it in one column." if others else ""
+    first, *others = candidates
+    several = (
+        f" Where {', '.join(map(repr, candidates))} tell the time together, name them with commas between: --time "
+        f"{','.join(candidates)}."
+        if others and not any("," in name for name in candidates)
+        else ""
+    )
     return InputError(
-        f"{flaw}{several} If {first} is not the time, name the column that is, or say that rows are even steps in the "
-        f"order they stand in: --time {ROWS}"
+        f"{flaw}{several} If {first!r} is not the time, name the column that is, or say that rows are even steps in "
+        f"the order they stand in: --time {ROWS}"
     )
 
 
@@ -265,7 +318,7 @@ def ordering(table: Table, groups: Mapping[str, Sequence[int]], taken: Collectio
         in_order(table, name, groups)
         return name
 
-    return _found(table, taken, tried, is_even)
+    return _found(table, taken, tried, is_even, False)
 
 
 def in_order(table: Table, column: str, groups: Mapping[str, Sequence[int]]) -> list[list[int]]:
@@ -277,7 +330,7 @@ def in_order(table: Table, column: str, groups: Mapping[str, Sequence[int]]) -> 
     """
     pairs = np.array([pair for rows in groups.values() for pair in itertools.pairwise(rows)], np.int64)
     one, next_one = pairs.reshape(-1, 2).T
-    readings = [times for _, times in _readings(table, column)]
+    readings = [reading.times for reading in _readings(table, column)]
     times = max(readings, key=lambda times: int((times[one] < times[next_one]).sum()))
     found = []
     for name, rows in groups.items():
@@ -291,18 +344,59 @@ def in_order(table: Table, column: str, groups: Mapping[str, Sequence[int]]) -> 
     return found
 
 
-def _candidates(table: Table, taken: Collection[str]) -> tuple[list[str], list[str], list[str]]:
+def _candidates(table: Table, free: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Columns that look like times, the likeliest first; those with the name of a part of a date; and those whose
     numbers count from 1970 on."""
-    free = [name for name in table.columns if name not in taken]
     typed = [name for name in free if table.frame[name].dtype in (pl.Date, pl.Datetime, pl.Time)]
     named = [name for name in free if _called(name) in SURELY]
-    dated = [name for name in free if table.frame[name].dtype == pl.String and _like_times(table.frame[name])]
+    dated = [name for name in free if table.frame[name].dtype == pl.String and _like(table.frame[name], LIKE_TIMES)]
     calendar = [name for name in free if _called(name) in CALENDAR]
     likely = [*typed, *named, *dated]
     if likely and not named:  # with a column for the year, dates may be anything; with a mere count, they are the time
         likely += [name for name in calendar if _called(name) != "t"]
     return list(dict.fromkeys(likely)), calendar, [name for name in free if _since_1970(table.frame[name])]
+
+
+def _together(table: Table, free: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Columns that tell the time together and can be read so: a date and a time of day; and the parts of a calendar."""
+
+    def is_date(cells: pl.Series) -> bool:
+        return cells.dtype == pl.Date or (
+            cells.dtype == pl.String and _like(cells, rf"(?i)^(?:{DATE})(?:[t ]0?0:00.*)?$")
+        )
+
+    def is_clock(name: str, cells: pl.Series) -> bool:
+        if cells.dtype == pl.String:
+            text = without_missing(cells).drop_nulls()
+            named = _called(name) in OF_CLOCK and len(text) > 0 and not dates.readings(text[:99])
+            return named or _like(cells, rf"^{CLOCK}$")
+        return cells.dtype == pl.Time or (_called(name) in OF_CLOCK and cells.dtype.is_numeric())
+
+    def readable(names: Sequence[str]) -> bool:
+        with suppress(InputError):
+            return not any("," in name for name in names) and bool(_readings(table, ",".join(names)))
+        return False
+
+    clocks = [name for name in free if is_clock(name, table.frame[name])]
+    days = [name for name in free if clocks and name not in clocks and is_date(table.frame[name])]
+    found = list(itertools.product(days, clocks))
+    of = {_part(name): name for name in reversed(free) if _part(name)}
+    second = next((part for part in ("month", "quarter", "week", "day") if part in of), None)
+    in_parts = ["year", second] if "year" in of and second else []
+    for part in ("day", "hour", "minute", "second"):
+        if (
+            in_parts
+            and part in of
+            and in_parts[-1] in {"day": ("month",), "hour": ("day",)}.get(part, ("hour", "minute"))
+        ):
+            in_parts.append(part)
+    parts = [of[part] for part in in_parts if part]
+    return [",".join(pair) for pair in found if readable(pair)], [",".join(parts)] if parts and readable(parts) else []
+
+
+def _part(name: str) -> str | None:
+    """The part of a date or a time of day that a column is named after."""
+    return next((part for part, (_, names) in PARTS.items() if _called(name) in names), None)
 
 
 def _called(name: str) -> str:
@@ -311,10 +405,10 @@ def _called(name: str) -> str:
     return called if called == "T" else called.lower()
 
 
-def _like_times(cells: pl.Series) -> bool:
-    """Whether most of the cells look like dates or hours."""
+def _like(cells: pl.Series, pattern: str) -> bool:
+    """Whether most of the cells are like the pattern."""
     known = without_missing(cells).drop_nulls()
-    return 2 * int(known.str.contains(LIKE_TIMES).sum()) > len(known)
+    return 2 * int(known.str.contains(pattern).sum()) > len(known)
 
 
 def _since_1970(cells: pl.Series) -> bool:
@@ -333,54 +427,77 @@ def _since_1970(cells: pl.Series) -> bool:
 
 def _timeline(table: Table, column: str, taken: Collection[str]) -> Timeline:
     readings = _readings(table, column)
-    increasing = [(form, times) for form, times in readings if not _backwards(times).any()]
-    if not increasing:
-        raise _not_increasing(table, column, min((times for _, times in readings), key=_disorder), taken)
-    spaced = [(form, times, *_spacing(times)) for form, times in increasing]
-    spaced.sort(key=lambda found: not found[2].even)
-    form, times, spacing, places = spaced[0]
-    rivals = [(other, to) for other, at, to, _ in spaced[1:] if to.even == spacing.even and (at != times).any()]
+    found = []
+    for reading in (*readings, *filter(None, map(dates.set_back, readings))):
+        order = np.argsort(reading.times, kind="stable")
+        times = reading.times[order]
+        if (times[1:] > times[:-1]).all():
+            spacing, places = _spacing(times)
+            said = _order(order)
+            short = spacing.unit == "microsecond" and spacing.every < DAY  # hours are even in UTC, days by local clocks
+            rank = said not in ("", NEWEST_FIRST), not spacing.even, short != reading.form.utc, places[-1]
+            found.append((rank, reading, times, order, spacing, places, said))
+    if not found:
+        raise _repeated(
+            table, column, max((of.times for of in readings), key=lambda times: len(np.unique(times))), taken
+        )
+    found.sort(key=lambda of: of[0])
+    best, reading, times, order, spacing, places, said = found[0]
+    rivals = [
+        (of.form, to)
+        for rank, of, _, _, to, _, _ in found[1:]
+        if rank[:2] == best[:2] and of.form.text != reading.form.text and (of.times != reading.times).any()
+    ]
     if spacing.even:
         grid = spacing.after(times[:1], np.arange(places[-1] + 1))
         grid[places] = times
         times = grid
-    return Timeline(column, form, spacing, times, places, rivals[0] if rivals else None)
+    of_row = np.empty_like(places)
+    of_row[order] = places
+    return Timeline(column, reading.form, spacing, times, of_row, rivals[0] if rivals else None, said)
 
 
-def _backwards(times: np.ndarray) -> np.ndarray:
-    """For each time but the last, whether the next one is not later."""
-    return times[1:] <= times[:-1]
+def _order(order: np.ndarray) -> str:
+    """How rows stood whose numbers, sorted by time, are these."""
+    if (np.diff(order) == 1).all():
+        return ""
+    if (np.diff(order) == -1).all():
+        return NEWEST_FIRST
+
+    def longest(numbers: list[int]) -> int:
+        ends: list[int] = []
+        for number in numbers:
+            at = bisect.bisect(ends, number)
+            ends[at : at + 1] = [number]
+        return len(ends)
+
+    rising, falling = longest(order.tolist()), longest((-order).tolist())
+    moved = len(order) - max(rising, falling)
+    return f"{moved:,} out of order" + (", the others newest first" if falling > rising else "")
 
 
-def _disorder(times: np.ndarray) -> int:
-    """The number of rows that are out of order, in the better of both directions."""
-    return int(min(_backwards(times).sum(), _backwards(times[::-1]).sum()))
-
-
-def _not_increasing(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> InputError:
-    row = int(np.flatnonzero(_backwards(times))[0])
-    cells = table.column(column)
-    first = f"{table.place(row + 1)} of {table.source} has {str(cells[row + 1])!r} in column {column!r}"
-    earlier = np.flatnonzero(times[: row + 1] == times[row + 1])
-    if not len(earlier):
-        newest_first = "" if _backwards(times[::-1]).any() else " The newest row stands first."
-        return InputError(
-            f"Times must increase from row to row; {first}, after {str(cells[row])!r} in {table.place(row)}."
-            f"{newest_first} Sort the rows by {column!r}, oldest first, or name another column with --time."
+def _repeated(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> InputError:
+    seen = np.unique(times, return_index=True, return_inverse=True)
+    earlier = seen[1][seen[2]]
+    row = int(np.flatnonzero(earlier != np.arange(len(times)))[0])
+    cells = _cells(table, column)
+    first = f"{table.place(row)} of {table.source} has {str(cells[row])!r} in {_named(table, column)}"
+    fix = "Keep one row of each time; where several series are in one file, keep the rows of one of them."
+    if others := _telling_apart(table, column, times, taken):
+        frame = table.frame.select(others).unique(maintain_order=True)
+        shown = ", ".join(" ".join(repr(str(cell)) for cell in row) for row in frame[:3].rows())
+        names = " and ".join(map(repr, others))
+        one = " and ".join(f"{name} is {str(cell)!r}" for name, cell in zip(others, frame.row(0), strict=True))
+        fix = (
+            f"Rows of one time differ in {names} ({shown}{', ...' if len(frame) > 3 else ''}): these are "
+            f"{len(frame):,} series. Keep the rows of one of them in a file of its own, as those where {one}."
         )
-    fix = "Keep one row, or, where several series are in one file, give each a file of its own."
-    if (other := _telling_apart(table, column, times, taken)) is not None:
-        values = table.column(other).unique(maintain_order=True)
-        shown = ", ".join(repr(str(value)) for value in values[:3]) + (", ..." if len(values) > 3 else "")
-        fix = f"Rows of one time differ in {other!r} ({shown}): give each of these series a file of its own."
-    elif _of_local_clock(cells, times) and times[row] - times[row + 1] < np.timedelta64(1, "h"):
+    elif _of_local_clock(cells, times) and np.timedelta64(0) <= times[row - 1] - times[row] < np.timedelta64(1, "h"):
         fix = (
             "Keep one row, or, where clocks were set back and an hour came twice, write the times with their offset "
-            f"from UTC, as {cells[row + 1]}+02:00 and {cells[row + 1]}+01:00 an hour later."
+            f"from UTC, as {cells[row]}+02:00 and {cells[row]}+01:00 an hour later."
         )
-    return InputError(
-        f"Every time may occur once, in increasing order; {first}, and so has {table.place(int(earlier[-1]))}. {fix}"
-    )
+    return InputError(f"Every time may occur once; {first}, and so has {table.place(int(earlier[row]))}. {fix}")
 
 
 def _of_local_clock(cells: pl.Series, times: np.ndarray) -> bool:
@@ -389,24 +506,72 @@ def _of_local_clock(cells: pl.Series, times: np.ndarray) -> bool:
     return bool(with_hours) and not re.search(r"(Z|[+-]\d\d:?\d\d)$", str(cells[0]))
 
 
-def _telling_apart(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> str | None:
-    """The column that names the series of a row, where a table has several series."""
-    if 3 * len(np.unique(times)) > 2 * len(times):
-        return None
-    found = {}
+def _telling_apart(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> list[str]:
+    """The column, or the two, that name the series of a row, where a table has several series."""
+    many = 3 * len(np.unique(times)) <= 2 * len(times)
+    counts = {}
     for name in table.columns:
         cells = table.frame[name]
-        parts_of_time = name == column or _called(name) in (*SURELY, *CALENDAR, *COUNTERS)
-        if parts_of_time or name in taken or cells.dtype.is_nested() or 2 * cells.n_unique() > len(cells):
-            continue
-        if not pl.DataFrame({"time": times, "other": cells}).is_duplicated().any():
-            found[name] = cells.n_unique()
-    return min(found, key=found.__getitem__, default=None)
+        part_of_time = name in parts_of(table, column) or _called(name) in (*SURELY, *CALENDAR, *COUNTERS)
+        if not (part_of_time or name in taken or cells.dtype.is_nested() or not (many or cells.dtype == pl.String)):
+            counts[name] = cells.n_unique()
+    few = sorted((name for name, count in counts.items() if 1 < count <= len(times) / 2), key=counts.__getitem__)
+    frame = pl.DataFrame({"\0": times}).hstack(table.frame.select(few))
+    tried = itertools.chain(([name] for name in few), map(list, itertools.combinations(few[:8], 2)))
+    return next((names for names in tried if not frame.select("\0", *names).is_duplicated().any()), [])
 
 
-def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
-    """All ways to read the column: the form of the dates, and the times."""
-    cells = table.column(column)
+def _named(table: Table, column: str) -> str:
+    names = parts_of(table, column)
+    return f"column {column!r}" if len(names) == 1 else f"columns {', '.join(map(repr, names))}"
+
+
+def _cells(table: Table, column: str) -> pl.Series:
+    """The cells of a column, of text without missing ones; of several columns, the time that they tell together."""
+    names = parts_of(table, column)
+    if len(names) == 1:
+        cells = table.column(column)
+        return without_missing(cells) if cells.dtype == pl.String else cells
+    parts = [_part(name) for name in names]
+    if "year" in parts and all(parts):
+        names = sorted(names, key=lambda name: list(PARTS).index(_part(name) or ""))
+        parts = [_part(name) for name in names]
+    else:
+        parts = [None] * len(names)
+    joined = None
+    for name, part in zip(names, parts, strict=True):
+        cells = table.column(name)
+        _require_all(table, name, without_missing(cells) if cells.dtype == pl.String else cells)
+        text = _as_text(cells)
+        if part in ("minute", "second"):
+            text = text.str.zfill(2)
+        elif part == "day" and "month" not in parts:
+            text = text.str.zfill(3)
+        elif (
+            part is None
+            and joined is not None
+            and text.str.contains(r"^\d+$").all()
+            and (text.str.len_chars() > 2).any()
+        ):
+            text = text.str.zfill(4)
+        joined = text if joined is None else joined + (PARTS[part][0] if part else " ") + text
+    assert joined is not None
+    return joined
+
+
+def _as_text(cells: pl.Series) -> pl.Series:
+    """Cells as in a CSV file: dates without midnight, whole numbers without a point."""
+    numbers = cells.cast(pl.Float64, strict=False) if cells.dtype == pl.String or cells.dtype.is_numeric() else None
+    if numbers is not None and numbers.is_not_null().all() and (numbers == numbers.round()).all():
+        return numbers.cast(pl.Int64, strict=False).cast(pl.String).fill_null("")
+    text = cells.cast(pl.String).str.strip_chars()
+    midnight = r"[T ]0?0:00(:00)?(\.0+)?$"
+    return text.str.replace(midnight, "") if text.str.contains(midnight).all() else text
+
+
+def _readings(table: Table, column: str) -> list[Reading]:
+    """All ways to read the column."""
+    cells, where = _cells(table, column), _named(table, column)
     if cells.dtype in (pl.Date, pl.Datetime):
         _require_all(table, column, cells)
         outside = ~cells.dt.year().is_between(*YEARS).fill_null(False)
@@ -414,21 +579,21 @@ def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
             row = int(outside.arg_true()[0])
             raise InputError(
                 f"Times must lie in the years {YEARS[0]} to {YEARS[1]}; {table.place(row)} of {table.source} lies "
-                f"outside in column {column!r}. Correct it, or name another column with --time."
+                f"outside in {where}. Correct it, or name another column with --time."
             )
         exact = cells.to_numpy()
         times = exact.astype("datetime64[us]")
         if (between := np.flatnonzero(exact != times)).size:
             raise InputError(
                 f"Times must be whole microseconds; {table.place(int(between[0]))} of {table.source} has "
-                f"{exact[between[0]]} in column {column!r}. Round them, or write them as numbers from a beginning on."
+                f"{exact[between[0]]} in {where}. Round them, or write them as numbers from a beginning on."
             )
-        form = _usual_form(times)
-        if "%H" in form and getattr(cells.dtype, "time_zone", None):
-            form += "%z"
-        return [(form, times)]
-    if cells.dtype == pl.String:
-        cells = without_missing(cells)
+        zone = getattr(cells.dtype, "time_zone", None)
+        if zone is None:
+            return [Reading(Form(_usual_form(times)), times)]
+        local = cells.dt.replace_time_zone(None).to_numpy().astype("datetime64[us]")
+        form = _usual_form(local)
+        return dates.zoned(local, times, Form(form + "%:z" * ("%H" in form), zone=zone))
     _require_all(table, column, cells)
     numbers = cells.cast(pl.Float64, strict=False) if cells.dtype == pl.String or cells.dtype.is_numeric() else None
     if numbers is not None and not numbers.is_null().any() and numbers.is_finite().all():
@@ -439,32 +604,28 @@ def _readings(table: Table, column: str) -> list[tuple[str, np.ndarray]]:
             row = int(rounded.arg_true()[0])
             raise InputError(
                 f"Numbers that are times must lie from {-LARGEST:g} to {LARGEST:g}, and be multiples that float64 "
-                f"holds where they are beyond 2**53; {table.place(row)} of {table.source} has {cells[row]} in column "
-                f"{column!r}. Write them in a larger unit, count from a later beginning, or write dates."
+                f"holds where they are beyond 2**53; {table.place(row)} of {table.source} has {cells[row]} in {where}. "
+                "Write them in a larger unit, count from a later beginning, or write dates."
             )
-        if ((values >= 19000101) & (values <= 21001231) & (values == values.round())).all():
-            dated = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
-            if not dated.is_null().any():
-                return [("%Y%m%d", dated.to_numpy().astype("datetime64[us]"))]
-        if ((values >= 190001) & (values <= 210012) & (values == values.round())).all():
-            dated = _read(numbers.cast(pl.Int64).cast(pl.String), "%Y%m")
-            if not dated.is_null().any():
-                return [("%Y%m", dated.to_numpy().astype("datetime64[us]"))]
-        return [(_decimals(values), values.astype(np.float64))]
+        text = _as_text(cells)
+        if text.str.contains(r"^\d{4}\.0\d$").any():  # where 2020.10 has lost its zero
+            text = text.str.replace(r"^(\d{4}\.1)$", "${1}0")
+        if found := dates.readings(text, numbers=True):
+            return found
+        limits = SURELY_SINCE_1970 if _called(column) in NAMED_UNIX else SINCE_1970
+        if len(values) > 1 and (found := dates.since_1970(values, *limits)) is not None:
+            return [found]
+        return [Reading(Form(_decimals(values)), values.astype(np.float64))]
     if cells.dtype == pl.String:
-        if readings := list(_dates(cells)):
-            return readings
-        unread = _unread(cells)
+        if found := dates.readings(cells):
+            return found
+        unread = dates.unread(cells)
     else:
         unread = 0
-    fix = "Correct it"
-    if short := re.fullmatch(SHORT_YEAR, str(cells[unread])):
-        month, year = short.groups()
-        fix = f"Write the year of a month with four digits: {month} 19{year} or {month} 20{year}"
     raise InputError(
-        f"Times must be numbers or dates, all written alike, as in 2026-01-31, 2026-01-31 18:30, 31.01.2026, 2026-01 "
-        f"or 2026Q1; {table.place(unread)} of {table.source} has {str(cells[unread])!r} in column {column!r}. "
-        f"{fix}, or name another column with --time."
+        f"Times must be numbers or dates, all written alike, as in 2026-01-31, 2026-01-31 18:30, 31.01.2026, Jan 2026 "
+        f"or 2026Q1; {table.place(unread)} of {table.source} has {str(cells[unread])!r} in {where}. "
+        "Correct it, or name another column with --time."
     )
 
 
@@ -475,50 +636,6 @@ def _require_all(table: Table, column: str, cells: pl.Series) -> None:
             f"Every row needs a time; {table.place(row)} of {table.source} has none in column {column!r}. "
             "Fill it in, or leave the row out."
         )
-
-
-def _dates(cells: pl.Series) -> Iterator[tuple[str, np.ndarray]]:
-    first = cells[:1]
-    for form in _forms():
-        if not _read(first, form).is_null().any():
-            dates = _read(cells, form)
-            if not dates.is_null().any():
-                yield form, dates.to_numpy().astype("datetime64[us]")
-
-
-def _forms() -> Iterator[str]:
-    yield from DATES
-    for date in DATES:
-        for between in (" ", "T"):
-            yield from (date + between + time for time in TIMES)
-    yield from MONTHS
-    yield from ("%YQ%q", "%Y-Q%q", "%Y Q%q")
-
-
-def _read(cells: pl.Series, form: str) -> pl.Series:
-    """Dates; null where a cell has another form or lies outside `YEARS`, such as 20 for 2020. Offsets become UTC."""
-    dates = _parsed(cells, form)
-    return dates.set(~dates.dt.year().is_between(*YEARS), None)
-
-
-def _parsed(cells: pl.Series, form: str) -> pl.Series:
-    if "%q" in form:
-        pattern = "^" + form.replace("%Y", r"(\d{4})").replace("%q", "([1-4])") + "$"
-        first_month = cells.str.extract(pattern, 2).replace_strict(QUARTERS, default=None, return_dtype=pl.String)
-        return (cells.str.extract(pattern, 1) + first_month).str.to_date("%Y-%m-%d", strict=False)
-    if form in MONTHS:
-        return ("01 " + cells).str.to_date("%d " + form, strict=False)
-    if "%H" not in form:
-        return cells.str.to_date(form, strict=False)
-    if "%z" in form:
-        return cells.str.to_datetime(form, time_unit="us", strict=False).dt.replace_time_zone(None)
-    return cells.str.to_datetime(form, time_unit="us", strict=False)
-
-
-def _unread(cells: pl.Series) -> int:
-    """The first row that does not have the form of most rows."""
-    best = max((_read(cells, form).is_null() for form in _forms()), key=lambda null: len(null) - null.sum())
-    return int(best.arg_true()[0])
 
 
 def _decimals(values: np.ndarray) -> str:
@@ -558,16 +675,69 @@ def _spacing(times: np.ndarray) -> tuple[Spacing, np.ndarray]:
     month = day.astype("datetime64[M]")
     of_month = (day - month.astype(day.dtype)).astype(np.int64) + 1
     at_end = day == _last_days(month)
-    if same_time and (at_end | (of_month == of_month.max())).all() and (fitted := _grid(month.astype(np.int64))):
-        every, places = fitted
-        return Spacing("month", every, day=31 if at_end.all() else int(of_month.max())), places
+    of_months = _grid(month.astype(np.int64)) if same_time else None
+    if of_months is not None and (at_end | (of_month == of_month.max())).all():
+        return Spacing("month", of_months[0], day=31 if at_end.all() else int(of_month.max())), of_months[1]
+    if same_time and (fitted := _of_week(day)) is not None:
+        return fitted
     if (fitted := _grid(times.astype(np.int64))) is not None:
-        every, places = fitted
-        week = (day.astype(np.int64) + 3) % 7
-        if every == UNITS["day"] and (week < 5).all() and (np.diff(places) == 3).any():
-            return Spacing("weekday", 1), np.busday_count(day[0], day).astype(np.int64)
-        return Spacing("microsecond", every), places
+        return Spacing("microsecond", fitted[0]), fitted[1]
+    if of_months is not None:
+        rule = max(_rules(of_months[0], day, of_month), key=lambda rule: (rule.days_of(month) == day).mean())
+        if (rule.days_of(month) == day).mean() >= (KEPT if len(day) > 5 else 1):
+            return rule, of_months[1]
+    if (clocked := _of_clocks(day, within.astype(np.int64))) is not None:
+        return clocked
     return Spacing("microsecond", int(np.median(np.diff(times.astype(np.int64)))), even=False), count
+
+
+def _week(day: np.ndarray) -> str:
+    """The days of the week that occur, from Monday on, as "1111100"."""
+    occur = np.bincount((day.astype(np.int64) + 3) % 7, minlength=7) > 0
+    return "".join("01"[int(one)] for one in occur)
+
+
+def _of_week(day: np.ndarray) -> tuple[Spacing, np.ndarray] | None:
+    """Days of which each week leaves out the same ones, such as Saturday and Sunday; holidays are missing."""
+    week, gaps = _week(day), np.diff(day).astype(np.int64)
+    if day[-1] - day[0] < np.timedelta64(4, "W"):
+        if week[5:] != "00" or not (_commonest(gaps) == 1 and (gaps == 3).any()):
+            return None
+        week = WORKING
+    elif not 2 <= week.count("1") <= 6:
+        return None
+    places = np.busday_count(day[0], day, week).astype(np.int64)
+    if _commonest(np.diff(places)) != 1 or (week != WORKING and 4 * places[-1] > 5 * len(places)) or _too_many(places):
+        return None
+    return Spacing("weekday", 1, week=week), places
+
+
+def _rules(every: int, day: np.ndarray, of_month: np.ndarray) -> Iterator[Spacing]:
+    """What days of months may be: the first or last working day, the one from a day on, or the second Friday."""
+    weekday = int(_commonest((day.astype(np.int64) + 3) % 7))
+    week = "".join("01"[place == weekday] for place in range(7))
+    own = np.unique(of_month).tolist()
+    for begin, of_week in itertools.chain(((k, WORKING) for k in (1, *own)), ((k, week) for k in (1, 8, 15, 22))):
+        yield Spacing("month", every, day=begin, roll="forward", week=of_week)
+    for end, of_week in ((31, WORKING), *((k, WORKING) for k in own), (31, week)):
+        yield Spacing("month", every, day=end, roll="backward", week=of_week)
+
+
+def _of_clocks(day: np.ndarray, within: np.ndarray) -> tuple[Spacing, np.ndarray] | None:
+    """Times of which each day has the same, such as every half hour from 9 to 17 o'clock."""
+    clocks, place = np.unique(within, return_inverse=True)
+    week = _week(day)
+    if not 2 <= len(clocks) <= len(day) / 3:
+        return None
+    if week != WORKING and day[-1] - day[0] < np.timedelta64(4, "W"):
+        week = "1111111"
+    places = np.busday_count(day[0], day, week) * len(clocks) + place
+    places -= places[0]
+    return (
+        None
+        if 4 * places[-1] > 5 * len(places)
+        else (Spacing("clock", 1, week=week, clocks=tuple(clocks.tolist())), places)
+    )
 
 
 def _last_days(months: np.ndarray) -> np.ndarray:
