@@ -238,7 +238,8 @@ def test_rows_are_sorted_or_said_to_be_even_steps(here: Path) -> None:
     ("columns", "said", "following"),
     [
         ({"when": [f"{m}-{y:02}" for y in range(49, 59) for m in ("Jan", "Apr", "Jul", "Oct")]},
-         "Jan-49 to Oct-58, every quarter\nYears    'when' writes two digits; they are read as 1949 to 1958\n", "Jan-59"),
+         "Jan-49 to Oct-58, every quarter\nYears    'when' writes two digits; they are read as 1949 to 1958\n",
+          "Jan-59"),
         ({"ts": [str(1_700_000_000_000 + 60_000 * n) for n in range(40)]},
          "every minute\nDates    'ts' counts milliseconds since 1970 in UTC\n", "1700002400000"),
         ({"when": [f"{27 + h // 24}.10.2024 {h % 24:02}:00" for h in (0, 1, 2, *range(2, 39))]},

@@ -19,6 +19,7 @@ from bptt.tasks import Series, backtest, series, table
 from bptt.tasks.backtest import Row
 from bptt.tasks.forecaster import Forecaster
 from bptt.tasks.series import Recipe
+from bptt.tasks.timeline import Spacing
 from bptt.train import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -223,6 +224,48 @@ def test_an_epoch_sees_every_window_once_and_batches_depend_on_seed_and_step_alo
     assert windows(task(file, batch=7, window=8, seed=1), 1) != second
 
 
+DAY = 86_400_000_000
+SPACINGS = {
+    "5 minutes": Spacing("microsecond", DAY // 288), "hour": Spacing("microsecond", DAY // 24),
+    "day": Spacing("microsecond", DAY), "weekday": Spacing("weekday", 1), "week": Spacing("microsecond", 7 * DAY),
+    "month": Spacing("month", 1), "quarter": Spacing("month", 3), "row": Spacing("row", 1),
+}  # fmt: skip
+DRIFTS = ("none", "line", "bend", "hump", "walk", "red")
+SEASONAL = [
+    (spacing, season, steps, noise, drift)
+    for spacing, season, lengths in (
+        ("5 minutes", 288, (1440,)), ("hour", 24, (216, 960)), ("hour", 168, (672, 1500)), ("day", 7, (60, 365)),
+        ("day", 365.25, (1600,)), ("weekday", 5, (60, 500)), ("week", 365.25 / 7, (260,)), ("month", 12, (60, 400)),
+        ("quarter", 4, (32, 80)), ("row", 7, (60, 300)), ("row", 24, (150, 600)), ("row", 50, (300, 600)),
+    )
+    for steps, noise, drift in itertools.product(lengths, (0.0, 0.3, 1.0), DRIFTS)
+]  # fmt: skip
+SEASONLESS = [
+    (spacing, None, steps, noise, drift)
+    for spacing, steps, noise, drift in itertools.product(SPACINGS, (60, 200, 1000), (0.05, 1.0), DRIFTS)
+]
+
+
+def found_in(spacing: str, season: float | None, steps: int, noise: float, drift: str, seed: int) -> float | None:
+    """The season found in a drift, noise and, where there is one, a season; the true one if it is within 2 %."""
+    draw, t = np.random.default_rng(seed), np.arange(steps)
+    red = draw.normal(size=steps)
+    for step in range(1, steps) if drift == "red" else ():
+        red[step] += 0.95 * red[step - 1]
+    y = noise * draw.normal(size=steps) + {
+        "none": 0 * t, "line": 6 * t / steps, "bend": 6 * (t / steps) ** 2, "hump": 3 * np.sin(8 * t / steps),
+        "walk": 3 * draw.normal(size=steps).cumsum() / math.sqrt(steps), "red": red / red.std(),
+    }[drift]  # fmt: skip
+    if season is not None:
+        phase = 2 * np.pi * t / season
+        y += [np.sqrt(2) * np.sin(phase), 2 * np.maximum(np.sin(phase), 0.3), np.sin(phase) + np.cos(2 * phase)][
+            seed % 3
+        ]
+    found, _ = series._season(torch.from_numpy(y)[:, None], None, SPACINGS[spacing])
+    close = found is not None and season is not None and abs(found - season) <= 0.5 + 0.02 * season
+    return season if close else found
+
+
 class TestSeason:
     @pytest.mark.parametrize(
         ("dates", "season", "reason"), [(True, 12, "the calendar's, autocorrelation"), (False, 12, "autocorrelation")]
@@ -259,6 +302,32 @@ class TestSeason:
         found = task(write(file, date=hours, y=y))
         assert found.season == season
         assert found.season_reason.startswith("the calendar's")
+
+    def test_a_drift_does_not_move_it(self, file: Path) -> None:
+        t, draw = np.arange(4000), np.random.default_rng(0)
+        times = [f"{datetime(2026, 1, 1) + timedelta(minutes=5 * int(step)):%Y-%m-%d %H:%M}" for step in t]
+        y = 10 * np.sin(2 * np.pi * t / 288) + 40 * np.sin(2 * np.pi * t / 5000) + 0.02 * t + draw.normal(size=4000)
+        assert task(write(file, date=times, y=y)).season == 288
+
+    @pytest.mark.parametrize(
+        ("spacing", "seasons", "season", "beside"),
+        [("hour", (24, 168), 168, "24"), ("day", (7, 365.25), 7, "365.25"), ("hour", (24,), 24, ""),
+         ("day", (365.25,), 365, "")],
+    )  # fmt: skip
+    def test_several_of_the_calendar(self, spacing: str, seasons: tuple[float, ...], season: int, beside: str) -> None:
+        t, draw = np.arange(2000), np.random.default_rng(0)
+        y = sum(np.sin(2 * np.pi * t / period) * (4 - n) for n, period in enumerate(seasons)) + 0.3 * draw.normal(
+            size=2000
+        )
+        found, why = series._season(torch.from_numpy(y)[:, None], None, SPACINGS[spacing])
+        assert found == season
+        assert (f"every {beside} steps too" in why) == bool(beside)
+
+    def test_found_or_rightly_not_found_in_19_of_20(self) -> None:
+        right = [found_in(*case, seed=seed) == case[1] for seed, case in enumerate(SEASONAL)]
+        assert np.mean(right) >= 0.95
+        none = [found_in(*case, seed=seed) is None for seed, case in enumerate(SEASONLESS)]
+        assert np.mean(none) >= 0.95
 
     def test_a_multiple_is_not_taken_for_it(self, file: Path) -> None:
         t, draw = np.arange(600), np.random.default_rng(0)

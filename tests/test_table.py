@@ -477,7 +477,7 @@ class TestTime:
         first, ends = months.astype("datetime64[D]"), (months + 1).astype("datetime64[D]") - 1
         week = (days.astype(int) + 3) % 7
 
-        def at(*clocks: str) -> np.ndarray:
+        def at(*clocks: int) -> np.ndarray:
             return (days[:, None].astype("datetime64[m]") + np.array(clocks, "timedelta64[m]")).ravel()
 
         half_hours = np.arange(0, 1440, 30)

@@ -29,6 +29,8 @@ UNITS, SHORT = (16, 32), 400  # hidden units for a training part of fewer steps,
 LEAST = 8  # the training part has at least so many steps and one horizon
 MOST_AHEAD = 10_000  # steps of a forecast
 STEPS_PER_EPOCH = 100  # at most, so that evaluations are frequent enough
+OF_CALENDAR, OF_ANY = 0.6, 1.4  # how sure a season of the calendar must be, and one of many lags
+CLEARLY = 0.75  # what is left by a season that explains clearly more
 MOST_VALIDATION_ORIGINS = 4000  # the network is evaluated at no more than so many steps of the validation part
 
 
@@ -433,101 +435,124 @@ def _window(wanted: int | None, season: int | None, train: int, horizon: int) ->
 
 
 def _season(training: Tensor, given: int | None, spacing: timeline.Spacing) -> tuple[int | None, str]:
-    """The season of targets (N, K), or None, and the reason."""
+    """The season of targets (N, K), or None, and the reason.
+
+    Those of the calendar come first: of several, the one whose value a season before is clearly the nearest. Else it is
+    the shortest that explains the targets, of the likeliest of 2 to 4 steps, of 5 to 8, of 9 to 16, and so on.
+    """
     n = len(training)
-    most = n // 2
     if given is not None:
-        if given > most:
+        if given > n // 2:
             raise InputError(
                 f"A season must fit twice into the training part; --season {given} does not into its {n:,} steps. "
                 "Give a longer series or leave --season out."
             )
         return given, "as given"
-    similar = np.mean([_similarity(column) for column in training.numpy().T], 0)
-    calendar = None
-    for season in map(round, spacing.seasons):
-        if (
-            season <= most
-            and _repeats(similar, season, 1)
-            and (calendar is None or _explains(similar, calendar, season))
-        ):
-            calendar = season
-    if calendar is not None:
-        return calendar, f"the calendar's, {_at(similar, calendar)}"
-    lags = [lag for lag in range(2, n // 3) if _repeats(similar, lag, 2)]
-    if lags:
-        best = max(lags, key=lambda lag: similar[:, lag].max())
-        found = _refined(similar, next(lag for lag in lags if _is_in(similar, lag, best)))
-        return found, _at(similar, found)
-    return None, "the training part does not repeat itself"
+    columns = [_without_line(column) for column in training.numpy().T]
+    found: list[float] = []
+    left = columns
+    for season in spacing.seasons:
+        if round(season) <= n // 2 and _Likeness(left, season).sure(season) > OF_CALENDAR:
+            found.append(season)
+            left = [_without_season(column, round(season)) for column in left]
+            if all(_mean(rest**2) < 1e-6 * _mean(y**2) for rest, y in zip(left, columns, strict=True)):
+                break
+    if found:
+        best = found[0]
+        for season in found[1:]:
+            r = _Likeness(columns, season).r
+            if 1 - r[round(season)] < CLEARLY * (1 - r[round(best)]):
+                best = season
+        others = " and ".join(f"{season:,.7g}" for season in found if season != best)
+        beside = f"; it repeats itself every {others} steps too, which is no input of its own" if others else ""
+        return round(best), f"the calendar's, {_at(columns, best)}{beside}"
+    chosen, longest = None, 4
+    while longest // 2 < n // 3:
+        lags = range(2 if longest == 4 else longest // 2 + 1, min(longest, n // 3) + 1)
+        lag = max(lags, key=_Likeness(columns, lags[-1]).sure)
+        near = range(max(2, lag - lag // 10), min(lag + lag // 10, n // 3) + 1)
+        lag = max(near, key=_Likeness(columns, lag).of)
+        if _Likeness(columns, lag).sure(lag) > OF_ANY and (chosen is None or _explains(columns, chosen, lag)):
+            chosen = lag
+        longest *= 2
+    return (chosen, _at(columns, chosen)) if chosen else (None, "the training part does not repeat itself")
 
 
-def _explains(similar: np.ndarray, season: int, longer: int) -> bool:
-    """Whether a longer season explains clearly more, of a column or of its changes."""
-    chance = 3 / math.sqrt(similar.shape[1] - longer)
-    return bool(
-        (
-            (similar[:, longer] > similar[:, season] + chance)
-            & (1 - similar[:, longer] < 0.75 * (1 - similar[:, season]))
-        ).any()
-    )
+class _Likeness:
+    """How alike columns are to themselves some steps later: their mean autocorrelation, over pairs of known values.
 
-
-def _is_in(similar: np.ndarray, lag: int, best: int) -> bool:
-    """Whether `best` is a multiple of the lag, or the lag itself; a multiple of the season is as good as the season."""
-    many = round(best / lag)
-    return abs(best - many * lag) <= many and similar[:, lag].max() > 0.95 * similar[:, best].max()
-
-
-def _refined(similar: np.ndarray, lag: int) -> int:
-    """The season near the lag. Noise moves the peak of a smooth season, but the peaks at its multiples much less."""
-    r = similar[similar[:, lag].argmax()]
-
-    def score(season: int) -> float:
-        return float(r[season : max(season + 1, 2 * len(r) // 3) : season].mean())
-
-    return max(range(max(2, lag - lag // 10 - 1), lag + lag // 10 + 2), key=score)
-
-
-def _at(similar: np.ndarray, lag: int) -> str:
-    return f"autocorrelation {similar[:, lag].max():.2f} in the training part"
-
-
-def _similarity(y: np.ndarray) -> np.ndarray:
-    """Autocorrelation (2, lags) of a column without its linear trend, and of its changes."""
-    place, known = np.arange(len(y)), ~np.isnan(y)
-    straight = y - np.polyval(np.polyfit(place[known], y[known], 1), place)
-    return np.stack([_autocorrelation(straight)[:-1], _autocorrelation(np.diff(straight))])
-
-
-def _autocorrelation(y: np.ndarray) -> np.ndarray:
-    """The autocorrelation at each lag (N), over pairs of known values."""
-    known = ~np.isnan(y)
-    y = np.where(known, y - y[known].mean(), 0) if known.any() else np.zeros(len(y))
-    size = 2 ** (2 * len(y) - 1).bit_length()
-
-    def products(a: np.ndarray) -> np.ndarray:
-        spectrum = np.fft.rfft(a, size)
-        return np.fft.irfft(spectrum * spectrum.conj(), size)[: len(a)]
-
-    pairs = np.maximum(products(known.astype(float)), 1)
-    covariance = products(y) / pairs
-    return covariance / covariance[0] if covariance[0] > 0 else np.zeros(len(y))
-
-
-def _repeats(similar: np.ndarray, lag: int, times: int) -> bool:
-    """Whether a column, or its changes, is similar to itself at a lag: more than at lags around it and than by chance.
-
-    times: so many multiples of the lag must be beyond chance
+    The mean of the season around each step is taken away first: of a drift, no lag would be the best. At both ends the
+    columns are taken to go on as one season before or after, in the direction that they have there.
     """
-    chance = 3 / math.sqrt(similar.shape[1] - times * lag)
 
-    def peaks(r: np.ndarray, least: float, first: int) -> bool:
-        least = max(least, chance)
-        dip = r[max(first, lag // 2) : lag].min(initial=r[first])
-        multiples = [r[many * lag - 1 : many * lag + 2].max() > least for many in range(1, times + 1)]
-        return r[lag] >= r[lag - 1 : lag + 2].max() and r[lag] - dip > least and all(multiples)
+    def __init__(self, columns: Sequence[np.ndarray], season: float) -> None:
+        season, n = round(season), len(columns[0])
+        half, self.r, self.pairs = season // 2, np.zeros(n), np.zeros(n)
+        for y in columns:
+            before, after = (_mean(y[at : at + season]) - _mean(y[at - season : at]) for at in (season, n - season))
+            longer = np.concatenate((y[season - half : season] - before, y, y[n - season : n - season + half] + after))
+            around = _sums(np.nan_to_num(longer), season) / np.maximum(_sums(~np.isnan(longer), season), 1)
+            left = y - around
+            known = ~np.isnan(left)
+            pairs = np.maximum(_products(known.astype(float)), 1)
+            covariance = _products(np.where(known, left - _mean(left), 0)) / pairs
+            self.r += covariance / max(covariance[0], 1e-300) / len(columns)
+            self.pairs += pairs / len(columns)
+        self._chance = 1 + 2 * np.append(0, (self.r[1:] ** 2).cumsum())
 
-    level, change = similar
-    # Of changes, noise alone makes the first lag -1/2.
-    return (peaks(level, 0.2, 1) and change[lag] > chance) or (lag > 2 and peaks(change, 0.3, 2))
+    def of(self, season: float) -> float:
+        """The autocorrelation at a season and its multiples."""
+        at = self._multiples(season)
+        return float((self.r[at] * self.pairs[at]).sum() / self.pairs[at].sum())
+
+    def sure(self, season: float) -> float:
+        """The same times its multiple of what chance would make of values that resemble their neighbours so."""
+        chance = self._chance[max(1, int(season / 2) - 1)] / self.pairs[self._multiples(season)].sum()
+        return max(self.of(season), 0) ** 2 / math.sqrt(chance)
+
+    def _multiples(self, season: float) -> np.ndarray:
+        many = np.arange(1, int((len(self.r) - 1) / season) + 1)
+        return np.rint(many * season).astype(int)
+
+
+def _explains(columns: Sequence[np.ndarray], season: float, longer: float) -> bool:
+    """Whether a longer season explains clearly more."""
+    like = _Likeness(columns, longer)
+    less, more = like.of(season), like.of(longer)
+    chance = 3 / math.sqrt(like.pairs[like._multiples(longer)].sum())
+    return more > less + chance and 1 - more < CLEARLY * (1 - less)
+
+
+def _at(columns: Sequence[np.ndarray], season: float) -> str:
+    return f"autocorrelation {_Likeness(columns, season).of(season):.2f} in the training part"
+
+
+def _without_line(y: np.ndarray) -> np.ndarray:
+    place, known = np.arange(len(y)), ~np.isnan(y)
+    return y - np.polyval(np.polyfit(place[known], y[known], 1), place)
+
+
+def _without_season(y: np.ndarray, season: int) -> np.ndarray:
+    """y without the mean of each of the season's places."""
+    known, place = ~np.isnan(y), np.arange(len(y)) % season
+    sums = np.bincount(place[known], y[known], season)
+    return y - (sums / np.maximum(np.bincount(place[known], minlength=season), 1))[place]
+
+
+def _mean(y: np.ndarray) -> float:
+    known = y[~np.isnan(y)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _sums(y: np.ndarray, width: int) -> np.ndarray:
+    """The sum around each place, whose ends count half where the width is even."""
+    total = np.append(0, y.cumsum(dtype=float))
+    sums = total[width:] - total[:-width]
+    return sums if width % 2 else (sums[1:] + sums[:-1]) / 2
+
+
+def _products(y: np.ndarray) -> np.ndarray:
+    """The sum of the products of values at each distance (N)."""
+    size = 2 ** (2 * len(y) - 1).bit_length()
+    spectrum = np.fft.rfft(y, size)
+    return np.fft.irfft(spectrum * spectrum.conj(), size)[: len(y)]
