@@ -190,13 +190,16 @@ COMMANDS = {
         "bptt train /dev/null -o new --target x": r"must be readable; /dev/null: it is a device, not a file",
     },
     "Time of a series": {
-        "bptt train newest-first.csv -o new --target v": r"line 3 .* 'day', after .* line 2\. The newest row .* none",
-        "bptt train newest-first.csv -o new --target v --time day": r"Sort the rows by 'day', oldest first, or name",
-        "bptt train milliseconds.csv -o new --target v": r"has '1700003480000' in column 'made', .* newest row .* none",
-        "bptt train panel.csv -o new --target v": r"so has line 2\. Rows of one time differ in 'kind' \('A', 'B'\)",
-        "bptt train autumn.csv -o new --target v": r"so has line 28\. .* offset from UTC, as 2024-10-27 02:00\+02",
-        "bptt train split.csv -o new --target v": r"Where 'year', 'month' tell the time together, write",
-        "bptt train short-years.csv -o new --target v": r"'Jan-49' .* four digits: Jan 1949 or Jan 2049",
+        "bptt train twice.csv -o new --target v": r"line 62 of .* '2026-03-01' in .* Keep one row .* none",
+        "bptt train twice.csv -o new --target v --time day": r"so has line 61\. Keep one row of each time; where",
+        "bptt train milliseconds.csv -o new --target v": r"has '1700003540000' in column 'made', .*Keep one row of",
+        "bptt train panel.csv -o new --target v": r"so has line 2\. Rows of one time differ in 'kind' \('A', 'B'\):",
+        "bptt train stores.csv -o new --target v": r"differ in 'store' and 'item' .*: these are 4 series\.",
+        "bptt train autumn.csv -o new --target v": r"so has line 36\. .* offset from UTC, as 2024-10-27 10:00\+02",
+        "bptt train split.csv -o new --target v": r"has '2020-1' in columns 'year', 'month', and so has line 2",
+        "bptt train split.csv -o new --target v --time year,day": r"one of the table's: year, month, v; got 'day'",
+        "bptt train split.csv -o new --target v --time year,v": r"neither target nor input; got 'v' as both",
+        "bptt train harvests.csv -o new --target v": r"all written alike, .*; line 2 of harvests\.csv has '1949/50'",
         "bptt train typo.csv -o new --target v": r"line 31 of typo\.csv has '2026-02-30' in column 'day'",
         "bptt train giant.csv -o new --target v": r"from -1e\+100 to 1e\+100, .*; line 2 of giant\.csv has 1e300",
         "bptt train gap.csv -o new --target v": r"validation part, .* \(line 44 to line 52 of gap\.csv\)\. Nothing is",
@@ -453,19 +456,21 @@ def material(at: Path) -> None:
     (at / "again.csv").write_text("id,t,u,kind\na,1,2,x\na,1,3,x\nb,1,4,y\n")
     (at / "large.csv").write_text("x\n1\n1e300\n")
     times = {
-        "newest-first": [row.split(",")[0] for row in reversed(days)],
+        "twice": [row.split(",")[0] for row in (*days, days[-1])],
         "panel": [f"{1990 + n // 8} Q{n // 2 % 4 + 1}" for n in range(60)],
-        "autumn": [f"2024-10-{26 + (n - (n > 26)) // 24} {(n - (n > 26)) % 24:02}:00" for n in range(60)],
-        "short-years": [f"{('Jan', 'Feb', 'Mar')[n % 3]}-{49 + n // 3}" for n in range(48)],
+        "autumn": [f"2024-10-{26 + (n - (n > 34)) // 24} {(n - (n > 34)) % 24:02}:00" for n in range(60)],
+        "harvests": [f"{1949 + n}/{50 + n}" for n in range(48)],
         "typo": [*(row.split(",")[0] for row in days[:29]), "2026-02-30"],
         "giant": [f"{n}e300" for n in range(1, 60)],
     }
     for name, cells in times.items():
         rows = "".join(f"{cell},{'AB'[n % 2]},{n * 7 % 11}\n" for n, cell in enumerate(cells))
         (at / f"{name}.csv").write_text("day,kind,v\n" + rows)
-    made = "".join(f"{1_700_003_540_000 - 60_000 * n},{n * 7 % 11}\n" for n in range(60))
+    made = "".join(f"{1_700_003_540_000 - 60_000 * (n // 2)},{n * 7 % 11}\n" for n in range(60))
     (at / "milliseconds.csv").write_text("made,v\n" + made)
-    split = "".join(f"{2020 + n // 12},{n % 12 + 1},{n * 7 % 11}\n" for n in range(60))
+    stores = "".join(f"{2000 + n // 4},{n % 2},{n // 2 % 2},{n * 7 % 11}\n" for n in range(60))
+    (at / "stores.csv").write_text("year,store,item,v\n" + stores)
+    split = "".join(f"{2020 + n // 12},{n % 6 + 1},{n * 7 % 11}\n" for n in range(60))
     (at / "split.csv").write_text("year,month,v\n" + split)
     for name, gap in {"gap": range(40, 54), "end": range(50, 60)}.items():
         rows = "".join(f"{n},{'' if n in gap else n * 7 % 11},{n}\n" for n in range(60))

@@ -102,7 +102,7 @@ def train(
     time: Annotated[
         str | None,
         typer.Option(
-            help="Column that orders the steps; none: rows stand in order.",
+            help="Column that orders the steps, or several, as Date,Time; none: rows stand in order.",
             rich_help_panel=TABLE,
             show_default="found by type, name or content",
         ),

@@ -473,7 +473,7 @@ def _order(order: np.ndarray) -> str:
 
     rising, falling = longest(order.tolist()), longest((-order).tolist())
     moved = len(order) - max(rising, falling)
-    return f"{moved:,} out of order" + (", the others newest first" if falling > rising else "")
+    return f"{moved:,} out of order" + (", the others newest first" if 2 * falling > len(order) else "")
 
 
 def _repeated(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> InputError:
@@ -503,17 +503,20 @@ def _repeated(table: Table, column: str, times: np.ndarray, taken: Collection[st
 def _of_local_clock(cells: pl.Series, times: np.ndarray) -> bool:
     """Whether the times have hours, and no offset from UTC."""
     with_hours = times.dtype.kind == "M" and (times != times.astype("datetime64[D]")).any()
-    return bool(with_hours) and not re.search(r"(Z|[+-]\d\d:?\d\d)$", str(cells[0]))
+    return bool(with_hours) and ":" in str(cells[0]) and not re.search(r"(Z|[+-]\d\d:?\d\d)$", str(cells[0]))
 
 
 def _telling_apart(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> list[str]:
     """The column, or the two, that name the series of a row, where a table has several series."""
-    many = 3 * len(np.unique(times)) <= 2 * len(times)
+    twice = len(times) - len(np.unique(times))
     counts = {}
     for name in table.columns:
         cells = table.frame[name]
         part_of_time = name in parts_of(table, column) or _called(name) in (*SURELY, *CALENDAR, *COUNTERS)
-        if not (part_of_time or name in taken or cells.dtype.is_nested() or not (many or cells.dtype == pl.String)):
+        if part_of_time or name in taken or cells.dtype.is_nested():
+            continue
+        others = len(cells) - int(cells.value_counts()["count"].to_numpy().max())  # rows of all series but the longest
+        if 3 * twice >= len(times) or (cells.dtype == pl.String and 2 * twice >= others):
             counts[name] = cells.n_unique()
     few = sorted((name for name, count in counts.items() if 1 < count <= len(times) / 2), key=counts.__getitem__)
     frame = pl.DataFrame({"\0": times}).hstack(table.frame.select(few))
@@ -562,7 +565,8 @@ def _cells(table: Table, column: str) -> pl.Series:
 def _as_text(cells: pl.Series) -> pl.Series:
     """Cells as in a CSV file: dates without midnight, whole numbers without a point."""
     numbers = cells.cast(pl.Float64, strict=False) if cells.dtype == pl.String or cells.dtype.is_numeric() else None
-    if numbers is not None and numbers.is_not_null().all() and (numbers == numbers.round()).all():
+    bare = cells.dtype == pl.String and cells.str.contains(r"^\s*\d+\s*$").all()
+    if numbers is not None and not bare and numbers.is_not_null().all() and (numbers == numbers.round()).all():
         return numbers.cast(pl.Int64, strict=False).cast(pl.String).fill_null("")
     text = cells.cast(pl.String).str.strip_chars()
     midnight = r"[T ]0?0:00(:00)?(\.0+)?$"
