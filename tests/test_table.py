@@ -670,17 +670,15 @@ class TestTime:
         assert (found.inserted, found.gaps(), found.places.tolist()) == (2, [(3, 4)], [6, 5, 2, 1, 0])
 
     @pytest.mark.parametrize(
-        ("columns", "order"),
-        [("t,when,y", ""), ("index,when,y", "newest first"), ("index,y", "")],
+        ("columns", "column"),
+        [("t,when,y", "when"), ("index,when,y", "when"), ("index,y", None), ("made,when,date,y", "date")],
     )
-    def test_rows_of_a_mere_count_are_not_sorted_by_it(self, file: Path, columns: str, order: str) -> None:
-        rows = {"t": "12", "index": "21", "when": ["2020-01-02", "2020-01-01"], "y": "12"}
+    def test_the_likeliest_column_sorts_the_rows(self, file: Path, columns: str, column: str | None) -> None:
+        days = ["2020-01-02", "2020-01-01"]
+        rows = {"t": "12", "index": "21", "when": days, "date": days, "made": days[::-1], "y": "12"}
         body = "\n".join(",".join(rows[name][row] for name in columns.split(",")) for row in (0, 1))
         found = timeline.of(table.read(written(file, f"{columns}\n{body}\n")), taken=["y"])
-        assert (found.column, found.order) == (
-            "when" if "when" in columns else None,
-            "newest first" * ("when" in columns),
-        )
+        assert (found.column, found.order) == (column, "newest first" if column else "")
 
     def test_a_time_that_can_be_used_is_enough(self, file: Path) -> None:
         read = table.read(written(file, "date,when,year,y\n2020,2020-01-01,5,1\n2020,2020-01-02,5,2\n"))
@@ -894,6 +892,7 @@ class TestTime:
             ("2020-01-01|soon", r"Times must be numbers or dates, .*; line 3 of .* has 'soon' in column 'date'"),
             ("2020-01-01|2020-02-30", r"line 3 of .* has '2020-02-30'"),
             ("2020-01-01|0020-01-02", r"line 3 of .* has '0020-01-02'"),
+            ("2020-01-01 10:00:00|2020-01-01 10:00:0٢", r"line 3 of .* has '2020-01-01 10:00:0٢'"),
         ],
     )  # fmt: skip
     def test_mistakes_name_their_rows(self, file: Path, times: str, message: str) -> None:

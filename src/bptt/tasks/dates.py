@@ -247,7 +247,8 @@ def _read(cells: pl.Series, form: str) -> tuple[np.ndarray, np.ndarray, Reading]
     names = re.findall("%([a-zA-Z])", form)
     literal = re.split("(%[a-zA-Z])", form)
     strict = "".join(piece if at % 2 else re.escape(piece) for at, piece in enumerate(literal))
-    groups = cells.str.extract_groups(f"(?i)^{_expression(strict)}$").struct
+    pattern = _expression(strict).replace(r"\d", "[0-9]")  # of no other script
+    groups = cells.str.extract_groups(f"(?i)^{pattern}$").struct
     part = {name: groups.field(str(place)) for place, name in enumerate(names, 1)}
     misses = part[names[0]].is_null().to_numpy()
 

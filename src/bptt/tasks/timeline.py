@@ -243,7 +243,13 @@ def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> 
     if column is not None and column != ROWS:
         return _timeline(table, column, taken)
     if column is None:
-        found = _found(table, taken, lambda name: _timeline(table, name, taken), lambda line: not line.order, True)
+        found = _found(
+            table,
+            taken,
+            lambda name: _timeline(table, name, taken),
+            counts=lambda line: not line.order,
+            at_once=lambda line: line.order in ("", NEWEST_FIRST),
+        )
         if found is not None:
             return found
     count = np.arange(len(table))
@@ -257,17 +263,21 @@ def parts_of(table: Table, column: str) -> list[str]:
 
 
 def _found(
-    table: Table, taken: Collection[str], use: Callable[[str], Found], fits: Callable[[Found], bool], together: bool
+    table: Table,
+    taken: Collection[str],
+    use: Callable[[str], Found],
+    counts: Callable[[Found], bool],
+    at_once: Callable[[Found], bool] | None = None,
 ) -> Found | None:
     """`use` of the first column that looks like times and can be used; or of one with the name of a counter that can
-    be used and that `fits`. together: several columns may tell the time, and of all that can be used those that fit
-    come first.
+    be used and that `counts` accepts. at_once: several columns may tell the time together, and of all that can be used
+    the first is taken that this accepts, or else the first.
 
     Raises InputError where columns look like times and none can be used.
     """
     free = [name for name in table.columns if name not in taken]
     likely, calendar, numbers = _candidates(table, free)
-    dated, in_parts = _together(table, free) if together else ([], [])
+    dated, in_parts = _together(table, free) if at_once else ([], [])
     for candidates, joined in ((likely, dated), (calendar, in_parts), (numbers, [])):
         flaws, usable = [], []
         for name in (*joined, *candidates) if candidates is calendar else (*candidates, *joined):
@@ -276,28 +286,25 @@ def _found(
             except InputError as flaw:
                 flaws.insert(0 if name in joined else len(flaws), flaw)
             else:
-                if not together or fits(usable[-1]):
+                if at_once is None or at_once(usable[-1]):
                     return usable[-1]
         if usable:
             return usable[0]
         if flaws:
-            raise _not_used(flaws[0], [*joined, *candidates])
+            raise _not_used(flaws[0], [*joined, *candidates], at_once is not None)
     for name in free:
         if _called(name) in COUNTERS:
             with suppress(InputError):
-                if fits(found := use(name)):
+                if counts(found := use(name)):
                     return found
     return None
 
 
-def _not_used(flaw: InputError, candidates: Sequence[str]) -> InputError:
-    first, *others = candidates
-    several = (
-        f" Where {', '.join(map(repr, candidates))} tell the time together, name them with commas between: --time "
-        f"{','.join(candidates)}."
-        if others and not any("," in name for name in candidates)
-        else ""
-    )
+def _not_used(flaw: InputError, candidates: Sequence[str], together: bool) -> InputError:
+    first, several = candidates[0], ""
+    if len(candidates) > 1 and not any("," in name for name in candidates):
+        how = f"name them with commas between, --time {','.join(candidates)}" if together else "write it in one column"
+        several = f" Where {', '.join(map(repr, candidates))} tell the time together, {how}."
     return InputError(
         f"{flaw}{several} If {first!r} is not the time, name the column that is, or say that rows are even steps in "
         f"the order they stand in: --time {ROWS}"
@@ -318,7 +325,7 @@ def ordering(table: Table, groups: Mapping[str, Sequence[int]], taken: Collectio
         in_order(table, name, groups)
         return name
 
-    return _found(table, taken, tried, is_even, False)
+    return _found(table, taken, tried, is_even)
 
 
 def in_order(table: Table, column: str, groups: Mapping[str, Sequence[int]]) -> list[list[int]]:
