@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
+#include <stdexcept>
 
 #include "buffer.hpp"
 
@@ -113,9 +115,19 @@ nb::capsule lent(const std::vector<std::int64_t>& shape, std::size_t bytes) {
     auto made = std::make_unique<Lent>();
     made->shape = shape;
     made->strides.resize(shape.size());
-    std::int64_t count = 1;
-    for (std::size_t axis = shape.size(); axis-- > 0; count *= shape[axis]) made->strides[axis] = count;
-    made->loan = borrow(static_cast<std::size_t>(count) * bytes);
+    std::int64_t count = 1, all = 0;
+    bool fits = true;
+    for (std::size_t axis = shape.size(); axis-- > 0;) {
+        made->strides[axis] = count;
+        fits = fits && shape[axis] >= 0 && !__builtin_mul_overflow(count, shape[axis], &count);
+    }
+    fits = fits && !__builtin_mul_overflow(count, static_cast<std::int64_t>(bytes), &all);
+    try {
+        if (!fits) throw std::bad_alloc();
+        made->loan = borrow(static_cast<std::size_t>(all));
+    } catch (const std::bad_alloc&) {
+        throw std::runtime_error("there is not enough memory for the values that a layer keeps for its way back");
+    }
     made->managed = {{made->loan.at, cpu, 0, static_cast<std::int32_t>(shape.size()), floating_point,
                       static_cast<std::uint8_t>(8 * bytes), 1, made->shape.data(), made->strides.data(), 0},
                      made.get(),

@@ -37,6 +37,7 @@ private:
 };
 
 // A capsule of DLPack, from which torch makes a tensor of this shape: borrowed memory, given back with the tensor.
+// Throws std::runtime_error, as torch does, where there is not so much.
 nanobind::capsule lent(const std::vector<std::int64_t>& shape, std::size_t bytes);
 
 }  // namespace bptt

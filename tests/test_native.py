@@ -875,3 +875,9 @@ def test_memory_of_kept_values_is_used_again_once_nobody_holds_them_and_not_befo
     again = kept_of_a_call(random(6, 40, 30, 5), weights, layout, cell)
     assert {array.data_ptr() for array in again} == places
     assert all(map(torch.equal, kept, held))
+
+
+@pytest.mark.parametrize("shape", [[2**40, 2**20, 8], [2**62, 4, 4], [2**45, 3], [-1, 4]])
+def test_more_memory_than_there_is_is_refused_as_torch_refuses_it(shape):
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        _native.lent(shape, 4)
