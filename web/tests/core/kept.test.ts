@@ -95,10 +95,12 @@ it("measures a gradient by the first loss from the later step on", () => {
   const [layer] = word.layers;
   const tape = { ...word, T: 3 };
   const none = Number.NaN;
-  const norms = Float64Array.of(none, none, none, 2, 8, 0, 1, 3, 6);
-  expect(arriving(norms, [1, 2], tape, layer, 1)).toEqual([2 / 8, 1, 3 / 6]);
+  const norms = Float64Array.of(5, 7, 9, 2, 8, 0, 1, 3, 6);
+  expect(arriving(norms, [0, 1, 2], tape, layer, 1)).toEqual([2 / 8, 1, 3 / 6]);
   expect(arriving(norms, [2], tape, layer, 0)).toEqual([1, 1 / 3, 1 / 6]);
   expect(arriving(norms, [1], tape, layer, 2)).toEqual([none, none, none]);
+  const silent = Float64Array.of(none, none, none, 2, 0, 0, 1, 3, 6);
+  expect(arriving(silent, [1, 2], tape, layer, 1)).toEqual([1 / 3, 1, 3 / 6]);
 });
 
 describe.each([...tapes])("%s", (_, tape) => {
