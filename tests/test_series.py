@@ -562,3 +562,12 @@ def test_mistakes(file: Path, mistake: str) -> None:
     padded = {name: ["" if cell in ("None", "nan") else cell for cell in cells] for name, cells in padded.items()}
     with pytest.raises(InputError, match=message):
         task(write(file, **padded), **options)
+
+
+def test_a_training_that_an_earlier_version_began_otherwise_is_not_resumed(file: Path) -> None:
+    path = write(file, y=np.arange(200.0) % 7)
+    task = Series(table.read(path), Series.Recipe(), ["y"], [], "none")
+    assert Series.again(task.about(), task.recipe, str(path)).about() == task.about()
+    for name, other in {"season": None, "window": 9, "lags": 3}.items():
+        with pytest.raises(InputError, match=rf"goes on as it began, with {name} {other}; .* finds {name} "):
+            Series.again({**task.about(), name: other}, task.recipe, str(path))

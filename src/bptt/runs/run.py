@@ -353,6 +353,11 @@ def _training(settings: Settings, task: ResumableTask) -> Training:
 
 def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     for name, value in changes.items():
+        if name == "equations" and value != getattr(recipe, name):
+            raise InputError(
+                "A resumed training keeps the equations of its cell; the file given has others. Leave --cell out, or "
+                "start a new run in another directory with -o."
+            )
         if name not in CHANGEABLE and value != getattr(recipe, name):
             raise InputError(
                 f"A resumed training keeps its {name}, {getattr(recipe, name)!r}; got {value!r}. Leave it out, or "

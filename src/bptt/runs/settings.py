@@ -14,7 +14,7 @@ from bptt.train import Recipe
 SCHEMA = 4
 FILE_NAMES = ("test_source",)  # in `Settings.about`; they, `source` and `command` may hold bytes that are not UTF-8
 CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip")
-ALWAYS = {"cell": "elman", "equations": None}  # of recipes from before there was a choice
+BEFORE_CELLS = {"cell": "elman", "equations": None}  # of recipes from before there was a choice
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Settings:
         recipe = {
             name: value
             for name, value in asdict(self.recipe).items()
-            if name not in CHANGEABLE and not (name in ALWAYS and value == ALWAYS[name])
+            if name not in CHANGEABLE and not (name in BEFORE_CELLS and value == BEFORE_CELLS[name])
         }
         facts = [self.task, self.about, recipe, self.sha256, self.started]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -73,7 +73,7 @@ class Settings:
         return cls(
             task=value["task"],
             about=dict(value["about"]),
-            recipe=TASKS[value["task"]].Recipe(**ALWAYS | value["recipe"]),
+            recipe=TASKS[value["task"]].Recipe(**BEFORE_CELLS | value["recipe"]),
             source=str(facts["source"]),
             size=whole("size", facts["size"]),
             sha256=str(facts["sha256"]),

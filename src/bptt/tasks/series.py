@@ -32,6 +32,7 @@ STEPS_PER_EPOCH = 100  # at most, so that evaluations are frequent enough
 OF_CALENDAR, OF_ANY = 0.6, 1.4  # how sure a season of the calendar must be, and one of many lags
 CLEARLY = 0.75  # what is left by a season that explains clearly more
 MOST_VALIDATION_ORIGINS = 4000  # the network is evaluated at no more than so many steps of the validation part
+FOUND = ("season", "window", "base", "anchor", "lags", "gaps", "parts")  # of `Series.about`, in the table
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,15 @@ class Series:
 
     @classmethod
     def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Series":
-        return cls(table.read(source), recipe, about["targets"], about["inputs"], about["time"] or timeline.ROWS)
+        task = cls(table.read(source), recipe, about["targets"], about["inputs"], about["time"] or timeline.ROWS)
+        found = task.about()
+        if others := [name for name in FOUND if found[name] != about[name]]:
+            before, now = (", ".join(f"{name} {of[name]}" for name in others) for of in (about, found))
+            raise InputError(
+                f"A resumed training goes on as it began, with {before}; this version of bptt finds {now} in {source}. "
+                "Start a new run in another directory with -o."
+            )
+        return task
 
     def about(self) -> dict[str, Any]:
         names, targets = list(self.columns.names), self.columns.targets
@@ -383,7 +392,8 @@ def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
     if str(found.timeline.spacing) != about["spacing"]:
         raise InputError(
             f"The steps of a series must be as far apart as those trained on, {about['spacing']}; in {data.source} "
-            f"they are {found.timeline.spacing}. Train on this series, or bring it to the same steps."
+            f"they are {found.timeline.spacing}. Train on this series, or bring it to the same steps. Earlier versions "
+            "of bptt call some steps otherwise: a run of theirs has to be trained anew."
         )
     if found.known < about["window"]:
         raise InputError(
@@ -498,6 +508,7 @@ class _Likeness:
             covariance = _products(np.where(known, left - _mean(left), 0)) / pairs
             self.r += covariance / max(covariance[0], 1e-300) / len(columns)
             self.pairs += pairs / len(columns)
+        self.r = self.r.clip(-1, 1)  # few pairs can vary more than all
         self._chance = 1 + 2 * np.append(0, (self.r[1:] ** 2).cumsum())
 
     def of(self, season: float) -> float:
