@@ -123,3 +123,17 @@ def test_states_as_wide_as_the_input_need_layers_of_one_width() -> None:
         Recurrent(past, 5, 4, 2)
     for size in (5, [4, 4]):
         Recurrent(past, 5, size, 2)(torch.randn(3, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("rnn", "output_size", "message"),
+    [
+        (lambda: torch.nn.LSTM(4, 8), 3, r"recurrent layers of bptt .*; got LSTM\(4, 8\)"),
+        (lambda: "lstm", 3, "recurrent layers of bptt .*; got 'lstm'"),
+        (lambda: LSTM(4, 8, batch_first=True), 3, "time first"),
+        (lambda: LSTM(4, 8), 0, "output_size must be a whole number from 1; got 0"),
+    ],
+)
+def test_what_no_network_can_be_made_of(rnn, output_size, message):
+    with pytest.raises(InputError, match=message):
+        Network(rnn(), output_size)

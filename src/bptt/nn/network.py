@@ -42,6 +42,13 @@ class Network(torch.nn.Module):
     def __init__(self, rnn: Layers, output_size: int, *, loss: str = "cross_entropy") -> None:
         super().__init__()
         losses.pair(loss)
+        if not isinstance(rnn, Layers) or rnn.batch_first:
+            raise InputError(
+                "rnn must be recurrent layers of bptt with time first: bptt.nn.LSTM(...), or of a module of torch what "
+                f"bptt.convert gives, without batch_first; got {rnn!r}"
+            )
+        if type(output_size) is not int or output_size < 1:
+            raise InputError(f"output_size must be a whole number from 1; got {output_size!r}")
         self.loss_name = loss
         self.rnn = rnn
         like = rnn.tensors_of(0)[0]
