@@ -127,7 +127,7 @@ def test_the_run_says_its_cell_and_keeps_it(cell: str) -> None:
     assert f"A resumed training keeps its cell, '{kept[0]}'; got '{other}'." in refused
     if cell == "mine.txt":
         Path("mine.txt").write_text(MINE.replace("tanh(s_t", "σ(s_t"))
-        assert "keeps its equations" in bptt("train -o run --resume --cell mine.txt --steps 3", code=2)
+        assert "keeps the equations of its cell" in bptt("train -o run --resume --cell mine.txt --steps 3", code=2)
 
 
 def test_a_file_with_a_name_that_cannot_be_printed_is_kept_with_one_that_can() -> None:
@@ -227,3 +227,9 @@ def test_what_is_read_is_what_was_written(here: Path) -> None:
     task = made("labelled", "mine.txt")
     trained("run", task)
     assert runs.load("run")[0].recipe == task.recipe
+
+
+def test_a_state_as_wide_as_the_input_is_refused_before_training() -> None:
+    Path("wide.txt").write_text("s : size I\ns_t = s_{t-1} + h_{t-1} W_hs\nh_t = tanh(x_t W_xh + s_t W_sh)\n")
+    assert "s is as wide as the input" in bptt(f"train {TEXT} -o run --cell wide.txt --steps 1", code=2)
+    assert not Path("run").exists()

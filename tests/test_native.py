@@ -557,7 +557,7 @@ from bptt.engine import native
 from bptt.engine.contract import Layout, Weights
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.cells import elman, lstm
+from bptt.sheet.cells import elman
 torch.set_num_threads(2)
 cell = Cell(elman(bias=False))
 weights = Weights(Layout.of(cell, as_torch=True), [torch.eye(100) / 2] * 2)
@@ -583,7 +583,7 @@ from bptt.engine import native
 from bptt.engine.contract import Gradients, Layout, Weights
 from bptt.engine.steps import Steps
 from bptt.sheet import Cell
-from bptt.sheet.cells import elman, lstm
+from bptt.sheet.cells import elman
 torch.set_num_threads(int(sys.argv[1]))
 generator = torch.Generator().manual_seed(0)
 shapes = (50, 8, 30), (200, 30), (200, 200), (50, 8, 200)

@@ -161,8 +161,9 @@ def train(
         str | None,
         typer.Option(
             metavar="CELL",
-            help="elman, lstm, gru, gru-v1, mgu, peephole, indrnn, or a file with equations. In validation, labelled "
-            "sequences did best with gru, series with elman; texts with gru, in more time (docs/networks.md).",
+            help="elman, lstm, gru, gru-v1, mgu, peephole, indrnn, or a file with equations. In validation gru did "
+            "best for texts, in more time, and for two of three labelled sets; for series they hardly differ "
+            "(docs/networks.md).",
             rich_help_panel=NETWORK,
             show_default="text: elman, series: elman, labelled: gru",
         ),

@@ -176,7 +176,8 @@ def checked_lengths(lengths: Tensor | Sequence[int], B: int, T: int, *, unbatche
 
 OF_STEPS = {
     "reset": "says that row b begins anew before step t",
-    "mask": "is true where step t of row b is real, false where it is skipped. Of ones and zeros: mask.bool()",
+    "mask": "is true where step t of row b is real, false where it is skipped. Of ones and zeros: "
+    "torch.as_tensor(mask).bool()",
 }
 
 
