@@ -873,7 +873,7 @@ def test_memory_of_kept_values_is_used_again_once_nobody_holds_them_and_not_befo
     assert all(map(torch.equal, kept, held))
     del others
     again = kept_of_a_call(random(6, 40, 30, 5), weights, layout, cell)
-    assert {array.data_ptr() for array in again} == places
+    assert places & {array.data_ptr() for array in again}
     assert all(map(torch.equal, kept, held))
 
 

@@ -3,6 +3,8 @@ import enum
 from collections.abc import Sequence
 from typing import Any
 
+import typing_extensions
+
 instruction_set: str
 
 class Operation(enum.Enum):
@@ -87,6 +89,6 @@ def run(
     Raises IndexError for tokens outside of their matrix, ValueError for what the program does not take.
     """
 
-def lent(shape: Sequence[int], bytes: int) -> object: ...
+def lent(shape: Sequence[int], bytes: int) -> typing_extensions.CapsuleType: ...
 def prefer_large_pages(at: int, bytes: int) -> None: ...
 def rows_of_a_block(H: int) -> int: ...
