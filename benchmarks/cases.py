@@ -49,18 +49,21 @@ class Form(NamedTuple):
     sums    with a bias: one for each gate, and two for n of the GRU, which has those of x and h apart
     states  that go from step to step, the output first
     kept    arrays T B H, beside y, that the way back needs of the way forward
+    room    arrays T B H, beside the states, that a training step may hold: kept ones that are no states; a plain cell
+            may hold its ∂a
     """
 
     gates: int
     sums: int
     states: tuple[str, ...]
     kept: int
+    room: int
 
 
 FORMS: dict[Cell, Form] = {
-    "rnn": Form(1, 1, ("h",), 0),
-    "lstm": Form(4, 4, ("h", "c"), 5),
-    "gru": Form(3, 4, ("h",), 4),
+    "rnn": Form(1, 1, ("h",), 0, 1),
+    "lstm": Form(4, 4, ("h", "c"), 5, 4),
+    "gru": Form(3, 4, ("h",), 4, 4),
 }
 
 

@@ -79,7 +79,7 @@ def _measure_here(peer: str, case: Case) -> dict[str, float]:
     _give_back()
     kept = _status("VmRSS") - before
     state, states = 4 * case.B * case.H, len(case.form.states)
-    allowed = states * (case.T + 1) * state + case.form.sums * case.T * state + gradients + states * state
+    allowed = states * (case.T + 1) * state + case.form.room * case.T * state + gradients + states * state
     return {
         "extra_mb": round(extra / 1e6, 2),
         "kept_mb": round(kept / 1e6, 2),

@@ -105,7 +105,7 @@ COMMANDS = {
         "bptt train words.txt -o new --cell ''": r"A cell is one of elman, lstm, .*",
         "bptt train words.txt -o new --cell gru --nonlinearity relu": r"--nonlinearity is the φ of the plain cell; got",
         "bptt train words.txt -o new --cell cells/decay.txt": r"gives a cell x and nothing else; the cell .* reads δ",
-        f"bptt train words.txt -o new {SMALL} --cell cells/past.txt": r"p is as wide as the input",
+        f"bptt train words.txt -o new {SMALL} --cell cells/past.txt": r"x_t stands by itself",
         "bptt train series.csv -o new --target v --cell cells/star.txt": r"inputs as wide as the output",
         "bptt train words.txt -o new --optimizer lion": r"must be one of adam, sgd; got 'lion'",
         "bptt train words.txt -o new --wrong": r"No such option",

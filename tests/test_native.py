@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -865,16 +866,46 @@ def test_memory_of_kept_values_is_used_again_once_nobody_holds_them_and_not_befo
     cell = Cell(lstm())
     layout = Layout.of(cell, as_torch=True)
     weights = [random(k, *shape) for k, shape in enumerate([(256, 5), (256, 64), (256,), (256,)])]
-    kept = kept_of_a_call(random(4, 40, 30, 5), weights, layout, cell)
+    kept = kept_of_a_call(random(4, 200, 30, 5), weights, layout, cell)
     held = [array.clone() for array in kept]
-    others = kept_of_a_call(random(5, 40, 30, 5), weights, layout, cell)
+    others = kept_of_a_call(random(5, 200, 30, 5), weights, layout, cell)
     places = {array.data_ptr() for array in others}
     assert not places & {array.data_ptr() for array in kept}
     assert all(map(torch.equal, kept, held))
     del others
-    again = kept_of_a_call(random(6, 40, 30, 5), weights, layout, cell)
-    assert places & {array.data_ptr() for array in again}
+    again = kept_of_a_call(random(6, 200, 30, 5), weights, layout, cell)
+    assert {array.data_ptr() for array in again} == places
     assert all(map(torch.equal, kept, held))
+
+
+def lent(*shape):
+    return torch.from_dlpack(_native.lent(shape, 8))
+
+
+def test_lent_memory_is_given_back_with_its_last_view_on_any_thread():
+    view = lent(3_000_000)[5:].numpy()
+    view[:] = 7
+    place = view.__array_interface__["data"][0] - 40
+    others = [lent(3_000_000).fill_(k) for k in range(2)]
+    assert place not in {array.data_ptr() for array in others}
+    assert (view == 7).all()
+    held = [view]
+    del view
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(held.clear).result()
+    _native.lent([3_000_000], 8)  # a capsule that nobody makes a tensor of
+    assert lent(3_000_000).data_ptr() == place
+
+
+def test_no_more_than_64_mb_of_lent_memory_stay_with_the_process():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    arrays = [lent(4_000_000).fill_(1) for _ in range(5)]  # 160 MB
+    assert resident() - before > 90e6
+    del arrays
+    assert resident() - before < 70e6
 
 
 @pytest.mark.parametrize("shape", [[2**40, 2**20, 8], [2**62, 4, 4], [2**45, 3], [-1, 4]])

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,10 @@ class Run:
             self.optimizer.step()
         self.seconds += time.perf_counter() - begun
         found = self.read(task, task.validation)
+        if not math.isfinite(found):
+            raise FloatingPointError(
+                f"the validation figure is {found} with rate {self.optimizer.param_groups[0]['lr']}"
+            )
         if found < self.best:
             self.best, self.best_weights = found, copy.deepcopy(self.model.state_dict())
 
@@ -298,10 +303,10 @@ def main() -> None:
     options.add_argument("given", nargs="+", metavar="FILE", help="files; for a series its column too")
     options.add_argument("--epochs", type=int, help="in the place of the task's own")
     arguments: argparse.Namespace = options.parse_args()
-    try:
-        task = TASKS[arguments.task](*arguments.given)
-    except TypeError:
-        options.error(f"{arguments.task} takes what the first lines of --help show; got {arguments.given}")
+    make = TASKS[arguments.task]
+    if len(arguments.given) != len(wanted := signature(make).parameters):
+        options.error(f"{arguments.task} takes {' and '.join(wanted)}; got {' '.join(arguments.given)}")
+    task = make(*arguments.given)
     if arguments.epochs:
         task = Task(**{**vars(task), "epochs": arguments.epochs})
     lines = Lines("gates", arguments.output)

@@ -291,7 +291,12 @@ def _read(cells: pl.Series, form: str) -> tuple[np.ndarray, np.ndarray, Reading]
 
 
 def _form(
-    text: str, part: dict[str, pl.Series], misses: np.ndarray, hour: np.ndarray, month: np.ndarray, since: object
+    text: str,
+    part: dict[str, pl.Series],
+    misses: np.ndarray,
+    hour: np.ndarray,
+    month: np.ndarray,
+    since: tuple[np.ndarray, np.ndarray] | None,
 ) -> Form:
     """How the parts are written: with zeros or without, upper or lower case, 24 or 0 o'clock."""
     decimals, shown = None, dict[str, tuple[bool, bool]]()
@@ -315,7 +320,7 @@ def _form(
         if short or (bare and not padded):
             text = re.sub(f"%({name}{'|K' * (name == 'H')})", r"%-\1", text)
     words = _words(part["b"], misses, month) if "b" in part else ()
-    return Form(text, words, decimals, since)  # type: ignore[arg-type]
+    return Form(text, words, decimals, since)
 
 
 def _words(cells: pl.Series, misses: np.ndarray, month: np.ndarray) -> tuple[str, ...]:

@@ -61,17 +61,11 @@ class Recipe(train.Recipe):
         φ = f" ({self.nonlinearity})" if self.nonlinearity else ""
         return f"{stack}{self.hidden} {self.cell} units{φ}"
 
-    def widths_of_states(self) -> list[int]:
-        """Of one layer; sizes that the text of the cell declares are as many as the hidden units."""
+    def widths_of_states(self, input_size: int) -> list[int]:
+        """Of the first layer; sizes that the text of the cell declares are as many as the hidden units."""
         assert self.hidden is not None
-        sheet = self.as_cell().sheet
-        for name in sheet.states:
-            if sheet.widths[name] == "I":
-                raise InputError(
-                    f"A training on text hands on states of one number or as wide as the hidden units; in the cell "
-                    f"{self.cell!r} {name} is as wide as the input. Declare a size of its own for it."
-                )
-        return [1 if sheet.widths[name] == "1" else self.hidden for name in sheet.states]
+        sheet, length = self.as_cell().sheet, {"1": 1, "I": input_size}
+        return [length.get(sheet.widths[name], self.hidden) for name in sheet.states]
 
     def recurrent_layers(self, input_size: int, *, bidirectional: bool = False) -> Layers:
         """Raises InputError for a cell that does not fit this input."""

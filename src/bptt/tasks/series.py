@@ -489,7 +489,9 @@ def _season(training: Tensor, given: int | None, spacing: timeline.Spacing) -> t
 
 
 class _Likeness:
-    """How alike columns are to themselves some steps later: their mean autocorrelation, over pairs of known values.
+    """How alike columns are to themselves some steps later: their mean autocorrelation, over pairs of known values. Its
+    estimate divides by the number of pairs at each lag and by the variance of all; where that of few pairs leaves
+    [-1, 1], the nearer end stands for it.
 
     The mean of the season around each step is taken away first: of a drift, no lag would be the best. At both ends the
     columns are taken to go on as one season before or after, in the direction that they have there.
@@ -508,7 +510,7 @@ class _Likeness:
             covariance = _products(np.where(known, left - _mean(left), 0)) / pairs
             self.r += covariance / max(covariance[0], 1e-300) / len(columns)
             self.pairs += pairs / len(columns)
-        self.r = self.r.clip(-1, 1)  # few pairs can vary more than all
+        self.r = self.r.clip(-1, 1)
         self._chance = 1 + 2 * np.append(0, (self.r[1:] ** 2).cumsum())
 
     def of(self, season: float) -> float:

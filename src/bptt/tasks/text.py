@@ -87,7 +87,7 @@ class Text:
         self.streams = data.windows(training, recipe.streams, recipe.window(1)).tokens
         length = len(self.streams) - 1
         self.windows = list(truncated.windows(length, recipe.k1 or recipe.window(length), recipe.window(length)))
-        self.widths = recipe.widths_of_states()
+        self.widths = recipe.widths_of_states(len(self.vocabulary))
         self.state = (recipe.layers, recipe.streams, sum(self.widths))
         self.workers = 1
         short = "char" if recipe.unit == "character" else recipe.unit

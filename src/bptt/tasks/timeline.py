@@ -227,7 +227,7 @@ class Timeline:
         """The time in the format of the file."""
         if self.spacing.unit in ("row", "number"):
             return format(float(time), self.form.text)
-        return self.form.label(np.datetime64(time, "us"))  # type: ignore[call-overload]
+        return self.form.label(np.datetime64(int(np.asarray(time, "datetime64[us]").astype(np.int64)), "us"))
 
 
 def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> Timeline:
