@@ -19,7 +19,7 @@ from bptt.tasks import Series, backtest, series, table
 from bptt.tasks.backtest import Row
 from bptt.tasks.forecaster import Forecaster
 from bptt.tasks.series import Recipe
-from bptt.tasks.timeline import Spacing
+from bptt.tasks.spacing import Spacing
 from bptt.train import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,6 +22,7 @@ from bptt.errors import InputError
 from bptt.sheet.losses import loss as loss_of
 from bptt.tasks import forecaster, network, table, timeline
 from bptt.tasks.forecaster import Forecaster
+from bptt.tasks.spacing import Spacing
 from bptt.tasks.table import Table
 from bptt.train import Measure
 
@@ -444,7 +445,7 @@ def _window(wanted: int | None, season: int | None, train: int, horizon: int) ->
     return max(4, min(max(32, 2 * (season or 0)), train // 3, most))
 
 
-def _season(training: Tensor, given: int | None, spacing: timeline.Spacing) -> tuple[int | None, str]:
+def _season(training: Tensor, given: int | None, spacing: Spacing) -> tuple[int | None, str]:
     """The season of targets (N, K), or None, and the reason.
 
     Those of the calendar come first: of several, the one whose value a season before is clearly the nearest. Else it is
