@@ -902,8 +902,8 @@ def test_no_more_than_64_mb_of_lent_memory_stay_with_the_process():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = resident()
-    arrays = [lent(4_000_000).fill_(1) for _ in range(5)]  # 160 MB
-    assert resident() - before > 90e6
+    arrays = [lent(8_000_000).fill_(1) for _ in range(3)]  # 64 MB each: malloc never keeps so much for itself
+    assert resident() - before > 120e6
     del arrays
     assert resident() - before < 70e6
 
