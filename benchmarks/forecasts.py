@@ -73,7 +73,7 @@ def results(name: str, horizon: int, seeds: list[int], without_test: bool) -> It
         training = Training(model, task)
         training.run()
         model.load_state_dict(training.best_weights)
-        rows = backtest.run(model, task.values, task.origins, ["y"]).rows["y"]
+        rows = backtest.run(model, task.panel, task.origins, ["y"]).rows["y"]
         yield {row.name: row.rmse for row in rows}, time.perf_counter() - started
 
 

@@ -122,8 +122,8 @@ def test_one_figure_says_how_good_a_training_was(here: Path) -> None:
     task = Series.again(settings.about, settings.recipe, settings.source)
     missed, at = [], task.validation_origins
     for base in (None, "last"):
-        forecast = model.forecasts(task.values, at, base)[:, 0, 0]
-        missed.append(float((forecast - task.values[at + 1, 0]).square().mean()))
+        forecast = model.forecasts(task.panel, at, base)[:, 0, 0]
+        missed.append(float((forecast - task.panel.values[at + 1, 0]).square().mean()))
     assert figure == pytest.approx(missed[0] / missed[1], rel=1e-5)
 
 
@@ -212,7 +212,7 @@ def test_columns_that_are_not_read_are_said(here: Path) -> None:
     command = f"train panel.csv -o run --overwrite --target y --test 0 {SMALL}"
     panel = pl.DataFrame({"y": np.random.default_rng(0).normal(size=120), "shop": ["A", "B"] * 60, "n": range(120)})
     panel.write_csv("panel.csv")
-    said = "Unread   shop, n: --inputs NAME reads a column; several series need a file each\n"
+    said = "Unread   shop, n: --inputs NAME reads a column, --series NAME says which tells several series apart\n"
     assert said in bptt(command)
     panel.with_columns(panel["n"].alias(f"n{k}") for k in range(9)).write_csv("panel.csv")
     assert "Unread   shop, n, n0, n1, n2, n3 and 5 more: --inputs" in bptt(command)

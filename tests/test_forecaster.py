@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bptt.nn import RNN
 from bptt.tasks import forecaster
-from bptt.tasks.forecaster import Base, Forecaster
+from bptt.tasks.forecaster import Base, Forecaster, Panel
 
 
 def wavy(steps: int = 300, inputs: int = 1, gaps: bool = False) -> Tensor:
@@ -26,7 +26,17 @@ def wavy(steps: int = 300, inputs: int = 1, gaps: bool = False) -> Tensor:
 
 
 def fitted(values: Tensor, *, horizon: int = 5, season: int | None = 12, base: Any = "auto") -> Forecaster:
-    return forecaster.fit(values, 200, 50, targets=1, horizon=horizon, window=24, season=season, base=base)[0]
+    return fit(values, horizon=horizon, season=season, base=base)[0]
+
+
+def fit(values: Tensor, **options: Any) -> tuple[Forecaster, dict[Base, float]]:
+    """Fitted to the first 200 steps and judged by the next 50."""
+    known = alone(values[:250], *forecaster.scales(values[:200]))
+    return forecaster.fit(known, torch.tensor([200]), targets=1, window=24, **options)
+
+
+def alone(values: Tensor, mean: Tensor, sd: Tensor) -> Panel:
+    return Panel(values, torch.tensor([len(values)]), mean[None], sd[None])
 
 
 def with_network(model: Forecaster, seed: int = 0) -> Forecaster:
@@ -48,16 +58,18 @@ def test_a_forecast_knows_nothing_of_what_comes_after_it(base: Base, gaps: bool)
     values = wavy(gaps=gaps)
     model = with_network(fitted(values, base=base))
     at = torch.tensor([40, 150, 290])
-    before = model.forecasts(values, at)
+    before = model.forecasts(model.panel([values]), at)
     assert before.isfinite().all()
     for place, t in enumerate(at.tolist()):
         later = values.clone()
         later[t + 1 :] = 1e6 * torch.randn(len(values) - t - 1, values.shape[1])
-        torch.testing.assert_close(model.forecasts(later, at)[place], before[place], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            model.forecasts(model.panel([later]), at)[place], before[place], rtol=1e-5, atol=1e-5
+        )
         now = values.clone()
         now[t, 0] = values[t].nan_to_num()[0] + 5
         if base != "none":
-            assert not torch.equal(model.forecasts(now, at)[place], before[place])
+            assert not torch.equal(model.forecasts(model.panel([now]), at)[place], before[place])
 
 
 @pytest.mark.parametrize("base", ["none", "last", "season", "linear", "auto"])
@@ -93,8 +105,12 @@ def test_rules_against_plain_loops() -> None:
     seasonal = [[y[t + 1 + ahead - season * (1 + ahead // season)] for ahead in range(horizon)] for t in at]
     expected: dict[Base, list[list[float]]] = {"last": repeated, "season": seasonal}
     for rule, said in expected.items():
-        torch.testing.assert_close(model.forecasts(values, at, rule)[..., 0], torch.tensor(said).double())
-    torch.testing.assert_close(model.forecasts(values, at, "none"), values[:200].mean().expand(len(at), horizon, 1))
+        torch.testing.assert_close(
+            model.forecasts(model.panel([values]), at, rule)[..., 0], torch.tensor(said).double()
+        )
+    torch.testing.assert_close(
+        model.forecasts(model.panel([values]), at, "none"), values[:200].mean().expand(len(at), horizon, 1)
+    )
 
 
 @pytest.mark.parametrize("strength", [1e-3, 0.03, 10.0])
@@ -131,14 +147,16 @@ def test_linear_rule_finds_a_recurrence_to_its_end() -> None:
     model = fitted(values, horizon=8, season=None, base="linear")
     at = torch.arange(210, 290)
     truth = torch.stack([values[at + ahead] for ahead in range(1, 9)], 1)
-    torch.testing.assert_close(model.forecasts(values, at), truth, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(model.forecasts(model.panel([values]), at), truth, rtol=1e-2, atol=1e-3)
 
 
 def test_an_untrained_network_is_the_base() -> None:
     values = wavy(gaps=True)
     model = fitted(values)
     at = torch.arange(100, 200)
-    assert torch.equal(model.forecasts(values, at), model.forecasts(values, at, model.base))
+    assert torch.equal(
+        model.forecasts(model.panel([values]), at), model.forecasts(model.panel([values]), at, model.base)
+    )
 
 
 def test_base_with_the_smallest_error_is_taken() -> None:
@@ -147,22 +165,25 @@ def test_base_with_the_smallest_error_is_taken() -> None:
     judged = torch.arange(199, 248)
     cases: dict[Base, Tensor] = {"season": repeating + 0.5 * noise, "none": noise, "last": noise.cumsum(0)}
     for base, values in cases.items():
-        model, errors = forecaster.fit(values, 200, 50, targets=1, horizon=2, window=24, season=12, base="auto")
+        model, errors = fit(values, horizon=2, season=12, base="auto")
         assert model.base == min(errors, key=lambda rule: errors[rule])
         others = {rule: error for rule, error in errors.items() if rule != "linear"}
         assert min(others, key=lambda rule: others[rule]) == base
-        missed = model.forecasts(values, judged, base) - torch.stack([values[judged + 1], values[judged + 2]], 1)
+        missed = model.forecasts(model.panel([values]), judged, base) - torch.stack(
+            [values[judged + 1], values[judged + 2]], 1
+        )
         assert errors[base] == pytest.approx(float((missed / model.sd).square().mean().sqrt()))
 
 
 def test_trust_is_what_suits_the_judges_best() -> None:
     model = with_network(fitted(wavy()))
     values = wavy()
-    u, at = model.channels(values, model.scaled(values)), torch.arange(199, 245)
-    o = model.outputs(u, at).double()
+    panel, at = model.panel([values]), torch.arange(199, 245)
+    u = model.channels(panel)
+    o = model.outputs(u, panel, at).double()
     rest = torch.full((300, 5), math.nan).double()
     rest[at] = o * torch.tensor([0.25, 1.0, -1.0, 3.0, 0.0])
-    assert model.fit_trust(u, rest, at) == pytest.approx(float(((rest[at] - o * model.trust) ** 2).mean()))
+    assert model.fit_trust(u, panel, rest, at) == pytest.approx(float(((rest[at] - o * model.trust) ** 2).mean()))
     torch.testing.assert_close(model.trust, torch.tensor([0.25, 1.0, 0.0, 1.0, 0.0]).double())
     assert model.band[0] == 0
     torch.testing.assert_close(model.band[2], rest[at, 2].abs().quantile(0.8) * model.left_over[2])
@@ -173,8 +194,7 @@ def test_what_lies_outside_the_training_part_is_cut_to_it() -> None:
     model = fitted(values)
     far = values.clone()
     far[250:] += 1e6
-    u = model.channels(far, model.scaled(far))
-    within = model.channels(values[:200], model.scaled(values[:200]))
+    u, within = model.channels(model.panel([far])), model.channels(model.panel([values[:200]]))
     assert (u <= within.amax(0) + 1e-6).all()
     assert (u >= within.amin(0) - 1e-6).all()
     assert u.shape == (300, 2 * 2 + 2)

@@ -18,7 +18,7 @@ from bptt.errors import InputError
 from bptt.tasks import Series, backtest, series, table
 from bptt.tasks.backtest import Row
 from bptt.tasks.forecaster import Forecaster
-from bptt.tasks.series import Recipe
+from bptt.tasks.series import Parts, Recipe
 from bptt.tasks.spacing import Spacing
 from bptt.train import Training
 
@@ -71,23 +71,24 @@ def trained(task: Series) -> Forecaster:
 class TestParts:
     def test_in_the_order_of_time_and_said(self, file: Path) -> None:
         found = task(write(file, date=months(100), y=airline(100)), horizon=3)
-        assert (found.parts.train, found.parts.validation, found.parts.test) == (70, 15, 15)
+        assert found.parts == [Parts(70, 15, 15)]
         assert found.origins.tolist() == list(range(84, 97))
         assert found.recipe.hidden == 16
         assert found.validation_origins.tolist() == list(range(69, 82))
         assert found.about() | {"season": 12, "lags": 0, "base": "", "anchor": ""} == {
             "targets": ["y"], "inputs": [], "time": "date", "spacing": "month", "season": 12, "window": found.window,
-            "base": "", "anchor": "", "lags": 0, "gaps": [], "parts": [70, 15, 15],
+            "base": "", "anchor": "", "lags": 0, "gaps": [], "parts": [70, 15, 15], "series": [], "names": [[]],
+            "static": [], "further": [], "codings": [],
         }  # fmt: skip
 
     def test_each_holds_a_horizon(self, file: Path) -> None:
         found = task(write(file, y=airline(100)), horizon=24)
-        assert (found.parts.train, found.parts.validation, found.parts.test) == (52, 24, 24)
+        assert found.parts == [Parts(52, 24, 24)]
         assert len(found.origins) == len(found.validation_origins) == 1
 
     def test_without_a_test_part(self, file: Path) -> None:
         found = task(write(file, y=airline(100)), test=0.0)
-        assert (found.parts.train, found.parts.validation, found.parts.test) == (85, 15, 0)
+        assert found.parts == [Parts(85, 15, 0)]
         assert len(found.origins) == 0
 
     def test_missing_rows_and_cells(self, file: Path) -> None:
@@ -97,7 +98,7 @@ class TestParts:
         keep = [step for step in range(100) if step not in (20, 21)]
         found = task(write(file, date=[dates[step] for step in keep], y=y[keep]))
         assert found.size == 100
-        assert found.values[:, 0].isnan().nonzero()[:, 0].tolist() == [20, 21, 40, 41, 42]
+        assert found.panel.values[:, 0].isnan().nonzero()[:, 0].tolist() == [20, 21, 40, 41, 42]
         assert found.fitted.gaps == [0]
         assert found.u.shape[1] == found.network(found.about(), found.recipe).network.rnn.input_size
 
@@ -105,8 +106,9 @@ class TestParts:
         y, x = driven(100)
         y[-7:] = math.nan
         found = task(write(file, y=y, x=x), inputs="x")
-        assert (found.size, found.columns.known, len(found.columns.values)) == (93, 93, 100)
-        assert found.parts.steps == 93
+        (one,) = found.columns.series
+        assert (found.size, one.known, len(one.values)) == (93, 93, 100)
+        assert found.parts[0].steps == 93
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -138,14 +140,13 @@ def test_batches_hold_windows_of_the_training_part_and_what_came_next(file: Path
     L, h, items = found.loss(Spy(), 3, None)  # type: ignore[arg-type]
     (u,) = seen
     assert (tuple(u.shape[:2]), h, items) == ((8, 4), None, 6 * 4)
-    values = found.values[:70]
-    rows = found.fitted.channels(values, found.fitted.scaled(values))
+    rows = found.fitted.channels(found.panel.cut(torch.tensor([70])))
     expected, count = 0.0, 0
     for window in u.unbind(1):
         (start,) = (at for at in range(63) if torch.equal(rows[at : at + 8], window))
         for t in range(start + 2, start + 8):
             truth = [(y[t + ahead] - y[t - np.isnan(y[t])]) if t + ahead < 70 else math.nan for ahead in (1, 2)]
-            squares = (np.array(truth) / found.fitted.sd.item() / found.fitted.left_over.numpy()) ** 2
+            squares = (np.array(truth) / found.panel.sd.item() / found.fitted.left_over.numpy()) ** 2
             expected, count = expected + np.nansum(squares), count + (~np.isnan(squares)).sum()
     assert L.item() == pytest.approx(expected / count, rel=1e-5)
 
@@ -166,7 +167,7 @@ def test_the_base_leaves_a_loss_of_1_however_many_values_are_unknown(file: Path)
 @pytest.mark.parametrize("window", [2, 3, 4])
 def test_short_windows_lose_none(file: Path, window: int) -> None:
     found = task(write(file, y=airline(100)), window=window, base="last")
-    assert found.starts.tolist() == list(range(71 - window))
+    assert found.ends.tolist() == list(range(window - 1, 70))
 
 
 def test_the_judges_of_a_long_series_are_of_all_seasons_phases(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +175,8 @@ def test_the_judges_of_a_long_series_are_of_all_seasons_phases(file: Path, monke
     found = task(write(file, y=np.sin(np.arange(1867) * 2 * np.pi / 7)), season=7)
     assert len(found.validation_origins) == 40
     assert found.validation_origins.diff().min() > 0
-    assert found.parts.train - 1 <= found.validation_origins[0]
-    assert found.validation_origins[-1] < found.parts.known - 1
+    assert found.parts[0].train - 1 <= found.validation_origins[0]
+    assert found.validation_origins[-1] < found.parts[0].known - 1
     assert set((found.validation_origins % 7).tolist()) == set(range(7))
     assert torch.equal(task(file, season=7, seed=3).validation_origins, found.validation_origins)
 
@@ -217,7 +218,7 @@ def test_an_epoch_sees_every_window_once_and_batches_depend_on_seed_and_step_alo
         return [tuple(window.flatten().tolist()) for u in seen for window in u.unbind(1)]
 
     first, second = windows(found, 0), windows(found, 1)
-    assert len(first) == len(set(first)) == len(found.starts)
+    assert len(first) == len(set(first)) == len(found.ends)
     assert set(first) == set(second)
     assert first != second
     assert windows(task(file, batch=7, window=8), 1) == second
@@ -261,7 +262,7 @@ def found_in(spacing: str, season: float | None, steps: int, noise: float, drift
         y += [np.sqrt(2) * np.sin(phase), 2 * np.maximum(np.sin(phase), 0.3), np.sin(phase) + np.cos(2 * phase)][
             seed % 3
         ]
-    found, _ = series._season(torch.from_numpy(y)[:, None], None, SPACINGS[spacing])
+    found, _, _ = series._season([y], None, SPACINGS[spacing])
     close = found is not None and season is not None and abs(found - season) <= 0.5 + 0.02 * season
     return season if close else found
 
@@ -319,9 +320,10 @@ class TestSeason:
         y = sum(np.sin(2 * np.pi * t / period) * (4 - n) for n, period in enumerate(seasons)) + 0.3 * draw.normal(
             size=2000
         )
-        found, why = series._season(torch.from_numpy(y)[:, None], None, SPACINGS[spacing])
+        found, further, why = series._season([y], None, SPACINGS[spacing])
         assert found == season
-        assert (f"every {beside} steps too" in why) == bool(beside)
+        assert further == {"24": [24], "365.25": [364], "": []}[beside]
+        assert (f"further seasons: {beside} steps" in why) == bool(beside)
 
     def test_found_or_rightly_not_found_in_19_of_20(self) -> None:
         right = [found_in(*case, seed=seed) == case[1] for seed, case in enumerate(SEASONAL)]
@@ -339,30 +341,30 @@ class TestLearning:
     def test_what_no_rule_sees(self, file: Path) -> None:
         y, x = driven()
         found = task(write(file, y=y, x=x), inputs="x", epochs=40)
-        rows = backtest.run(trained(found), found.values, found.origins, ["y"]).rows["y"]
+        rows = backtest.run(trained(found), found.panel, found.origins, ["y"]).rows["y"]
         ours, *others = (row.rmse for row in rows)
         assert ours < 0.5 * min(others)
 
     def test_where_nothing_can_be_learnt_repeating_is_not_much_better(self, file: Path) -> None:
         y = np.random.default_rng(3).normal(size=400).cumsum()
         found = task(write(file, y=y), epochs=8)
-        ours, *_, last = backtest.run(trained(found), found.values, found.origins, ["y"]).rows["y"]
+        ours, *_, last = backtest.run(trained(found), found.panel, found.origins, ["y"]).rows["y"]
         assert ours.rmse < 1.06 * last.rmse
 
     def test_weights_are_never_worse_than_the_base_in_validation(self, file: Path) -> None:
         found = task(write(file, y=np.random.default_rng(3).normal(size=200)), epochs=2, lr=0.5)
         model = trained(found)
-        best = model.fit_trust(found.u, found.rest, found.validation_origins)
+        best = model.fit_trust(found.u, found.known, found.rest, found.validation_origins)
         torch.nn.init.zeros_(model.network.readout.weight)
         torch.nn.init.zeros_(model.network.readout.bias)
-        assert best <= model.fit_trust(found.u, found.rest, found.validation_origins)
+        assert best <= model.fit_trust(found.u, found.known, found.rest, found.validation_origins)
 
     def test_several_targets_with_gaps(self, file: Path) -> None:
         y, x = driven(300)
         z = np.roll(y, 1) * 100 + 5
         y[::9] = z[4::11] = x[5::7] = math.nan
         found = task(write(file, y=y, z=z, x=x), "z,y", "x", horizon=3, epochs=3)
-        rows = backtest.run(trained(found), found.values, found.origins, ["z", "y"]).rows
+        rows = backtest.run(trained(found), found.panel, found.origins, ["z", "y"]).rows
         assert set(rows) == {"z", "y"}
         assert all(math.isfinite(row.rmse) for row in itertools.chain(*rows.values()))
 
@@ -372,7 +374,7 @@ def test_backtest_against_a_plain_loop(file: Path) -> None:
     y[130] = math.nan
     found = task(write(file, date=months(144), y=y), horizon=3, epochs=1)
     model = trained(found)
-    result = backtest.run(model, found.values, found.origins, ["y"])
+    result = backtest.run(model, found.panel, found.origins, ["y"])
     assert (result.origins, result.horizon) == (20, 3)
     assert [row.name for row in result.rows["y"]] == ["bptt", "linear", "seasonal-naive", "repeat-last"]
     ours, _, seasonal, last = result.rows["y"]
@@ -380,7 +382,12 @@ def test_backtest_against_a_plain_loop(file: Path) -> None:
     for row, rule in (
         (last, lambda t, ahead: known[t]),
         (seasonal, lambda t, ahead: known[t + ahead - 12]),
-        (ours, lambda t, ahead: float(model.forecasts(found.values[: t + 1], torch.tensor([t]))[0, ahead - 1, 0])),
+        (
+            ours,
+            lambda t, ahead: float(
+                model.forecasts(found.panel.cut(torch.tensor([t + 1])), torch.tensor([t]))[0, ahead - 1, 0]
+            ),
+        ),
     ):
         missed = np.array([[rule(t, ahead) - y[t + ahead] for ahead in (1, 2, 3)] for t in range(121, 141)])
         missed = np.where(np.isnan(y[[[t + ahead for ahead in (1, 2, 3)] for t in range(121, 141)]]), np.nan, missed)
@@ -407,22 +414,27 @@ def test_backtest_against_a_plain_loop(file: Path) -> None:
 )  # fmt: skip
 def test_behind_is_what_is_more_than_noise(rmse: float, mae: float, said: list[str]) -> None:
     rows = [Row("bptt", 436.3, 300.0 if mae > 260 else 250.0, [], []), Row("linear", rmse, mae, [], [])]
-    assert backtest.Backtest(1, 1, {"y": rows}).losses() == said
+    assert backtest.Backtest(1, 1, {"y": rows}, {}).losses() == said
+
+
+def said_by(model: Forecaster, found: series.Columns, steps: int) -> dict[str, dict[str, np.ndarray]]:
+    ((_, said),) = series.forecast(model, found, steps)
+    return said
 
 
 class TestForecast:
     def test_within_and_beyond_the_horizon(self, file: Path) -> None:
         found = task(write(file, date=months(144), y=airline()), horizon=4, epochs=2)
         model = trained(found)
-        said = series.forecast(model, found.columns, 10)["y"]
-        now = found.values
+        said = said_by(model, found.columns, 10)["y"]
+        now = found.panel.values
         expected = []
         for steps in (4, 4, 2):
-            block = model.forecasts(now, torch.tensor([len(now) - 1]))[0]
+            block = model.forecasts(model.panel([now]), torch.tensor([len(now) - 1]))[0]
             expected += block[:steps, 0].tolist()
             now = torch.cat((now, block))
         assert said["forecast"].tolist() == pytest.approx(expected, rel=1e-6)
-        shorter = series.forecast(model, found.columns, 3)["y"]
+        shorter = said_by(model, found.columns, 3)["y"]
         assert shorter["forecast"].tolist() == pytest.approx(expected[:3], rel=1e-6)
         assert (said["low"] <= said["forecast"]).all()
         assert (said["forecast"] <= said["high"]).all()
@@ -433,12 +445,12 @@ class TestForecast:
         y, x = driven()
         found = task(write(file, y=y, x=x), inputs="x", epochs=3)
         model = trained(found)
-        said = series.forecast(model, found.columns, 1)["y"]
+        said = said_by(model, found.columns, 1)["y"]
         width = said["high"][0] - said["forecast"][0]
         assert said["forecast"][0] - said["low"][0] == pytest.approx(width)
         missed = (
-            found.values[found.validation_origins + 1, 0]
-            - model.forecasts(found.values, found.validation_origins)[:, 0, 0]
+            found.panel.values[found.validation_origins + 1, 0]
+            - model.forecasts(found.panel, found.validation_origins)[:, 0, 0]
         )
         assert float((missed.abs() < width).double().mean()) == pytest.approx(0.8, abs=0.03)
 
@@ -447,18 +459,16 @@ class TestForecast:
         write(file, y=y, x=x)
         found = task(file, inputs="x", horizon=4, epochs=1)
         model = trained(found)
-        assert len(series.forecast(model, found.columns, 4)["y"]["forecast"]) == 4
-        with pytest.raises(
-            InputError, match=r"beyond the horizon of 4 .* inputs \(x\) .* needs 4 rows .* which has 0\."
-        ):
+        assert len(said_by(model, found.columns, 4)["y"]["forecast"]) == 4
+        with pytest.raises(InputError, match=r"beyond the horizon of 4 .* inputs \(x\) .* needs 4 rows .* has 0\."):
             series.forecast(model, found.columns, 5)
         known = y.copy()
         known[-9:] = math.nan
         about = found.about()
         ahead = series.read_again(table.read(write(file, y=known, x=x)), about)
-        said = series.forecast(model, ahead, 12)["y"]["forecast"]
+        said = said_by(model, ahead, 12)["y"]["forecast"]
         changed = series.read_again(table.read(write(file, y=known, x=np.where(np.arange(120) > 110, 9.0, x))), about)
-        assert not np.allclose(said[4:], series.forecast(model, changed, 12)["y"]["forecast"][4:])
+        assert not np.allclose(said[4:], said_by(model, changed, 12)["y"]["forecast"][4:])
         with pytest.raises(InputError, match=r"needs 12 rows .* has 9\. Add them, ask for at most 12 steps"):
             series.forecast(model, ahead, 13)
 
@@ -474,17 +484,17 @@ class TestForecast:
 
 def test_rows_that_were_said_to_be_even_steps_stay_so(file: Path) -> None:
     frame = write(file, date=months(60)[::-1], y=airline(60))
-    assert task(frame).columns.timeline.order == "newest first"
-    assert np.array_equal(task(frame).values[:, 0], airline(60)[::-1])
+    assert task(frame).series[0].timeline.order == "newest first"
+    assert np.array_equal(task(frame).panel.values[:, 0], airline(60)[::-1])
     found = task(frame, time="none")
-    assert found.columns.timeline.column is None
+    assert found.series[0].timeline.column is None
     assert found.about()["time"] == "none"
     again = series.read_again(table.read(frame), found.about())
-    assert (again.time, again.known) == ("none", 60)
+    assert (again.time, again.series[0].known) == ("none", 60)
     assert task(write(file, y=airline(60))).about()["time"] is None
     old = {**found.about(), "time": None}
-    assert series.read_again(table.read(frame), old).timeline.column is None
-    assert Series.again(old, found.recipe, str(frame)).columns.timeline.column is None
+    assert series.read_again(table.read(frame), old).series[0].timeline.column is None
+    assert Series.again(old, found.recipe, str(frame)).series[0].timeline.column is None
     assert task(write(file, none=airline(60)), "none", time="none").about()["targets"] == ["none"]
 
 
@@ -505,7 +515,7 @@ def test_a_run_is_saved_resumed_to_the_bit_and_loaded(file: Path, tmp_path: Path
     assert asdict(settings.recipe) == asdict(found.recipe)
     whole.model.load_state_dict(whole.best_weights)
     assert torch.equal(
-        model.forecasts(found.values, found.origins), whole.model.eval().forecasts(found.values, found.origins)
+        model.forecasts(found.panel, found.origins), whole.model.eval().forecasts(found.panel, found.origins)
     )
 
 

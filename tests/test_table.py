@@ -749,8 +749,8 @@ class TestTime:
         where = "line 6 .* and so has line 2" if by_series else "line 3 .* and so has line 2"
         with pytest.raises(
             InputError,
-            match=rf"{where}\. Rows of one time differ in 'kind' \('A', 'B'\): these are 2 series\. Keep the rows of "
-            r"one of them in a file of its own, as those where kind is 'A'\.",
+            match=rf"{where}\. Rows of one time differ in 'kind' \('A', 'B'\): these are 2 series\. Learn them "
+            r"together with --series kind, or keep the rows of one of them in a file of its own\.",
         ):
             timeline.of(read, taken=["y"])
 
@@ -758,13 +758,13 @@ class TestTime:
         ("rows", "message"),
         [
             ([f"2020-01-0{d},{s},{i},1" for i in (1, 2) for s in (1, 2, 3) for d in (1, 2, 3, 4)],
-             r"differ in 'item' and 'store' \('1' '1', '1' '2', '1' '3', \.\.\.\): these are 6 series\. .* where "
-             r"item is '1' and store is '1'"),
+             r"differ in 'item' and 'store' \('1' '1', '1' '2', '1' '3', \.\.\.\): these are 6 series\. .* "
+             r"--series item,store"),
             ([f"2020-01-{d:02},{'ab'[d > 28]},{d},1" for d in range(1, 30)] + ["2020-01-01,b,9,1"],
              r"differ in 'store' \('a', 'b'\)"),
             ([f"2020-01-{d:02},{'ab'[d % 2]},{d},1" for d in range(1, 30)] + ["2020-01-01,a,9,1"],
-             r"Keep one row of each time; where several series"),
-            ([f"2020-01-0{d},a,{d},1" for d in (1, 2, 3, 3)], r"Keep one row of each time; where several series"),
+             r"Keep one row of each time; .* in one file, name"),
+            ([f"2020-01-0{d},a,{d},1" for d in (1, 2, 3, 3)], r"Keep one row of each time; .* in one file, name"),
         ],
     )  # fmt: skip
     def test_what_tells_rows_apart(self, file: Path, rows: list[str], message: str) -> None:

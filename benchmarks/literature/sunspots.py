@@ -152,7 +152,7 @@ def series_task(series: Series, start: int, horizon: int, seed: int) -> Series:
     training.run()
     model.load_state_dict(training.best_weights)
     forecasts = np.full((len(series), horizon), math.nan)
-    forecasts[task.origins] = model.forecasts(task.values, task.origins)[..., 0]
+    forecasts[task.origins] = model.forecasts(task.panel, task.origins)[..., 0]
     return forecasts
 
 

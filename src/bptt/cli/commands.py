@@ -52,6 +52,15 @@ def train(
             help="Column to forecast; several with commas, or the option again.", rich_help_panel=SERIES, metavar="NAME"
         ),
     ] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column that tells several series in one table apart; several with commas.",
+            rich_help_panel=SERIES,
+            metavar="NAME",
+            show_default="one series",
+        ),
+    ] = None,
     horizon: Annotated[
         int | None, typer.Option(help="Steps to forecast at once.", rich_help_panel=SERIES, show_default="1")
     ] = None,
@@ -248,6 +257,8 @@ def train(
     [cyan]torchrun --standalone --nproc-per-node 2 --max-restarts 3 -m bptt train -o runs/two[/cyan]   # two workers
 
     [cyan]bptt train air.csv -o runs/air --target passengers --horizon 12[/cyan]   # a year of months ahead
+
+    [cyan]bptt train sales.csv -o runs/sales --target sold --series shop,item[/cyan]   # many series, one model
 
     [cyan]bptt train vowels.csv -o runs/vowels --label speaker --sequence utterance[/cyan]   # whose voice it is
     """

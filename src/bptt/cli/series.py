@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from bptt.train import Training
 BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"
 FORECAST = "forecast.csv"
 HORIZONS_SHOWN = (1, 2, 3, 4, 6, 8, 12, 18, 24, 36, 48, 72, 96, 168, 336, 720)
-GAPS_SHOWN = 3
+GAPS_SHOWN, MOST_SERIES_SHOWN, MOST_ROWS_SHOWN = 3, 12, 60
+Said = Mapping[str, Mapping[str, np.ndarray]]  # of each target "forecast", "low" and "high" (steps)
 SINCE_1970 = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 RULES = {
     "none": "the mean",
     "last": "the last value",
     "season": "the value one season before",
+    "blend": "the last value and those one season before, blended",
     "linear": "{anchor}, and linear in the last {lags} values",
 }
 
@@ -39,7 +42,7 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Series:
     """The task of a new training."""
     if file is None:
         raise InputError("A series comes from a table; name a CSV or Parquet file.")
-    recipe = {name: value for name, value in options.items() if name not in ("target", "inputs", "time")}
+    recipe = {name: value for name, value in options.items() if name not in ("target", "inputs", "time", "series")}
     return Series(table.read(file), Series.Recipe(**recipe), **kept(options))
 
 
@@ -52,6 +55,8 @@ def kept(options: Mapping[str, Any]) -> dict[str, Any]:
         found["inputs"] = _names(options["inputs"])
     if "time" in options:
         found["time"] = options["time"]
+    if "series" in options:
+        found["series"] = [name for given in options["series"] for name in _names(given)]
     return found
 
 
@@ -60,40 +65,38 @@ def _names(given: str) -> list[str]:
 
 
 def introduction(task: Series) -> list[str]:
-    found, parts, line = task.columns, task.parts, task.columns.timeline
+    found, series = task.columns, task.series
     names, targets = list(found.names), found.targets
+    rows = sum(len(one.rows) for one in found.series)
     lines = [
-        f"Series   {task.source}: {len(line.places):,} rows; to forecast: {', '.join(names[:targets])}"
+        f"Series   {task.source}: {_of_several(found)}{rows:,} rows; to forecast: {', '.join(names[:targets])}"
         + (f"; read as well: {', '.join(names[targets:])}" if targets < len(names) else ""),
         *_time(found),
     ]
+    if task.left_out:
+        shown = shortened([str(one) for one, _ in task.left_out])
+        lines.append(f"Left out {len(task.left_out):,} series: {shown}. Of the first: {task.left_out[0][1]}")
     if found.unread:
-        lines.append(
-            f"Unread   {shortened(found.unread)}: --inputs NAME reads a column; several series need a file each"
-        )
-    missing = {
-        name: int(column[: task.size].isnan().sum()) for name, column in zip(names, found.values.mT, strict=True)
-    }
-    if line.inserted or any(missing.values()):
+        apart = "" if found.keys else ", --series NAME says which tells several series apart"
+        lines.append(f"Unread   {shortened(found.unread)}: --inputs NAME reads a column{apart}")
+    missing = dict.fromkeys(names, 0)
+    for one in series:
+        for name, column in zip(names, one.values[: one.known].mT, strict=True):
+            missing[name] += int(column.isnan().sum())
+    if any(one.timeline.inserted for one in series) or any(missing.values()):
         empty = ", ".join(f"{count:,} in {name}" for name, count in missing.items() if count)
         lines.append(
-            f"Missing  {empty}{_gaps(line)}: the network reads the last known value, and unknown targets are left out"
+            f"Missing  {empty}{_gaps(series)}: the network reads the last known value, and unknown targets are left out"
         )
-    if found.known < len(line):
-        lines.append(f"Ahead    {len(line) - found.known:,} rows without targets: inputs known in advance")
-    edges = np.cumsum([0, parts.train, parts.validation, parts.test])
-    said = [
-        f"{name} {end - start:,} steps, {line.label(line.times[start])} to {line.label(line.times[end - 1])}"
-        for name, start, end in zip(("training", "validation", "test"), edges, edges[1:], strict=False)
-        if end > start
-    ]
-    lines.append(f"Parts    {'; '.join(said)}")
+    if ahead := sum(len(one.timeline) - one.known for one in series):
+        lines.append(f"Ahead    {ahead:,} rows without targets: inputs known in advance")
+    lines.append(f"Parts    {_parts(task)}")
     lines.append(f"Scaling  {_scaling(task)}, of the training part alone")
     lines.append(
         f"Season   {task.season} steps: {task.season_reason}" if task.season else f"Season   none: {task.season_reason}"
     )
     lines.append(f"Base     {_base(task)}")
-    windows, of_epoch = len(task.starts), min(len(task.starts), len(task) * task.recipe.batch)
+    windows, of_epoch = len(task.ends), min(len(task.ends), len(task) * task.recipe.batch)
     lines.append(
         f"Windows  of {task.window} steps x {task.recipe.batch}, to forecast {_steps(task.recipe.horizon)} at once"
         + (f"; an epoch draws {of_epoch:,} of {windows:,}" if of_epoch < windows else "")
@@ -105,24 +108,49 @@ def _steps(number: int) -> str:
     return "1 step" if number == 1 else f"{number:,} steps"
 
 
+def _of_several(found: series.Columns) -> str:
+    """How many series there are, which, and what tells them apart."""
+    if not found.keys:
+        return ""
+    names = shortened([str(one) for one in found.series])
+    return f"{len(found.series):,} series by {', '.join(found.keys)} ({names}), "
+
+
+def _parts(task: Series) -> str:
+    """The steps and times of the three parts; of several series, the sums and what is their median."""
+    sizes = np.array([astuple(of) for of in task.parts])
+    said = []
+    for name, column in zip(("training", "validation", "test"), sizes.T, strict=True):
+        if len(sizes) == 1 and column[0]:
+            line, start = task.series[0].timeline, int(sizes[0, : ("training", "validation", "test").index(name)].sum())
+            first, last = line.label(line.times[start]), line.label(line.times[start + int(column[0]) - 1])
+            said.append(f"{name} {column[0]:,} steps, {first} to {last}")
+        elif column.any():
+            said.append(f"{name} {column.sum():,} steps, {int(np.median(column)):,} of each series in the median")
+    return "; ".join(said)
+
+
 def _time(found: series.Columns) -> list[str]:
     """The times, and a line for each thing that was assumed of them."""
-    line = found.timeline
+    lines = [one.timeline for one in found.series]
+    line = lines[0]
     if line.column is None:
         if found.time is not None:
             return ["Time     rows are even steps, as given"]
         return ["Time     no column found: rows are taken for even steps (name one with --time)"]
-    name, first, last = repr(line.column), line.label(line.times[0]), line.label(line.times[-1])
-    every = f"every {line.spacing}"
-    if not line.spacing.even:
-        every = f"the spacing is not even, {line.spacing} in the middle; rows are taken for even steps"
+    edges = min(of.times[0] for of in lines), max(of.times[-1] for of in lines)
+    name, spacing, (first, last) = repr(line.column), found.spacing, map(line.label, edges)
+    every = f"every {spacing}"
+    if not spacing.even:
+        every = f"the spacing is not even, {spacing} in the middle; rows are taken for even steps"
     said = [f"Time     {name}, {first} to {last}, {every}{_otherwise(line)}"]
-    if line.order:
-        said.append(f"Sorted   by {name}, the oldest row first; in the file: {line.order}")
+    if orders := [of.order for of in lines if of.order]:
+        how = orders[0] if len(lines) == 1 else f"{len(orders):,} of {len(lines):,} series in another order"
+        said.append(f"Sorted   by {name}, the oldest row first; in the file: {how}")
     if line.form.text in SINCE_1970:
         said.append(f"Dates    {name} counts {SINCE_1970[line.form.text]} since 1970 in UTC")
     if "%y" in line.form.text:
-        years = [time.astype("datetime64[Y]") for time in line.times[[0, -1]]]
+        years = [time.astype("datetime64[Y]") for time in edges]
         said.append(f"Years    {name} writes two digits; they are read as {years[0]} to {years[1]}")
     if line.form.utc and "z" not in line.form.text and not line.form.zone:
         said.append(f"Clocks   {name} has an hour twice: clocks were set back, and it is read as two hours")
@@ -147,21 +175,26 @@ def _in_words(form: str) -> str:
     return re.sub("%-?([a-zA-Z])", lambda part: words.get(part[1], part[1]), date)
 
 
-def _gaps(line: Any) -> str:
-    gaps = line.gaps()
+def _gaps(found: Sequence[series.One]) -> str:
+    gaps = [(one, a, b) for one in found for a, b in one.timeline.gaps()]
     if not gaps:
         return ""
-    shown = [
-        line.label(line.times[a]) + (f" to {line.label(line.times[b])}" if b > a else "") for a, b in gaps[:GAPS_SHOWN]
-    ]
-    more = f" and {len(gaps) - GAPS_SHOWN} more gaps" if len(gaps) > GAPS_SHOWN else ""
-    return f", with {line.inserted:,} rows the file leaves out ({', '.join(shown)}{more})"
+    shown = []
+    for one, a, b in gaps[:GAPS_SHOWN]:
+        line = one.timeline
+        until = f" to {line.label(line.times[b])}" if b > a else ""
+        shown.append(line.label(line.times[a]) + until + (f" of {one}" if one.name else ""))
+    more = f" and {len(gaps) - GAPS_SHOWN:,} more gaps" if len(gaps) > GAPS_SHOWN else ""
+    inserted = sum(one.timeline.inserted for one in found)
+    return f", with {inserted:,} rows the file leaves out ({', '.join(shown)}{more})"
 
 
 def _scaling(task: Series) -> str:
-    pairs = zip(task.columns.names, task.fitted.mean.tolist(), task.fitted.sd.tolist(), strict=True)
-    shown = [f"{name} {mean:.4g} ± {sd:.3g}" for name, mean, sd in pairs]
-    return shortened(shown)
+    if task.columns.keys:
+        same = shortened([task.columns.names[place] for place in task.columns.static])
+        return "each series by mean and deviation" + (f", {same} by those of all" if same else "")
+    pairs = zip(task.columns.names, task.panel.mean[0].tolist(), task.panel.sd[0].tolist(), strict=True)
+    return shortened([f"{name} {mean:.4g} ± {sd:.3g}" for name, mean, sd in pairs])
 
 
 def _base(task: Series) -> str:
@@ -203,18 +236,24 @@ def outcome(run: runs.Run, training: Training) -> Backtest:
     task, model = training.task, training.model
     assert isinstance(task, Series)
     names = task.columns.names[: task.columns.targets]
-    result = backtest.run(model, task.values, task.origins, names)
-    first = task.parts.known
-    picture = chart.backtest(
-        result,
-        task.columns.timeline.times[first : task.size],
-        task.values[first:, : len(names)].numpy(),
-        model.forecasts(task.values, task.origins).numpy(),
-        (_row_of(task), model.forecasts(task.values, task.origins, task.fitted.base).numpy()),
-    )
+    panel, origins = task.panel, task.origins
+    result = backtest.run(model, panel, origins, names, [one.name for one in task.series])
+    ours, rule = (model.forecasts(panel, origins, base).numpy() for base in (None, task.fitted.base))
+    tested = []
+    for place, one in enumerate(task.series[: chart.MOST_DRAWN]):
+        first, own = task.parts[place].known, (panel.number[origins] == place).numpy()
+        rows = result.of_series.get(one.name, result).rows
+        for k, name in enumerate(names):
+            times, truth = one.timeline.times[first : one.known], one.values[first : one.known, k].numpy()
+            tested.append(chart.Tested(_called(one, name), rows[name], times, truth, ours[own, :, k], rule[own, :, k]))
     as_json = json_format.dumps(_facts(task, result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    picture = chart.backtest(tested[: chart.MOST_DRAWN], _row_of(task))
     runs.add(run.path, {BACKTEST: as_json.encode(), BACKTEST_PICTURE: picture})
     return result
+
+
+def _called(one: series.One, target: str) -> str:
+    return f"{target}, {one}" if one.name else target
 
 
 def _row_of(task: Series) -> str:
@@ -222,8 +261,17 @@ def _row_of(task: Series) -> str:
 
 
 def _facts(task: Series, result: Backtest) -> dict[str, Any]:
-    line, first, last = task.columns.timeline, task.parts.known, task.size - 1
-    return {"from": line.label(line.times[first]), "to": line.label(line.times[last]), **_without_nan(result.as_json())}
+    first, last = _tested(task)
+    return {"from": first, "to": last, **_without_nan(result.as_json())}
+
+
+def _tested(task: Series) -> tuple[str, str]:
+    """The first and the last time of the test parts."""
+    pairs = list(zip(task.series, task.parts, strict=True))
+    first = min(one.timeline.times[of.known] for one, of in pairs)
+    last = max(one.timeline.times[of.steps - 1] for one, of in pairs)
+    label = task.series[0].timeline.label
+    return label(first), label(last)
 
 
 def _without_nan(value: Any) -> Any:
@@ -239,12 +287,14 @@ def _without_nan(value: Any) -> Any:
 
 def say_backtest(say: Say, task: Series, result: Backtest) -> None:
     """The table: errors over all horizons, as ratio to repeat-last, and by horizon."""
-    line, first = task.columns.timeline, task.parts.known
+    first, last = _tested(task)
     say(
-        f"Backtest on the test part, {line.label(line.times[first])} to {line.label(line.times[task.size - 1])}, read "
-        f"once: {result.origins:,} forecasts of {_steps(result.horizon)}",
+        f"Backtest on the test part, {first} to {last}, read once: {result.origins:,} forecasts of "
+        f"{_steps(result.horizon)}",
         "bold",
     )
+    if result.of_series:
+        say(f"All {len(result.of_series):,} series, in standard deviations of each:")
     horizons = [h for h in HORIZONS_SHOWN if h < result.horizon] + [result.horizon]
     shown = horizons[-8:] if len(horizons) > 8 else horizons
     shown = sorted({1, *shown[-7:]}) if result.horizon > 1 else []
@@ -270,7 +320,29 @@ def say_backtest(say: Say, task: Series, result: Backtest) -> None:
     say(note + ("" if task.season else "; no season was found, so there is no seasonal-naive row"))
     for behind in result.losses():
         say(behind, "yellow")
+    if result.of_series:
+        _say_each(say, result)
     say("")
+
+
+def _say_each(say: Say, result: Backtest) -> None:
+    """The errors of each of several series in its own units, beside the best of the rules."""
+    table = [["", "RMSE", "ratio", "MAE", "ratio", "best of the rules", "RMSE"]]
+    behind = 0
+    for name, of in result.of_series.items():
+        for target, (ours, *others) in of.rows.items():
+            last, best = others[-1], min(others, key=lambda row: row.rmse)
+            behind += ours.rmse > best.rmse * (1 + backtest.LEVEL)
+            figures = [(getattr(ours, measure), backtest.ratio(ours, last, measure)) for measure in backtest.MEASURES]
+            cells = [cell for figure, of_last in figures for cell in (_figure(figure), _ratio(of_last))]
+            called = " ".join(name) + (f", {target}" if len(of.rows) > 1 else "")
+            table.append([called, *cells, best.name, _figure(best.rmse)])
+    say("")
+    for number, printed in enumerate(_aligned(table[: 1 + MOST_SERIES_SHOWN])):
+        say(printed, None if number else "bold")
+    if len(table) > 1 + MOST_SERIES_SHOWN:
+        say(f"and {len(table) - 1 - MOST_SERIES_SHOWN:,} more in {BACKTEST}")
+    say(f"Of {len(table) - 1:,}, a rule is better than the network for {behind:,}.")
 
 
 def _figure(value: float) -> str:
@@ -305,10 +377,8 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
         raise InputError(f"steps must be a whole number from 1 to {series.MOST_AHEAD:,}; got {steps}.")
     source = table.read(settings.source if data is None else data)
     found = series.read_again(source, settings.about)
-    said = series.forecast(model, found, steps)
-    line = found.timeline
-    times = line.following(steps, found.known - 1)
-    labels = [line.label(time) for time in times]
+    told = series.forecast(model, found, steps, settings.about.get("names", [()]))
+    ahead = [one.timeline.following(steps, one.known - 1) for one, _ in told]
     target = run / FORECAST if out is None else out
     of_run = outputs.same_place(target, run / FORECAST)
     picture = target.with_suffix(".png") if target.name else target
@@ -320,14 +390,20 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
             "name another file.csv."
         )
     shown = max(3 * steps, 2 * (model.season or 0), 40)
+    drawn = [
+        chart.Told(
+            _called(one, name), one.timeline.times[: one.known][-shown:],
+            one.values[: one.known, place].numpy()[-shown:], times, of,
+        )
+        for (one, said), times in zip(told[: chart.MOST_DRAWN], ahead, strict=False)
+        for place, (name, of) in enumerate(said.items())
+    ]  # fmt: skip
+    labels = [[one.timeline.label(time) for time in times] for (one, _), times in zip(told, ahead, strict=True)]
+    time = found.series[0].timeline.column or "step"
+    header = [*found.keys, *_header(time, told[0][1])]
     files = {
-        target: _as_csv(line.column or "step", labels, said).encode(),
-        picture: chart.forecast(
-            line.times[: found.known][-shown:],
-            {name: found.values[: found.known, place].numpy()[-shown:] for place, name in enumerate(said)},
-            times,
-            said,
-        ),
+        target: _as_csv(header, _rows(told, labels, 10)).encode(),
+        picture: chart.forecast(drawn[: chart.MOST_DRAWN]),
     }
     if of_run:
         runs.add(run, {path.name: content for path, content in files.items()})
@@ -338,24 +414,29 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
             "run": str(run),
             "data": source.source,
             "changed": source.sha256 != settings.sha256,
-            "after": line.label(line.times[found.known - 1]),
-            "time": line.column or "step",
+            "time": time,
             "horizon": model.horizon,
-            "steps": [
-                {
-                    "time": label,
-                    **{name: {key: float(values[at]) for key, values in of.items()} for name, of in said.items()},
-                }
-                for at, label in enumerate(labels)
-            ],
         }
+        each = [
+            {"after": one.timeline.label(one.timeline.times[one.known - 1]), "steps": _as_facts(said, of)}
+            for (one, said), of in zip(told, labels, strict=True)
+        ]
+        if found.keys:
+            names = [dict(zip(found.keys, one.name, strict=True)) for one, _ in told]
+            facts["series"] = [{"name": name, **of} for name, of in zip(names, each, strict=True)]
+        else:
+            facts |= each[0]
         print(json_format.dumps(facts, ensure_ascii=False, allow_nan=False))
         return
     say = say_on(progress.console())
     if data is None and source.sha256 != settings.sha256:
         say(f"{source.source} has changed since the training; this goes on from its present end.\n")
-    for printed in _aligned([_header(line.column or "step", said), *_rows(labels, said)]):
+    rows = _rows(told, labels)
+    few = rows[:MOST_ROWS_SHOWN] if found.keys else rows
+    for printed in _aligned([header, *few]):
         say(printed)
+    if len(few) < len(rows):
+        say(f"and {len(rows) - len(few):,} more rows, of {len(told):,} series in all")
     say("")
     if steps > model.horizon:
         say(
@@ -365,23 +446,32 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
     say(f"{target} and {picture} hold this as CSV and as a picture.")
 
 
-def _header(time: str, said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _as_facts(said: Said, labels: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"time": label, **{name: {key: float(of[at]) for key, of in parts.items()} for name, parts in said.items()}}
+        for at, label in enumerate(labels)
+    ]
+
+
+def _header(time: str, said: Said) -> list[str]:
     return [time, *(cell for name in said for cell in (name, f"{name}_low", f"{name}_high"))]
 
 
-def _rows(labels: Sequence[str], said: Mapping[str, Mapping[str, Any]], digits: int = 6) -> list[list[str]]:
+def _rows(told: Sequence[tuple[series.One, Said]], labels: Sequence[Sequence[str]], digits: int = 6) -> list[list[str]]:
     """The numbers of each step with this many digits, or more where low and high would look the same."""
-    columns = []
-    for of in said.values():
-        width, size = (of["high"] - of["low"]).min(), max(abs(of["low"]).max(), abs(of["high"]).max())
-        enough = digits if width <= 0 else min(15, max(digits, 3 + math.ceil(math.log10(size / width))))
-        columns += [[f"{value:.{enough}g}" for value in of[key]] for key in ("forecast", "low", "high")]
-    return [[label, *row] for label, row in zip(labels, zip(*columns, strict=True), strict=True)]
+    rows = []
+    for (one, said), of_series in zip(told, labels, strict=True):
+        columns = []
+        for of in said.values():
+            width, size = (of["high"] - of["low"]).min(), max(abs(of["low"]).max(), abs(of["high"]).max())
+            enough = digits if width <= 0 else min(15, max(digits, 3 + math.ceil(math.log10(size / width))))
+            columns += [[f"{value:.{enough}g}" for value in of[key]] for key in ("forecast", "low", "high")]
+        rows += [[*one.name, label, *row] for label, row in zip(of_series, zip(*columns, strict=True), strict=True)]
+    return rows
 
 
-def _as_csv(time: str, labels: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> str:
+def _as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_header(time, said))
-    writer.writerows(_rows(labels, said, 10))
+    writer.writerows([header, *rows])
     return file.getvalue()

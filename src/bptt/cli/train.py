@@ -25,7 +25,7 @@ from bptt.train import Reason, Stop, Training
 
 COMMANDS: dict[str, ModuleType] = {"text": text, "series": series, "labelled": labelled}
 OF_COLUMNS = {
-    "series": ("target", "inputs", "time"),
+    "series": ("target", "inputs", "time", "series"),
     "labelled": ("label", "sequence", "test_file", "inputs", "time"),
 }
 

@@ -2,7 +2,8 @@
 
 Rolling origin: from each step whose next `horizon` steps lie in the part, all of them are forecast from the series up
 to that step. Network and rules are not fitted again. Steps with an unknown target are left out for all of them. Errors
-are in the units of the series.
+are in the units of the series; those of several series together, which may differ in size, in standard deviations of
+the training part of each.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bptt.tasks.forecaster import Base, Forecaster
+from bptt.tasks.forecaster import Base, Forecaster, Panel
 
 OURS, REPEATED = "bptt", "repeat-last"
 MEASURES = ("rmse", "mae")
@@ -32,11 +33,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Backtest:
-    """Rows for each target, the network's first; `origins` forecasts of `horizon` steps each."""
+    """Rows for each target, the network's first; `origins` forecasts of `horizon` steps each.
+
+    of_series   where there are several series, the backtest of each by its name; `rows` are of all together
+    """
 
     origins: int
     horizon: int
     rows: dict[str, list[Row]]
+    of_series: dict[tuple[str, ...], "Backtest"]
 
     def as_json(self) -> dict[str, Any]:
         """As plain data. Ratios are to the error of repeating the last value, None where that is zero."""
@@ -50,7 +55,11 @@ class Backtest:
                 }
                 for row in rows
             }
-        return {"origins": self.origins, "horizon": self.horizon, "targets": targets}
+        found = {"origins": self.origins, "horizon": self.horizon, "targets": targets}
+        if self.of_series:
+            found["units"] = "standard deviations of the training part of each series"
+            found["series"] = [{"name": list(name), **of.as_json()} for name, of in self.of_series.items()]
+        return found
 
     def losses(self) -> list[str]:
         """A sentence for each rule that is better than the network, or level with it."""
@@ -81,15 +90,30 @@ def rules(model: Forecaster) -> list[tuple[str, Base]]:
     return [("linear", "linear"), *seasonal, (REPEATED, "last")]
 
 
-def run(model: Forecaster, values: Tensor, origins: Tensor, names: Sequence[str]) -> Backtest:
-    """Forecasts from every origin (n). values: (N, C), its targets first, called `names`."""
-    truth = torch.stack([values[origins + ahead, : model.targets] for ahead in range(1, model.horizon + 1)], 1)
-    rows: dict[str, list[Row]] = {name: [] for name in names}
-    for row, base in [(OURS, None), *rules(model)]:
-        missed = model.forecasts(values, origins, base) - truth
-        for place, name in enumerate(names):
-            rows[name].append(_row(row, missed[..., place]))
-    return Backtest(len(origins), model.horizon, rows)
+def run(
+    model: Forecaster, panel: Panel, origins: Tensor, names: Sequence[str], series: Sequence[tuple[str, ...]] = ((),)
+) -> Backtest:
+    """Forecasts from every origin (n), steps of the panel. names: of its targets; series: the names of its series."""
+    steps = origins[:, None] + torch.arange(1, model.horizon + 1)
+    truth = panel.values[steps, : model.targets]
+    number = panel.number[origins]
+    missed = {name: model.forecasts(panel, origins, base) - truth for name, base in [(OURS, None), *rules(model)]}
+    if len(series) == 1:
+        return _backtest(missed, model.horizon, names, {})
+    of_series = {}
+    for place, name in enumerate(series):
+        own = {row: of[number == place] for row, of in missed.items()}
+        of_series[name] = _backtest(own, model.horizon, names, {})
+    sd = panel.sd[number, : model.targets][:, None]
+    return _backtest({row: of / sd for row, of in missed.items()}, model.horizon, names, of_series)
+
+
+def _backtest(
+    missed: dict[str, Tensor], horizon: int, names: Sequence[str], of_series: dict[tuple[str, ...], Backtest]
+) -> Backtest:
+    """missed: errors (n, horizon, targets) of each forecaster."""
+    rows = {name: [_row(row, of[..., place]) for row, of in missed.items()] for place, name in enumerate(names)}
+    return Backtest(len(missed[OURS]), horizon, rows, of_series)
 
 
 def _row(name: str, missed: Tensor) -> Row:

@@ -1,44 +1,47 @@
 """The pictures of a series: its backtest, and a forecast with its band."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bptt.tasks.backtest import OURS, Backtest
+from bptt.tasks.backtest import OURS, Row
 
 BLUE, ORANGE, GREY, GREEN, VIOLET, BLACK = "#2f6db5", "#d9822b", "#8a939b", "#3b8f5a", "#7d57a8", "#22272b"
 COLOURS = (BLUE, ORANGE, GREEN, GREY)
-MOST_TARGETS = 6
+MOST_DRAWN = 6  # targets, of several series the first ones
 
 
-def backtest(
-    result: Backtest, times: np.ndarray, truth: np.ndarray, forecasts: np.ndarray, rule: tuple[str, np.ndarray]
-) -> bytes:
-    """The PNG file of a backtest: the test part with forecasts in it above, the errors by horizon below.
+class Tested(NamedTuple):
+    """The test part of a target: its rows of the backtest, times and truth (n), and forecasts (origins, horizon) of the
+    network and of the rule that it corrects; those of origin i begin at step i."""
 
-    times, truth   (n), (n, targets) of the test part
-    forecasts      (origins, horizon, targets); those of origin i begin at step i of the test part
-    rule           the name of the rule that the network corrects, and its forecasts
-    """
-    names = list(result.rows)[:MOST_TARGETS]
-    figure = _figure(len(names) * 2)
-    panels = figure.subplots(len(names) * 2, 1, height_ratios=[3, 2] * len(names), squeeze=False)[:, 0]
-    last = result.horizon - 1
-    times = _drawable(times)
-    for place, name in enumerate(map(_literally, names)):
+    name: str
+    rows: list[Row]
+    times: np.ndarray
+    truth: np.ndarray
+    forecasts: np.ndarray
+    rule: np.ndarray
+
+
+def backtest(tested: Sequence[Tested], rule: str) -> bytes:
+    """The PNG file of a backtest: for each target the test part with forecasts in it, and the errors by horizon."""
+    figure = _figure(len(tested) * 2)
+    panels = figure.subplots(len(tested) * 2, 1, height_ratios=[3, 2] * len(tested), squeeze=False)[:, 0]
+    for place, of in enumerate(tested):
         above, below = panels[2 * place : 2 * place + 2]
-        above.plot(times, truth[:, place], color=BLACK, lw=1.2, marker="." if len(times) < 80 else "", label=name)
-        at = times[last : last + len(forecasts)]
-        ahead = "1 step ahead" if last == 0 else f"{result.horizon} steps ahead"
-        above.plot(at, forecasts[:, last, place], color=ORANGE, lw=2, label=f"bptt, {ahead}")
-        above.plot(at, rule[1][:, last, place], color=BLUE, lw=0.9, ls="--", label=f"{rule[0]}, {ahead}")
+        name, rows, last = _literally(of.name), of.rows, of.forecasts.shape[1] - 1
+        times = _drawable(of.times)
+        above.plot(times, of.truth, color=BLACK, lw=1.2, marker="." if len(times) < 80 else "", label=name)
+        at = times[last : last + len(of.forecasts)]
+        ahead = "1 step ahead" if last == 0 else f"{last + 1} steps ahead"
+        above.plot(at, of.forecasts[:, last], color=ORANGE, lw=2, label=f"bptt, {ahead}")
+        above.plot(at, of.rule[:, last], color=BLUE, lw=0.9, ls="--", label=f"{rule}, {ahead}")
         above.set_ylabel(name)
         _dates(above, times)
-        rows = result.rows[names[place]]
-        if result.horizon == 1:
+        if last == 0:
             bars = below.barh([row.name for row in rows], [row.rmse for row in rows], color=[ORANGE, *[GREY] * 3])
             below.bar_label(bars, [f"{row.rmse:.4g}" for row in rows], padding=4)
             below.invert_yaxis()
@@ -48,7 +51,7 @@ def backtest(
         else:
             for row, colour in zip(rows, (ORANGE, *COLOURS[:1], GREEN, GREY), strict=False):
                 ours = row.name == OURS
-                steps = range(1, result.horizon + 1)
+                steps = range(1, last + 2)
                 below.plot(
                     steps, row.rmse_by_horizon, color=colour, lw=2 if ours else 1.2, marker="." if last < 40 else "",
                     label=f"{row.name} {row.rmse:.4g}", zorder=3 if ours else 2,
@@ -64,33 +67,37 @@ def backtest(
     return _png(figure)
 
 
-def forecast(
-    times: np.ndarray, known: Mapping[str, np.ndarray], ahead: np.ndarray, forecasts: Mapping[str, Mapping[str, Any]]
-) -> bytes:
-    """The PNG file of a forecast: the last known values, the steps to come, and the band that holds four fifths.
+class Told(NamedTuple):
+    """A target with its last known values (n), and the steps to come: "forecast", "low" and "high" (steps)."""
 
-    times, known       (n) and for each target (n)
-    ahead, forecasts   (steps) and for each target "forecast", "low" and "high" (steps)
-    """
-    names = list(known)[:MOST_TARGETS]
-    figure = _figure(len(names) * 1.4)
-    panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
-    times, ahead = np.split(_drawable(np.concatenate((times, ahead))), [len(times)])
-    for axes, name in zip(panels, names, strict=True):
-        said, past = forecasts[name], known[name]
-        there = np.flatnonzero(~np.isnan(past))[-1:]
-        join = times[there], past[there]
+    name: str
+    times: np.ndarray
+    known: np.ndarray
+    ahead: np.ndarray
+    forecasts: Mapping[str, np.ndarray]
+
+
+def forecast(told: Sequence[Told]) -> bytes:
+    """The PNG file of a forecast: the last known values, the steps to come, and the band that holds four fifths."""
+    figure = _figure(len(told) * 1.4)
+    panels = figure.subplots(len(told), 1, squeeze=False)[:, 0]
+    for axes, of in zip(panels, told, strict=True):
+        times, ahead = np.split(_drawable(np.concatenate((of.times, of.ahead))), [len(of.times)])
+        there = np.flatnonzero(~np.isnan(of.known))[-1:]
+        join = times[there], of.known[there]
         at = np.concatenate((join[0], ahead))
         axes.fill_between(
-            at, *(np.concatenate((join[1], said[edge])) for edge in ("low", "high")), color=ORANGE, alpha=0.2, lw=0,
-            label="80 % of the errors in validation",
+            at, *(np.concatenate((join[1], of.forecasts[edge])) for edge in ("low", "high")), color=ORANGE, alpha=0.2,
+            lw=0, label="80 % of the errors in validation",
         )  # fmt: skip
-        axes.plot(times, past, color=BLACK, lw=1.2, marker="." if len(times) < 80 else "", label=_literally(name))
         axes.plot(
-            at, np.concatenate((join[1], said["forecast"])), color=ORANGE, lw=1.8, marker="." if len(at) < 60 else "",
-            label="forecast",
+            times, of.known, color=BLACK, lw=1.2, marker="." if len(times) < 80 else "", label=_literally(of.name)
+        )
+        axes.plot(
+            at, np.concatenate((join[1], of.forecasts["forecast"])), color=ORANGE, lw=1.8,
+            marker="." if len(at) < 60 else "", label="forecast",
         )  # fmt: skip
-        axes.set_ylabel(_literally(name))
+        axes.set_ylabel(_literally(of.name))
         _dates(axes, np.concatenate((times, ahead)))
         _clean(axes, "y")
         _legend(axes)

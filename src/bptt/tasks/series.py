@@ -1,16 +1,18 @@
 """Series: forecasts of the next steps of columns of a table, compared with those of simple rules.
 
-The steps are divided in the order of time into three parts. Scaling, rules and network are fitted to the training part
-alone. The validation part chooses among the rules, and among the weights of all epochs and of the untrained network.
-The test part is read once, by `backtest`. Each batch holds windows of the training part, in a new random order in every
-epoch, and the network forecasts from every step of a window after its first quarter. An epoch is a pass over all
-windows, or over as many, drawn anew each time, as `STEPS_PER_EPOCH` batches hold.
+A table holds one series, or several, whose rows the cells of a column or more tell apart: one model learns from all.
+The steps of each are divided in the order of time into three parts. Scaling, rules and network are fitted to the
+training part alone. The validation part chooses among the rules, and among the weights of all epochs and of the
+untrained network. The test part is read once, by `backtest`. Each batch holds windows of the training part, in a new
+random order in every epoch, and the network forecasts from every step of a window after its first quarter. An epoch is
+a pass over all windows, or over as many, drawn anew each time, as `STEPS_PER_EPOCH` batches hold.
 """
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,8 +22,9 @@ from torch import Tensor
 from bptt import train
 from bptt.errors import InputError
 from bptt.sheet.losses import loss as loss_of
-from bptt.tasks import forecaster, network, table, timeline
-from bptt.tasks.forecaster import Forecaster
+from bptt.tasks import coding, forecaster, network, table, timeline
+from bptt.tasks.coding import Coding
+from bptt.tasks.forecaster import Forecaster, Panel
 from bptt.tasks.spacing import Spacing
 from bptt.tasks.table import Table
 from bptt.train import Measure
@@ -33,7 +36,9 @@ STEPS_PER_EPOCH = 100  # at most, so that evaluations are frequent enough
 OF_CALENDAR, OF_ANY = 0.6, 1.4  # how sure a season of the calendar must be, and one of many lags
 CLEARLY = 0.75  # what is left by a season that explains clearly more
 MOST_VALIDATION_ORIGINS = 4000  # the network is evaluated at no more than so many steps of the validation part
-FOUND = ("season", "window", "base", "anchor", "lags", "gaps", "parts")  # of `Series.about`, in the table
+FOUND = ("season", "further", "window", "base", "anchor", "lags", "gaps", "parts")  # of `Series.about`, in the table
+MOST_ASKED = 40  # series of many that are asked for their season
+Name = tuple[str, ...]  # of a series: its cells in the columns that tell series apart
 
 
 @dataclass(frozen=True)
@@ -98,29 +103,67 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Columns of a table on an even grid of time.
+class One:
+    """One of the series of a table, on an even grid of time.
 
-    names       targets first, then inputs; `targets` is the number of the former
-    values      (N + future, C) float64, NaN where the value is not known
-    timeline    of all steps
-    time        its column, or several with commas between; `timeline.ROWS`: rows were given as even steps; None: no
-                column was found
-    known       N, the steps up to the last that has a target; later steps have inputs alone, known in advance
-    unread      the table's other columns
+    name       () where the table has one series
+    values     (N + future, C) float64, NaN where the value is not known
+    timeline   of all steps
+    known      N, the steps up to the last that has a target; later steps have inputs alone, known in advance
+    rows       of the table
+    """
+
+    name: Name
+    values: Tensor
+    timeline: timeline.Timeline
+    known: int
+    rows: np.ndarray
+
+    def __str__(self) -> str:
+        return " ".join(self.name)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table.
+
+    names    of the numbers at each step: targets first, then inputs; `targets` is the number of the former
+    codings  how the inputs are read
+    series   all of the table
+    keys     the columns that tell series apart; () where there is one
+    static   numbers of the inputs that are the same at all steps of a series, and differ between series
+    time     the time column, or several with commas between; `timeline.ROWS`: rows were given as even steps; None: no
+             column was found
+    unread   the table's other columns
     """
 
     names: Sequence[str]
     targets: int
-    values: Tensor
-    timeline: timeline.Timeline
+    codings: Sequence[Coding]
+    series: Sequence[One]
+    keys: Sequence[str]
+    static: Sequence[int]
     time: str | None
-    known: int
     unread: Sequence[str]
 
+    @property
+    def spacing(self) -> Spacing:
+        """That of most series."""
+        return Counter(one.timeline.spacing for one in self.series).most_common(1)[0][0]
 
-def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), time: str | None = None) -> Columns:
+
+def columns(
+    data: Table,
+    targets: Sequence[str],
+    inputs: Sequence[str] = (),
+    time: str | None = None,
+    keys: Sequence[str] = (),
+    codings: Sequence[Coding] | None = None,
+) -> Columns:
     """Reads columns of a table; time as for `timeline.of`.
+
+    keys      the columns that tell the rows of several series apart
+    codings   how inputs are read; None: as the table suggests
 
     Raises InputError for columns that do not exist, are named twice, hold no numbers or nothing at all, and for times
     that cannot be read or occur twice.
@@ -137,20 +180,53 @@ def columns(data: Table, targets: Sequence[str], inputs: Sequence[str] = (), tim
         if time not in (None, timeline.ROWS) and name in timeline.parts_of(data, time):
             raise InputError(f"The time column can be neither target nor input; got {name!r} as both.")
         data.column(name)
-    line = timeline.of(data, time, taken=names)
-    read = [data.numbers(name) for name in names]
-    for name, column in zip(names, read, strict=True):
+    rows_of = _rows_of(data, keys, names, time)
+    lines = timeline.of_each(data, list(rows_of.values()), time, taken=[*names, *keys])
+    codings = coding.codings(data, inputs) if codings is None else codings
+    read = coding.coded(data, [*(Coding(name, None) for name in targets), *codings])
+    names = [*targets, *coding.names_of(codings)]
+    for name, column in zip(names, read.T, strict=True):
         if np.isnan(column).all():
             raise InputError(
                 f"Column {name!r} must hold numbers; all {len(column):,} cells of {data.source} are empty or NaN. "
                 "Name another."
             )
-    values = torch.from_numpy(np.stack([line.on_grid(column) for column in read], 1))
-    some = (~values[:, : len(targets)].isnan()).any(1)
-    found = time if time == timeline.ROWS else line.column
-    read_already = {*names, *timeline.parts_of(data, line.column or "")}
+    series = []
+    for (name, rows), line in zip(rows_of.items(), lines, strict=True):
+        values = torch.from_numpy(line.on_grid(read[rows]))
+        some = (~values[:, : len(targets)].isnan()).any(1).nonzero()
+        series.append(One(name, values, line, int(some[-1]) + 1 if len(some) else 0, rows))
+    found = time if time == timeline.ROWS else lines[0].column
+    read_already = {*targets, *inputs, *keys, *timeline.parts_of(data, lines[0].column or "")}
     unread = [name for name in data.columns if name not in read_already]
-    return Columns(names, len(targets), values, line, found, int(some.nonzero()[-1]) + 1, unread)
+    static = [place for place in range(len(targets), len(names)) if keys and _same_within(series, place)]
+    return Columns(names, len(targets), codings, series, keys, static, found, unread)
+
+
+def _rows_of(data: Table, keys: Sequence[str], taken: Sequence[str], time: str | None) -> dict[Name, np.ndarray]:
+    """The rows of each series, by its name, in the order of their first rows."""
+    if not keys:
+        return {(): np.arange(len(data))}
+    for name in keys:
+        data.column(name)
+        if name in taken or keys.count(name) > 1 or (time and name in timeline.parts_of(data, time)):
+            raise InputError(
+                f"A column tells series apart, or is target, input or time; {name!r} was given as two of them. Leave "
+                "one out."
+            )
+    rows_of: dict[Name, list[int]] = {}
+    for row, cells in enumerate(zip(*(data.texts(name) for name in keys), strict=True)):
+        if None in cells:
+            raise InputError(
+                f"Every row must say which series it belongs to; {data.place(row)} of {data.source} has nothing in "
+                f"column {keys[cells.index(None)]!r}. Fill it in, or leave the row out."
+            )
+        rows_of.setdefault(cells, []).append(row)
+    return {name: np.array(rows) for name, rows in rows_of.items()}
+
+
+def _same_within(series: Sequence[One], column: int) -> bool:
+    return all(len(one.values[:, column][~one.values[:, column].isnan()].unique()) < 2 for one in series)
 
 
 def part(steps: int, recipe: Recipe) -> Parts:
@@ -180,9 +256,11 @@ class Series:
     """The task: columns of a table, and the recipe. See `bptt.train.Task`.
 
     columns     the columns that are read
-    parts       the three parts
-    season      steps of a season, or None; `season_reason` says why
-    fitted      a forecaster with scaling, base and linear rule fitted, and its network untrained
+    series      the series that are learnt from; `left_out`: the others of several, each with the reason
+    parts       the three parts of each
+    panel       the series with all three parts; `known`: without the test part
+    season      steps of a season, or None; `season_reason` says why; `further`: steps of further seasons
+    fitted      a forecaster with base and linear rule fitted, and its network untrained
     errors      root mean square error of each rule in the validation part, in standard deviations of the training part
     base_leaves mean square error of the base in the validation part, in units of its error in the training part
     """
@@ -201,40 +279,68 @@ class Series:
         targets: Sequence[str],
         inputs: Sequence[str] = (),
         time: str | None = None,
+        series: Sequence[str] = (),
+        codings: Sequence[Coding] | None = None,
     ) -> None:
-        """Raises InputError for columns that cannot be used and series too short for the recipe."""
-        self.recipe, self.source, self.sha256 = recipe, data.source, data.sha256
+        """series: the columns that tell the rows of several series apart; codings: how inputs are read, if known.
+
+        Raises InputError for columns that cannot be used and series too short for the recipe.
+        """
+        self.source, self.sha256 = data.source, data.sha256
         self.rank, self.workers = 0, 1
         self._order: tuple[int, Tensor] | None = None
-        self.columns = columns(data, targets, inputs, time)
-        self.size = self.columns.known
-        self.parts = part(self.size, recipe)
-        if recipe.hidden is None:
-            self.recipe = recipe = replace(recipe, hidden=UNITS[self.parts.train >= SHORT])
-        self.values = self.columns.values[: self.size]
-        self._require_something_to_judge_by(data)
-        training = self.values[: self.parts.train]
-        self._require_something_to_learn(training)
-        self.season, self.season_reason = _season(
-            training[:, : len(targets)], recipe.season, self.columns.timeline.spacing
-        )
+        self.columns = columns(data, targets, inputs, time, series, codings)
+        self.series, self.parts, self.left_out = self._usable(data, recipe)
+        self.size = sum(of.steps for of in self.parts)
+        train = torch.tensor([of.train for of in self.parts])
+        self.recipe = recipe = replace(recipe, hidden=recipe.hidden or UNITS[int(train.sum()) >= SHORT])
+        longest = sorted(zip(self.series, train.tolist(), strict=True), key=lambda one: -one[1])[:MOST_ASKED]
+        asked = [column.numpy() for one, steps in longest for column in one.values[:steps, : len(targets)].mT]
+        self.season, self.further, self.season_reason = _season(asked, recipe.season, self.columns.spacing)
         if recipe.base == "season" and self.season is None:
             raise InputError(
                 f"The base 'season' needs a season, and none was found: {self.season_reason}. Say how many steps it "
                 "has, --season, or take another base."
             )
-        self.window = _window(recipe.window, self.season, self.parts.train, recipe.horizon)
+        self.window = _window(recipe.window, self.season, int(train.median()), recipe.horizon)
+        values = [one.values[: one.known] for one in self.series]
+        parts = [of[:steps] for of, steps in zip(values, train.tolist(), strict=True)]
+        mean, sd = map(torch.stack, zip(*map(forecaster.scales, parts), strict=True))
+        for column in self.columns.static:
+            mean[:, column], sd[:, column] = forecaster.scales(torch.cat(parts)[:, column])
+        self.panel = Panel(torch.cat(values), torch.tensor([len(of) for of in values]), mean, sd)
+        self.known = self.panel.cut(torch.tensor([of.known for of in self.parts]))
         self.fitted, self.errors = forecaster.fit(
-            self.values,
-            self.parts.train,
-            self.parts.validation,
+            self.known,
+            train,
             targets=len(targets),
             horizon=recipe.horizon,
             window=self.window,
             season=self.season,
+            further=self.further,
             base=recipe.base,  # type: ignore[arg-type]
         )
-        self._lay_out()
+        self._lay_out(train)
+
+    def _usable(self, data: Table, recipe: Recipe) -> tuple[list[One], list[Parts], list[tuple[One, InputError]]]:
+        """The series that can be learnt from, their parts, and the others of several, each with its flaw."""
+        usable, parts, left_out = [], [], []
+        for one in self.columns.series:
+            try:
+                of = part(one.known, recipe)
+                self._require_something_to_judge_by(data, one, of)
+                self._require_something_to_learn(one.values[: of.train])
+            except InputError as flaw:
+                if not self.columns.keys:
+                    raise
+                left_out.append((one, flaw))
+            else:
+                usable.append(one)
+                parts.append(of)
+        if not usable:
+            one, flaw = max(left_out, key=lambda left: left[0].known)
+            raise InputError(f"None of the {len(left_out):,} series can be learnt from. Of {one}, the longest: {flaw}")
+        return usable, parts, left_out
 
     def _require_something_to_learn(self, training: Tensor) -> None:
         for name, column in zip(self.columns.names[: self.columns.targets], training.mT, strict=False):
@@ -250,15 +356,16 @@ class Series:
                     f"{len(training):,} steps. There is nothing to learn; name another."
                 )
 
-    def _require_something_to_judge_by(self, data: Table) -> None:
-        line, parts = self.columns.timeline, self.parts
+    def _require_something_to_judge_by(self, data: Table, one: One, parts: Parts) -> None:
+        line = one.timeline
         for part, purpose, first, end, share in (
             ("validation", "chooses base and weights", parts.train, parts.known, "--validation"),
-            ("test", "says how good forecasts are", parts.known, self.size, "--test (0: no test part)"),
+            ("test", "says how good forecasts are", parts.known, parts.steps, "--test (0: no test part)"),
         ):
             rows = np.flatnonzero((first <= line.places) & (line.places < end))
-            where = f"{data.place(rows[0])} to {data.place(rows[-1])}" if len(rows) else "no row"
-            for name, column in zip(self.columns.names[: self.columns.targets], self.values.mT, strict=False):
+            edges = [data.place(int(one.rows[row])) for row in rows[[0, -1]]] if len(rows) else []
+            where = " to ".join(edges) or "no row"
+            for name, column in zip(self.columns.names[: self.columns.targets], one.values.mT, strict=False):
                 if end > first and column[first:end].isnan().all():
                     raise InputError(
                         f"A target must be known somewhere in the {part} part, which {purpose}; {name!r} is missing in "
@@ -267,27 +374,27 @@ class Series:
                         f"fill in what is known, end the table before the gap, or make the part larger with {share}."
                     )
 
-    def _lay_out(self) -> None:
-        """Computes the inputs of the network, its targets, and the starts of its windows."""
-        train, known = self.parts.train, self.parts.known
-        values = self.values[:known]
-        s = self.fitted.scaled(values)
-        self.u = self.fitted.channels(values, s)
-        rule = self.fitted.rule(s, torch.arange(known))
-        self.rest = ((self.fitted.following(values) - rule) / self.fitted.left_over).float()
-        self.wanted = ((self.fitted.following(values[:train]) - rule[:train]) / self.fitted.left_over).float()
-        self.wanted[: self.fitted.blind] = math.nan
+    def _lay_out(self, train: Tensor) -> None:
+        """Computes the inputs of the network, its targets, and the ends of its windows, all of the known parts."""
+        panel, horizon, targets = self.known, self.recipe.horizon, self.columns.targets
+        every, training = torch.arange(len(panel)), train[panel.number]
+        place = every - panel.begin
+        self.u = self.fitted.channels(panel)
+        rule, left_over = self.fitted.rule(panel, every), self.fitted.left_over
+        self.rest = ((panel.following(targets, horizon) - rule) / left_over).float()
+        self.wanted = ((panel.following(targets, horizon, panel.begin + training) - rule) / left_over).float()
+        self.wanted[place < self.fitted.blind] = math.nan
         self.warm_up = self.window // 4
         before = torch.cat((torch.zeros(1, dtype=torch.bool), (~self.wanted.isnan()).any(1))).long().cumsum(0)
-        starts = torch.arange(train - self.window + 1)
-        self.starts = starts[before[starts + self.window] > before[starts + self.warm_up]]
-        if not len(self.starts):
+        ends = every[(place < training) & (place + 1 >= training.clamp_max(self.window))]
+        self.ends = ends[before[ends + 1] > before[panel.before(ends, self.window - self.warm_up - 1)]]
+        if not len(self.ends):
             raise InputError(
-                f"The training part must hold a window with something to forecast; its {train:,} steps have none for "
-                f"windows of {self.window} steps, a horizon of {self.recipe.horizon} and the base "
-                f"{self.fitted.base!r}. Give a longer series, or a shorter --window or --season."
+                f"The training part must hold a window with something to forecast; its {int(train.max()):,} steps have "
+                f"none for windows of {self.window} steps, a horizon of {horizon} and the base {self.fitted.base!r}. "
+                "Give a longer series, or a shorter --window or --season."
             )
-        origins = torch.arange(train - 1, known - self.recipe.horizon)
+        origins = every[(place >= training - 1) & (every < panel.end - horizon)]
         origins = origins[(~self.rest[origins].isnan()).any(1)]
         if len(origins) > MOST_VALIDATION_ORIGINS:
             # Drawn at random, since an even spacing could meet one phase of the season alone.
@@ -298,16 +405,17 @@ class Series:
 
     @property
     def origins(self) -> Tensor:
-        """The steps (n) to forecast from in the test part; none where there is no test part."""
-        first = self.parts.known - 1
-        return torch.arange(first, self.size - self.recipe.horizon if self.parts.test else first)
+        """The steps (n) of the panel to forecast from in the test parts; none where there are none."""
+        known, every = self.known.lengths[self.panel.number], torch.arange(len(self.panel))
+        in_test = (every - self.panel.begin >= known - 1) & (known < self.panel.lengths[self.panel.number])
+        return every[in_test & (every < self.panel.end - self.recipe.horizon)]
 
     @classmethod
     def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Series":
-        task = cls(table.read(source), recipe, about["targets"], about["inputs"], about["time"] or timeline.ROWS)
+        task = cls(table.read(source), recipe, about["targets"], about["inputs"], *_as_before(about))
         found = task.about()
-        if others := [name for name in FOUND if found[name] != about[name]]:
-            before, now = (", ".join(f"{name} {of[name]}" for name in others) for of in (about, found))
+        if others := [name for name in FOUND if found[name] != about.get(name, [])]:
+            before, now = (", ".join(f"{name} {of.get(name, [])}" for name in others) for of in (about, found))
             raise InputError(
                 f"A resumed training goes on as it began, with {before}; this version of bptt finds {now} in {source}. "
                 "Start a new run in another directory with -o."
@@ -315,33 +423,39 @@ class Series:
         return task
 
     def about(self) -> dict[str, Any]:
-        names, targets = list(self.columns.names), self.columns.targets
         return {
-            "targets": names[:targets],
-            "inputs": names[targets:],
+            "targets": list(self.columns.names[: self.columns.targets]),
+            "inputs": [column for column, _ in self.columns.codings],
+            "codings": [list(one) for one in self.columns.codings],
             "time": self.columns.time,
-            "spacing": str(self.columns.timeline.spacing),
+            "series": list(self.columns.keys),
+            "names": [list(one.name) for one in self.series],
+            "static": list(self.columns.static),
+            "spacing": str(self.columns.spacing),
             "season": self.season,
+            "further": self.further,
             "window": self.window,
             "base": self.fitted.base,
             "anchor": self.fitted.anchor,
             "lags": self.fitted.lags,
             "gaps": self.fitted.gaps,
-            "parts": [self.parts.train, self.parts.validation, self.parts.test],
+            "parts": [sum(sizes) for sizes in zip(*map(astuple, self.parts), strict=True)],
         }
 
     @staticmethod
     def network(about: Mapping[str, Any], recipe: Recipe) -> Forecaster:
         return Forecaster(
             len(about["targets"]),
-            len(about["inputs"]),
+            len(coding.names_of(_as_before(about)[2])),
             recipe.horizon,
             about["window"],
             season=about["season"],
+            further=about.get("further", []),
             base=about["base"],
             anchor=about["anchor"],
             lags=about["lags"],
             gaps=about["gaps"],
+            series=len(about.get("names", [()])),
             layers=replace(recipe, hidden=recipe.hidden or UNITS[1]).recurrent_layers,
         )
 
@@ -349,29 +463,30 @@ class Series:
         model.copy_fitted(self.fitted)
 
     def __len__(self) -> int:
-        return min(STEPS_PER_EPOCH, -(-len(self.starts) // self.recipe.batch))
+        return min(STEPS_PER_EPOCH, -(-len(self.ends) // self.recipe.batch))
 
     def loss(self, model: Forecaster, step: int, h: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
         chosen = self._chosen(step)
         own = chosen[self.rank :: self.workers]
         if not len(own):
             return torch.zeros(()), None, 0
-        o, _ = model(self.u[own + torch.arange(self.window)[:, None]])
+        o, _ = model(self.u[self.known.windows(own, self.window)])
         wanted = self._wanted_in(own)
         known = (~self._wanted_in(chosen).isnan()).sum()
         L = loss_of("squared_error", o[self.warm_up :], wanted, 1 / known, skip_nan=True)
         return L, None, wanted[..., 0].numel()
 
     def _chosen(self, step: int) -> Tensor:
-        """The starts of the windows of a batch."""
+        """The ends of the windows of a batch."""
         epoch, place = divmod(step, len(self))
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, self.starts[train.shuffled(len(self.starts), self.recipe.seed, epoch)]
+            self._order = epoch, self.ends[train.shuffled(len(self.ends), self.recipe.seed, epoch)]
         return self._order[1][place * self.recipe.batch :][: self.recipe.batch]
 
-    def _wanted_in(self, starts: Tensor) -> Tensor:
-        """The targets at the steps of windows after their first quarter, (T, B, ·)."""
-        return self.wanted[starts + torch.arange(self.warm_up, self.window)[:, None]]
+    def _wanted_in(self, ends: Tensor) -> Tensor:
+        """The targets at the steps of windows after their first quarter, (T, B, ·); NaN before a series begins."""
+        steps = ends - torch.arange(self.window - self.warm_up - 1, -1, -1)[:, None]
+        return self.wanted[steps].where((steps >= self.known.begin[ends])[..., None], math.nan)
 
     def shard(self, rank: int, workers: int) -> "Series":
         part = copy.copy(self)
@@ -380,7 +495,7 @@ class Series:
 
     def evaluate(self, model: Forecaster) -> float:
         """Squared error in the validation part as a multiple of the base's; 1 where the base has none."""
-        left = model.fit_trust(self.u, self.rest, self.validation_origins)
+        left = model.fit_trust(self.u, self.known, self.rest, self.validation_origins)
         return left / self.base_leaves if self.base_leaves else 1.0
 
 
@@ -389,47 +504,70 @@ def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
 
     Raises InputError where the steps of another table are too few or have another spacing, and as `columns` does.
     """
-    found = columns(data, about["targets"], about["inputs"], about["time"] or timeline.ROWS)
-    if str(found.timeline.spacing) != about["spacing"]:
+    found = columns(data, about["targets"], about["inputs"], *_as_before(about))
+    if str(found.spacing) != about["spacing"]:
         raise InputError(
             f"The steps of a series must be as far apart as those trained on, {about['spacing']}; in {data.source} "
-            f"they are {found.timeline.spacing}. Train on this series, or bring it to the same steps. Earlier versions "
+            f"they are {found.spacing}. Train on this series, or bring it to the same steps. Earlier versions "
             "of bptt call some steps otherwise: a run of theirs has to be trained anew."
         )
-    if found.known < about["window"]:
+    if not found.keys and found.series[0].known < about["window"]:
         raise InputError(
-            f"A forecast reads the last {about['window']} steps; {data.source} has {found.known}. Give a longer series."
+            f"A forecast reads the last {about['window']} steps; {data.source} has {found.series[0].known}. Give a "
+            "longer series."
         )
     return found
 
 
-def forecast(model: Forecaster, found: Columns, steps: int) -> dict[str, dict[str, np.ndarray]]:
-    """For each target "forecast", "low" and "high" (steps) after the last known step.
+def _as_before(about: Mapping[str, Any]) -> tuple[str, list[str], list[Coding]]:
+    """Time, the columns that tell series apart, and how inputs are read; runs of earlier versions had numbers alone."""
+    codings = about.get("codings", [[name, None] for name in about["inputs"]])
+    return about["time"] or timeline.ROWS, about.get("series", []), coding.from_json(codings)
+
+
+def forecast(
+    model: Forecaster, found: Columns, steps: int, names: Sequence[Sequence[str]] = ((),)
+) -> list[tuple[One, dict[str, dict[str, np.ndarray]]]]:
+    """For each series with known steps, and each target, "forecast", "low" and "high" (steps) after the last of them.
+
+    names   of the series that the model was trained on; others are scaled by what is known of them
 
     Beyond the horizon of the network, forecasts are fed back as values, and the band of its last step grows with the
     square root of the distance.
 
     Raises InputError where inputs must be known in advance and are not.
     """
-    inputs = list(found.names[found.targets :])
-    ahead = found.values[found.known :, found.targets :]
+    targets, places = found.names[: found.targets], range(found.targets, len(found.names))
+    moving = [found.names[place] for place in places if place not in found.static]
+    series = [one for one in found.series if one.known]
+    ahead = [one.values[one.known :, found.targets :] for one in series]
     needed = model.horizon * ((steps - 1) // model.horizon)
-    if inputs and len(ahead) < needed:
-        most = model.horizon * (1 + len(ahead) // model.horizon)
-        raise InputError(
-            f"A forecast beyond the horizon of {model.horizon} must know the inputs ({', '.join(inputs)}) in advance; "
-            f"for {steps} steps it needs {needed} rows with inputs and empty targets at the end of the table, which "
-            f"has {len(ahead)}. Add them, ask for at most {most} steps, or train without inputs."
-        )
-    says = model.onwards(found.values[: found.known], steps, ahead)
-    of_step = (model.band * model.sd[: found.targets].repeat(model.horizon)).view(model.horizon, -1)
+    for one, known in zip(series, ahead, strict=True):
+        if moving and len(known) < needed:
+            most = model.horizon * (1 + len(known) // model.horizon)
+            has = f"the table has {len(known)}" + (f" for {one}" if one.name else "")
+            raise InputError(
+                f"A forecast beyond the horizon of {model.horizon} must know the inputs ({', '.join(moving)}) in "
+                f"advance; for {steps} steps it needs {needed} rows with inputs and empty targets at the end of the "
+                f"series, and {has}. Add them, ask for at most {most} steps, or train without inputs."
+            )
+    values = [one.values[: one.known] for one in series]
+    places = {tuple(name): place for place, name in enumerate(names)}
+    known = model.panel(values, [places.get(one.name, 0) for one in series])
+    for place, (one, of) in enumerate(zip(series, values, strict=True)):
+        if one.name not in places:
+            own = [column for column in range(of.shape[1]) if column not in found.static]
+            known.mean[place, own], known.sd[place, own] = (scale[own] for scale in forecaster.scales(of))
+    says = model.onwards(known, steps, ahead)
     place = torch.arange(steps)
-    wider = ((place + 1) / model.horizon).clamp_min(1).sqrt()
-    band = of_step[place.clamp_max(model.horizon - 1)] * wider[:, None]
-    result = {}
-    for said, width, name in zip(says.mT, band.mT, found.names[: found.targets], strict=True):
-        parts = {"forecast": said, "low": said - width, "high": said + width}
-        result[name] = {key: value.numpy() for key, value in parts.items()}
+    wider = ((place + 1) / model.horizon).clamp_min(1).sqrt()[:, None]
+    band = model.band.view(model.horizon, -1)[place.clamp_max(model.horizon - 1)] * wider
+    result = []
+    for one, said, sd in zip(series, says, known.sd[:, : found.targets], strict=True):
+        parts = {"forecast": said, "low": said - band * sd, "high": said + band * sd}
+        result.append(
+            (one, {name: {key: of[:, k].numpy() for key, of in parts.items()} for k, name in enumerate(targets)})
+        )
     return result
 
 
@@ -445,21 +583,21 @@ def _window(wanted: int | None, season: int | None, train: int, horizon: int) ->
     return max(4, min(max(32, 2 * (season or 0)), train // 3, most))
 
 
-def _season(training: Tensor, given: int | None, spacing: Spacing) -> tuple[int | None, str]:
-    """The season of targets (N, K), or None, and the reason.
+def _season(targets: Sequence[np.ndarray], given: int | None, spacing: Spacing) -> tuple[int | None, list[int], str]:
+    """The season of targets (N_k), or None; further seasons; and the reason.
 
     Those of the calendar come first: of several, the one whose value a season before is clearly the nearest. Else it is
     the shortest that explains the targets, of the likeliest of 2 to 4 steps, of 5 to 8, of 9 to 16, and so on.
     """
-    n = len(training)
+    n = max(map(len, targets))
     if given is not None:
         if given > n // 2:
             raise InputError(
                 f"A season must fit twice into the training part; --season {given} does not into its {n:,} steps. "
                 "Give a longer series or leave --season out."
             )
-        return given, "as given"
-    columns = [_without_line(column) for column in training.numpy().T]
+        return given, [], "as given"
+    columns = [_without_line(column) for column in targets]
     found: list[float] = []
     left = columns
     for season in spacing.seasons:
@@ -474,9 +612,9 @@ def _season(training: Tensor, given: int | None, spacing: Spacing) -> tuple[int 
             r = _Likeness(columns, season).r
             if 1 - r[round(season)] < CLEARLY * (1 - r[round(best)]):
                 best = season
-        others = " and ".join(f"{season:,.7g}" for season in found if season != best)
-        beside = f"; it repeats itself every {others} steps too, which is no input of its own" if others else ""
-        return round(best), f"the calendar's, {_at(columns, best)}{beside}"
+        further = [season for season in found if season != best]
+        beside = f"; further seasons: {' and '.join(f'{season:,.7g}' for season in further)} steps" if further else ""
+        return round(best), _in_phase(further, found), f"the calendar's, {_at(columns, best)}{beside}"
     chosen, longest = None, 4
     while longest // 2 < n // 3:
         lags = range(2 if longest == 4 else longest // 2 + 1, min(longest, n // 3) + 1)
@@ -486,7 +624,16 @@ def _season(training: Tensor, given: int | None, spacing: Spacing) -> tuple[int 
         if _Likeness(columns, lag).sure(lag) > OF_ANY and (chosen is None or _explains(columns, chosen, lag)):
             chosen = lag
         longest *= 2
-    return (chosen, _at(columns, chosen)) if chosen else (None, "the training part does not repeat itself")
+    return (chosen, [], _at(columns, chosen)) if chosen else (None, [], "the training part does not repeat itself")
+
+
+def _in_phase(further: Sequence[float], found: Sequence[float]) -> list[int]:
+    """Further seasons in whole steps: as many of the longest shorter season that was found as come nearest."""
+    whole = []
+    for season in further:
+        shorter = round(max((other for other in found if other < season), default=1))
+        whole.append(round(season / shorter) * shorter)
+    return whole
 
 
 class _Likeness:
@@ -499,9 +646,12 @@ class _Likeness:
     """
 
     def __init__(self, columns: Sequence[np.ndarray], season: float) -> None:
-        season, n = round(season), len(columns[0])
-        half, self.r, self.pairs = season // 2, np.zeros(n), np.zeros(n)
+        season, longest = round(season), max(map(len, columns))
+        half, self.r, self.pairs, counts = season // 2, np.zeros(longest), np.zeros(longest), np.zeros(longest)
         for y in columns:
+            n = len(y)
+            if n < 2 * season:
+                continue
             before, after = (_mean(y[at : at + season]) - _mean(y[at - season : at]) for at in (season, n - season))
             longer = np.concatenate((y[season - half : season] - before, y, y[n - season : n - season + half] + after))
             around = _sums(np.nan_to_num(longer), season) / np.maximum(_sums(~np.isnan(longer), season), 1)
@@ -509,9 +659,11 @@ class _Likeness:
             known = ~np.isnan(left)
             pairs = np.maximum(_products(known.astype(float)), 1)
             covariance = _products(np.where(known, left - _mean(left), 0)) / pairs
-            self.r += covariance / max(covariance[0], 1e-300) / len(columns)
-            self.pairs += pairs / len(columns)
-        self.r = self.r.clip(-1, 1)
+            self.r[:n] += covariance / max(covariance[0], 1e-300)
+            self.pairs[:n] += pairs
+            counts[:n] += 1
+        self.r = (self.r / counts.clip(1)).clip(-1, 1)
+        self.pairs = (self.pairs / counts.clip(1)).clip(1)
         self._chance = 1 + 2 * np.append(0, (self.r[1:] ** 2).cumsum())
 
     def of(self, season: float) -> float:

@@ -94,8 +94,8 @@ class Timeline:
         return len(self.times) - len(self.places)
 
     def on_grid(self, values: np.ndarray) -> np.ndarray:
-        """A column (rows,) on the grid (N,), NaN at steps without a row."""
-        grid = np.full(len(self.times), np.nan)
+        """Columns (rows, ...) on the grid (N, ...), NaN at steps without a row."""
+        grid = np.full((len(self.times), *values.shape[1:]), np.nan)
         grid[self.places] = values
         return grid
 
@@ -118,29 +118,38 @@ class Timeline:
 
 
 def of(table: Table, column: str | None = None, taken: Collection[str] = ()) -> Timeline:
-    """The times of a table's rows.
+    """The times of a table's rows, as of one series. See `of_each`."""
+    return of_each(table, [np.arange(len(table))], column, taken)[0]
+
+
+def of_each(
+    table: Table, groups: Sequence[np.ndarray], column: str | None = None, taken: Collection[str] = ()
+) -> list[Timeline]:
+    """The times of each group of a table's rows: of each of its series. `places` and `order` are of the group's rows.
 
     column   the time column, or several with commas between them, such as Date,Time; `ROWS`: rows are even steps; None:
              found among the columns not `taken`, by type, by name, or because it holds dates or numbers that count from
              1970 on
 
+    All groups are read alike. Their spacing is that of each, if they agree, or else that of the times of all.
+
     Raises InputError, with the place, for empty, unreadable and repeated times, and where columns look like times and
     none can be used.
     """
     if column is not None and column != ROWS:
-        return _timeline(table, column, taken)
+        return _timelines(table, groups, column, taken)
     if column is None:
         found = _found(
             table,
             taken,
-            lambda name: _timeline(table, name, taken),
-            counts=lambda line: not line.order,
-            at_once=lambda line: line.order in ("", NEWEST_FIRST),
+            lambda name: _timelines(table, groups, name, taken),
+            counts=lambda lines: not any(line.order for line in lines),
+            at_once=lambda lines: all(line.order in ("", NEWEST_FIRST) for line in lines),
         )
         if found is not None:
             return found
-    count = np.arange(len(table))
-    return Timeline(None, Form(".0f"), Spacing("row", 1), count + 1, count)
+    counts = [np.arange(len(rows)) for rows in groups]
+    return [Timeline(None, Form(".0f"), Spacing("row", 1), count + 1, count) for count in counts]
 
 
 def parts_of(table: Table, column: str) -> list[str]:
@@ -319,36 +328,56 @@ def _since_1970(cells: pl.Series) -> bool:
     )
 
 
-def _timeline(table: Table, column: str, taken: Collection[str]) -> Timeline:
+def _timelines(table: Table, groups: Sequence[np.ndarray], column: str, taken: Collection[str]) -> list[Timeline]:
     readings = _readings(table, column)
+    also = filter(None, map(dates.set_back, readings)) if len(groups) == 1 else ()
     found = []
-    for reading in (*readings, *filter(None, map(dates.set_back, readings))):
-        order = np.argsort(reading.times, kind="stable")
-        times = reading.times[order]
-        if (times[1:] > times[:-1]).all():
-            spacing, places = recognised(times)
-            said = _order(order)
-            short = spacing.unit == "microsecond" and spacing.every < DAY  # hours are even in UTC, days by local clocks
-            rank = said not in ("", NEWEST_FIRST), not spacing.even, short != reading.form.utc, places[-1]
-            found.append((rank, reading, times, order, spacing, places, said))
+    for reading in (*readings, *also):
+        of_rows = [reading.times[rows] for rows in groups]
+        orders = [np.argsort(times, kind="stable") for times in of_rows]
+        sorted_times = [times[order] for times, order in zip(of_rows, orders, strict=True)]
+        if all((times[1:] > times[:-1]).all() for times in sorted_times):
+            grids = _grids(sorted_times)
+            said = [_order(order) for order in orders]
+            spacings, empty = {spacing for spacing, _, _ in grids}, sum(len(times) for _, times, _ in grids)
+            short = [of.unit == "microsecond" and of.every < DAY for of in spacings]  # in UTC; days by local clocks
+            unsorted = sum(one not in ("", NEWEST_FIRST) for one in said)
+            rank = unsorted, not all(of.even for of in spacings), sum(one != reading.form.utc for one in short), empty
+            found.append((rank, reading, orders, grids, said))
     if not found:
-        raise _repeated(
-            table, column, max((of.times for of in readings), key=lambda times: len(np.unique(times))), taken
-        )
+        raise _repeated(table, groups, column, readings, taken)
     found.sort(key=lambda of: of[0])
-    best, reading, times, order, spacing, places, said = found[0]
+    best, reading, orders, grids, said = found[0]
     rivals = [
-        (of.form, to)
-        for rank, of, _, _, to, _, _ in found[1:]
+        (of.form, to[0][0])
+        for rank, of, _, to, _ in found[1:]
         if rank[:2] == best[:2] and of.form.text != reading.form.text and (of.times != reading.times).any()
     ]
-    if spacing.even:
-        grid = spacing.after(times[:1], np.arange(places[-1] + 1))
-        grid[places] = times
-        times = grid
-    of_row = np.empty_like(places)
-    of_row[order] = places
-    return Timeline(column, reading.form, spacing, times, of_row, rivals[0] if rivals else None, said)
+    lines = []
+    for order, (spacing, times, places), how in zip(orders, grids, said, strict=True):
+        of_row = np.empty_like(places)
+        of_row[order] = places
+        lines.append(Timeline(column, reading.form, spacing, times, of_row, rivals[0] if rivals else None, how))
+    return lines
+
+
+def _grids(groups: Sequence[np.ndarray]) -> list[tuple[Spacing, np.ndarray, np.ndarray]]:
+    """For the increasing times of each group its spacing, the times of its steps, and the step of each time."""
+    found = [(*recognised(times), times) for times in groups]
+    if len({spacing for spacing, _, _ in found}) > 1:
+        every = np.unique(np.concatenate(groups))
+        spacing, places = recognised(every)
+        if spacing.even:
+            of_each = [places[np.searchsorted(every, times)] for times in groups]
+            found = [(spacing, of - of[0], times) for of, times in zip(of_each, groups, strict=True)]
+    grids = []
+    for spacing, places, times in found:
+        grid = times
+        if spacing.even:
+            grid = spacing.after(times[:1], np.arange(places[-1] + 1))
+            grid[places] = times
+        grids.append((spacing, grid, places))
+    return grids
 
 
 def _order(order: np.ndarray) -> str:
@@ -370,28 +399,38 @@ def _order(order: np.ndarray) -> str:
     return f"{moved:,} out of order" + (", the others newest first" if 2 * falling > len(order) else "")
 
 
-def _repeated(table: Table, column: str, times: np.ndarray, taken: Collection[str]) -> InputError:
-    seen = np.unique(times, return_index=True, return_inverse=True)
+def _repeated(
+    table: Table, groups: Sequence[np.ndarray], column: str, readings: Sequence[Reading], taken: Collection[str]
+) -> InputError:
+    def occurs_twice(rows: np.ndarray, times: np.ndarray) -> bool:
+        return len(np.unique(times[rows])) < len(rows)
+
+    times = max((of.times for of in readings), key=lambda times: len(np.unique(times)))
+    rows = next(rows for rows in groups if occurs_twice(rows, times))
+    seen = np.unique(times[rows], return_index=True, return_inverse=True)
     earlier = seen[1][seen[2]]
-    row = int(np.flatnonzero(earlier != np.arange(len(times)))[0])
+    at = int(np.flatnonzero(earlier != np.arange(len(rows)))[0])
+    row, before = int(rows[at]), int(rows[earlier[at]])
     cells = _cells(table, column)
     first = f"{table.place(row)} of {table.source} has {str(cells[row])!r} in {_named(table, column)}"
-    fix = "Keep one row of each time; where several series are in one file, keep the rows of one of them."
-    if others := _telling_apart(table, column, times, taken):
+    rule = "Every time may occur once" + (" in each series" if len(groups) > 1 else "")
+    fix = "Keep one row of each time; where several series are in one file, name the column that tells them apart."
+    if len(groups) == 1 and (others := _telling_apart(table, column, times, taken)):
         frame = table.frame.select(others).unique(maintain_order=True)
         shown = ", ".join(" ".join(repr(str(cell)) for cell in row) for row in frame[:3].rows())
-        names = " and ".join(map(repr, others))
-        one = " and ".join(f"{name} is {str(cell)!r}" for name, cell in zip(others, frame.row(0), strict=True))
         fix = (
-            f"Rows of one time differ in {names} ({shown}{', ...' if len(frame) > 3 else ''}): these are "
-            f"{len(frame):,} series. Keep the rows of one of them in a file of its own, as those where {one}."
+            f"Rows of one time differ in {' and '.join(map(repr, others))} ({shown}"
+            f"{', ...' if len(frame) > 3 else ''}): these are {len(frame):,} series. Learn them together with "
+            f"--series {','.join(others)}, or keep the rows of one of them in a file of its own."
         )
-    elif _of_local_clock(cells, times) and np.timedelta64(0) <= times[row - 1] - times[row] < np.timedelta64(1, "h"):
+    elif _of_local_clock(cells, times) and np.timedelta64(0) <= times[rows[at - 1]] - times[row] < np.timedelta64(
+        1, "h"
+    ):
         fix = (
             "Keep one row, or, where clocks were set back and an hour came twice, write the times with their offset "
             f"from UTC, as {cells[row]}+02:00 and {cells[row]}+01:00 an hour later."
         )
-    return InputError(f"Every time may occur once; {first}, and so has {table.place(int(earlier[row]))}. {fix}")
+    return InputError(f"{rule}; {first}, and so has {table.place(before)}. {fix}")
 
 
 def _of_local_clock(cells: pl.Series, times: np.ndarray) -> bool:
