@@ -45,7 +45,7 @@ def with_network(model: Forecaster, seed: int = 0) -> Forecaster:
     inputs = len(model.mean) - model.targets
     other = Forecaster(
         model.targets, inputs, model.horizon, model.window, season=model.season, base=model.base, anchor=model.anchor,
-        lags=model.lags, gaps=model.gaps, layers=lambda channels: RNN(channels, 7),
+        lags=model.lags, gaps=model.gaps, further=model.seasons[1:], layers=lambda channels: RNN(channels, 7),
     )  # fmt: skip
     other.copy_fitted(model)
     torch.nn.init.normal_(other.network.readout.weight)
@@ -70,6 +70,50 @@ def test_a_forecast_knows_nothing_of_what_comes_after_it(base: Base, gaps: bool)
         now[t, 0] = values[t].nan_to_num()[0] + 5
         if base != "none":
             assert not torch.equal(model.forecasts(model.panel([now]), at)[place], before[place])
+
+
+def of_two_seasons(steps: int = 300) -> Tensor:
+    """(N, 1): a season of 5, one of 60 with a peak, and noise."""
+    t, draw = np.arange(steps), np.random.default_rng(0)
+    y = np.sin(2 * np.pi * t / 5) + 5 * np.exp(-(((t % 60 - 30) / 3) ** 2)) + 0.2 * draw.normal(size=steps)
+    return torch.from_numpy(y)[:, None]
+
+
+def test_a_blend_against_least_squares_and_plain_loops() -> None:
+    values = of_two_seasons()
+    model, errors = fit(values, horizon=7, season=5, further=[60], base="linear")
+    assert model.anchor == "blend"
+    s = ((values - model.mean) / model.sd)[:, 0].numpy()
+
+    def inputs(t: int, ahead: int) -> list[float]:
+        return [s[t], *(s[t + ahead - season * -(-ahead // season)] for season in (5, 60))]
+
+    steps = range(59, 200 - 7)
+    for ahead in range(1, 8):
+        X = np.array([inputs(t, ahead) for t in steps])
+        weights, *_ = np.linalg.lstsq(X, np.array([s[t + ahead] for t in steps]), rcond=None)
+        np.testing.assert_allclose(model.blend[:, ahead - 1], weights, rtol=1e-4, atol=1e-5)
+    at, blend, weight, bias = 231, model.blend.numpy(), model.weight.numpy(), model.bias.numpy()
+    x = np.concatenate(([s[at]], [s[at - lag] - s[at] for lag in range(1, model.lags)]))
+    said = [blend[:, k] @ inputs(at, k + 1) + x @ weight[:, k] + bias[k] for k in range(7)]
+    found = (model.forecasts(model.panel([values]), torch.tensor([at]), "linear")[0, :, 0] - model.mean) / model.sd
+    np.testing.assert_allclose(found, said, rtol=1e-8)
+    assert errors["linear"] < 0.7 * fit(values, horizon=7, season=5, base="linear")[1]["linear"]
+    assert model.blind == max(60, model.lags) - 1
+
+
+def test_further_seasons_are_read_by_the_network_and_know_nothing_of_what_comes_after() -> None:
+    values = of_two_seasons()
+    one, two = (fit(values, horizon=7, season=5, further=further, base="linear")[0] for further in ([], [60]))
+    panel = two.panel([values])
+    u = two.channels(panel)
+    assert u.shape[1] == one.channels(panel).shape[1] + 2
+    s, t = panel.scaled[:, 0], 150
+    assert u[t, -2:].tolist() == pytest.approx([float(s[t] - s[t - 60]), float(s[t - 59] - s[t])])
+    model, at = with_network(two), torch.tensor([150])
+    later = values.clone()
+    later[151:] = 1e6
+    assert torch.equal(model.forecasts(model.panel([later]), at), model.forecasts(panel, at))
 
 
 @pytest.mark.parametrize("base", ["none", "last", "season", "linear", "auto"])

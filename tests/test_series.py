@@ -15,8 +15,9 @@ from torch import Tensor
 
 from bptt import runs, train
 from bptt.errors import InputError
-from bptt.tasks import Series, backtest, series, table
+from bptt.tasks import Series, backtest, seasons, series, table
 from bptt.tasks.backtest import Row
+from bptt.tasks.columns import Columns
 from bptt.tasks.forecaster import Forecaster
 from bptt.tasks.series import Parts, Recipe
 from bptt.tasks.spacing import Spacing
@@ -262,7 +263,7 @@ def found_in(spacing: str, season: float | None, steps: int, noise: float, drift
         y += [np.sqrt(2) * np.sin(phase), 2 * np.maximum(np.sin(phase), 0.3), np.sin(phase) + np.cos(2 * phase)][
             seed % 3
         ]
-    found, _, _ = series._season([y], None, SPACINGS[spacing])
+    found, _, _ = seasons.find([y], None, SPACINGS[spacing])
     close = found is not None and season is not None and abs(found - season) <= 0.5 + 0.02 * season
     return season if close else found
 
@@ -311,16 +312,16 @@ class TestSeason:
         assert task(write(file, date=times, y=y)).season == 288
 
     @pytest.mark.parametrize(
-        ("spacing", "seasons", "season", "beside"),
+        ("spacing", "periods", "season", "beside"),
         [("hour", (24, 168), 168, "24"), ("day", (7, 365.25), 7, "365.25"), ("hour", (24,), 24, ""),
          ("day", (365.25,), 365, "")],
     )  # fmt: skip
-    def test_several_of_the_calendar(self, spacing: str, seasons: tuple[float, ...], season: int, beside: str) -> None:
+    def test_several_of_the_calendar(self, spacing: str, periods: tuple[float, ...], season: int, beside: str) -> None:
         t, draw = np.arange(2000), np.random.default_rng(0)
-        y = sum(np.sin(2 * np.pi * t / period) * (4 - n) for n, period in enumerate(seasons)) + 0.3 * draw.normal(
+        y = sum(np.sin(2 * np.pi * t / period) * (4 - n) for n, period in enumerate(periods)) + 0.3 * draw.normal(
             size=2000
         )
-        found, further, why = series._season([y], None, SPACINGS[spacing])
+        found, further, why = seasons.find([y], None, SPACINGS[spacing])
         assert found == season
         assert further == {"24": [24], "365.25": [364], "": []}[beside]
         assert (f"further seasons: {beside} steps" in why) == bool(beside)
@@ -417,7 +418,7 @@ def test_behind_is_what_is_more_than_noise(rmse: float, mae: float, said: list[s
     assert backtest.Backtest(1, 1, {"y": rows}, {}).losses() == said
 
 
-def said_by(model: Forecaster, found: series.Columns, steps: int) -> dict[str, dict[str, np.ndarray]]:
+def said_by(model: Forecaster, found: Columns, steps: int) -> dict[str, dict[str, np.ndarray]]:
     ((_, said),) = series.forecast(model, found, steps)
     return said
 
@@ -496,6 +497,23 @@ def test_rows_that_were_said_to_be_even_steps_stay_so(file: Path) -> None:
     assert series.read_again(table.read(frame), old).series[0].timeline.column is None
     assert Series.again(old, found.recipe, str(frame)).series[0].timeline.column is None
     assert task(write(file, none=airline(60)), "none", time="none").about()["targets"] == ["none"]
+
+
+def test_runs_of_earlier_versions_still_forecast_and_go_on(file: Path) -> None:
+    y, x = driven(200)
+    found = task(write(file, y=y, x=x), inputs="x", horizon=2)
+    old = {name: of for name, of in found.about().items() if name not in NEWER}
+    model = trained(found)
+    before = Series.network(old, found.recipe)
+    before.load_state_dict(model.state_dict())
+    assert Series.again(old, found.recipe, str(file)).about() == {**found.about(), "time": "none"}
+    read = series.read_again(table.read(file), old)
+    assert said_by(before.eval(), read, 2)["y"]["forecast"].tolist() == (
+        said_by(model, found.columns, 2)["y"]["forecast"].tolist()
+    )
+
+
+NEWER = ("codings", "series", "names", "static", "further")  # of `Series.about`, with several series and seasons
 
 
 def test_a_run_is_saved_resumed_to_the_bit_and_loaded(file: Path, tmp_path: Path) -> None:

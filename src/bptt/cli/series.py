@@ -21,6 +21,7 @@ from bptt.files import outputs
 from bptt.runs import progress
 from bptt.tasks import Series, backtest, chart, series, table
 from bptt.tasks.backtest import Backtest
+from bptt.tasks.columns import Columns, One
 from bptt.train import Training
 
 BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"
@@ -108,7 +109,7 @@ def _steps(number: int) -> str:
     return "1 step" if number == 1 else f"{number:,} steps"
 
 
-def _of_several(found: series.Columns) -> str:
+def _of_several(found: Columns) -> str:
     """How many series there are, which, and what tells them apart."""
     if not found.keys:
         return ""
@@ -130,7 +131,7 @@ def _parts(task: Series) -> str:
     return "; ".join(said)
 
 
-def _time(found: series.Columns) -> list[str]:
+def _time(found: Columns) -> list[str]:
     """The times, and a line for each thing that was assumed of them."""
     lines = [one.timeline for one in found.series]
     line = lines[0]
@@ -175,7 +176,7 @@ def _in_words(form: str) -> str:
     return re.sub("%-?([a-zA-Z])", lambda part: words.get(part[1], part[1]), date)
 
 
-def _gaps(found: Sequence[series.One]) -> str:
+def _gaps(found: Sequence[One]) -> str:
     gaps = [(one, a, b) for one in found for a, b in one.timeline.gaps()]
     if not gaps:
         return ""
@@ -252,7 +253,7 @@ def outcome(run: runs.Run, training: Training) -> Backtest:
     return result
 
 
-def _called(one: series.One, target: str) -> str:
+def _called(one: One, target: str) -> str:
     return f"{target}, {one}" if one.name else target
 
 
@@ -457,7 +458,7 @@ def _header(time: str, said: Said) -> list[str]:
     return [time, *(cell for name in said for cell in (name, f"{name}_low", f"{name}_high"))]
 
 
-def _rows(told: Sequence[tuple[series.One, Said]], labels: Sequence[Sequence[str]], digits: int = 6) -> list[list[str]]:
+def _rows(told: Sequence[tuple[One, Said]], labels: Sequence[Sequence[str]], digits: int = 6) -> list[list[str]]:
     """The numbers of each step with this many digits, or more where low and high would look the same."""
     rows = []
     for (one, said), of_series in zip(told, labels, strict=True):

@@ -10,7 +10,6 @@ a pass over all windows, or over as many, drawn anew each time, as `STEPS_PER_EP
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any, ClassVar
@@ -22,10 +21,10 @@ from torch import Tensor
 from bptt import train
 from bptt.errors import InputError
 from bptt.sheet.losses import loss as loss_of
-from bptt.tasks import coding, forecaster, network, table, timeline
+from bptt.tasks import coding, columns, forecaster, network, seasons, table, timeline
 from bptt.tasks.coding import Coding
+from bptt.tasks.columns import Columns, One
 from bptt.tasks.forecaster import Forecaster, Panel
-from bptt.tasks.spacing import Spacing
 from bptt.tasks.table import Table
 from bptt.train import Measure
 
@@ -33,12 +32,9 @@ UNITS, SHORT = (16, 32), 400  # hidden units for a training part of fewer steps,
 LEAST = 8  # the training part has at least so many steps and one horizon
 MOST_AHEAD = 10_000  # steps of a forecast
 STEPS_PER_EPOCH = 100  # at most, so that evaluations are frequent enough
-OF_CALENDAR, OF_ANY = 0.6, 1.4  # how sure a season of the calendar must be, and one of many lags
-CLEARLY = 0.75  # what is left by a season that explains clearly more
 MOST_VALIDATION_ORIGINS = 4000  # the network is evaluated at no more than so many steps of the validation part
 FOUND = ("season", "further", "window", "base", "anchor", "lags", "gaps", "parts")  # of `Series.about`, in the table
 MOST_ASKED = 40  # series of many that are asked for their season
-Name = tuple[str, ...]  # of a series: its cells in the columns that tell series apart
 
 
 @dataclass(frozen=True)
@@ -102,133 +98,6 @@ class Parts:
         return self.train + self.validation + self.test
 
 
-@dataclass(frozen=True)
-class One:
-    """One of the series of a table, on an even grid of time.
-
-    name       () where the table has one series
-    values     (N + future, C) float64, NaN where the value is not known
-    timeline   of all steps
-    known      N, the steps up to the last that has a target; later steps have inputs alone, known in advance
-    rows       of the table
-    """
-
-    name: Name
-    values: Tensor
-    timeline: timeline.Timeline
-    known: int
-    rows: np.ndarray
-
-    def __str__(self) -> str:
-        return " ".join(self.name)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Columns of a table.
-
-    names    of the numbers at each step: targets first, then inputs; `targets` is the number of the former
-    codings  how the inputs are read
-    series   all of the table
-    keys     the columns that tell series apart; () where there is one
-    static   numbers of the inputs that are the same at all steps of a series, and differ between series
-    time     the time column, or several with commas between; `timeline.ROWS`: rows were given as even steps; None: no
-             column was found
-    unread   the table's other columns
-    """
-
-    names: Sequence[str]
-    targets: int
-    codings: Sequence[Coding]
-    series: Sequence[One]
-    keys: Sequence[str]
-    static: Sequence[int]
-    time: str | None
-    unread: Sequence[str]
-
-    @property
-    def spacing(self) -> Spacing:
-        """That of most series."""
-        return Counter(one.timeline.spacing for one in self.series).most_common(1)[0][0]
-
-
-def columns(
-    data: Table,
-    targets: Sequence[str],
-    inputs: Sequence[str] = (),
-    time: str | None = None,
-    keys: Sequence[str] = (),
-    codings: Sequence[Coding] | None = None,
-) -> Columns:
-    """Reads columns of a table; time as for `timeline.of`.
-
-    keys      the columns that tell the rows of several series apart
-    codings   how inputs are read; None: as the table suggests
-
-    Raises InputError for columns that do not exist, are named twice, hold no numbers or nothing at all, and for times
-    that cannot be read or occur twice.
-    """
-    names = [*targets, *inputs]
-    if not targets:
-        raise InputError(f"A series needs a column to forecast, --target; the table has {data.listed()}.")
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(
-                f"A column is a target or an input, once; {name!r} was named {names.count(name)} times. Targets are "
-                "read by the network too: leave it out of the inputs."
-            )
-        if time not in (None, timeline.ROWS) and name in timeline.parts_of(data, time):
-            raise InputError(f"The time column can be neither target nor input; got {name!r} as both.")
-        data.column(name)
-    rows_of = _rows_of(data, keys, names, time)
-    lines = timeline.of_each(data, list(rows_of.values()), time, taken=[*names, *keys])
-    codings = coding.codings(data, inputs) if codings is None else codings
-    read = coding.coded(data, [*(Coding(name, None) for name in targets), *codings])
-    names = [*targets, *coding.names_of(codings)]
-    for name, column in zip(names, read.T, strict=True):
-        if np.isnan(column).all():
-            raise InputError(
-                f"Column {name!r} must hold numbers; all {len(column):,} cells of {data.source} are empty or NaN. "
-                "Name another."
-            )
-    series = []
-    for (name, rows), line in zip(rows_of.items(), lines, strict=True):
-        values = torch.from_numpy(line.on_grid(read[rows]))
-        some = (~values[:, : len(targets)].isnan()).any(1).nonzero()
-        series.append(One(name, values, line, int(some[-1]) + 1 if len(some) else 0, rows))
-    found = time if time == timeline.ROWS else lines[0].column
-    read_already = {*targets, *inputs, *keys, *timeline.parts_of(data, lines[0].column or "")}
-    unread = [name for name in data.columns if name not in read_already]
-    static = [place for place in range(len(targets), len(names)) if keys and _same_within(series, place)]
-    return Columns(names, len(targets), codings, series, keys, static, found, unread)
-
-
-def _rows_of(data: Table, keys: Sequence[str], taken: Sequence[str], time: str | None) -> dict[Name, np.ndarray]:
-    """The rows of each series, by its name, in the order of their first rows."""
-    if not keys:
-        return {(): np.arange(len(data))}
-    for name in keys:
-        data.column(name)
-        if name in taken or keys.count(name) > 1 or (time and name in timeline.parts_of(data, time)):
-            raise InputError(
-                f"A column tells series apart, or is target, input or time; {name!r} was given as two of them. Leave "
-                "one out."
-            )
-    rows_of: dict[Name, list[int]] = {}
-    for row, cells in enumerate(zip(*(data.texts(name) for name in keys), strict=True)):
-        if None in cells:
-            raise InputError(
-                f"Every row must say which series it belongs to; {data.place(row)} of {data.source} has nothing in "
-                f"column {keys[cells.index(None)]!r}. Fill it in, or leave the row out."
-            )
-        rows_of.setdefault(cells, []).append(row)
-    return {name: np.array(rows) for name, rows in rows_of.items()}
-
-
-def _same_within(series: Sequence[One], column: int) -> bool:
-    return all(len(one.values[:, column][~one.values[:, column].isnan()].unique()) < 2 for one in series)
-
-
 def part(steps: int, recipe: Recipe) -> Parts:
     """The sizes of the parts. Raises InputError where the series is too short for the horizon."""
     found = _part(steps, recipe, recipe.horizon)
@@ -289,14 +158,14 @@ class Series:
         self.source, self.sha256 = data.source, data.sha256
         self.rank, self.workers = 0, 1
         self._order: tuple[int, Tensor] | None = None
-        self.columns = columns(data, targets, inputs, time, series, codings)
+        self.columns = columns.read(data, targets, inputs, time, series, codings)
         self.series, self.parts, self.left_out = self._usable(data, recipe)
         self.size = sum(of.steps for of in self.parts)
         train = torch.tensor([of.train for of in self.parts])
         self.recipe = recipe = replace(recipe, hidden=recipe.hidden or UNITS[int(train.sum()) >= SHORT])
         longest = sorted(zip(self.series, train.tolist(), strict=True), key=lambda one: -one[1])[:MOST_ASKED]
         asked = [column.numpy() for one, steps in longest for column in one.values[:steps, : len(targets)].mT]
-        self.season, self.further, self.season_reason = _season(asked, recipe.season, self.columns.spacing)
+        self.season, self.further, self.season_reason = seasons.find(asked, recipe.season, self.columns.spacing)
         if recipe.base == "season" and self.season is None:
             raise InputError(
                 f"The base 'season' needs a season, and none was found: {self.season_reason}. Say how many steps it "
@@ -502,9 +371,9 @@ class Series:
 def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
     """The columns that a run was trained on, read from the same or another table.
 
-    Raises InputError where the steps of another table are too few or have another spacing, and as `columns` does.
+    Raises InputError where the steps of another table are too few or have another spacing, and as `columns.read` does.
     """
-    found = columns(data, about["targets"], about["inputs"], *_as_before(about))
+    found = columns.read(data, about["targets"], about["inputs"], *_as_before(about))
     if str(found.spacing) != about["spacing"]:
         raise InputError(
             f"The steps of a series must be as far apart as those trained on, {about['spacing']}; in {data.source} "
@@ -581,144 +450,3 @@ def _window(wanted: int | None, season: int | None, train: int, horizon: int) ->
             )
         return wanted
     return max(4, min(max(32, 2 * (season or 0)), train // 3, most))
-
-
-def _season(targets: Sequence[np.ndarray], given: int | None, spacing: Spacing) -> tuple[int | None, list[int], str]:
-    """The season of targets (N_k), or None; further seasons; and the reason.
-
-    Those of the calendar come first: of several, the one whose value a season before is clearly the nearest. Else it is
-    the shortest that explains the targets, of the likeliest of 2 to 4 steps, of 5 to 8, of 9 to 16, and so on.
-    """
-    n = max(map(len, targets))
-    if given is not None:
-        if given > n // 2:
-            raise InputError(
-                f"A season must fit twice into the training part; --season {given} does not into its {n:,} steps. "
-                "Give a longer series or leave --season out."
-            )
-        return given, [], "as given"
-    columns = [_without_line(column) for column in targets]
-    found: list[float] = []
-    left = columns
-    for season in spacing.seasons:
-        if round(season) <= n // 2 and _Likeness(left, season).sure(season) > OF_CALENDAR:
-            found.append(season)
-            left = [_without_season(column, round(season)) for column in left]
-            if all(_mean(rest**2) < 1e-6 * _mean(y**2) for rest, y in zip(left, columns, strict=True)):
-                break
-    if found:
-        best = found[0]
-        for season in found[1:]:
-            r = _Likeness(columns, season).r
-            if 1 - r[round(season)] < CLEARLY * (1 - r[round(best)]):
-                best = season
-        further = [season for season in found if season != best]
-        beside = f"; further seasons: {' and '.join(f'{season:,.7g}' for season in further)} steps" if further else ""
-        return round(best), _in_phase(further, found), f"the calendar's, {_at(columns, best)}{beside}"
-    chosen, longest = None, 4
-    while longest // 2 < n // 3:
-        lags = range(2 if longest == 4 else longest // 2 + 1, min(longest, n // 3) + 1)
-        lag = max(lags, key=_Likeness(columns, lags[-1]).sure)
-        near = range(max(2, lag - lag // 10), min(lag + lag // 10, n // 3) + 1)
-        lag = max(near, key=_Likeness(columns, lag).of)
-        if _Likeness(columns, lag).sure(lag) > OF_ANY and (chosen is None or _explains(columns, chosen, lag)):
-            chosen = lag
-        longest *= 2
-    return (chosen, [], _at(columns, chosen)) if chosen else (None, [], "the training part does not repeat itself")
-
-
-def _in_phase(further: Sequence[float], found: Sequence[float]) -> list[int]:
-    """Further seasons in whole steps: as many of the longest shorter season that was found as come nearest."""
-    whole = []
-    for season in further:
-        shorter = round(max((other for other in found if other < season), default=1))
-        whole.append(round(season / shorter) * shorter)
-    return whole
-
-
-class _Likeness:
-    """How alike columns are to themselves some steps later: their mean autocorrelation, over pairs of known values. Its
-    estimate divides by the number of pairs at each lag and by the variance of all; where that of few pairs leaves
-    [-1, 1], the nearer end stands for it.
-
-    The mean of the season around each step is taken away first: of a drift, no lag would be the best. At both ends the
-    columns are taken to go on as one season before or after, in the direction that they have there.
-    """
-
-    def __init__(self, columns: Sequence[np.ndarray], season: float) -> None:
-        season, longest = round(season), max(map(len, columns))
-        half, self.r, self.pairs, counts = season // 2, np.zeros(longest), np.zeros(longest), np.zeros(longest)
-        for y in columns:
-            n = len(y)
-            if n < 2 * season:
-                continue
-            before, after = (_mean(y[at : at + season]) - _mean(y[at - season : at]) for at in (season, n - season))
-            longer = np.concatenate((y[season - half : season] - before, y, y[n - season : n - season + half] + after))
-            around = _sums(np.nan_to_num(longer), season) / np.maximum(_sums(~np.isnan(longer), season), 1)
-            left = y - around
-            known = ~np.isnan(left)
-            pairs = np.maximum(_products(known.astype(float)), 1)
-            covariance = _products(np.where(known, left - _mean(left), 0)) / pairs
-            self.r[:n] += covariance / max(covariance[0], 1e-300)
-            self.pairs[:n] += pairs
-            counts[:n] += 1
-        self.r = (self.r / counts.clip(1)).clip(-1, 1)
-        self.pairs = (self.pairs / counts.clip(1)).clip(1)
-        self._chance = 1 + 2 * np.append(0, (self.r[1:] ** 2).cumsum())
-
-    def of(self, season: float) -> float:
-        """The autocorrelation at a season and its multiples."""
-        at = self._multiples(season)
-        return float((self.r[at] * self.pairs[at]).sum() / self.pairs[at].sum())
-
-    def sure(self, season: float) -> float:
-        """The same times its multiple of what chance would make of values that resemble their neighbours so."""
-        chance = self._chance[max(1, int(season / 2) - 1)] / self.pairs[self._multiples(season)].sum()
-        return max(self.of(season), 0) ** 2 / math.sqrt(chance)
-
-    def _multiples(self, season: float) -> np.ndarray:
-        many = np.arange(1, int((len(self.r) - 1) / season) + 1)
-        return np.rint(many * season).astype(int)
-
-
-def _explains(columns: Sequence[np.ndarray], season: float, longer: float) -> bool:
-    """Whether a longer season explains clearly more."""
-    like = _Likeness(columns, longer)
-    less, more = like.of(season), like.of(longer)
-    chance = 3 / math.sqrt(like.pairs[like._multiples(longer)].sum())
-    return more > less + chance and 1 - more < CLEARLY * (1 - less)
-
-
-def _at(columns: Sequence[np.ndarray], season: float) -> str:
-    return f"autocorrelation {_Likeness(columns, season).of(season):.2f} in the training part"
-
-
-def _without_line(y: np.ndarray) -> np.ndarray:
-    place, known = np.arange(len(y)), ~np.isnan(y)
-    return y - np.polyval(np.polyfit(place[known], y[known], 1), place)
-
-
-def _without_season(y: np.ndarray, season: int) -> np.ndarray:
-    """y without the mean of each of the season's places."""
-    known, place = ~np.isnan(y), np.arange(len(y)) % season
-    sums = np.bincount(place[known], y[known], season)
-    return y - (sums / np.maximum(np.bincount(place[known], minlength=season), 1))[place]
-
-
-def _mean(y: np.ndarray) -> float:
-    known = y[~np.isnan(y)]
-    return float(known.mean()) if len(known) else 0.0
-
-
-def _sums(y: np.ndarray, width: int) -> np.ndarray:
-    """The sum around each place, whose ends count half where the width is even."""
-    total = np.append(0, y.cumsum(dtype=float))
-    sums = total[width:] - total[:-width]
-    return sums if width % 2 else (sums[1:] + sums[:-1]) / 2
-
-
-def _products(y: np.ndarray) -> np.ndarray:
-    """The sum of the products of values at each distance (N)."""
-    size = 2 ** (2 * len(y) - 1).bit_length()
-    spectrum = np.fft.rfft(y, size)
-    return np.fft.irfft(spectrum * spectrum.conj(), size)[: len(y)]
