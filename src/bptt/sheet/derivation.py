@@ -50,7 +50,7 @@ class Derivation:
     """steps, fixed  side A with all names given
     uses         by what is read: one use for each line that reads it, last line first
     kept         what the way back reads of the way forward and cannot make again from the rest
-    made_again   values that it makes again from what is kept, by + − ⊙ / alone
+    made_again   values that it makes again from what is kept, entry by entry
     """
 
     sheet: Sheet
@@ -356,15 +356,16 @@ def _keep(found: Derivation) -> None:
             for part in children(e):
                 look(part)
 
+    def by_entry(e: Expression) -> bool:
+        return not isinstance(e, Product) and not (isinstance(e, Call) and found.sheet.function(e.function).row)
+
     for uses in found.uses.values():
         for use in uses:
             if use.line.step is not None:
                 look(use.value)
     kept = {name.name for name in read} | {found.sheet.output}  # which the layer hands out for all steps anyway
     for line in found.steps:
-        if line.name in kept and line.name not in found.sheet.states and not any(
-            isinstance(part, Product | Call) for part in walk(line.value)
-        ):  # fmt: skip
+        if line.name in kept and line.name not in found.sheet.states and all(map(by_entry, walk(line.value))):
             needs = {name.name for name in names(line.value)} & values
             if needs <= kept:
                 found.made_again.append(line.name)
