@@ -229,7 +229,9 @@ def test_the_command_prints_a_notation(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "In the notation of PyTorch\n" in done.output
     assert "B9   ∂W_ii = Σ_t ∂ai[t]ᵀ x[t]             from ai[t] = x[t] W_iiᵀ + output[t-1] W_hiᵀ" in done.output
-    assert "Kept for the way back: i[t], f[t], g[t], o[t], c[t], output[t]\nMade again from these: u[t]\n" in done.output
+    assert (
+        "Kept for the way back: i[t], f[t], g[t], o[t], c[t], output[t]\nMade again from these: u[t]\n" in done.output
+    )
     assert "q_t → o" in done.output
     assert "weight_ih is W_ii, W_if, W_ig, W_io, one below the other, and weight_hh is" in done.output
     done = CliRunner().invoke(app, ["derive", "elman", "--notation", "goodfellow"])

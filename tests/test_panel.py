@@ -239,6 +239,21 @@ def test_a_time_twice_within_a_series_is_an_error(file: Path) -> None:
         InputError, match=r"Every time may occur once in each series; line 157 .* '2024-01-06' .* line 82"
     ):
         task(pl.concat([frame, frame.filter(shop="B").head(1)]), file)
+    two = pl.concat([frame, frame.with_columns(kind=pl.lit("z"))])
+    with pytest.raises(InputError, match=r"differ in 'kind' \('a', 'b', 'z'\): add it .* --series \.\.\.,kind\."):
+        task(two, file)
+
+
+def test_names_are_printed_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = waves("AB").with_columns(shop=pl.col("shop") + "\nx\x1b[2J", n=pl.lit(7))
+    empty = waves("C", steps=20).with_columns(y=pl.lit(None, pl.Float64), n=pl.lit(7))
+    pl.concat([frame, empty]).write_csv("odd.csv")
+    said = bptt("train odd.csv -o run --target y --series shop,n --epochs 1 --hidden 4") + bptt("forecast run")
+    assert "3 series by shop, n (A?x?[2J/7, B?x?[2J/7, C/7)" in said
+    assert "\x1b[2J" not in said
+    assert "No forecast for C/7: nothing is known there." in said
+    assert pl.read_csv("run/forecast.csv")["shop"].to_list() == ["A\nx\x1b[2J", "B\nx\x1b[2J"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from bptt.files import outputs
 from bptt.runs import progress
 from bptt.tasks import Series, backtest, chart, series, table
 from bptt.tasks.backtest import Backtest
-from bptt.tasks.columns import Columns, One
+from bptt.tasks.columns import Columns, One, printable
 from bptt.train import Training
 
 BACKTEST, BACKTEST_PICTURE = "backtest.json", "backtest.png"
@@ -322,21 +322,22 @@ def say_backtest(say: Say, task: Series, result: Backtest) -> None:
     for behind in result.losses():
         say(behind, "yellow")
     if result.of_series:
-        _say_each(say, result)
+        _say_each(say, result, task.series)
     say("")
 
 
-def _say_each(say: Say, result: Backtest) -> None:
+def _say_each(say: Say, result: Backtest, series: Sequence[One]) -> None:
     """The errors of each of several series in its own units, beside the best of the rules."""
     table = [["", "RMSE", "ratio", "MAE", "ratio", "best of the rules", "RMSE"]]
     behind = 0
-    for name, of in result.of_series.items():
+    for one in series:
+        of = result.of_series[one.name]
         for target, (ours, *others) in of.rows.items():
             last, best = others[-1], min(others, key=lambda row: row.rmse)
             behind += ours.rmse > best.rmse * (1 + backtest.LEVEL)
             figures = [(getattr(ours, measure), backtest.ratio(ours, last, measure)) for measure in backtest.MEASURES]
             cells = [cell for figure, of_last in figures for cell in (_figure(figure), _ratio(of_last))]
-            called = " ".join(name) + (f", {target}" if len(of.rows) > 1 else "")
+            called = str(one) + (f", {target}" if len(of.rows) > 1 else "")
             table.append([called, *cells, best.name, _figure(best.rmse)])
     say("")
     for number, printed in enumerate(_aligned(table[: 1 + MOST_SERIES_SHOWN])):
@@ -434,11 +435,13 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
         say(f"{source.source} has changed since the training; this goes on from its present end.\n")
     rows = _rows(told, labels)
     few = rows[:MOST_ROWS_SHOWN] if found.keys else rows
-    for printed in _aligned([header, *few]):
+    for printed in _aligned([header, *([printable(cell) for cell in row] for row in few)]):
         say(printed)
     if len(few) < len(rows):
         say(f"and {len(rows) - len(few):,} more rows, of {len(told):,} series in all")
     say("")
+    if silent := [str(one) for one in found.series if not one.known]:
+        say(f"No forecast for {shortened(silent)}: nothing is known there.")
     if steps > model.horizon:
         say(
             f"Steps beyond {model.horizon} come from feeding forecasts back; their band is that of step "

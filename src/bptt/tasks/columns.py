@@ -17,6 +17,11 @@ from bptt.tasks.table import Table
 Name = tuple[str, ...]  # of a series: its cells in the columns that tell series apart
 
 
+def printable(text: str) -> str:
+    """The text with a question mark for each character that would move the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 @dataclass(frozen=True)
 class One:
     """One of the series of a table, on an even grid of time.
@@ -35,7 +40,7 @@ class One:
     rows: np.ndarray
 
     def __str__(self) -> str:
-        return " ".join(self.name)
+        return printable("/".join(self.name))
 
 
 @dataclass(frozen=True)

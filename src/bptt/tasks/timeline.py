@@ -415,13 +415,21 @@ def _repeated(
     first = f"{table.place(row)} of {table.source} has {str(cells[row])!r} in {_named(table, column)}"
     rule = "Every time may occur once" + (" in each series" if len(groups) > 1 else "")
     fix = "Keep one row of each time; where several series are in one file, name the column that tells them apart."
-    if len(groups) == 1 and (others := _telling_apart(table, column, times, taken)):
+    of_group = np.empty((len(times), 2), np.int64)
+    of_group[:, 1] = np.unique(times, return_inverse=True)[1]
+    for number, own in enumerate(groups):
+        of_group[own, 0] = number
+    at_once = np.unique(of_group, axis=0, return_inverse=True)[1].ravel()
+    if others := _telling_apart(table, column, at_once, taken):
         frame = table.frame.select(others).unique(maintain_order=True)
         shown = ", ".join(" ".join(repr(str(cell)) for cell in row) for row in frame[:3].rows())
+        apart, differ = ",".join(others), f"Rows of one time differ in {' and '.join(map(repr, others))} ({shown}"
+        differ += ", ...)" if len(frame) > 3 else ")"
         fix = (
-            f"Rows of one time differ in {' and '.join(map(repr, others))} ({shown}"
-            f"{', ...' if len(frame) > 3 else ''}): these are {len(frame):,} series. Learn them together with "
-            f"--series {','.join(others)}, or keep the rows of one of them in a file of its own."
+            f"{differ}: add it to the columns that tell series apart, --series ...,{apart}."
+            if len(groups) > 1
+            else f"{differ}: these are {len(frame):,} series. Learn them together with --series {apart}, or keep the "
+            "rows of one of them in a file of its own."
         )
     elif _of_local_clock(cells, times) and np.timedelta64(0) <= times[rows[at - 1]] - times[row] < np.timedelta64(
         1, "h"
