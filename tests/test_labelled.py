@@ -206,7 +206,11 @@ def test_a_column_that_looks_like_times_orders_the_steps(here: Path, name: str) 
     read = labelled.sequences(source, found)
     assert [read.x[read.names.index("s0")][:, 0].tolist()] == levels
     assert runs.load(here / "run")[0].about["time"] == name
-    assert labelled.roles(source, "kind", "id", inputs=[name, "u"]) == Roles("kind", "id", None, (name, "u"))
+    if name == "when":
+        with pytest.raises(InputError, match=r"'when' of .* holds times, such as '2020-01-\d\d'"):
+            labelled.roles(source, "kind", "id", inputs=[name, "u"])
+    else:
+        assert labelled.roles(source, "kind", "id", inputs=[name, "u"]) == Roles("kind", "id", None, (name, "u"))
 
 
 def test_the_order_of_the_file_may_be_kept(here: Path) -> None:
@@ -252,11 +256,12 @@ def test_the_parts_are_the_same_for_every_seed(tmp_path: Path) -> None:
 
 MISTAKES = {
     "train waves.csv -o new": r"must be said; waves\.csv came alone.*--label COLUMN",
-    "train waves.csv -o new --label kind": r"say which column does: --sequence NAME, one of id, t, kind, u, v",
+    "train waves.csv -o new --label kind": r"waves\.csv has 'id', 't', 'u', 'v'\. If a column says .*: "
+    "--sequence NAME, one of id, t, kind, u, v",
     "train waves.csv -o new --label sort --sequence id": r"one of the table's: id, t, kind, u, v; got 'sort'",
     "train waves.csv -o new --label kind --sequence name": r"one of the table's: .*; got 'name'",
     "train waves.csv -o new --label kind --sequence id --inputs u,w": r"one of the table's: .*; got 'w'",
-    "train waves.csv -o new --label kind --sequence id --inputs u,kind": r"'kind' was given as two of them",
+    "train waves.csv -o new --label kind --sequence id --inputs u,kind": r"'kind' was given twice",
     "train waves.csv -o new --label kind --sequence id --time day": r"one of the table's: .*; got 'day'",
     "train waves.csv -o new --label u --sequence id --inputs v": r"must have one label; 's\d+' has '.*' in line \d+",
     "train waves.csv -o new --label kind --sequence id --streams 3": r"--streams has no meaning for the task 'lab",
@@ -265,7 +270,7 @@ MISTAKES = {
     "train waves.csv -o new --label kind --sequence id --test 1": r"test must be a share from 0 up to",
     "train waves.csv -o new --label kind --sequence id --test 0.1 --test-file waves.csv": r"Leave one out",
     "train missing.csv -o new --label kind --sequence id": r"there is none at missing\.csv",
-    "train words.csv -o new --label kind --sequence id": r"'u' must hold numbers; line 2 of .*words\.csv has 'much'",
+    "train words.csv -o new --label kind --sequence id": r"'u' must hold numbers; line 3 of .*words\.csv has 'much'",
     "train one.csv -o new --label kind --sequence id": r"two labels or more to tell apart; .* only 'up'",
     "train few.csv -o new --label kind --sequence id": r"needs a sequence in each of the parts; 'down' has 1",
     "train unlabelled.csv -o new --label kind --sequence id": r"must have a label; 's1', which begins in line 3",
@@ -292,7 +297,7 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(at / "waves.csv", waves(40))
     write(at / "other.csv", waves(40))
     three = ("id", "kind", "u")
-    write(at / "words.csv", [["s0", "up", "much"]], three)
+    write(at / "words.csv", [["s0", "up", 1], ["s0", "up", "much"]], three)
     write(at / "one.csv", [["s0", "up", 1], ["s1", "up", 2]], three)
     write(at / "few.csv", [["s0", "up", 1], ["s1", "up", 1], ["s2", "up", 2], ["s3", "down", 2]], three)
     write(at / "unlabelled.csv", [["s0", "up", 1], ["s1", "", 2]], three)
@@ -312,3 +317,65 @@ def test_mistakes_get_a_message_and_exit_code_2(command: str, mistakes: Path, mo
     assert message.startswith("Error: ")
     assert re.search(MISTAKES[command], message), message
     assert {file: file.stat().st_mtime_ns for file in mistakes.rglob("*") if file.is_file()} == before
+
+
+def test_text_among_the_inputs_is_read_as_categories(here: Path) -> None:
+    colours = {"up": "red", "down": "blue"}
+    rows = [[*row[:4], colours[row[2]] if row[1] else ""] for row in waves(40)]
+    write(here / "coloured.csv", rows, ("id", "t", "kind", "u", "colour"))
+    command = "train coloured.csv -o run --label kind --sequence id --hidden 8 --batch 8"
+    said = bptt(f"{command} --epochs 1 --lr 0.03")
+    assert "2 inputs, 2 labels in 'kind'\nInputs   u, colour\nCoded    colour as 2 categories\n" in said
+    about = runs.load(here / "run")[0].about
+    assert about["codings"] == [["u", None], ["colour", ["blue", "red"]]]
+    source = table.read("coloured.csv")
+    found = labelled.sequences(source, labelled.roles_of(about))
+    np.testing.assert_array_equal(found.x[0][:2, 1:], [[np.nan] * 2, [0, 1] if found.labels[0] == "up" else [1, 0]])
+    assert f"{found.missing:,} of {found.steps * 3:,} cells" in said
+    assert "Coded" in bptt("train -o run --resume --epochs 2")
+    assert "of 40 sequences right" in bptt("classify run coloured.csv")
+    write(here / "strange.csv", [["s", 1, "up", 2, "green"]], ("id", "t", "kind", "u", "colour"))
+    answer = bptt("classify run strange.csv", code=2)
+    assert "'colour' must hold the categories it was read with at first, blue, red; line 2" in answer
+    assert "'green'. Leave the cell empty" in answer
+    write(here / "named.csv", [[*row, f"by {k}"] for k, row in enumerate(rows)], ("id", "t", "kind", "u", "c", "note"))
+    command = command.replace("coloured", "named").replace("run", "other")
+    assert "'note' of" in bptt(command, code=2)
+    assert "Inputs   u\n" in bptt(f"{command} --inputs u --epochs 1")
+
+
+def test_runs_from_before_categories_are_read(here: Path) -> None:
+    bptt(f"train waves.csv -o run {QUICK} --epochs 1")
+    about = dict(runs.load(here / "run")[0].about)
+    assert (about.pop("codings"), about.pop("steps")) == ([], None)
+    assert labelled.roles_of(about) == ROLES
+    again = Labelled.again(about, Recipe(hidden=8, batch=8), str(here / "waves.csv"))
+    assert len(again.all) == 80
+    assert Labelled.network(about, again.recipe).rnn.input_size == 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_sequences_that_both_files_have_are_counted(here: Path) -> None:
+    own, new = waves(80), waves(12, seed=9)
+    shared = [[f"x{row[0]}", *row[1:]] for row in own if row[0] in ("s0", "s1", "s2")]
+    write(here / "apart.csv", [*new, *shared])
+    command = f"train waves.csv -o run {QUICK} --epochs 1 --test-file apart.csv"
+    result = CliRunner().invoke(app, command.split())
+    line = "3 of 15 sequences of the test part have the same values as one learnt from."
+    assert f"Shared   {line}\n" in result.stdout
+    assert f"Warning: {line} Its figures will be better" in result.stderr
+    assert json.loads(bptt(f"{command} --overwrite --json").splitlines()[-1])["test"]["shared"] == 3
+    write(here / "apart.csv", new)
+    result = CliRunner().invoke(app, [*command.split(), "--overwrite"])
+    assert "Shared" not in result.stdout
+    assert "Warning" not in result.stderr
+    write(here / "apart.csv", shared)
+    assert "all 3 of" in bptt(f"{command} --overwrite", code=2)
+
+
+def test_a_table_that_has_sequences_twice_says_so(here: Path) -> None:
+    rows = waves(40)
+    write(here / "twice.csv", [*rows, *([f"x{row[0]}", *row[1:]] for row in rows)])
+    assert re.search(
+        r"Shared   1[0-6] of 16 sequences of the test part", bptt(f"train twice.csv -o run {QUICK} --epochs 1")
+    )

@@ -86,7 +86,11 @@ def train(
         typer.Option(help="Column with what a sequence is, which is to be learnt.", rich_help_panel=LABELLED),
     ] = None,
     sequence: Annotated[
-        str | None, typer.Option(help="Column that says which sequence a row belongs to.", rich_help_panel=LABELLED)
+        str | None,
+        typer.Option(
+            help="Column that says which sequence a row belongs to. Without it every row is one.",
+            rich_help_panel=LABELLED,
+        ),
     ] = None,
     test_file: Annotated[
         Path | None,
@@ -103,7 +107,7 @@ def train(
     inputs: Annotated[
         str | None,
         typer.Option(
-            help="Columns to read, with commas.",
+            help="Columns to read, with commas; labelled: also first..last.",
             rich_help_panel=TABLE,
             show_default="series: none, labelled: all others",
         ),

@@ -4,6 +4,7 @@ import csv
 import io
 import json as json_format
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,11 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Labelled:
         raise InputError("The test part is a file of its own or a share; got --test-file and --test. Leave one out.")
     recipe = Labelled.Recipe(**options)
     source = table.read(file)
-    if sequence is None:
-        raise InputError(
-            f"The rows of a sequence must be marked; say which column does: --sequence NAME, one of {source.listed()}."
-        )
     roles = labelled.roles(source, label, sequence, time, _names(inputs) if inputs else None)
-    return Labelled(source, recipe, roles, None if test_file is None else table.read(test_file))
+    found = Labelled(source, recipe, roles, None if test_file is None else table.read(test_file))
+    if found.shared and found.test_source:
+        warnings.warn(f"{_shared(found)} Its figures will be better than those on new sequences.", stacklevel=2)
+    return found
 
 
 def kept(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,21 +61,43 @@ def _names(given: str) -> list[str]:
 
 def introduction(task: Labelled) -> list[str]:
     found, roles, recipe = task.all, task.roles, task.recipe
-    lengths = [len(x) for x in found.x]
+    shortest, longest = min(map(len, found.x)), max(map(len, found.x))
+    count = f"{longest} step{'s' * (longest > 1)}" if shortest == longest else f"{shortest} to {longest} steps"
     apart = f" ({task.test_source})" if task.test_source else ""
+    coded = [f"{name} as {len(known)} categories" for name, known in roles.codings if known]
     lines = [
-        f"Table    {task.source}: {len(found):,} sequences of {min(lengths)} to {max(lengths)} steps, "
-        f"{len(roles.inputs)} inputs, {len(task.classes)} labels in {roles.label!r}",
+        f"Table    {task.source}: {len(found):,} sequences{'' if task.steps is None else ', one a row,'} of {count}, "
+        f"{len(roles.inputs)} input{'s' * (len(roles.inputs) > 1)}, {len(task.classes)} labels in {roles.label!r}",
         f"Inputs   {shortened(roles.inputs)}",
-        "Time     " + (f"{roles.time} orders the steps" if roles.time else "the steps of a sequence stand in order"),
+        *([f"Coded    {shortened(coded)}"] if coded else []),
+        f"Time     {_time(task)}",
         f"Parts    {len(task.learning):,} to learn from, {len(task.validating):,} for validation, "
         f"{len(task.testing):,} for the test{apart}; scaled by mean and deviation of the first",
     ]
     if found.missing:
-        cells = found.steps * len(roles.inputs)
+        cells = found.steps * len(task.mean)
         lines.append(f"Missing  {found.missing:,} of {cells:,} cells, read as the mean of their column")
+    if task.shared:
+        lines.append(f"Shared   {_shared(task)}")
     ends = " from both ends" if recipe.bidirectional else ""
     return [*lines, f"Batches  of {recipe.batch} sequences{ends}"]
+
+
+def _time(task: Labelled) -> str:
+    if task.steps is not None:
+        spans = [f"{columns[0]} to {columns[-1]}" for columns in task.steps.values()]
+        return f"the columns {shortened(spans)} are the steps, in this order"
+    if task.roles.time:
+        return f"{task.roles.time} orders the steps"
+    if max(map(len, task.all.x)) == 1:
+        return "every sequence has one row, read as one step; --inputs without --sequence names columns that are steps"
+    return "the steps of a sequence stand in order"
+
+
+def _shared(task: Labelled) -> str:
+    return (
+        f"{task.shared:,} of {len(task.testing):,} sequences of the test part have the same values as one learnt from."
+    )
 
 
 def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> None:
@@ -97,7 +119,8 @@ def last_event(run: runs.Run, training: Training) -> dict[str, Any]:
     task = training.task
     assert isinstance(task, Labelled)
     counted = outcome(run, training) if task.testing else None
-    return {"event": "test", "test": None if counted is None else _facts(counted, task.classes)}
+    facts = None if counted is None else {**_facts(counted, task.classes), "shared": task.shared}
+    return {"event": "test", "test": facts}
 
 
 def outcome(run: runs.Run, training: Training) -> np.ndarray:
@@ -155,7 +178,7 @@ def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
     if out is not None:
         say(f"{out}: label and probability of {len(rows):,} sequences.")
     elif not known:
-        printed = Printed(roles.sequence, roles.label, "probability", box=None)
+        printed = Printed(roles.sequence or "sequence", roles.label, "probability", box=None)
         for name, label, chance, _ in rows:
             printed.add_row(name, label, f"{chance:.3f}")
         console.print(printed)
@@ -185,7 +208,7 @@ def _as_csv(counted: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _rows_as_csv(roles: Roles, rows: Sequence[tuple[str, str, float, str | None]]) -> str:
-    header = [roles.sequence, f"{roles.label} said", "probability", roles.label]
+    header = [roles.sequence or "sequence", f"{roles.label} said", "probability", roles.label]
     return _csv([header, *([n, said, f"{p:.6f}", label or ""] for n, said, p, label in rows)])
 
 

@@ -1,14 +1,17 @@
 """Labelled sequences: the network reads a sequence to its end, then classifies it (many to one).
 
 A table in long format has a row for every step. One column names the sequence of the row, one its label, and the others
-are the inputs. Sequences may differ in length. They are divided class by class into three parts: the network learns
-from the first, the second decides which weights are best, and the third is read once.
+are the inputs; those of text are read as categories (`coding`). A table may also have a row for each sequence (`wide`).
+Sequences may differ in length. They are divided class by class into three parts: the network learns from the first, the
+second decides which weights are best, and the third is read once.
 
 Source of the network: Goodfellow et al. (2016), figure 10.5.
 """
 
 import copy
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -24,7 +27,8 @@ from bptt.autograd.readout import Readout
 from bptt.errors import InputError
 from bptt.nn.layers import Layers
 from bptt.nn.network import width_of_output
-from bptt.tasks import network, table, timeline
+from bptt.tasks import coding, network, table, timeline, wide
+from bptt.tasks.coding import Coding
 from bptt.tasks.table import Table
 from bptt.train import Measure, Order, shuffled
 
@@ -67,12 +71,22 @@ class Recipe(network.Recipe):
 
 
 class Roles(NamedTuple):
-    """Columns by their role. `time` orders the steps of a sequence; None: the rows are in order."""
+    """Columns by their role.
+
+    sequence   names the sequence of a row; None: every row is one
+    time       orders the steps of a sequence; None: they are in order
+    inputs     the columns of a long table; of a table with a row for each sequence, the words its columns begin with
+    codings    how the columns of a long table become numbers; (): all hold numbers
+    steps      None: a long table. Otherwise every row is a sequence, and these columns are its steps; (): those whose
+               names are one of the inputs and a number
+    """
 
     label: str
-    sequence: str
+    sequence: str | None
     time: str | None
     inputs: tuple[str, ...]
+    codings: tuple[Coding, ...] = ()
+    steps: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,8 +154,10 @@ class Labelled:
     ) -> None:
         """test: a separate table for the test part. known: `about` of the run that is resumed.
 
-        Raises InputError where columns do not exist or have unusable cells, a sequence has two labels, or a class has
-        too few sequences for every part.
+        `shared` is the number of sequences in the test part with the values of one in the other parts.
+
+        Raises InputError where columns do not exist or have unusable cells, a sequence has two labels, a class has too
+        few sequences for every part, or the separate table has no sequences of its own.
         """
         self.recipe, self.roles = recipe, roles
         self.rank, self.workers = 0, 1
@@ -158,6 +174,7 @@ class Labelled:
                 "start a new run in another directory with -o."
             )
         found = sequences(source, roles)
+        self.steps = None if roles.steps is None else steps_of(source, roles)
         self.size = len(found)
         self.all = found
         labels = [_required(label) for label in found.labels]
@@ -198,6 +215,13 @@ class Labelled:
             self.testing = self._batch_of(
                 apart, [self.classes.index(_required(label)) for label in apart.labels], range(len(apart))
             )
+        taught = set(map(_values, (*self.learning, *self.validating)))
+        self.shared = sum(_values(pair) in taught for pair in self.testing)
+        if test is not None and self.shared == len(self.testing):
+            raise InputError(
+                f"The test part must hold other sequences than those learnt from; all {self.shared:,} of {test.source} "
+                f"are also in {source.source}. Leave --test-file out to keep a share of the sequences for the test."
+            )
         counts = np.bincount([y for _, y in self.learning], minlength=len(self.classes))
         self.weights = torch.tensor(counts.sum() / len(counts) / counts, dtype=torch.float32)
 
@@ -215,6 +239,8 @@ class Labelled:
             "sequence": self.roles.sequence,
             "time": self.roles.time,
             "inputs": list(self.roles.inputs),
+            "codings": self.roles.codings,
+            "steps": self.roles.steps,
             "classes": self.classes,
             "mean": self.mean.tolist(),
             "sd": self.sd.tolist(),
@@ -224,7 +250,7 @@ class Labelled:
 
     @staticmethod
     def network(about: Mapping[str, Any], recipe: Recipe) -> Classifier:
-        layers = recipe.recurrent_layers(len(about["inputs"]), bidirectional=recipe.bidirectional)
+        layers = recipe.recurrent_layers(len(about["mean"]), bidirectional=recipe.bidirectional)
         return Classifier(layers, len(about["classes"]))
 
     def prepare(self, model: Classifier) -> None:
@@ -262,49 +288,137 @@ class Labelled:
 
 
 def roles(
-    source: Table, label: str, sequence: str, time: str | None = None, inputs: Sequence[str] | None = None
+    source: Table, label: str, sequence: str | None, time: str | None = None, inputs: Sequence[str] | None = None
 ) -> Roles:
     """The roles of the columns of a table.
 
+    sequence    None: every row is a sequence, and its columns are the steps; so they are too where every sequence has
+                one row and the names of the columns count
     time        orders the steps; `timeline.ROWS`: the rows are in order; None: the column that looks like times, if any
-    inputs      None: all other columns
+    inputs      "first..last" names all columns from the one to the other; None: all other columns
 
-    Raises InputError for a column given twice, where no input is left, and for a column that looks like times and
-    cannot order the steps.
+    Raises InputError for a column given twice, where no input is left, for a column that looks like times and cannot
+    order the steps, for text that is no category, and where it is not certain that the columns are steps.
     """
-    given = [label, sequence, *([time] if time not in (None, timeline.ROWS) else []), *(inputs or ())]
+    inputs = None if inputs is None else wide.expanded(source, inputs)
+    taken = [name for name in (label, sequence) if name is not None]
+    given = taken if time in (None, timeline.ROWS) else [*taken, time]
     for name in given:
         source.column(name)
-        if name in (label, sequence, time) and given.count(name) > 1:
-            raise InputError(f"A column is input, label, sequence or time; {name!r} was given as two of them.")
+    given = [*given, *(inputs or ())]
+    if twice := [name for name, count in Counter(given).items() if count > 1]:
+        raise InputError(f"A column is input, label, sequence or time, and once; {twice[0]!r} was given twice.")
+    if sequence is None and time not in (None, timeline.ROWS):
+        raise InputError(
+            f"The time orders the rows of a sequence, and without --sequence every row is one; got --time {time}. Say "
+            f"which column tells the sequence of a row, --sequence NAME, one of {source.listed()}; or leave --time out."
+        )
+    rows_of = _rows_of(source, sequence)
+    if len(rows_of) == len(source) and (found := _in_rows(source, label, sequence, inputs)):
+        return found
     if time is None:
-        time = timeline.ordering(source, _rows_of(source, sequence), taken=given)
+        time = timeline.ordering(source, rows_of, taken=given)
     elif time == timeline.ROWS:
         time = None
     if inputs is None:
-        inputs = [name for name in source.columns if name not in (label, sequence, time)]
+        inputs = [name for name in source.columns if name not in (*taken, time)]
     if not inputs:
-        beside = " and ".join(map(repr, (label, sequence) if time is None else (label, sequence, time)))
+        beside = " and ".join(map(repr, taken if time is None else [*taken, time]))
         raise InputError(f"There must be something to read besides {beside}; {source.source} has no other column.")
-    return Roles(label, sequence, time, tuple(inputs))
+    found = coding.codings(source, inputs)
+    codings = tuple(found) if any(categories for _, categories in found) else ()
+    return Roles(label, sequence, time, tuple(inputs), codings)
+
+
+def _in_rows(source: Table, label: str, sequence: str | None, inputs: Sequence[str] | None) -> Roles | None:
+    """The roles where every row is a sequence. None, if --sequence was given: its columns are inputs, of one step."""
+    free = [name for name in source.columns if name not in (label, sequence)]
+    steps, others = wide.by_name(free if inputs is None else inputs)
+    found, longest = wide.counted(steps), max(steps.values(), key=len, default=[])
+    if sequence is not None and (others or found is None) and (inputs is not None or len(longest) < 3):
+        return None
+    if inputs is not None and sequence is None:
+        found, others = wide.asked(inputs), []
+    read = dict.fromkeys(free if inputs is None else inputs)
+    rest, reason = [name for name in free if name not in read], None
+    ends = (longest[0], longest[-1]) if len(longest) > 1 else ("FIRST", "LAST")
+    fix = f"say which columns are its steps: --inputs {'..'.join(ends)}"
+    if others:
+        reason = f"has {'also ' if steps else ''}{_listed(others)}"
+    elif found is None:
+        reason = f"numbers the columns of {_listed(list(steps))} unevenly, backwards, or each in its own way"
+    elif min(map(len, found.values())) < 2:
+        reason = f"has one step, {_listed(list(read))}"
+    elif sequence is None:
+        first = [] if inputs else [name for columns in found.values() for name in columns][: wide.FIRST]
+        if (suspect := wide.looks_long(source, label, rest, first)) is not None:
+            reason = f"has {suspect!r}, which looks like the sequence or the step of a row"
+            fix = f"take {suspect!r} out of the table" if suspect in rest else fix
+    if reason is None and found is not None:
+        return Roles(label, sequence, None, tuple(found), (), () if inputs is None else tuple(inputs))
+    head, ask = "With one row for each sequence,", ""
+    if sequence is None:
+        head = "Without --sequence every row is a sequence, and"
+        ask = f" If a column says which sequence a row belongs to: --sequence NAME, one of {source.listed()}."
+    raise InputError(
+        f"{head} its columns are the steps, called by a word and a number as in v1, v2, v3, or by dates; "
+        f"{source.source} {reason}.{ask} If every row is a sequence, {fix}"
+    )
 
 
 def roles_of(about: Mapping[str, Any]) -> Roles:
-    return Roles(about["label"], about["sequence"], about["time"], tuple(about["inputs"]))
+    """The roles in `about`; those of earlier versions have no codings, and only long tables."""
+    steps = about.get("steps")
+    return Roles(
+        about["label"],
+        about["sequence"],
+        about["time"],
+        tuple(about["inputs"]),
+        tuple(coding.from_json(about.get("codings", ()))),
+        None if steps is None else tuple(steps),
+    )
+
+
+def steps_of(source: Table, roles: Roles) -> wide.Steps:
+    """The columns of each input of a table with a row for each sequence, in the order of the steps.
+
+    Raises InputError where the table does not have them as the roles say.
+    """
+    if roles.steps:
+        found = wide.asked(wide.expanded(source, roles.steps))
+        assert found is not None
+        return found
+    steps, _ = wide.by_name([name for name in source.columns if name not in (roles.label, roles.sequence)])
+    found = wide.counted({name: steps.get(name, []) for name in roles.inputs})
+    if found is None:
+        raise InputError(
+            f"The steps of {_listed(roles.inputs)} must be columns called so and numbered evenly, as in the table "
+            f"trained on; {source.source} has {source.listed()}. Name a table with these columns."
+        )
+    return found
 
 
 def sequences(source: Table, roles: Roles, *, labelled: bool = True) -> Sequences:
     """The sequences of a table in the order of their first rows. labelled=False: labels may be missing.
 
-    Raises InputError for columns that do not exist, cells that are no numbers, sequences with two labels or none, and
-    steps with the same time.
+    Raises InputError for columns that do not exist, cells that are no numbers or categories, sequences with two labels
+    or none, and steps with the same time.
     """
     rows_of, label = _rows_of(source, roles.sequence), None
     if labelled or roles.label in source.columns:
         label = source.texts(roles.label)
-    values = np.stack([source.numbers(name) for name in roles.inputs], 1)
-    if roles.time is not None:
-        rows_of = dict(zip(rows_of, timeline.in_order(source, roles.time, rows_of), strict=True))
+    if roles.steps is not None:
+        if double := next((rows for rows in rows_of.values() if len(rows) > 1), None):
+            raise InputError(
+                f"Every sequence must have one row, as in the table trained on; {source.source} has two of the same "
+                f"name in {source.place(double[0])} and {source.place(double[1])}. Give each a name of its own."
+            )
+        x = wide.values(source, steps_of(source, roles))
+    else:
+        values = coding.coded(source, roles.codings or [Coding(name, None) for name in roles.inputs])
+        if roles.time is not None:
+            rows_of = dict(zip(rows_of, timeline.in_order(source, roles.time, rows_of), strict=True))
+        x = [values[rows] for rows in rows_of.values()]
     labels: list[str | None] = []
     for name, rows in rows_of.items():
         found = [] if label is None else list(dict.fromkeys(label[row] for row in rows))
@@ -320,11 +434,13 @@ def sequences(source: Table, roles: Roles, *, labelled: bool = True) -> Sequence
                 f"{source.source}, has nothing in column {roles.label!r}. Take it out, or label it."
             )
         labels.append(found[0] if found else None)
-    return Sequences(list(rows_of), [values[rows] for rows in rows_of.values()], labels)
+    return Sequences(list(rows_of), x, labels)
 
 
-def _rows_of(source: Table, sequence: str) -> dict[str, list[int]]:
-    """The rows of each sequence, in the order of the table."""
+def _rows_of(source: Table, sequence: str | None) -> dict[str, list[int]]:
+    """The rows of each sequence, in the order of the table; None: each row is one, called by its place."""
+    if sequence is None:
+        return {source.place(row): [row] for row in range(len(source))}
     rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(source.texts(sequence)):
         if name is None:
@@ -394,6 +510,16 @@ def confusion(o: Tensor, y: Tensor) -> np.ndarray:
     """The confusion matrix (classes, classes): rows are the true classes, columns the predicted ones."""
     classes = o.shape[-1]
     return np.bincount((y * classes + o.argmax(-1)).numpy(), minlength=classes**2).reshape(classes, classes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
+
+
+def _values(pair: tuple[Tensor, int]) -> bytes:
+    """A digest of the values of a sequence, whatever its label."""
+    x, _ = pair
+    return hashlib.sha256(f"{tuple(x.shape)}".encode() + x.numpy().tobytes()).digest()
 
 
 def _required(label: str | None) -> str:
