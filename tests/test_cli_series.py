@@ -311,6 +311,8 @@ MISTAKES = {
     "train air.csv -o new --target passengers --horizon 0": r"horizon must be a whole number of at least 1; got 0",
     "train air.csv -o new --target passengers --season 90": r"--season 90 does not into its 100 steps",
     "train air.csv -o new --target passengers --window 100": r"--window 100 and --horizon 1 do not fit",
+    "train air.csv -o new --target passengers --season day": r"--season is a number of steps, or several .*; got 'day'",
+    "train air.csv -o new --target passengers --season 1": r"season must be a whole number of at least 2; got 1",
     "train air.csv -o new --target passengers --base best": r"base must be one of auto, none, last, season, linear",
     "train air.csv -o new --target passengers --label fares": r"--target, or labelled sequences, --label; got both",
     "train air.csv -o new --target passengers --streams 4": r"--streams has no meaning for the task 'series'",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bptt import runs, train
-from bptt.errors import InputError
+from bptt.errors import InputError, SettingError
 from bptt.tasks import Series, backtest, seasons, series, table
 from bptt.tasks.backtest import Row
 from bptt.tasks.columns import Columns
@@ -281,6 +281,16 @@ class TestSeason:
     def test_given(self, file: Path) -> None:
         found = task(write(file, date=months(144), y=airline()), season=7)
         assert (found.season, found.season_reason) == (7, "as given")
+
+    def test_several_given(self, file: Path) -> None:
+        found = task(write(file, y=airline()), season=(12, 5))
+        assert (found.season, found.further, found.about()["further"]) == (12, [5], [5])
+        assert found.season_reason == "as given; further seasons: 5 steps"
+        assert Recipe(season=[12, 5]) == found.recipe.__class__(season=(12, 5))  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"--season 60 does not into its 100 steps"):
+            task(file, season=(12, 60))
+        with pytest.raises(SettingError, match=r"season must be a whole number of at least 2.*; got 1\."):
+            Recipe(season=(12, 1))
 
     @pytest.mark.parametrize("seed", range(5))
     @pytest.mark.parametrize("kind", ["noise", "walk"])

@@ -65,7 +65,13 @@ def train(
         int | None, typer.Option(help="Steps to forecast at once.", rich_help_panel=SERIES, show_default="1")
     ] = None,
     season: Annotated[
-        int | None, typer.Option(help="Steps of a season.", rich_help_panel=SERIES, show_default="found")
+        str | None,
+        typer.Option(
+            help="Steps of a season; of several with commas, the rule's own first.",
+            rich_help_panel=SERIES,
+            metavar="STEPS",
+            show_default="found",
+        ),
     ] = None,
     window: Annotated[
         int | None,
@@ -271,6 +277,8 @@ def train(
     }
     if "bptt" in given:
         given["bptt"] = _steps_or_full(given["bptt"])
+    if "season" in given:
+        given["season"] = _steps_of_seasons(given["season"])
     if given.get("clip") == math.inf:
         given["clip"] = None
     if "epochs" in given and "steps" in given:
@@ -491,6 +499,16 @@ def _begin(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     startup.over()
+
+
+def _steps_of_seasons(text: str) -> int | tuple[int, ...]:
+    try:
+        season, *further = map(int, text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--season is a number of steps, or several with commas, as in 24,168; got {text!r}."
+        ) from None
+    return (season, *further) if further else season
 
 
 def _steps_or_full(text: str) -> int | str:

@@ -12,7 +12,9 @@ OF_CALENDAR, OF_ANY = 0.6, 1.4  # how sure a season of the calendar must be, and
 CLEARLY = 0.75  # what is left by a season that explains clearly more
 
 
-def find(targets: Sequence[np.ndarray], given: int | None, spacing: Spacing) -> tuple[int | None, list[int], str]:
+def find(
+    targets: Sequence[np.ndarray], given: int | tuple[int, ...] | None, spacing: Spacing
+) -> tuple[int | None, list[int], str]:
     """The season of targets (N_k), or None; further seasons; and the reason.
 
     Those of the calendar come first: of several, the one whose value a season before is clearly the nearest. Else it is
@@ -20,12 +22,14 @@ def find(targets: Sequence[np.ndarray], given: int | None, spacing: Spacing) -> 
     """
     n = max(map(len, targets))
     if given is not None:
-        if given > n // 2:
+        season, *further = given if isinstance(given, tuple) else (given,)
+        if (longest := max(season, *further, 0)) > n // 2:
             raise InputError(
-                f"A season must fit twice into the training part; --season {given} does not into its {n:,} steps. "
+                f"A season must fit twice into the training part; --season {longest} does not into its {n:,} steps. "
                 "Give a longer series or leave --season out."
             )
-        return given, [], "as given"
+        also = f"; further seasons: {' and '.join(f'{other:,}' for other in further)} steps" if further else ""
+        return season, further, f"as given{also}"
     columns = [_without_line(column) for column in targets]
     found: list[float] = []
     left = columns

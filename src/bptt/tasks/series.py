@@ -43,7 +43,7 @@ class Recipe(network.Recipe):
 
     horizon             steps to forecast at once
     window              steps the network reads before it forecasts; None: two seasons, at least 32
-    season              steps of a season; None: found
+    season              steps of a season, or of several, of which the rule has the first; None: found
     base                the rule that the network corrects: "linear", "last", "season", "none", or "auto", the best
     hidden              None: 16 units, for longer series 32
     batch               windows side by side
@@ -53,7 +53,7 @@ class Recipe(network.Recipe):
 
     horizon: int = 1
     window: int | None = None
-    season: int | None = None
+    season: int | tuple[int, ...] | None = None
     base: str = "auto"
     hidden: int | None = None
     batch: int = 32
@@ -66,8 +66,11 @@ class Recipe(network.Recipe):
         for name in ("horizon", "batch"):
             train.require_whole(name, getattr(self, name))
         train.require_whole("hidden", self.hidden, optional=True)
-        for name in ("window", "season"):
-            train.require_whole(name, getattr(self, name), optional=True, least=2)
+        train.require_whole("window", self.window, optional=True, least=2)
+        if isinstance(self.season, list | tuple):
+            object.__setattr__(self, "season", tuple(self.season))
+        for season in self.season if isinstance(self.season, tuple) else (self.season,):
+            train.require_whole("season", season, optional=self.season is None, least=2)
         train.require_one_of("base", self.base, ("auto", *forecaster.BASES))
         for name in ("validation", "test"):
             train.require_share(name, getattr(self, name))
