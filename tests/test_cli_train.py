@@ -94,7 +94,13 @@ def test_train_then_generate(here: Path) -> None:
     assert text != bptt("generate runs/cat --prime 'the ' --length 50 --seed 1")
     greedy = bptt("generate runs/cat --prime 'the ' --length 50 --temperature 0")
     assert greedy == bptt("generate runs/cat --prime 'the ' --length 50 --temperature 0 --seed 1")
+    assert greedy == bptt("generate runs/cat --prime 'the ' --length 50 --top-k 1 --seed 5")
+    assert greedy == bptt("generate runs/cat --prime 'the ' --length 50 --top-p 0.001 --seed 5")
+    few = json.loads(bptt("generate runs/cat --prime 'the ' --length 50 --top-k 2 --top-p 0.9 --json"))
+    assert (few["top_k"], few["top_p"]) == (2, 0.9)
+    assert few["text"] != text
     facts = json.loads(bptt("generate runs/cat --prime 'the ' --length 50 --json"))
+    assert (facts["top_k"], facts["top_p"]) == (None, None)
     assert facts["prime"] + facts["text"] + "\n" == text
     for command in following:
         bptt(command.removeprefix("bptt "))
@@ -296,6 +302,7 @@ def test_an_empty_path_is_refused(here: Path, name: str, parameter: inspect.Para
     before = {file: file.stat().st_mtime_ns for file in here.iterdir()}
     if parameter.name in ("run", "file"):
         given = {"generate run": "''", "inspect run": "'' text", "forecast run": "''", "classify run": "'' words.txt"}
+        given["score run"] = "'' words.txt"
         typed = given.get(f"{name} {parameter.name}", "'' -o new" if name == "train" else "run ''")
     else:
         rest = {"train": "-o new words.txt", "classify": "run words.txt", "inspect": "run text"}.get(name, "run")
@@ -443,6 +450,7 @@ def importing(here: Path, command: str, module: str, hangup: Any = signal.SIG_DF
         ("train words.txt -o new", "torch"),
         ("generate new", "torch"),
         ("inspect new text -o new", "torch"),
+        ("score new words.txt", "torch"),
         ("forecast new -o new", "numpy"),
         ("classify new words.txt -o new", "numpy"),
         ("trace hello", "torch"),

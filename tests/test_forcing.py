@@ -6,7 +6,7 @@ from cases import tolerance
 from torch import Tensor
 
 from bptt.errors import InputError
-from bptt.nn import Jordan, State
+from bptt.nn import RNN, Jordan, Network, State
 from bptt.sheet import losses
 from bptt.train import forcing, schedules
 
@@ -99,6 +99,66 @@ def test_low_temperature_is_greedy() -> None:
     net, x, _ = network()
     cold, _ = forcing.free_run(net, x, feed="sample", temperature=1e-4)
     torch.testing.assert_close(cold, forcing.free_run(net, x, feed="greedy")[0], **tolerance(F64))
+
+
+def drawn(chances: list[float], **drawing: float) -> list[float]:
+    """The frequencies of what a network writes whose ŷ is always the same."""
+    model = Network(RNN(len(chances), 3), len(chances))
+    with torch.no_grad():
+        model.readout.weight.zero_()
+        model.readout.bias.copy_(torch.tensor(chances).log())
+    tokens = forcing.continuation(model, torch.tensor([0]), 4000, **drawing)  # pyright: ignore[reportArgumentType]
+    return (torch.bincount(torch.tensor(list(tokens)), minlength=len(chances)) / 4000).tolist()
+
+
+CHANCES = [0.1, 0.4, 0.05, 0.3, 0.15]
+
+
+@pytest.mark.parametrize(
+    ("drawing", "expected"),
+    [
+        ({}, CHANCES),
+        ({"top_k": 5}, CHANCES),
+        ({"top_k": 99, "top_p": 1.0}, CHANCES),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_p": 0.6}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_p": 0.75}, [0, 40 / 85, 0, 30 / 85, 15 / 85]),
+        ({"top_p": 0.4}, [0, 1, 0, 0, 0]),
+        ({"top_p": 1e-9}, [0, 1, 0, 0, 0]),
+        ({"top_k": 3, "top_p": 0.8}, [0, 4 / 7, 0, 3 / 7, 0]),  # of 0.85 that k leaves, 0.7 is more than four fifths
+        ({"temperature": 0.5, "top_p": 0.6}, [0, 16 / 25, 0, 9 / 25, 0]),
+        ({"temperature": 0.5, "top_p": 0.5}, [0, 1, 0, 0, 0]),  # temperature first: 0.16 of 0.285
+    ],
+)
+def test_the_unlikely_is_left_out_and_the_rest_keeps_its_share(
+    drawing: dict[str, float], expected: list[float]
+) -> None:
+    found = drawn(CHANCES, **drawing)
+    assert [chance == 0 for chance in found] == [chance == 0 for chance in expected]
+    assert found == pytest.approx(expected, abs=0.03)
+
+
+def test_a_share_that_is_reached_needs_no_more() -> None:
+    assert sum(chance > 0 for chance in drawn([0.25] * 4, top_p=0.5)) == 2
+
+
+def test_what_leaves_nothing_out_draws_the_same() -> None:
+    torch.manual_seed(1)
+    model, prime = Network(RNN(9, 12), 9), torch.arange(9)
+    plain = list(forcing.continuation(model, prime, 200, seed=3))
+    assert list(forcing.continuation(model, prime, 200, seed=3, top_p=1.0)) == plain
+    few = [list(forcing.continuation(model, prime, 200, seed=3, top_k=3, top_p=0.8)) for _ in range(2)]
+    assert few[0] == few[1] != plain
+    greedy = list(forcing.continuation(model, prime, 200, temperature=0))
+    assert list(forcing.continuation(model, prime, 200, temperature=2, top_k=1, seed=8)) == greedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("top_k", 0), ("top_k", -3), *(("top_p", p) for p in (0, 1.1, float("nan")))]
+)
+def test_shares_that_leave_nothing_are_explained(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"{name} must be .*; got {value}"):
+        drawn(CHANCES, **{name: value})
 
 
 def test_scheduled_sampling_goes_from_forced_to_free() -> None:

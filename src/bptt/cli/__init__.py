@@ -1,5 +1,5 @@
-"""The command line: `bptt train`, `bptt generate`, `bptt forecast`, `bptt classify`, `bptt inspect`, `bptt trace`,
-`bptt derive`.
+"""The command line: `bptt train`, `bptt generate`, `bptt score`, `bptt forecast`, `bptt classify`, `bptt inspect`,
+`bptt trace`, `bptt derive`.
 
 Exit codes: 0 done, or stopped by SIGTERM or SIGHUP with everything saved; 1 NaN or infinity in the training, or stdout
 refused what was printed; 2 a file or an option cannot be used; 130 stopped by Ctrl-C with everything saved. While
@@ -40,6 +40,7 @@ def bptt(
 
 app.command(short_help="Train a network on a text or a table.")(commands.train)
 app.command(short_help="Let a trained network write.")(commands.generate)
+app.command(short_help="Measure how well a trained network predicts a text.")(commands.score)
 app.command(short_help="Forecast the steps after the end of a series.")(commands.forecast)
 app.command(short_help="Say what sequences are, with a network trained on labelled ones.")(commands.classify)
 app.command(short_help="Write a page that plays a trained network on a text, every number open.")(commands.inspect)

@@ -301,6 +301,15 @@ def generate(
     temperature: Annotated[
         float, typer.Option(help="Below 1 surer, above 1 more varied; 0: always the likeliest symbol.")
     ] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw only from the k likeliest symbols.", show_default="all")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw only from the fewest likeliest symbols whose probabilities add up to p.", show_default="all"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     threads: ThreadsOption = None,
@@ -312,11 +321,40 @@ def generate(
     [cyan]bptt generate runs/demo[/cyan]
 
     [cyan]bptt generate runs/demo --prime "The return value" --length 1000 --temperature 0.6 --seed 7[/cyan]
+
+    [cyan]bptt generate runs/demo --temperature 1 --top-k 40 --top-p 0.95[/cyan]   # first temperature, then k, then p
     """
     from bptt.cli import text as work
 
     _begin(threads)
-    work.generate(run, prime, length, temperature, seed, json=json)
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    work.generate(run, prime, length, drawing, json=json)
+
+
+def score(
+    run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="Directory that bptt train has written.")],
+    file: Annotated[Path, typer.Argument(parser=path, metavar="FILE", help="A text in UTF-8; -: standard input.")],
+    lines: Annotated[bool, typer.Option("--lines", help="Print every line as well, the worst first.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Measure how well a trained network predicts a text: bits per symbol and perplexity, which is 2 to their power.
+
+    The text is read as one stream: what is expected in a line depends on all lines before it. The first symbol is read
+    and not predicted.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt score runs/demo LICENSE[/cyan]
+
+    [cyan]bptt score runs/demo LICENSE --lines | head[/cyan]   # the lines it expected least
+
+    [cyan]cat *.txt | bptt score runs/demo - --json[/cyan]
+    """
+    from bptt.cli import text as work
+
+    _begin(threads)
+    work.score(run, file, lines=lines, json=json)
 
 
 def forecast(

@@ -1,4 +1,4 @@
-"""Text on the command line: `bptt generate`, `bptt inspect`, and the messages of `bptt train`."""
+"""Text on the command line: `bptt generate`, `bptt score`, `bptt inspect`, and the messages of `bptt train`."""
 
 import json as json_format
 import math
@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from bptt import runs
 from bptt.cli.shell import Say
 from bptt.errors import InputError
@@ -16,6 +19,7 @@ from bptt.files import outputs
 from bptt.nn import Network
 from bptt.tape import player, record
 from bptt.tasks import Text, data
+from bptt.tasks import score as scoring
 from bptt.tasks.data import Vocabulary
 from bptt.train import Training, forcing
 
@@ -61,19 +65,72 @@ def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> Non
     say(f"  {program} train -o {out} --resume --epochs {2 * training.recipe.epochs}", "cyan")
 
 
-def generate(run: Path, prime: str | None, length: int, temperature: float, seed: int, *, json: bool) -> None:
+def generate(run: Path, prime: str | None, length: int, drawing: Mapping[str, Any], *, json: bool) -> None:
+    """drawing: the keyword arguments of `forcing.continuation`."""
     _, vocabulary, model = _load(run)
     prime = _opening(vocabulary) if prime is None else prime
-    tokens = forcing.continuation(model, vocabulary.encode(prime), length, temperature=temperature, seed=seed)
+    tokens = forcing.continuation(model, vocabulary.encode(prime), length, **drawing)
     if json:
         text = vocabulary.decode(tokens)
-        facts = {"run": str(run), "prime": prime, "temperature": temperature, "seed": seed, "text": text}
+        facts = {"run": str(run), "prime": prime, **drawing, "text": text}
         print(json_format.dumps(facts, ensure_ascii=False))
         return
     print(prime, end="")
     for piece in vocabulary.pieces(tokens):
         print(piece, end="", flush=True)
     print()
+
+
+def score(run: Path, file: Path, *, lines: bool, json: bool) -> None:
+    settings, vocabulary, model = _load(run)
+    unit = vocabulary.unit
+    if str(file) == "-":
+        content = b"" if sys.stdin is None else sys.stdin.buffer.read()
+        text = data.of_bytes(content, "standard input", "The text to score must not be empty; standard input")
+    else:
+        text = data.read(file, "score")
+    tokens = _encoded(text, vocabulary)
+    if len(tokens) < 2:
+        raise InputError(
+            f"A text to score needs at least two {unit}s, to read one and expect the next; {text.source} has one."
+        )
+    bits = scoring.bits(model, tokens)
+    mean, perplexity, scale = float(bits.mean()), float(np.exp2(bits.mean())), scoring.by_frequency(tokens)
+    unknown = int((tokens == len(vocabulary) - 1).sum()) if unit == "word" else 0
+    found = scoring.lines(text, vocabulary, bits) if lines else []
+    if json:
+        facts: dict[str, Any] = {"run": str(run), "file": text.source, "unit": unit, "items": len(bits), "bits": mean}
+        facts |= {"perplexity": perplexity if math.isfinite(perplexity) else None, "bits_by_frequency": scale}
+        facts |= {"unknown": unknown} if unit == "word" else {}
+        each = [{"line": n, "items": items, "bits": bits / items, "text": text} for n, items, bits, text in found]
+        facts |= {"lines": each} if lines else {}
+        print(json_format.dumps(facts, ensure_ascii=False))
+        return
+    learnt = ", which the network has learnt from" if text.sha256 == settings.sha256 else ""
+    print(
+        f"{text.source}{learnt}: {mean:.3f} bits per {unit}, perplexity {perplexity:.4g}, over {len(bits):,} {unit}s."
+    )
+    print(f"For scale: {scale:.3f} bits where each {unit} is drawn by its frequency in this text.")
+    print("Read as one stream from the zero state: a line is expected from all lines before it.")
+    if unknown:
+        print(f"{unknown:,} of {len(tokens):,} words are none the network knows, and count as {data.UNKNOWN}.")
+    if lines:
+        print(f"\n{'line':>7} {'bits':>7} {unit + 's':>10}  text, the least expected first")
+    for line in sorted(found, key=lambda line: -line.bits / line.items):
+        shown = "".join(c if c.isprintable() else " " for c in line.text[:60]) + "..." * (len(line.text) > 60)
+        print(f"{line.number:>7} {line.bits / line.items:>7.3f} {line.items:>10,}  {shown}")
+
+
+def _encoded(text: data.Corpus, vocabulary: Vocabulary) -> Tensor:
+    """The tokens. Raises InputError with the place of the first character that the vocabulary does not have."""
+    if unknown := vocabulary.unknown(text.characters if vocabulary.unit == "character" else ""):
+        before = text.characters[: min(map(text.characters.index, unknown))]
+        raise InputError(
+            f"Every character must be among the {len(vocabulary)} of the text the model was trained on; line "
+            f"{before.count(chr(10)) + 1} of {text.source} has {text.characters[len(before)]!a}; unknown in all: "
+            f"{data.listed(unknown)}. Replace them, or train with --unit byte, which knows every text."
+        )
+    return vocabulary.encode(text)
 
 
 def inspect(run: Path, text: str, out: Path | None, *, show: bool) -> None:
@@ -111,8 +168,8 @@ def _load(run: Path) -> tuple[runs.Settings, Vocabulary, Network]:
     settings, model = runs.load(run)
     if settings.task != Text.name:
         raise InputError(
-            f"This command continues or plays a text, and needs a run that was trained on one; {run} was trained for "
-            f"the task {settings.task!r}. bptt --help lists the commands for it."
+            f"This command continues, scores or plays a text, and needs a run that was trained on one; {run} was "
+            f"trained for the task {settings.task!r}. bptt --help lists the commands for it."
         )
     return settings, Vocabulary.from_json(settings.about["vocabulary"]), model
 

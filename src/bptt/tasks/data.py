@@ -49,9 +49,9 @@ class Corpus:
         except UnicodeDecodeError as error:
             path = self.source
             raise InputError(
-                f"The text to train on must be UTF-8; {path} is not: byte {self.content[error.start]:#04x} at offset "
+                f"The text must be UTF-8; {path} is not: byte {self.content[error.start]:#04x} at offset "
                 f"{error.start} ({error.reason}). Convert it, for example: iconv -f latin1 -t utf-8 {path} > "
-                "converted.txt. Or read it byte by byte: --unit byte"
+                "converted.txt. Or train byte by byte: --unit byte"
             ) from None
 
     @property
@@ -70,8 +70,8 @@ def english() -> Corpus:
     return Corpus("\n".join(topics[title] for title in sorted(topics)).encode(), ENGLISH)
 
 
-def read(path: str | Path) -> Corpus:
-    """The text of a file, line ends as they are; a byte order mark at its start is dropped.
+def read(path: str | Path, use: str = "train on") -> Corpus:
+    """The text of a file, line ends as they are; a byte order mark at its start is dropped. use: the verb of messages.
 
     Raises InputError for a file that is missing, empty, unreadable or a directory.
     """
@@ -80,20 +80,25 @@ def read(path: str | Path) -> Corpus:
         content = disk.read_whole(path)
     except FileNotFoundError:
         raise InputError(
-            f"The text to train on must be a file; there is none at {path}. Check the path, or leave it "
-            "out to train on the English text that ships with CPython."
+            f"The text to {use} must be a file; there is none at {path}. Check the path"
+            + (", or leave it out to train on the English text that ships with CPython." if use == "train on" else ".")
         ) from None
     except IsADirectoryError:
         raise InputError(
-            f"The text to train on must be a file; {path} is a directory. Name a file in it, or join several first: "
+            f"The text to {use} must be a file; {path} is a directory. Name a file in it, or join several first: "
             f"cat {path}/*.txt > corpus.txt"
         ) from None
     except OSError as error:
-        raise InputError(f"The text to train on must be readable; {path}: {error.strerror}.") from None
+        raise InputError(f"The text to {use} must be readable; {path}: {error.strerror}.") from None
+    return of_bytes(content, str(path.absolute()), f"The text to {use} must not be empty; {path}")
+
+
+def of_bytes(content: bytes, source: str, empty: str) -> Corpus:
+    """The text in some bytes, without a byte order mark. Raises InputError, which begins with `empty`, for none."""
     content = content.removeprefix(codecs.BOM_UTF8)
     if not content:
-        raise InputError(f"The text to train on must not be empty; {path} holds no characters. Name another file.")
-    return Corpus(content, str(path.absolute()))
+        raise InputError(f"{empty} holds no characters. Name another file.")
+    return Corpus(content, source)
 
 
 def reread(source: str) -> Corpus:

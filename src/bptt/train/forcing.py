@@ -21,16 +21,29 @@ Feed = Literal["output", "greedy", "sample"]
 
 
 def continuation(
-    model: Network, prime: Tensor, length: int, *, temperature: float = 1.0, seed: int = 0
+    model: Network,
+    prime: Tensor,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
 ) -> Iterator[int]:
     """Draws `length` tokens that follow the prime, and yields them one by one.
 
     prime        tokens (N,), N > 0, read from the zero state
     temperature  divides the outputs before softmax: below 1 surer, above 1 more varied; 0: always the likeliest token
-    seed         the same model, prime, temperature and seed give the same tokens
+    top_k        draws only from the k likeliest; None: from all
+    top_p        draws only from the fewest of the likeliest whose probabilities, after temperature and top_k, add up to
+                 p or more; None or 1: from all
+    seed         the same model, prime, temperature, top_k, top_p and seed give the same tokens
 
-    Raises InputError for an empty prime, a length below 1, a temperature that is negative, NaN or infinite, or a seed
-    outside [0, 2**63).
+    Raises InputError for an empty prime, a length or top_k below 1, a top_p outside (0, 1], a temperature that is
+    negative, NaN or infinite, or a seed outside [0, 2**63).
+
+    Sources: Fan et al. (2018) for top_k; Holtzman et al., "The curious case of neural text degeneration" (2020), for
+    top_p.
     """
     if len(prime) == 0:
         raise InputError("prime must have at least one character for the network to start from; got none.")
@@ -40,14 +53,24 @@ def continuation(
         raise InputError(
             f"temperature must be 0 (always the likeliest) or a number above; got {temperature}. Usual: 0.5 to 1."
         )
+    if top_k is not None and top_k < 1:
+        raise InputError(f"top_k must be a whole number of at least 1; got {top_k}. 1: always the likeliest.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(f"top_p must be a probability above 0 and at most 1; got {top_p}. Usual: 0.9 to 0.95.")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1; got {seed}.")
-    return _continuation(model, prime, length, temperature, torch.Generator().manual_seed(seed))
+    return _continuation(model, prime, length, temperature, top_k, top_p, torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def _continuation(
-    model: Network, prime: Tensor, length: int, temperature: float, generator: torch.Generator
+    model: Network,
+    prime: Tensor,
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator,
 ) -> Iterator[int]:
     was_training = model.training
     model.eval()
@@ -59,11 +82,23 @@ def _continuation(
             else:
                 likelier = o[-1, 0].double()
                 y_hat = ((likelier - likelier.max()) / temperature).softmax(-1)
-                token = torch.multinomial(y_hat, 1, generator=generator)[0]
+                token = torch.multinomial(_likeliest(y_hat, top_k, top_p), 1, generator=generator)[0]
             yield int(token)
             o, h = model(token.view(1, 1), h)
     finally:
         model.train(was_training)
+
+
+def _likeliest(y_hat: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """ŷ with 0 for all but the k likeliest, and of these for all but the fewest whose share is p or more."""
+    if top_k is None and top_p in (None, 1):
+        return y_hat
+    ranked, order = y_hat.sort(descending=True, stable=True)
+    ranked = ranked[:top_k]
+    if top_p not in (None, 1):
+        before = ranked.cumsum(0) - ranked
+        ranked = ranked[before < top_p * ranked.sum()]
+    return torch.zeros_like(y_hat).index_copy(0, order[: len(ranked)], ranked)
 
 
 def free_run(
