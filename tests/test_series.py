@@ -336,6 +336,17 @@ class TestSeason:
         assert further == {"24": [24], "365.25": [364], "": []}[beside]
         assert (f"further seasons: {beside} steps" in why) == bool(beside)
 
+    @pytest.mark.parametrize("periods", [(24, 37), (7, 45), (12,), (5, 17, 60)])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_several_without_a_calendar(self, periods: tuple[int, ...], seed: int) -> None:
+        t, draw = np.arange(1500), np.random.default_rng(seed)
+        y = sum(np.sin(2 * np.pi * t / period) / (n + 1) for n, period in enumerate(periods)) + 0.1 * draw.normal(
+            size=1500
+        )
+        season, further, why = seasons.find([y], None, SPACINGS["row"])
+        assert sorted([season or 0, *further]) == sorted(periods)
+        assert ("further seasons" in why) == (len(periods) > 1)
+
     def test_found_or_rightly_not_found_in_19_of_20(self) -> None:
         right = [found_in(*case, seed=seed) == case[1] for seed, case in enumerate(SEASONAL)]
         assert np.mean(right) >= 0.95

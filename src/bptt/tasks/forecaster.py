@@ -392,7 +392,7 @@ def _linear(
         begins.setdefault(max(seasons), []).append("blend")
     zeros = panel.values.new_zeros(panel.values.shape[1], horizon * targets)
     best, chosen = math.inf, _Linear("last", 1, zeros, zeros[0], blend)
-    for lags in _choices_of_lags(len(steps), panel.values.shape[1], season):
+    for lags in _choices_of_lags(len(steps), panel.values.shape[1], [season, *further] if season else []):
         seen = torch.cat(list(_lagged(panel, origins, lags)))
         for first, anchors in begins.items():
             at = steps[place[steps] >= max(lags, first) - 1]
@@ -462,9 +462,9 @@ def _blend(panel: Panel, at: Tensor, wanted: Tensor, targets: int, horizon: int,
     return torch.linalg.solve(gram + slightly[:, None, None] * torch.eye(rules).to(gram), moments).mT
 
 
-def _choices_of_lags(steps: int, columns: int, season: int | None) -> list[int]:
+def _choices_of_lags(steps: int, columns: int, seasons: Sequence[int]) -> list[int]:
     """The numbers of lags to try: with at least three steps for each weight of the linear rule."""
-    choices = {1, 2, 4, 8, 16, 24, 32} | ({season + 2, 2 * season + 2} if season else set())
+    choices = {1, 2, 4, 8, 16, 24, 32}.union(*((season + 2, 2 * season + 2) for season in seasons))
     return sorted(lags for lags in choices if 3 * lags * columns <= steps and lags * columns <= MOST_WEIGHTS) or [1]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,8 @@ def find(
 ) -> tuple[int | None, list[int], str]:
     """The season of targets (N_k), or None; further seasons; and the reason.
 
-    Those of the calendar come first: of several, the one whose value a season before is clearly the nearest. Else it is
-    the shortest that explains the targets, of the likeliest of 2 to 4 steps, of 5 to 8, of 9 to 16, and so on.
+    Those of the calendar come first, else lags at which the targets resemble themselves clearly. Of several, the season
+    is the one whose value a season before is clearly the nearest.
     """
     n = max(map(len, targets))
     if given is not None:
@@ -28,8 +29,7 @@ def find(
                 f"A season must fit twice into the training part; --season {longest} does not into its {n:,} steps. "
                 "Give a longer series or leave --season out."
             )
-        also = f"; further seasons: {' and '.join(f'{other:,}' for other in further)} steps" if further else ""
-        return season, further, f"as given{also}"
+        return season, further, f"as given{_beside(further)}"
     columns = [_without_line(column) for column in targets]
     found: list[float] = []
     left = columns
@@ -40,24 +40,72 @@ def find(
             if all(_mean(rest**2) < 1e-6 * _mean(y**2) for rest, y in zip(left, columns, strict=True)):
                 break
     if found:
-        best = found[0]
-        for season in found[1:]:
-            r = _Likeness(columns, season).r
-            if 1 - r[round(season)] < CLEARLY * (1 - r[round(best)]):
-                best = season
+        best = _nearest(columns, found)
         further = [season for season in found if season != best]
-        beside = f"; further seasons: {' and '.join(f'{season:,.7g}' for season in further)} steps" if further else ""
-        return round(best), _in_phase(further, found), f"the calendar's, {_at(columns, best)}{beside}"
-    chosen, longest = None, 4
+        return round(best), _in_phase(further, found), f"the calendar's, {_at(columns, best)}{_beside(further)}"
+    lags = _lags(columns, n)
+    if not lags:
+        return None, [], "the training part does not repeat itself"
+    best = _nearest(columns, lags)
+    further = [lag for lag in lags if lag != best]
+    return best, further, f"{_at(columns, best)}{_beside(further)}"
+
+
+def _nearest(columns: Sequence[np.ndarray], seasons: Sequence[Any]) -> Any:
+    """The season whose value a season before is clearly the nearest, or else the shortest."""
+    best, *others = seasons
+    for season in others:
+        r = _Likeness(columns, season).r
+        if 1 - r[round(season)] < CLEARLY * (1 - r[round(best)]):
+            best = season
+    return best
+
+
+def _beside(further: Sequence[float]) -> str:
+    return f"; further seasons: {' and '.join(f'{season:,.7g}' for season in further)} steps" if further else ""
+
+
+def _lags(columns: Sequence[np.ndarray], n: int) -> list[int]:
+    """The lags at which columns repeat themselves, the likeliest of 2 to 4 steps, of 5 to 8, of 9 to 16, and so on: the
+    shortest that explains the columns, or several that leave clearly less, each clearly less than the ones before; of
+    several that take less than one long one together, it is enough that they do not leave clearly more.
+    """
+    one, several, left, longest = None, [], columns, 4
     while longest // 2 < n // 3:
-        lags = range(2 if longest == 4 else longest // 2 + 1, min(longest, n // 3) + 1)
-        lag = max(lags, key=_Likeness(columns, lags[-1]).sure)
-        near = range(max(2, lag - lag // 10), min(lag + lag // 10, n // 3) + 1)
-        lag = max(near, key=_Likeness(columns, lag).of)
-        if _Likeness(columns, lag).sure(lag) > OF_ANY and (chosen is None or _explains(columns, chosen, lag)):
-            chosen = lag
+        within = range(2 if longest == 4 else longest // 2 + 1, min(longest, n // 3) + 1)
+        lag, sure = _likeliest(columns, within, n)
+        if sure > OF_ANY and (one is None or _explains(columns, one, lag)):
+            one = lag
+        if several:
+            lag, sure = _likeliest(left, within, n)
+        if sure > OF_ANY and _unexplained(left, [lag]) < CLEARLY * _unexplained(left, []):
+            several.append(lag)
+            left = [_without_season(column, lag) for column in left]
         longest *= 2
-    return (chosen, [], _at(columns, chosen)) if chosen else (None, [], "the training part does not repeat itself")
+    if one is None:
+        return []
+    enough = 1 / CLEARLY if sum(several) < one else CLEARLY
+    less = _unexplained(columns, several) < enough * _unexplained(columns, [one])
+    return several if several and less else [one]
+
+
+def _likeliest(columns: Sequence[np.ndarray], lags: range, n: int) -> tuple[int, float]:
+    """The likeliest of some lags, and how sure it is."""
+    lag = max(lags, key=_Likeness(columns, lags[-1]).sure)
+    near = range(max(2, lag - lag // 10), min(lag + lag // 10, n // 3) + 1)
+    lag = max(near, key=_Likeness(columns, lag).of)
+    return lag, _Likeness(columns, lag).sure(lag)
+
+
+def _unexplained(columns: Sequence[np.ndarray], seasons: Sequence[int]) -> float:
+    """The mean square that is left without the means of the seasons' places, for each degree of freedom."""
+    total = 0.0
+    for y in columns:
+        rest, known = y, int((~np.isnan(y)).sum())
+        for season in seasons:
+            rest = _without_season(rest, season)
+        total += _mean(rest**2) * known / max(known - sum(seasons), 1)
+    return total
 
 
 def _in_phase(further: Sequence[float], found: Sequence[float]) -> list[int]:
