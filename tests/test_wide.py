@@ -156,10 +156,10 @@ QUESTIONS = {
                r"also 'id'\. .*--sequence NAME, one of id, kind, v1.*: --inputs v1\.\.v9"),
     "static": (header() + ",age", [[*row, 7] for row in slopes(9)], [], r"also 'age'.*--inputs v1\.\.v9"),
     "unnumbered": ("kind,a,b", [row[:3] for row in slopes(9)], [], r"has 'a', 'b'\..*--inputs FIRST\.\.LAST"),
-    "gap": ("kind,v1,v2,v4", [row[:4] for row in slopes(9)], [], r"numbers the columns of 'v' unevenly"),
-    "blocks": ("kind,x1,x2,y1", [row[:4] for row in slopes(9)], [], r"columns of 'x', 'y' unevenly"),
-    "named blocks": ("kind,x1,x2,y1", [row[:4] for row in slopes(9)], ["x1..y1"], r"columns of 'x', 'y' unevenly"),
-    "single": ("kind,v1", [row[:2] for row in slopes(9)], [], r"numbers the columns of 'v'"),
+    "gap": ("kind,v1,v2,v4", [row[:4] for row in slopes(9)], [], r"has 3 called 'v', which are not numbered evenly"),
+    "blocks": ("kind,x1,x2,y1", [row[:4] for row in slopes(9)], [], r"has 2 called 'x', 1 called 'y', which"),
+    "named blocks": ("kind,x1,x2,y1", [row[:4] for row in slopes(9)], ["x1..y1"], r"has 2 called 'x', 1 called 'y', which"),
+    "single": ("kind,v1", [row[:2] for row in slopes(9)], [], r"has 1 called 'v', which"),
     "named single": ("kind,v1,w", [row[:3] for row in slopes(9)], ["w"], r"has one step, 'w'"),
     "long": ("id,t,kind,u,v", LONG, [], r"has 'id', 't', 'u', 'v'"),
     "long, inputs named": ("id,t,kind,u,v", LONG, ["u", "v"], r"'id', which looks like the sequence .*take 'id' out"),
@@ -167,6 +167,7 @@ QUESTIONS = {
     "long, counted": ("kind,c1,c2,c3", [[r[2], r[1], *r[3:]] for r in LONG], [], r"'c1', which looks like"),
     "long, runs": ("kind,c1,c2", [[r[2], r[0][1:], r[3]] for r in LONG], [], r"'c1', which looks like"),
     "rows counted": ("kind,c1,c2", [[row[0], k, row[1]] for k, row in enumerate(slopes(9))], [], r"'c1', which"),
+    "nothing else": ("kind", [row[:1] for row in slopes(9)], [], r"has no other column"),
     "backwards": (header(), slopes(9), ["v3..v1"], r"left to right; 'v1' stands before 'v3'"),
     "unknown": (header(), slopes(9), ["v1..w"], r"one of the table's: .*; got 'w'"),
     "twice": (header(), slopes(9), ["v1..v3", "v2"], r"'v2' was given twice"),
@@ -188,6 +189,12 @@ def test_one_row_each_and_some_numbers_is_asked(tmp_path: Path) -> None:
         labelled.roles(source, "kind", "id")
     assert labelled.roles(source, "kind", "id", inputs=["v1..v9"]).steps == tuple(f"v{k}" for k in range(1, 10))
     assert labelled.roles(source, "kind", "id", inputs=["v1", "age"]).steps is None
+    assert labelled.roles(source, "kind", "id", "age", ["v1..v9"])[2:] == (
+        "age",
+        tuple(header().split(",")[1:]),
+        (),
+        None,
+    )
 
 
 def test_an_index_beside_named_steps_is_no_question(tmp_path: Path) -> None:

@@ -314,7 +314,8 @@ def roles(
             f"which column tells the sequence of a row, --sequence NAME, one of {source.listed()}; or leave --time out."
         )
     rows_of = _rows_of(source, sequence)
-    if len(rows_of) == len(source) and (found := _in_rows(source, label, sequence, inputs)):
+    one_each = len(rows_of) == len(source) and time in (None, timeline.ROWS)
+    if one_each and (found := _in_rows(source, label, sequence, inputs)):
         return found
     if time is None:
         time = timeline.ordering(source, rows_of, taken=given)
@@ -343,10 +344,13 @@ def _in_rows(source: Table, label: str, sequence: str | None, inputs: Sequence[s
     rest, reason = [name for name in free if name not in read], None
     ends = (longest[0], longest[-1]) if len(longest) > 1 else ("FIRST", "LAST")
     fix = f"say which columns are its steps: --inputs {'..'.join(ends)}"
-    if others:
+    if not read:
+        reason = "has no other column"
+    elif others:
         reason = f"has {'also ' if steps else ''}{_listed(others)}"
     elif found is None:
-        reason = f"numbers the columns of {_listed(list(steps))} unevenly, backwards, or each in its own way"
+        many = [f"{len(names):,} called {word!r}" for word, names in steps.items()]
+        reason = f"has {', '.join(many)}, which are not numbered evenly, forwards and alike"
     elif min(map(len, found.values())) < 2:
         reason = f"has one step, {_listed(list(read))}"
     elif sequence is None:

@@ -59,30 +59,25 @@ def continuation(
         raise InputError(f"top_p must be a probability above 0 and at most 1; got {top_p}. Usual: 0.9 to 0.95.")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1; got {seed}.")
-    return _continuation(model, prime, length, temperature, top_k, top_p, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+
+    def chosen(o: Tensor) -> Tensor:
+        if temperature == 0:
+            return o.argmax()
+        y_hat = ((o.double() - o.double().max()) / temperature).softmax(-1)
+        return torch.multinomial(_likeliest(y_hat, top_k, top_p), 1, generator=generator)[0]
+
+    return _continuation(model, prime, length, chosen)
 
 
 @torch.no_grad()
-def _continuation(
-    model: Network,
-    prime: Tensor,
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: torch.Generator,
-) -> Iterator[int]:
+def _continuation(model: Network, prime: Tensor, length: int, chosen: Callable[[Tensor], Tensor]) -> Iterator[int]:
     was_training = model.training
     model.eval()
     try:
         o, h = model(prime[:, None])
         for _ in range(length):
-            if temperature == 0:
-                token = o[-1, 0].argmax()
-            else:
-                likelier = o[-1, 0].double()
-                y_hat = ((likelier - likelier.max()) / temperature).softmax(-1)
-                token = torch.multinomial(_likeliest(y_hat, top_k, top_p), 1, generator=generator)[0]
+            token = chosen(o[-1, 0])
             yield int(token)
             o, h = model(token.view(1, 1), h)
     finally:
