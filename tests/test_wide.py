@@ -158,7 +158,7 @@ QUESTIONS = {
     "unnumbered": ("kind,a,b", [row[:3] for row in slopes(9)], [], r"has 'a', 'b'\..*--inputs FIRST\.\.LAST"),
     "gap": ("kind,v1,v2,v4", [row[:4] for row in slopes(9)], [], r"has 3 called 'v', which are not numbered evenly"),
     "blocks": ("kind,x1,x2,y1", [row[:4] for row in slopes(9)], [], r"has 2 called 'x', 1 called 'y', which"),
-    "named blocks": ("kind,x1,x2,y1", [row[:4] for row in slopes(9)], ["x1..y1"], r"has 2 called 'x', 1 called 'y', which"),
+    "named blocks": ("kind,x1,x2,y1", [row[:4] for row in slopes(9)], ["x1..y1"], r"2 called 'x', 1 called 'y'"),
     "single": ("kind,v1", [row[:2] for row in slopes(9)], [], r"has 1 called 'v', which"),
     "named single": ("kind,v1,w", [row[:3] for row in slopes(9)], ["w"], r"has one step, 'w'"),
     "long": ("id,t,kind,u,v", LONG, [], r"has 'id', 't', 'u', 'v'"),
