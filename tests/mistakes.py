@@ -315,20 +315,19 @@ CODE = {
         "table.read('empty.csv')": r"must not be empty; empty\.csv holds no bytes",
         "table.read('blank.csv')": r"holds only blank lines",
         "table.read('header.csv')": r"needs rows below the names",
-        "table.read('latin.csv')": r"byte 0xe9 in line 2",
-        "table.read('utf16.csv')": r"is UTF-16",
+        "table.read('latin.csv')": r"byte 0xe9 in line 2 .*--encoding cp1252",
         "table.read('zeros.csv')": r"zero bytes in line 2",
         "table.read('double.csv')": r"several called 'x'",
-        "table.read('numbers.csv')": r"first line of a table must name its columns",
+        "table.read('numbers.csv')": r"first line of a table must name its columns; .* --header none",
         "table.read('quote.csv')": r"double quotes must end with one",
         "table.read('cut.parquet')": r"must be a Parquet file",
         "table.read('.')": r"\. is a directory",
         "table.read('good.csv').numbers('y')": r"line 2 of .*good\.csv has 'a'",
         "table.read('infinite.csv').numbers('x')": r"must hold finite numbers; line 3",
-        "table.read('comma.csv').numbers('x')": r"has '1,5'\. Write 1\.5, and the rest of the column",
-        "table.read('thousands.csv').numbers('sold')": r"'1,231' .* may stand for 1231 or 1\.231, and is not guessed",
-        "table.read('thousands.csv').numbers('share')": r"'12%' and 1 more\. It may stand for 12 or 0\.12",
-        "table.read('thousands.csv').numbers('price')": r"'1\.020,0 €' .*\. Write 1020\.0, and the rest",
+        "table.read('thousands.csv').numbers('sold')": r"'1,231'\. .* 1231 or 1\.231, .* --decimal \. for",
+        "table.read('thousands.csv').numbers('share')": r"in one unit; line 3 .* has '0\.11'\. Other cells have %",
+        "table.read('thousands.csv').numbers('price')": r"same mark .* has '1\.020,0'\. Another cell has '998\.5'",
+        "table.read('names.csv')": r"2 names and 3 cells a line, such as '2026-01-01, 1, 5'\. If a comma stands",
     },
     "Tapes on disk": {
         "bptt.Tape.load('missing.tape')": r"found nothing at 'missing\.tape'",
@@ -449,8 +448,9 @@ def material(at: Path) -> None:
         "tiny.txt": "hello", "empty.txt": "", "mark.txt": "\ufeff", "gone.txt": WORDS,
         "good.csv": "s,x,y\n1,2,a\n1,3,a\n2,4,b\n", "ragged.csv": "s,x,y\n1,2,a\n1,3\n", "empty.csv": "",
         "blank.csv": "\n\n", "header.csv": "s,x,y\n", "double.csv": "x,x\n1,2\n", "numbers.csv": "1,2\n3,4\n",
-        "quote.csv": 'x,y\n"1,2\n', "zeros.csv": "x\n1\0\n", "infinite.csv": "x\n1\ninf\n", "comma.csv": "x;y\n1,5;2\n",
-        "thousands.csv": "sold;share;price\n1,231;12%;1.020,0 €\n1,190;11%;998,5 €\n",
+        "quote.csv": 'x,y\n"1,2\n', "zeros.csv": "x\n1\0\n", "infinite.csv": "x\n1\ninf\n",
+        "names.csv": "day,v\n2026-01-01,1,5\n",
+        "thousands.csv": "sold;share;price\n1,231;12%;1.020,0\n1,190;0.11;998.5\n",
     }  # fmt: skip
     for name, text in texts.items():
         (at / name).write_text(text, "utf-8")
@@ -489,7 +489,6 @@ def material(at: Path) -> None:
         assert kind == "exit code 0", message
     (at / "latin.txt").write_bytes("café".encode("latin1"))
     (at / "latin.csv").write_bytes("x\ncafé\n".encode("latin1"))
-    (at / "utf16.csv").write_bytes("x\n1\n".encode("utf-16"))
     (at / "cut.txt").write_bytes(b"cut off \xe2\x82")
     (at / "surrogate.txt").write_bytes(b"\xed\xa0\x80")
     (at / "cut.parquet").write_bytes(b"PAR1\0\0\0")

@@ -127,37 +127,12 @@ MISTAKES: dict[str | bytes, str] = {
     f'x,y\n"1",2\n1,{"a" * 140_000}\n': r"up to 131,072 characters; .* in the lines from 3 on",
     'x,y\n1,"2\n' + "3,4\n" * 40_000: r"up to 131,072 characters; .* from 2 on\. .* never ends, end it there",
     'x,y\n1,"2"3\n': r"double quotes must end with one.* in the lines from 2 on",
-    b"x,y\n1,2\n1,\xff\n": r"CSV in UTF-8 or Parquet; .* is neither: byte 0xff in line 3",
-    "x,y\n1,2\n".encode("utf-16"): r"must be UTF-8; .* is UTF-16\. Convert it, .*iconv -f utf-16",
+    b"x,y\n1,2\n1,\xff\n": r"CSV in UTF-8 or UTF-16, .* is neither: byte 0xff in line 3 .*--encoding cp1252",
     b"x,y\n1,\x002\n": r"holds zero bytes in line 2",
     "x,y\n1,2\n2,two\n3,three\n": r"Column 'y' must hold numbers; line 3 of .* has 'two' and 1 more\. Correct",
     "x,y\n1,-inf\n": r"Column 'y' must hold finite numbers; line 2 of .* has -inf",
     "x,z\n1,2\n": r"A column must be one of the table's: x, z; got 'y'",
 }
-
-
-NUMBERS = {
-    "1,231": "1231 or 1.231", "-1,231": "-1231 or -1.231", "$1,200": "1200 or 1.200", "1.231 €": "1.231 or 1231",
-    "12%": "12 or 0.12", "0,5 %": "0.5 or 0.005",
-    "1,5": "1.5", "0,123": "0.123", "\u22123,25": "-3.25", "1.020,0": "1020.0", "1 231": "1231",
-    "1\u202f231,5": "1231.5", "1'231.5": "1231.5", "2,500,000.5": "2500000.5", "1.231.000": "1231000",
-    "€ 12": "12", "-$5": "-5",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("cell", NUMBERS)
-def test_a_number_written_otherwise_is_told_every_reading(file: Path, cell: str) -> None:
-    read = table.read(written(file, f"x;y\n1;2\n1;{cell}\n1;{cell}\n"))
-    with pytest.raises(InputError) as refusal:
-        read.numbers("y")
-    message = str(refusal.value)
-    assert message.startswith(
-        "Column 'y' must hold bare numbers, decimals with a point, thousands with nothing between"
-    )
-    assert f"; line 3 of {file} has {cell!r} and 1 more. " in message
-    told = NUMBERS[cell]
-    fix = f"It may stand for {told}, and is not guessed: " if "or" in told else f"Write {told}, and the rest "
-    assert fix in message
 
 
 @pytest.mark.parametrize("cell", ["two", "1,2,3", "1.2.3", "5 kg", "1-2", "$", "%", "1,2345,678", "\u0661\u0662"])
@@ -256,7 +231,8 @@ def test_what_the_csv_module_writes_comes_back(
     csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows([names, *rows])
     read = everything_in(written(tmp_path_factory.getbasetemp() / "any.csv", buffer.getvalue()))
     assert read is not None
-    assert read.frame.rows() == [tuple(cell or None for cell in row) for row in rows]
+    if not any(line.startswith("Skipped") for line in read.assumed()):  # as units, or empty at the end
+        assert read.frame.rows() == [tuple(cell or None for cell in row) for row in rows]
 
 
 def test_columns_of_parquet_that_are_no_numbers(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bptt.cli.shell import path, was_given
 from bptt.errors import InputError
 
 TEXT, TABLE, SERIES, LABELLED = "Text", "Tables", "Series", "Labelled sequences"
+WRITTEN = "How a table is written"
 NETWORK, LENGTH = "Network", "Training"
 OF_THE_RUN = ("out", "file", "threads", "resume", "overwrite", "json")  # options of `train`; the others are its task's
 
@@ -26,6 +27,36 @@ ThreadsOption = Annotated[
         max=os.cpu_count(),
         help="Threads to work on.",
         show_default="OMP_NUM_THREADS, or one for each core",
+    ),
+]
+
+EncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoding of the letters, as cp1252.", rich_help_panel=WRITTEN, show_default="UTF-8, or UTF-16 if it shows"
+    ),
+]
+MissingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT", help="Stands for an unknown value, as -999; may be given again.", rich_help_panel=WRITTEN
+    ),
+]
+DecimalOption = Annotated[
+    str | None,
+    typer.Option(metavar="MARK", help="Before decimals: , or .", rich_help_panel=WRITTEN, show_default="found"),
+]
+HeaderOption = Annotated[
+    str | None,
+    typer.Option(help="none: no line names the columns.", rich_help_panel=WRITTEN, show_default="found"),
+]
+SheetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Sheet of a workbook, or file in a zip.",
+        rich_help_panel=WRITTEN,
+        show_default="the only one",
     ),
 ]
 
@@ -144,6 +175,11 @@ def train(
             help="Windows or sequences in a batch.", rich_help_panel=TABLE, show_default="series: 32, labelled: 16"
         ),
     ] = None,
+    encoding: EncodingOption = None,
+    missing: MissingOption = None,
+    decimal: DecimalOption = None,
+    header: HeaderOption = None,
+    sheet: SheetOption = None,
     unit: Annotated[
         str | None,
         typer.Option(help="character, byte or word.", rich_help_panel=TEXT, show_default="character"),
@@ -372,6 +408,11 @@ def forecast(
             "-o", "--out", parser=path, metavar="FILE.csv", help="Where to write it.", show_default="RUN/forecast.csv"
         ),
     ] = None,
+    encoding: EncodingOption = None,
+    missing: MissingOption = None,
+    decimal: DecimalOption = None,
+    header: HeaderOption = None,
+    sheet: SheetOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     threads: ThreadsOption = None,
 ) -> None:
@@ -390,7 +431,8 @@ def forecast(
     from bptt.cli import series as work
 
     _begin(threads)
-    work.forecast(run, steps, data, out, json=json)
+    written = {"encoding": encoding, "missing": missing, "decimal": decimal, "header": header, "sheet": sheet}
+    work.forecast(run, steps, data, out, written, json=json)
 
 
 def classify(
@@ -403,6 +445,11 @@ def classify(
         Path | None,
         typer.Option("-o", "--out", parser=path, metavar="FILE", help="Write label and probability of each as CSV."),
     ] = None,
+    encoding: EncodingOption = None,
+    missing: MissingOption = None,
+    decimal: DecimalOption = None,
+    header: HeaderOption = None,
+    sheet: SheetOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     threads: ThreadsOption = None,
 ) -> None:
@@ -419,7 +466,36 @@ def classify(
     from bptt.cli import labelled as work
 
     _begin(threads)
-    work.classify(run, file, out, json=json)
+    written = {"encoding": encoding, "missing": missing, "decimal": decimal, "header": header, "sheet": sheet}
+    work.classify(run, file, out, written, json=json)
+
+
+def look(
+    file: Annotated[Path, typer.Argument(parser=path, metavar="TABLE", help="CSV and its kin, Parquet or a sheet.")],
+    time: Annotated[
+        str | None,
+        typer.Option(help="Column that orders the rows; none: they stand in order.", show_default="found"),
+    ] = None,
+    encoding: EncodingOption = None,
+    missing: MissingOption = None,
+    decimal: DecimalOption = None,
+    header: HeaderOption = None,
+    sheet: SheetOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Show what would be read of a table, before any training: columns, times, season, gaps, and what looks odd.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt look air.csv[/cyan]
+
+    [cyan]bptt look export.csv --encoding cp1252 --decimal , --missing -999[/cyan]
+    """
+    from bptt.cli import look as work
+
+    startup.over()
+    written = {"encoding": encoding, "missing": missing, "decimal": decimal, "header": header, "sheet": sheet}
+    work.look(file, time, written, json=json)
 
 
 def inspect(

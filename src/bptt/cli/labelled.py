@@ -18,7 +18,7 @@ from bptt.cli.shell import Say, say_on, shortened
 from bptt.errors import InputError
 from bptt.files import outputs
 from bptt.runs import progress
-from bptt.tasks import Labelled, labelled, table, timeline
+from bptt.tasks import Labelled, dialect, labelled, table, timeline
 from bptt.tasks.labelled import Roles
 from bptt.train import Training
 
@@ -34,10 +34,11 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Labelled:
         raise InputError("Labelled sequences come from a table; name a CSV or Parquet file.")
     if test_file is not None and "test" in options:
         raise InputError("The test part is a file of its own or a share; got --test-file and --test. Leave one out.")
-    recipe = Labelled.Recipe(**options)
-    source = table.read(file)
+    written = dialect.Dialect.of(options)
+    recipe = Labelled.Recipe(**{name: value for name, value in options.items() if name not in dialect.OPTIONS})
+    source = table.read(file, written)
     roles = labelled.roles(source, label, sequence, time, _names(inputs) if inputs else None)
-    found = Labelled(source, recipe, roles, None if test_file is None else table.read(test_file))
+    found = Labelled(source, recipe, roles, None if test_file is None else table.read(test_file, written))
     if found.shared and found.test_source:
         warnings.warn(f"{_shared(found)} Its figures will be better than those on new sequences.", stacklevel=2)
     return found
@@ -52,7 +53,7 @@ def kept(options: Mapping[str, Any]) -> dict[str, Any]:
         found["inputs"] = _names(options["inputs"])
     if "test_file" in options:
         found["test_source"] = str(Path(options["test_file"]).absolute())
-    return found
+    return found | dialect.Dialect.of(options).said()
 
 
 def _names(given: str) -> list[str]:
@@ -68,6 +69,7 @@ def introduction(task: Labelled) -> list[str]:
     lines = [
         f"Table    {task.source}: {len(found):,} sequences{'' if task.steps is None else ', one a row,'} of {count}, "
         f"{len(roles.inputs)} input{'s' * (len(roles.inputs) > 1)}, {len(task.classes)} labels in {roles.label!r}",
+        *task.assumed,
         f"Inputs   {shortened(roles.inputs)}",
         *([f"Coded    {shortened(coded)}"] if coded else []),
         f"Time     {_time(task)}",
@@ -137,7 +139,7 @@ def _facts(counted: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     return {"accuracy": right, "classes": list(classes), "confusion": counted.tolist()}
 
 
-def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
+def classify(run: Path, file: Path, out: Path | None, written: Mapping[str, Any], *, json: bool) -> None:
     settings, model = runs.load(run)
     if settings.task != Labelled.name:
         raise InputError(
@@ -146,7 +148,7 @@ def classify(run: Path, file: Path, out: Path | None, *, json: bool) -> None:
         )
     about = settings.about
     roles, classes = labelled.roles_of(about), list(about["classes"])
-    source = table.read(file)
+    source = table.read(file, dialect.Dialect.of(about).but(written))
     found = labelled.sequences(source, roles, labelled=False)
     mean, sd = np.array(about["mean"]), np.array(about["sd"])
     o, _ = labelled.outputs(model, [(labelled.scaled(x, mean, sd), 0) for x in found.x])

@@ -19,7 +19,7 @@ from bptt.cli.shell import Say, say_on, shortened
 from bptt.errors import InputError
 from bptt.files import outputs
 from bptt.runs import progress
-from bptt.tasks import Series, backtest, chart, series, table
+from bptt.tasks import Series, backtest, chart, dialect, series, table
 from bptt.tasks.backtest import Backtest
 from bptt.tasks.columns import Columns, One, printable
 from bptt.train import Training
@@ -43,8 +43,10 @@ def task(file: Path | None, options: Mapping[str, Any]) -> Series:
     """The task of a new training."""
     if file is None:
         raise InputError("A series comes from a table; name a CSV or Parquet file.")
-    recipe = {name: value for name, value in options.items() if name not in ("target", "inputs", "time", "series")}
-    return Series(table.read(file), Series.Recipe(**recipe), **kept(options))
+    of_table = ("target", "inputs", "time", "series", *dialect.OPTIONS)
+    recipe = {name: value for name, value in options.items() if name not in of_table}
+    columns = {name: value for name, value in kept(options).items() if name not in dialect.OPTIONS}
+    return Series(table.read(file, dialect.Dialect.of(options)), Series.Recipe(**recipe), **columns)
 
 
 def kept(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def kept(options: Mapping[str, Any]) -> dict[str, Any]:
         found["time"] = options["time"]
     if "series" in options:
         found["series"] = [name for given in options["series"] for name in _names(given)]
-    return found
+    return found | dialect.Dialect.of(options).said()
 
 
 def _names(given: str) -> list[str]:
@@ -72,6 +74,7 @@ def introduction(task: Series) -> list[str]:
     lines = [
         f"Series   {task.source}: {_of_several(found)}{rows:,} rows; to forecast: {', '.join(names[:targets])}"
         + (f"; read as well: {', '.join(names[targets:])}" if targets < len(names) else ""),
+        *task.assumed,
         *_time(found),
     ]
     if task.left_out:
@@ -367,7 +370,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, *, json: bool) -> None:
+def forecast(
+    run: Path, steps: int | None, data: Path | None, out: Path | None, written: Mapping[str, Any], *, json: bool
+) -> None:
     settings, model = runs.load(run)
     if settings.task != Series.name:
         raise InputError(
@@ -377,7 +382,7 @@ def forecast(run: Path, steps: int | None, data: Path | None, out: Path | None, 
     steps = settings.recipe.horizon if steps is None else steps  # type: ignore[attr-defined]
     if not 1 <= steps <= series.MOST_AHEAD:
         raise InputError(f"steps must be a whole number from 1 to {series.MOST_AHEAD:,}; got {steps}.")
-    source = table.read(settings.source if data is None else data)
+    source = table.read(settings.source if data is None else data, dialect.Dialect.of(settings.about).but(written))
     found = series.read_again(source, settings.about)
     told = series.forecast(model, found, steps, settings.about.get("names", [()]))
     ahead = [one.timeline.following(steps, one.known - 1) for one, _ in told]

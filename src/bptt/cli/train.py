@@ -20,13 +20,13 @@ from bptt.cli.shell import Say, collect_signals, go_on_if_stdout_refuses, leave_
 from bptt.errors import InputError
 from bptt.runs import progress, workers
 from bptt.sheet.cells import CELLS
-from bptt.tasks import TASKS, ResumableTask, table
+from bptt.tasks import TASKS, ResumableTask, dialect, table
 from bptt.train import Reason, Stop, Training
 
 COMMANDS: dict[str, ModuleType] = {"text": text, "series": series, "labelled": labelled}
 OF_COLUMNS = {
-    "series": ("target", "inputs", "time", "series"),
-    "labelled": ("label", "sequence", "test_file", "inputs", "time"),
+    "series": ("target", "inputs", "time", "series", *dialect.OPTIONS),
+    "labelled": ("label", "sequence", "test_file", "inputs", "time", *dialect.OPTIONS),
 }
 
 
@@ -130,11 +130,11 @@ def _task(file: Path | None, given: dict[str, Any]) -> ResumableTask:
         raise InputError("A table holds a series, --target, or labelled sequences, --label; got both. Leave one out.")
     name = "series" if "target" in given else "labelled" if "label" in given else "text"
     if name == "text" and file is not None and table.is_table(file) and "unit" not in given:
-        columns = table.read(file).listed()
+        columns = table.read(file, dialect.Dialect.of(given)).listed()
         raise InputError(
             f"What is to be learnt from a table must be said; {file} came alone, with the columns {columns}. To "
             "forecast a series: --target COLUMN. For labelled sequences: --label COLUMN. To read it as text: --unit "
-            "character"
+            "character. bptt look shows what is in it."
         )
     _recipe(name, given)
     return COMMANDS[name].task(file, given)

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from bptt.errors import InputError
-from bptt.tasks.table import UNIT, Table, without_missing
+from bptt.tasks.numerals import UNIT, without_missing
+from bptt.tasks.table import Table
 from bptt.tasks.timeline import LIKE_TIMES
 
 MOST = 100
@@ -56,6 +57,11 @@ def coded(source: Table, codings: Sequence[Coding]) -> np.ndarray:
 def names_of(codings: Sequence[Coding]) -> list[str]:
     """The names of all numbers, in the order of `coded`."""
     return [name for coding in codings for name in coding.names]
+
+
+def numeric(codings: Sequence[Coding]) -> list[str]:
+    """The columns that hold numbers."""
+    return [column for column, categories in codings if categories is None]
 
 
 def from_json(value: Any) -> list[Coding]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,6 +71,11 @@ class Columns:
         """That of most series."""
         return Counter(one.timeline.spacing for one in self.series).most_common(1)[0][0]
 
+    def is_same_within(self, place: int) -> bool:
+        """Whether a column has one value at most in each series."""
+        values = [one.values[:, place] for one in self.series]
+        return all(len(of[~of.isnan()].unique()) < 2 for of in values)
+
 
 def read(
     data: Table,
@@ -119,8 +124,9 @@ def read(
     found = time if time == timeline.ROWS else lines[0].column
     read_already = {*targets, *inputs, *keys, *timeline.parts_of(data, lines[0].column or "")}
     unread = [name for name in data.columns if name not in read_already]
-    static = [place for place in range(len(targets), len(names)) if keys and _same_within(series, place)]
-    return Columns(names, len(targets), codings, series, keys, static, found, unread)
+    read = Columns(names, len(targets), codings, series, keys, [], found, unread)
+    static = [place for place in range(len(targets), len(names)) if keys and read.is_same_within(place)]
+    return replace(read, static=static)
 
 
 def _rows_of(data: Table, keys: Sequence[str], taken: Sequence[str], time: str | None) -> dict[Name, np.ndarray]:
@@ -143,7 +149,3 @@ def _rows_of(data: Table, keys: Sequence[str], taken: Sequence[str], time: str |
             )
         rows_of.setdefault(cells, []).append(row)
     return {name: np.array(rows) for name, rows in rows_of.items()}
-
-
-def _same_within(series: Sequence[One], column: int) -> bool:
-    return all(len(one.values[:, column][~one.values[:, column].isnan()].unique()) < 2 for one in series)

@@ -175,6 +175,10 @@ class Labelled:
             )
         found = sequences(source, roles)
         self.steps = None if roles.steps is None else steps_of(source, roles)
+        read = coding.numeric(roles.codings) if roles.codings else roles.inputs
+        if self.steps is not None:
+            read = [name for names in self.steps.values() for name in names]
+        self.dialect, self.assumed = source.dialect, source.assumed(read)
         self.size = len(found)
         self.all = found
         labels = [_required(label) for label in found.labels]
@@ -230,8 +234,8 @@ class Labelled:
 
     @classmethod
     def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Labelled":
-        test = about["test_source"]
-        return cls(table.read(source), recipe, roles_of(about), test and table.read(test), about)
+        test, written = about["test_source"], table.Dialect.of(about)
+        return cls(table.read(source, written), recipe, roles_of(about), test and table.read(test, written), about)
 
     def about(self) -> dict[str, Any]:
         return {
@@ -246,6 +250,7 @@ class Labelled:
             "sd": self.sd.tolist(),
             "test_source": self.test_source,
             "test_sha256": self.test_sha256,
+            **self.dialect.said(),
         }
 
     @staticmethod

@@ -127,7 +127,7 @@ def _part(steps: int, recipe: Recipe, horizon: int) -> Parts | None:
 class Series:
     """The task: columns of a table, and the recipe. See `bptt.train.Task`.
 
-    columns     the columns that are read
+    columns     the columns that are read; `assumed` says what was taken for granted of them, a line each
     series      the series that are learnt from; `left_out`: the others of several, each with the reason
     parts       the three parts of each
     panel       the series with all three parts; `known`: without the test part
@@ -162,6 +162,7 @@ class Series:
         self.rank, self.workers = 0, 1
         self._order: tuple[int, Tensor] | None = None
         self.columns = columns.read(data, targets, inputs, time, series, codings)
+        self.dialect, self.assumed = data.dialect, data.assumed([*targets, *coding.numeric(self.columns.codings)])
         self.series, self.parts, self.left_out = self._usable(data, recipe)
         self.size = sum(of.steps for of in self.parts)
         train = torch.tensor([of.train for of in self.parts])
@@ -284,7 +285,9 @@ class Series:
 
     @classmethod
     def again(cls, about: Mapping[str, Any], recipe: Recipe, source: str) -> "Series":
-        task = cls(table.read(source), recipe, about["targets"], about["inputs"], *_as_before(about))
+        task = cls(
+            table.read(source, table.Dialect.of(about)), recipe, about["targets"], about["inputs"], *_as_before(about)
+        )
         found = task.about()
         if others := [name for name in FOUND if found[name] != about.get(name, [])]:
             before, now = (", ".join(f"{name} {of.get(name, [])}" for name in others) for of in (about, found))
@@ -312,6 +315,7 @@ class Series:
             "lags": self.fitted.lags,
             "gaps": self.fitted.gaps,
             "parts": [sum(sizes) for sizes in zip(*map(astuple, self.parts), strict=True)],
+            **self.dialect.said(),
         }
 
     @staticmethod

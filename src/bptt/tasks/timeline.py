@@ -65,6 +65,14 @@ NAMED_UNIX = ("unix", "unixtime", "unixtimestamp", "timestamp", "ts", "epoch", "
 SURELY_SINCE_1970 = 1e8, 4.2e9  # of columns with these names
 
 
+class RepeatedError(InputError):
+    """Times that occur twice in a column. apart: the columns that tell the rows of one time apart, if any do."""
+
+    def __init__(self, message: str, column: str, apart: Sequence[str]) -> None:
+        super().__init__(message)
+        self.column, self.apart = column, list(apart)
+
+
 @dataclass(frozen=True)
 class Timeline:
     """Times of the steps of a series.
@@ -201,10 +209,11 @@ def _not_used(flaw: InputError, candidates: Sequence[str], together: bool) -> In
     if len(candidates) > 1 and not any("," in name for name in candidates):
         how = f"name them with commas between, --time {','.join(candidates)}" if together else "write it in one column"
         several = f" Where {', '.join(map(repr, candidates))} tell the time together, {how}."
-    return InputError(
+    said = (
         f"{flaw}{several} If {first!r} is not the time, name the column that is, or say that rows are even steps in "
         f"the order they stand in: --time {ROWS}"
     )
+    return RepeatedError(said, flaw.column, flaw.apart) if isinstance(flaw, RepeatedError) else InputError(said)
 
 
 def ordering(table: Table, groups: Mapping[str, Sequence[int]], taken: Collection[str] = ()) -> str | None:
@@ -438,7 +447,7 @@ def _repeated(
             "Keep one row, or, where clocks were set back and an hour came twice, write the times with their offset "
             f"from UTC, as {cells[row]}+02:00 and {cells[row]}+01:00 an hour later."
         )
-    return InputError(f"{rule}; {first}, and so has {table.place(before)}. {fix}")
+    return RepeatedError(f"{rule}; {first}, and so has {table.place(before)}. {fix}", column, others)
 
 
 def _of_local_clock(cells: pl.Series, times: np.ndarray) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 
 from bptt.errors import InputError
-from bptt.tasks import dates
-from bptt.tasks.table import LARGEST, Table, without_missing
+from bptt.tasks import dates, numerals
+from bptt.tasks.numerals import without_missing
+from bptt.tasks.table import LARGEST, Table
 from bptt.tasks.timeline import LIKE_TIMES, PARTS
 
 Steps = dict[str, list[str]]  # the columns of each input, in the order of the steps
@@ -143,21 +144,13 @@ def _in_order(names: Sequence[str]) -> tuple[list[float], list[str]]:
 
 
 def _numbers(source: Table, names: Sequence[str]) -> np.ndarray:
-    """The columns (rows, columns) as `Table.numbers` reads each, all at once."""
+    """The columns (rows, columns) as `Table.numbers` reads each; plain numbers all at once."""
     columns = source.frame.select(names).get_columns()
     if all(cells.dtype == pl.String for cells in columns):
         texts = without_missing(pl.concat([cells.rename("") for cells in columns]))
-        numbers = texts.cast(pl.Float64, strict=False)
-        wrong = (numbers.is_null() & texts.is_not_null()).to_numpy().reshape(len(names), -1)
-        found = numbers.to_numpy().reshape(len(names), -1)
-    else:
-        found = np.stack(
-            [
-                cells.cast(pl.Float64).to_numpy() if cells.dtype.is_numeric() else source.numbers(cells.name)
-                for cells in columns
-            ]
-        )
-        wrong = np.zeros(found.shape, bool)
-    if (wrong := wrong | (np.abs(found) > LARGEST)).any():
-        source.numbers(names[int(np.flatnonzero(wrong.any(1))[0])])
-    return found.T
+        found = texts.cast(pl.Float64, strict=False)
+        plain = found.null_count() == texts.null_count() and not (found.abs() > LARGEST).any()
+        points = texts.str.contains(".", literal=True).any()
+        if plain and not (points and (source.dialect.decimal == "," or texts.str.contains(numerals.EITHER).all())):
+            return found.to_numpy().reshape(len(names), -1).T
+    return np.stack([source.numbers(name) for name in names], 1)
