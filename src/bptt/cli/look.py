@@ -74,7 +74,11 @@ def _commands(file: Path, found: Findings, time: str | None, dialect: Dialect) -
     begin = ["bptt", "train", str(file), "-o", f"runs/{file.name.split('.')[0]}"]
     asked = [["--label", label, "--sequence", sequence] for label, sequence in found.labels]
     if found.columns is not None:
-        likely = [name for place, name in enumerate(found.columns.names) if not found.columns.is_same_within(place)]
+        counting = {of["name"] for of in found.fields if of.get("counts")}
+        likely = [
+            name for place, name in enumerate(found.columns.names)
+            if name not in counting and not found.columns.is_same_within(place)
+        ]  # fmt: skip
         several = ["--series", ",".join(found.columns.keys)] if found.columns.keys else []
         asked = [["--target", name, *several] for name in likely[:1]] + asked
     return [shlex.join([*begin, *one, *options]) for one in asked]

@@ -62,7 +62,7 @@ def of(table: Table, time: str | None = None) -> Findings:
     found.odd += [line.removeprefix("Odd").strip() for line in table.assumed(numbers) if line.startswith("Odd")]
     some = table.frame.select(table.columns[: 50 * SHOWN])
     with suppress(pl.exceptions.PolarsError):
-        if len(table.columns) > 2 and (repeated := len(table) - some.n_unique()):
+        if len(table.columns) > 1 and (repeated := len(table) - some.n_unique()):
             found.odd.append(f"{repeated:,} rows are the same as others")
     if len(table) < FEW:
         found.odd.append(f"{len(table)} rows are few to learn from")
@@ -98,7 +98,9 @@ def _field(table: Table, name: str, is_time: bool, odd: list[str]) -> dict[str, 
     whole = bool((known == known.round()).all())
     smallest, largest = float(known.min()), float(known.max())
     unknown = len(values) - len(known)
-    return {"kind": "numbers", "unknown": unknown, "whole": whole, "from": smallest, "to": largest}
+    steps = np.diff(values)
+    facts = {"kind": "numbers", "unknown": unknown, "whole": whole, "from": smallest, "to": largest}
+    return {**facts, "counts": len(steps) > 0 and bool((steps == steps[0]).all())}  # or is the same in all rows
 
 
 def _seasons(found: Findings, read: Columns) -> None:

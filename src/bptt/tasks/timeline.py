@@ -60,6 +60,7 @@ DATE = "|".join((
 ))  # fmt: skip
 LIKE_TIMES = rf"(?i)^(?:(?:{DATE})(?:[t ,:]+{CLOCK}.*)?|{CLOCK}(?: ?[ap]m)?)$"
 YEARS = 1000, 9999
+WIDE = 1000  # columns; of more, only those with likely names or first cells are tried as times
 SINCE_1970 = 1e9, 2.5e9  # seconds, the years 2001 to 2049; numbers of other columns are usually smaller
 NAMED_UNIX = ("unix", "unixtime", "unixtimestamp", "timestamp", "ts", "epoch", "epochtime", "time")
 SURELY_SINCE_1970 = 1e8, 4.2e9  # of columns with these names
@@ -179,7 +180,7 @@ def _found(
 
     Raises InputError where columns look like times and none can be used.
     """
-    free = [name for name in table.columns if name not in taken]
+    free = _free(table, taken)
     likely, calendar, numbers = _candidates(table, free)
     dated, in_parts = _together(table, free) if at_once else ([], [])
     for candidates, joined in ((likely, dated), (calendar, in_parts), (numbers, [])):
@@ -202,6 +203,22 @@ def _found(
                 if counts(found := use(name)):
                     return found
     return None
+
+
+def _free(table: Table, taken: Collection[str]) -> list[str]:
+    """The columns that may be times: all that are not taken; of a wide table those with such names or first cells."""
+    free = [name for name in table.columns if name not in taken]
+    if len(free) <= WIDE:
+        return free
+    named = {*SURELY, *CALENDAR, *COUNTERS, *OF_CLOCK}
+    first = zip(*table.frame.select(free).head(3).rows(), strict=True)
+    return [
+        name
+        for name, cells in zip(free, first, strict=True)
+        if _called(name) in named
+        or _part(name)
+        or any(re.search(rf"{LIKE_TIMES}|^\d{{9,}}", str(cell).strip()) for cell in cells if cell is not None)
+    ]
 
 
 def _not_used(flaw: InputError, candidates: Sequence[str], together: bool) -> InputError:
