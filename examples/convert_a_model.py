@@ -43,4 +43,4 @@ for kind in ("RNN", "GRU", "LSTM"):
             losses[name] = loss.item()
     for name in models:
         print(f"{name:13} loss {losses[name]:.4f}  {1e3 * fastest[name]:.1f} ms a step")
-    print(f"{fastest[f'torch.nn.{kind}'] / fastest['bptt.convert']:.1f} times faster")
+    print(f"{fastest[f'torch.nn.{kind}'] / fastest['bptt.convert']:.1f} times as fast")

@@ -133,4 +133,4 @@ for update in range(UPDATES):
         print(f"update {update + 1:2}: {right:.0%} of {int(answered.sum())} episodes end with the right answer")
 for name in agents:
     print(f"{name:28} loss {losses[name]:+.4f}  {1e3 * seconds[name] / (UPDATES - 1):.0f} ms an update")
-print("{:.1f} times faster".format(seconds["torch.nn.LSTM, step by step"] / seconds["bptt, one call with reset="]))
+print("{:.1f} times as fast".format(seconds["torch.nn.LSTM, step by step"] / seconds["bptt, one call with reset="]))

@@ -60,4 +60,4 @@ module = ours.best_estimator_[-1].module_.rnn
 assert type(module) is bptt.nn.RNN
 print(f"torch.nn.RNN  accuracy {theirs.best_score_:.4f}  {seconds:.1f} s")
 print(f"bptt.nn.RNN   accuracy {ours.best_score_:.4f}  {our_seconds:.1f} s")
-print(f"{seconds / our_seconds:.1f} times faster, skorch's and scikit-learn's own work included")
+print(f"{seconds / our_seconds:.1f} times as fast, skorch's and scikit-learn's own work included")

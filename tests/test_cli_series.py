@@ -323,7 +323,7 @@ MISTAKES = {
     "forecast run --steps 0": r"steps must be a whole number from 1 to 10,000; got 0",
     "forecast run --steps 3": r"must know the inputs \(fares\) in advance; for 3 steps it needs 2 rows",
     "forecast run --data missing.csv": r"there is none at missing\.csv",
-    "forecast run --data other.csv": r"one of the table's: month, heads; got 'passengers'",
+    "forecast run --data other.csv": r"trained on; .*other\.csv has no 'passengers', .*only month, heads\.",
     "forecast run -o next.png": r"as CSV and a picture beside it; got next\.png",
     "forecast run -o nowhere/next.csv": r"Make the directory 'nowhere' first",
     "forecast run -o .": r"Name a file\.csv",

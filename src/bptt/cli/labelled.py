@@ -149,6 +149,8 @@ def classify(run: Path, file: Path, out: Path | None, written: Mapping[str, Any]
     about = settings.about
     roles, classes = labelled.roles_of(about), list(about["classes"])
     source = table.read(file, dialect.Dialect.of(about).but(written))
+    if roles.steps is None:
+        source.require([*filter(None, (roles.sequence, roles.time)), *roles.inputs])
     found = labelled.sequences(source, roles, labelled=False)
     mean, sd = np.array(about["mean"]), np.array(about["sd"])
     o, _ = labelled.outputs(model, [(labelled.scaled(x, mean, sd), 0) for x in found.x])
@@ -177,6 +179,8 @@ def classify(run: Path, file: Path, out: Path | None, written: Mapping[str, Any]
         _report(say, counted, classes, None, f"{file}{learnt}")
         if len(known) < len(rows):
             say(f"{len(rows) - len(known):,} more sequences have no label that the network knows.")
+        if out is None:
+            say("What is said of each sequence: -o FILE.csv or --json.")
     if out is not None:
         say(f"{out}: label and probability of {len(rows):,} sequences.")
     elif not known:

@@ -93,7 +93,8 @@ def introduction(task: Series) -> list[str]:
             f"Missing  {empty}{_gaps(series)}: the network reads the last known value, and unknown targets are left out"
         )
     if ahead := sum(len(one.timeline) - one.known for one in series):
-        lines.append(f"Ahead    {ahead:,} rows without targets: inputs known in advance")
+        known = "inputs known in advance" if targets < len(names) else "forecasts begin there"
+        lines.append(f"Ahead    {ahead:,} row{'s' * (ahead > 1)} without targets at the end: {known}")
     lines.append(f"Parts    {_parts(task)}")
     lines.append(f"Scaling  {_scaling(task)}, of the training part alone")
     lines.append(
@@ -216,6 +217,8 @@ def conclusion(say: Say, program: str, run: runs.Run, training: Training) -> Non
     gain = 1 - training.best_loss if training.best_loss is not None else 0
     if task.base_leaves == 0:
         say("The base leaves no error in the validation part: there is nothing for the network to take off.\n")
+    elif training.best_step == 0:
+        say("What the network learnt is of no use in the validation part: forecasts are those of the base alone.\n")
     elif gain < 0.0005:
         say("In the validation part the network takes less than 0.05% off the squared error that the base leaves.\n")
     else:
@@ -300,8 +303,7 @@ def say_backtest(say: Say, task: Series, result: Backtest) -> None:
     if result.of_series:
         say(f"All {len(result.of_series):,} series, in standard deviations of each:")
     horizons = [h for h in HORIZONS_SHOWN if h < result.horizon] + [result.horizon]
-    shown = horizons[-8:] if len(horizons) > 8 else horizons
-    shown = sorted({1, *shown[-7:]}) if result.horizon > 1 else []
+    shown = sorted({1, *horizons[-3:]}) if result.horizon > 1 else []
     for name, rows in result.rows.items():
         (last,) = (row for row in rows if row.name == backtest.REPEATED)
         header = ["", "RMSE", "ratio", "MAE", "ratio", *(f"h={h}" for h in shown)]
@@ -347,7 +349,7 @@ def _say_each(say: Say, result: Backtest, series: Sequence[One]) -> None:
         say(printed, None if number else "bold")
     if len(table) > 1 + MOST_SERIES_SHOWN:
         say(f"and {len(table) - 1 - MOST_SERIES_SHOWN:,} more in {BACKTEST}")
-    say(f"Of {len(table) - 1:,}, a rule is better than the network for {behind:,}.")
+    say(f"Of {len(table) - 1:,}, a rule is better than the network by more than 1 % for {behind:,}.")
 
 
 def _figure(value: float) -> str:

@@ -380,6 +380,7 @@ def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
 
     Raises InputError where the steps of another table are too few or have another spacing, and as `columns.read` does.
     """
+    data.require([*about["targets"], *about["inputs"], *about.get("series", [])])
     found = columns.read(data, about["targets"], about["inputs"], *_as_before(about))
     if str(found.spacing) != about["spacing"]:
         raise InputError(
@@ -413,8 +414,10 @@ def forecast(
 
     Raises InputError where inputs must be known in advance and are not.
     """
-    targets, places = found.names[: found.targets], range(found.targets, len(found.names))
-    moving = [found.names[place] for place in places if place not in found.static]
+    targets, moving, place = found.names[: found.targets], [], found.targets
+    for one in found.codings:
+        moving += [one.column] if set(range(place, place + len(one.names))) - set(found.static) else []
+        place += len(one.names)
     series = [one for one in found.series if one.known]
     ahead = [one.values[one.known :, found.targets :] for one in series]
     needed = model.horizon * ((steps - 1) // model.horizon)

@@ -75,6 +75,15 @@ class Table:
                 "Check the spelling, capitals included."
             ) from None
 
+    def require(self, names: Iterable[str]) -> None:
+        """Raises InputError where a column that a run was trained on is not there."""
+        known = set(self.columns)
+        if missing := [name for name in names if name not in known]:
+            raise InputError(
+                f"A table must have the columns that the run was trained on; {self.source} has no "
+                f"{_some([repr(name) for name in missing])}, only {self.listed()}. Name a table that has them."
+            )
+
     def listed(self) -> str:
         return _some(self.columns)
 

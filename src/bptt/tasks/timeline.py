@@ -452,7 +452,7 @@ def _repeated(
         apart, differ = ",".join(others), f"Rows of one time differ in {' and '.join(map(repr, others))} ({shown}"
         differ += ", ...)" if len(frame) > 3 else ")"
         fix = (
-            f"{differ}: add it to the columns that tell series apart, --series ...,{apart}."
+            f"{differ}: name it after the others in --series, with a comma before it."
             if len(groups) > 1
             else f"{differ}: these are {len(frame):,} series. Learn them together with --series {apart}, or keep the "
             "rows of one of them in a file of its own."
