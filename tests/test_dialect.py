@@ -316,3 +316,33 @@ def test_without_the_package_that_reads_sheets_it_is_named(tmp_path: Path, monke
     monkeypatch.setitem(__import__("sys").modules, "fastexcel", None)
     with pytest.raises(InputError, match=r"with the package fastexcel, .* pip install fastexcel, or save"):
         read(tmp_path, workbook(load=[["d", "x"], [1.0, 2.0]]), "t.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("content", "header", "rows"),
+    [
+        ("colour,n,m\nred,,\nblue,,\nred,2,1\nblue,3,4\nred,2,1\nblue,3,4\n", None, 6),
+        ("month,sales,price\nJan 2020,,\nFeb 2020,3,4\nMar 2020,3,5\nApr 2020,2,4\n", None, 4),
+        ("colour,n,m\nK,-,-\nV,-,-\nA,2,1\nK,3,4\nV,2,1\nA,3,4\n", None, 6),
+        ("town,n,m\nBerlin,NA,NA\nRome,NA,NA\nParis,2,1\nRome,3,4\nBerlin,2,1\n", None, 5),
+        ("store,sales\n1,1\n2,2\n3,3\n4,5\nA5,\n", None, 5),
+        ("1,,\n2,,\n3,7,8\n4,7,8\n5,7,8\n6,7,8\n7,3,4\n", "none", 7),
+    ],
+)
+def test_rows_with_empty_cells_stay_rows(tmp_path: Path, content: str, header: str | None, rows: int) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    found = table.read(tmp_path / "t.csv", Dialect(header=header))
+    assert len(found) == rows, found.found
+    if header is None:
+        assert found.columns == content.split("\n")[0].split(",")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("t,v\n1,2\n2,3\n#3,4\n4,5\n5,6\n", "Skipped  1 comment, lines that begin with #, as line 4: '#3,4'"),
+        ("a|b\n1|2\n--|--\n3|4\n5|6\n", "Skipped  1 line of dashes, the first in line 3"),
+    ],
+)
+def test_what_is_skipped_among_rows_is_said(tmp_path: Path, content: str, line: str) -> None:
+    assert line in read(tmp_path, content).found

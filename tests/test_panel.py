@@ -209,6 +209,31 @@ def test_another_table_may_hold_other_series(file: Path) -> None:
     np.testing.assert_allclose(of_z["y"]["forecast"], 100 * of_a["y"]["forecast"], rtol=0.1)
 
 
+def test_what_is_static_is_what_it_was_in_training(file: Path) -> None:
+    frame = waves().with_columns(x=pl.col("y") * 2 + 1)
+    found = task(frame, file, inputs=("x", "size"))
+    assert found.columns.static == [2]
+    model, about = untrained(found), found.about()
+    new = frame.filter(shop="A").with_columns(shop=pl.lit("D"), y=pl.col("y") + 5000, x=pl.lit(500.3), size=pl.col("y"))
+    read = series.read_again(table.read(file_of(new, file)), about)
+    assert read.static == [2]
+    ((_, said),) = series.forecast(model, read, 2, about["names"])
+    assert abs(said["y"]["forecast"] - 5005).max() < 5
+    with pytest.raises(InputError, match=r"must know the inputs \(x\) in advance"):
+        series.forecast(model, read, 5, about["names"])
+
+
+def test_a_new_series_needs_some_known_values(file: Path) -> None:
+    found = task(waves(), file)
+    model, about = untrained(found), found.about()
+    few = waves("D", steps=7)
+    read = series.read_again(table.read(file_of(pl.concat([waves(), few.with_columns(shop=pl.lit("D"))]), file)), about)
+    assert [one.name[0] for one, _ in series.forecast(model, read, 2, about["names"])] == list("ABC")
+    read = series.read_again(table.read(file_of(few.with_columns(shop=pl.lit("D")), file)), about)
+    with pytest.raises(InputError, match=r"at least 8 known values of each target; none of the 1 has"):
+        series.forecast(model, read, 2, about["names"])
+
+
 def test_a_grid_that_one_series_alone_does_not_show(file: Path) -> None:
     days = [str(date(2024, 1, 1) + timedelta(days=day)) for day in range(60)]
     working = [day for place, day in enumerate(days) if place % 7 < 5]
@@ -252,7 +277,7 @@ def test_names_are_printed_on_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     said = bptt("train odd.csv -o run --target y --series shop,n --epochs 1 --hidden 4") + bptt("forecast run")
     assert "3 series by shop, n (A?x?[2J/7, B?x?[2J/7, C/7)" in said
     assert "\x1b[2J" not in said
-    assert "No forecast for C/7: nothing is known there." in said
+    assert "No forecast for C/7: fewer than 8 values are known." in said
     assert pl.read_csv("run/forecast.csv")["shop"].to_list() == ["A\nx\x1b[2J", "B\nx\x1b[2J"]
 
 
@@ -323,6 +348,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = json.loads(bptt("forecast run --steps 2 --json"))
     assert [of["name"] for of in spoken["series"]] == [{"shop": name} for name in ("A", "B", "C", "D e")]
     assert spoken["series"][0]["after"] == "2024-03-20"
+    assert (spoken["not_trained_on"], spoken["no_forecast"]) == (["D e"], [])
     again = told.filter(pl.col("day") < "2024-03-23", shop="B")["y"].to_list()
     assert [step["y"]["forecast"] for step in spoken["series"][1]["steps"]] == pytest.approx(again)
     resumed = bptt("train -o run --resume --epochs 3 --series shop")

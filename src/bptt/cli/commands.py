@@ -482,6 +482,7 @@ def look(
     header: HeaderOption = None,
     sheet: SheetOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    threads: ThreadsOption = None,
 ) -> None:
     """Show what would be read of a table, before any training: columns, times, season, gaps, and what looks odd.
 
@@ -493,7 +494,7 @@ def look(
     """
     from bptt.cli import look as work
 
-    startup.over()
+    _begin(threads)
     written = {"encoding": encoding, "missing": missing, "decimal": decimal, "header": header, "sheet": sheet}
     work.look(file, time, written, json=json)
 

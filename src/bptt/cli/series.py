@@ -388,6 +388,9 @@ def forecast(
     found = series.read_again(source, settings.about)
     told = series.forecast(model, found, steps, settings.about.get("names", [()]))
     ahead = [one.timeline.following(steps, one.known - 1) for one, _ in told]
+    trained, said_of = set(map(tuple, settings.about.get("names", [()]))), {one.name for one, _ in told}
+    new = [str(one) for one, _ in told if one.name not in trained]
+    silent = [str(one) for one in found.series if one.name not in said_of]
     target = run / FORECAST if out is None else out
     of_run = outputs.same_place(target, run / FORECAST)
     picture = target.with_suffix(".png") if target.name else target
@@ -433,6 +436,7 @@ def forecast(
         if found.keys:
             names = [dict(zip(found.keys, one.name, strict=True)) for one, _ in told]
             facts["series"] = [{"name": name, **of} for name, of in zip(names, each, strict=True)]
+            facts |= {"not_trained_on": new, "no_forecast": silent}
         else:
             facts |= each[0]
         print(json_format.dumps(facts, ensure_ascii=False, allow_nan=False))
@@ -447,8 +451,10 @@ def forecast(
     if len(few) < len(rows):
         say(f"and {len(rows) - len(few):,} more rows, of {len(told):,} series in all")
     say("")
-    if silent := [str(one) for one in found.series if not one.known]:
-        say(f"No forecast for {shortened(silent)}: nothing is known there.")
+    if new:
+        say(f"Not trained on, and scaled by what is known of them: {shortened(new)}.")
+    if silent:
+        say(f"No forecast for {shortened(silent)}: fewer than {series.LEAST} values are known.")
     if steps > model.horizon:
         say(
             f"Steps beyond {model.horizon} come from feeding forecasts back; their band is that of step "

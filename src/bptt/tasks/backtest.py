@@ -93,17 +93,22 @@ def rules(model: Forecaster) -> list[tuple[str, Base]]:
 def run(
     model: Forecaster, panel: Panel, origins: Tensor, names: Sequence[str], series: Sequence[tuple[str, ...]] = ((),)
 ) -> Backtest:
-    """Forecasts from every origin (n), steps of the panel. names: of its targets; series: the names of its series."""
+    """Forecasts from every origin (n), rising steps of the panel.
+
+    names: of its targets; series: the names of its series.
+    """
     steps = origins[:, None] + torch.arange(1, model.horizon + 1)
     truth = panel.values[steps, : model.targets]
     number = panel.number[origins]
     missed = {name: model.forecasts(panel, origins, base) - truth for name, base in [(OURS, None), *rules(model)]}
     if len(series) == 1:
         return _backtest(missed, model.horizon, names, {})
-    of_series = {}
-    for place, name in enumerate(series):
-        own = {row: of[number == place] for row, of in missed.items()}
-        of_series[name] = _backtest(own, model.horizon, names, {})
+    counts = torch.bincount(number, minlength=len(series)).tolist()  # origins stand in the order of the panel
+    each = {row: of.split(counts) for row, of in missed.items()}
+    of_series = {
+        name: _backtest({row: of[place] for row, of in each.items()}, model.horizon, names, {})
+        for place, name in enumerate(series)
+    }
     sd = panel.sd[number, : model.targets][:, None]
     return _backtest({row: of / sd for row, of in missed.items()}, model.horizon, names, of_series)
 

@@ -54,6 +54,10 @@ class Layout:
         filled = _commonest(_filled(cells) for cells in head)
         least = max(min(2, filled), filled - 1)
         first = next((at for at, cells in enumerate(head) if _filled(cells) >= least), 0)
+        if not header:  # columns may begin late
+            kind = self.width, is_plain(head[first][0])
+            kinds = [(len(cells), is_plain(cells[0])) if _filled(cells) else None for cells in head[: first + 1]]
+            first = kinds.index(kind) if kind in kinds else first
         below = [cells[:SAMPLE_CELLS] for cells in head[first + 1 :] if len(cells) == self.width] or [head[first]]
         below = below[len(below) // 3 :]
         self._plain = [
@@ -87,10 +91,15 @@ class Layout:
         Raises InputError for a row with too many or too few cells.
         """
         held: list[tuple[int, list[str]]] = []  # what may be notes, if nothing but such follows
-        count, width, empty = -1, self.width, True
+        count, width, empty, comment = -1, self.width, True, ""
+        rulers = list[int]()
         for first, cells in self.records:
             if self._is_aside(first):
-                self._comments += self._with_comments and is_comment(self.lines[first])
+                if not is_comment(self.lines[first]):
+                    rulers += [first] if count >= self._start else []
+                else:
+                    self._comments += 1
+                    comment = comment or f", as {self.place} {first + 1}: {_short(self.lines[first].strip())}"
                 continue
             count += 1
             if count < self._start:
@@ -119,7 +128,10 @@ class Layout:
                 + (f", from {self.place} {held[0][0] + 1} on: {_short(quoted.strip())}" if quoted else "")
             )
         if self._comments:
-            self.assumed.append(f"Skipped  {_many(self._comments, 'comment')}, which begin with #")
+            self.assumed.append(f"Skipped  {_many(self._comments, 'comment')}, lines that begin with #{comment}")
+        if rulers:
+            what = f"{_many(len(rulers), 'line')} of dashes, the first in line {rulers[0] + 1}"
+            self.assumed.append(f"Skipped  {what}")
         if self._repeated:
             self.assumed.append(f"Skipped  {_many(self._repeated, self.place)} with the names again")
 
@@ -146,7 +158,8 @@ class Layout:
         filled = _filled(cells)
         if filled == 0:
             return True
-        alone = filled == 1 or not self.lines[first - 1].strip() or re.fullmatch(TOTAL, cells[0]) is not None
+        words = filled == 1 and re.search(r"\s", cells[0].strip()) is not None
+        alone = words or not self.lines[first - 1].strip() or re.fullmatch(TOTAL, cells[0]) is not None
         return alone and 0 in self._plain and not is_plain(cells[0])
 
     def _is_note(self, first: int, cells: list[str]) -> bool:
@@ -162,10 +175,13 @@ class Layout:
         if len(self._plain) < 2 or data is None:
             data = first + 1 if data is None or not self._is_data(head[first]) else first
         named = [at for at in range(first, data) if _is_words(head[at])]
-        at = next((at for at in reversed(named) if not _are_units(head[at])), first)
+        named = [at for at in named if not _are_units(head[at])] or [first]
+        at = max(named, key=lambda at: (sum(bool(cell.strip()) for cell in self._of_plain(head[at])), at))
         if data > at:
             under = head[at + 1 : data]
-            units = itertools.takewhile(lambda cells: _has_words(cells) and not any(map(is_plain, cells)), under)
+            units = itertools.takewhile(
+                lambda cells: _has_words(self._of_plain(cells)) and not any(map(is_plain, cells)), under[:2]
+            )
             return at, at + 1 + len(list(units))
         for place in reversed(comments):
             cells = self.lines[place].strip().lstrip("# ").split(None if self.separator == " " else self.separator)
@@ -187,8 +203,12 @@ class Layout:
             "called column 1, column 2 and so on."
         )
 
+    def _of_plain(self, cells: Sequence[str]) -> list[str]:
+        """The cells in the columns of numbers and dates."""
+        return [cells[at] for at in self._plain if at < len(cells)]
+
     def _is_data(self, cells: Sequence[str]) -> bool:
-        return any(at < len(cells) and is_plain(cells[at]) for at in self._plain)
+        return any(map(is_plain, self._of_plain(cells)))
 
     def _named(self, header: Sequence[str], below: Sequence[list[str]]) -> list[str]:
         """A name for each cell of a row."""

@@ -388,6 +388,7 @@ def read_again(data: Table, about: Mapping[str, Any]) -> Columns:
             f"they are {found.spacing}. Train on this series, or bring it to the same steps. Earlier versions "
             "of bptt call some steps otherwise: a run of theirs has to be trained anew."
         )
+    found = replace(found, static=about.get("static", []))
     if not found.keys and found.series[0].known < about["window"]:
         raise InputError(
             f"A forecast reads the last {about['window']} steps; {data.source} has {found.series[0].known}. Give a "
@@ -405,9 +406,10 @@ def _as_before(about: Mapping[str, Any]) -> tuple[str, list[str], list[Coding]]:
 def forecast(
     model: Forecaster, found: Columns, steps: int, names: Sequence[Sequence[str]] = ((),)
 ) -> list[tuple[One, dict[str, dict[str, np.ndarray]]]]:
-    """For each series with known steps, and each target, "forecast", "low" and "high" (steps) after the last of them.
+    """For each series, and each target, "forecast", "low" and "high" (steps) after the last known step.
 
-    names   of the series that the model was trained on; others are scaled by what is known of them
+    names   of the series that the model was trained on; others are scaled by what is known of them, and those with
+            fewer than `LEAST` known values of a target are left out
 
     Beyond the horizon of the network, forecasts are fed back as values, and the band of its last step grows with the
     square root of the distance.
@@ -418,7 +420,13 @@ def forecast(
     for one in found.codings:
         moving += [one.column] if set(range(place, place + len(one.names))) - set(found.static) else []
         place += len(one.names)
-    series = [one for one in found.series if one.known]
+    places = {tuple(name): place for place, name in enumerate(names)}
+    series = [one for one in found.series if one.known and (one.name in places or _known(one, found.targets) >= LEAST)]
+    if not series:
+        raise InputError(
+            f"A series that the run was not trained on must have at least {LEAST} known values of each target; none of "
+            f"the {len(found.series):,} has, and none is of those trained on. Give longer series, or name them as then."
+        )
     ahead = [one.values[one.known :, found.targets :] for one in series]
     needed = model.horizon * ((steps - 1) // model.horizon)
     for one, known in zip(series, ahead, strict=True):
@@ -431,7 +439,6 @@ def forecast(
                 f"series, and {has}. Add them, ask for at most {most} steps, or train without inputs."
             )
     values = [one.values[: one.known] for one in series]
-    places = {tuple(name): place for place, name in enumerate(names)}
     known = model.panel(values, [places.get(one.name, 0) for one in series])
     for place, (one, of) in enumerate(zip(series, values, strict=True)):
         if one.name not in places:
@@ -448,6 +455,11 @@ def forecast(
             (one, {name: {key: of[:, k].numpy() for key, of in parts.items()} for k, name in enumerate(targets)})
         )
     return result
+
+
+def _known(one: One, targets: int) -> int:
+    """The number of known values of the target that has the fewest."""
+    return int((~one.values[: one.known, :targets].isnan()).sum(0).min())
 
 
 def _window(wanted: int | None, season: int | None, train: int, horizon: int) -> int:

@@ -174,7 +174,10 @@ class Table:
         """The mark before decimals that the columns show together."""
         some = self.frame.select(cs.string())
         some = some.head(max(20, MOST_SEARCHED // max(1, some.width)))
-        return numerals.decimal_of(some.unpivot()["value"].drop_nulls().unique(maintain_order=True))
+        cells = some.unpivot().drop_nulls("value")
+        share = cells.group_by("variable").agg(pl.col("value").str.strip_chars().str.contains(numerals.NUMBER).mean())
+        numbers = share.filter(pl.col("value") >= 0.5)["variable"].implode()
+        return numerals.decimal_of(cells.filter(pl.col("variable").is_in(numbers))["value"].unique(maintain_order=True))
 
     def _unread(self, name: str, error: numerals.UnreadError) -> InputError:
         cells, rows = self.column(name), error.rows
