@@ -301,7 +301,6 @@ def workbook(**sheets: list[list[Any]]) -> bytes:
 
 
 def test_sheets_of_a_workbook(tmp_path: Path) -> None:
-    pytest.importorskip("fastexcel", reason="fastexcel, which reads sheets, is not installed")
     rows = [["Load of the grid"], ["d", "x"], [1.0, 1.231], [2.0, 2.5], ["Source: me"]]
     found = read(tmp_path, workbook(load=rows, empty=[]), "t.xlsx")
     assert (found.columns, found.numbers("x").tolist(), found.place(0)) == (["d", "x"], [1.231, 2.5], "row 3")
