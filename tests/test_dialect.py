@@ -336,6 +336,12 @@ def test_rows_with_empty_cells_stay_rows(tmp_path: Path, content: str, header: s
         assert found.columns == content.split("\n")[0].split(",")
 
 
+def test_points_that_might_stand_for_thousands_are_said(tmp_path: Path) -> None:
+    found = read(tmp_path, "date\tv\tw\n01.01.2020\t1.231\t5\n02.01.2020\t12.500\t1\n03.01.2020\t1.100\t2\n")
+    assert found.numbers("v").tolist() == [1.231, 12.5, 1.1]
+    assert "Numbers  points taken for decimals in v" in found.assumed(["v", "w"])
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [

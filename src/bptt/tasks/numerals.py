@@ -31,6 +31,7 @@ NUMBER = rf"^(\()?({UNIT})?\s*([-+\u2212\u2013])?\s*({UNIT})?\s*(\()?({BODY})\s*
 OTHER = {".": ",", ",": "."}
 NAMES = {".": "point", ",": "comma"}
 EITHER = r"^[-+]?(?:[1-9]\d{0,2}\.\d{3}|\d+)$"  # where points may stand before decimals or thousands
+TAKEN = "nothing tells"
 LIKE_TIMES = r"^(?:\d\d\.\d{4}|\d{4}\.\d\d|\d\d?\.\d\d)$"  # as 12.2020 and 18.30, which say nothing of other columns
 
 
@@ -175,7 +176,7 @@ def _mark(
         return found, " as in other columns"
     commas = body.str.contains(",", literal=True).fill_null(False)
     if not commas.any() and not wary:
-        return ".", ""
+        return ".", TAKEN
     row = (as_read["."] != as_read[","]).fill_null(False).arg_true()[0]
     point, comma = (f"{as_read[mark][row]:.15g}" for mark in (".", ","))
     raise UnreadError(
@@ -200,6 +201,8 @@ def _require_one_unit(units: pl.Series, values: pl.Series, known: pl.Series) -> 
 
 def _written(body: pl.Series, mark: str, why: str) -> list[str]:
     other = OTHER[mark]
+    if why == TAKEN:
+        return ["points taken for decimals"]
     said = [f"decimal comma{why}"] if mark == "," and body.str.contains(",", literal=True).any() else []
     kinds = {f"{NAMES[other]}s": other, "blanks": BLANKS, "apostrophes": APOSTROPHES}
     behind = "" if said else why
