@@ -83,9 +83,10 @@ def test_windows_and_what_comes_next_stay_within_a_series(file: Path) -> None:
         seen.append(u)
         return torch.zeros(*u.shape[:2], 2, requires_grad=True), None
 
+    model: Any = spy
     squares, count = 0.0, 0
     for step in range(len(found)):
-        loss, _, _ = found.loss(spy, step, None)  # type: ignore[arg-type]
+        loss, _, _ = found.loss(model, step, None)
         known = int((~found._wanted_in(found._chosen(step)).isnan()).sum())
         squares, count = squares + float(loss.detach()) * known, count + known
     assert sorted(found.ends.tolist()) == sorted(

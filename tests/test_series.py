@@ -286,7 +286,8 @@ class TestSeason:
         found = task(write(file, y=airline()), season=(12, 5))
         assert (found.season, found.further, found.about()["further"]) == (12, [5], [5])
         assert found.season_reason == "as given; further seasons: 5 steps"
-        assert Recipe(season=[12, 5]) == found.recipe.__class__(season=(12, 5))  # type: ignore[arg-type]
+        read_from_json: Any = [12, 5]
+        assert Recipe(season=read_from_json) == Recipe(season=(12, 5))
         with pytest.raises(InputError, match=r"--season 60 does not into its 100 steps"):
             task(file, season=(12, 60))
         with pytest.raises(SettingError, match=r"season must be a whole number of at least 2.*; got 1\."):

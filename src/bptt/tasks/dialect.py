@@ -162,16 +162,7 @@ def unpacked(raw: bytes, path: Path, sheet: str | None) -> tuple[bytes, list[str
                 return unpack(raw), []
         if raw.startswith(b"PK\x03\x04"):
             return _of_zip(zipfile.ZipFile(io.BytesIO(raw)), raw, path, sheet)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        lzma.LZMAError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} must be a packed file that can be unpacked; {error}. Fetch or pack it again."
         ) from None

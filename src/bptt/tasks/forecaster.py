@@ -378,11 +378,10 @@ def _linear(
     counts = torch.bincount(panel.number[steps], minlength=len(panel.lengths)).tolist()
     wanted[steps] = torch.cat([_interpolated(of) for of in within[steps].split(counts)])
     share = 1 - within.isnan().double().mean(1)
-    simple: list[Base] = [rule for rule in BASES if rule != "linear" and (rule != "season" or season)]
-    says: dict[Anchor, Tensor] = {
-        rule: _simple(rule, panel, every, targets, horizon, season)
-        for rule in simple  # type: ignore[misc]
-    }
+    simple: list[Anchor] = ["none", "last"]
+    if season:
+        simple.append("season")
+    says: dict[Anchor, Tensor] = {rule: _simple(rule, panel, every, targets, horizon, season) for rule in simple}
     begins: dict[int, list[Anchor]] = {season or 1: list(says)}
     blend = panel.values.new_zeros(1 + len(further) + 1, horizon * targets)
     if season and further:

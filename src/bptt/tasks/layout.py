@@ -99,7 +99,7 @@ class Layout:
                     rulers += [first] if count >= self._start else []
                 else:
                     self._comments += 1
-                    comment = comment or f", as {self.place} {first + 1}: {_short(self.lines[first].strip())}"
+                    comment = comment or f", as {self.place} {first + 1}: {short(self.lines[first].strip())}"
                 continue
             count += 1
             if count < self._start:
@@ -125,7 +125,7 @@ class Layout:
             quoted = next((self.lines[first] for first, cells in held if _filled(cells)), "")
             self.assumed.append(
                 f"Skipped  {_many(len(held), self.place)} below the table"
-                + (f", from {self.place} {held[0][0] + 1} on: {_short(quoted.strip())}" if quoted else "")
+                + (f", from {self.place} {held[0][0] + 1} on: {short(quoted.strip())}" if quoted else "")
             )
         if self._comments:
             self.assumed.append(f"Skipped  {_many(self._comments, 'comment')}, lines that begin with #{comment}")
@@ -150,7 +150,7 @@ class Layout:
         return InputError(
             f"Every line must have a cell for each of the {self.width} columns the first line names; line {first + 1} "
             f"of {self.path} has {len(cells)}, separated by {SEPARATORS[self.separator or ',']}: "
-            f"{_short(self.lines[first])}. Correct it; text that contains the separator stands in double quotes."
+            f"{short(self.lines[first])}. Correct it; text that contains the separator stands in double quotes."
         )
 
     def _may_be_note(self, first: int, cells: list[str]) -> bool:
@@ -199,7 +199,7 @@ class Layout:
                 raise self._ragged(*next(record for record in self.records if record[1] == head[at]))
         raise InputError(
             f"The first line of a table must name its columns; in {self.path} it holds numbers: "
-            f"{_short(', '.join(head[at]))}. Put a line with names above it, or say --header none: they are then "
+            f"{short(', '.join(head[at]))}. Put a line with names above it, or say --header none: they are then "
             "called column 1, column 2 and so on."
         )
 
@@ -233,7 +233,7 @@ class Layout:
             alone = "say --decimal ," if (mark, self.width) == ("comma", 2) else "put such numbers in double quotes"
             raise InputError(
                 f"Lines with a cell more than there are names begin with the name of the row; {self.path} has "
-                f"{_many(len(header), 'name')} and {self.width} cells a line, such as {_short(', '.join(rows[0]))}. "
+                f"{_many(len(header), 'name')} and {self.width} cells a line, such as {short(', '.join(rows[0]))}. "
                 f"If a {mark} stands {what}, {alone}; else name the first column too."
             )
 
@@ -289,5 +289,6 @@ def _many(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("s" if number > 1 else "")
 
 
-def _short(text: str, most: int = 60) -> str:
+def short(text: str, most: int = 60) -> str:
+    """The text in quotes, cut after so many characters."""
     return repr(text) if len(text) <= most else repr(text[:most]) + "..."

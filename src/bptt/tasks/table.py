@@ -24,7 +24,7 @@ from bptt.errors import InputError
 from bptt.files import disk
 from bptt.tasks import dialect, numerals
 from bptt.tasks.dialect import FOUND, Dialect, Records
-from bptt.tasks.layout import Layout
+from bptt.tasks.layout import Layout, short
 from bptt.tasks.numerals import Numerals, without_missing
 
 __all__ = ["LARGEST", "Dialect", "Table", "is_table", "read", "without_missing"]
@@ -184,7 +184,7 @@ class Table:
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         return InputError(
             f"Column {name!r} must hold {error.rule}; {self.place(rows[0])} of {self.source} has "
-            f"{_short(str(cells[rows[0]]).strip())}{more}. {error.fix}"
+            f"{short(str(cells[rows[0]]).strip())}{more}. {error.fix}"
         )
 
 
@@ -345,8 +345,4 @@ def _kind(dtype: pl.DataType) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return _short(" ".join(str(error).split()).rstrip("."), 200)
-
-
-def _short(text: str, most: int = 60) -> str:
-    return repr(text) if len(text) <= most else repr(text[:most]) + "..."
+    return short(" ".join(str(error).split()).rstrip("."), 200)
