@@ -346,6 +346,7 @@ def test_points_that_might_stand_for_thousands_are_said(tmp_path: Path) -> None:
     ("content", "line"),
     [
         ("t,v\n1,2\n2,3\n#3,4\n4,5\n5,6\n", "Skipped  1 comment, lines that begin with #, as line 4: '#3,4'"),
+        ("name 0,name 1\n1a,1a\n1,1\n", "Skipped  1 line of units below the names"),
         ("a|b\n1|2\n--|--\n3|4\n5|6\n", "Skipped  1 line of dashes, the first in line 3"),
     ],
 )

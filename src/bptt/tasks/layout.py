@@ -176,6 +176,7 @@ class Layout:
             data = first + 1 if data is None or not self._is_data(head[first]) else first
         named = [at for at in range(first, data) if _is_words(head[at])]
         named = [at for at in named if not _are_units(head[at])] or [first]
+        named = [at for at in named if _are_different(head[at])] or named
         at = max(named, key=lambda at: (sum(bool(cell.strip()) for cell in self._of_plain(head[at])), at))
         if data > at:
             under = head[at + 1 : data]
@@ -267,6 +268,11 @@ def _has_words(cells: Sequence[str]) -> bool:
 
 def _are_units(cells: Sequence[str]) -> bool:
     return all(re.fullmatch(UNIT, cell.strip()) for cell in cells)
+
+
+def _are_different(cells: Sequence[str]) -> bool:
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    return len(set(filled)) == len(filled)
 
 
 def _may_name(cells: Sequence[str], below: Sequence[str]) -> bool:
