@@ -235,6 +235,16 @@ def test_what_the_csv_module_writes_comes_back(
         assert read.frame.rows() == [tuple(cell or None for cell in row) for row in rows]
 
 
+def test_a_separator_within_quotes_separates_nothing(tmp_path: Path) -> None:
+    read = table.read(written(tmp_path / "t.csv", '"name 0","name 1"\n"",";"\n"1\na",";1"\n"",";"\n'))
+    assert read.frame.rows() == [(None, ";"), ("1\na", ";1"), (None, ";")]
+
+
+def test_the_sample_that_shows_the_separator_may_end_within_quotes(tmp_path: Path) -> None:
+    rows = "".join(f'{n};"first\nsecond, third"\n' for n in range(300))
+    assert table.read(written(tmp_path / "t.csv", "a;b\n" + rows)).frame.rows()[299] == ("299", "first\nsecond, third")
+
+
 def test_columns_of_parquet_that_are_no_numbers(tmp_path: Path) -> None:
     day = datetime.date(2026, 1, 1)
     pl.DataFrame({"l": [[1]], "d": [day], "i": [float("inf")]}).write_parquet(tmp_path / "t.parquet")

@@ -280,10 +280,15 @@ def _suits(head: list[str], separator: str | None, decimal: str | None) -> float
     if separator is None:
         return 0.02
     lines = [" ".join(line.split()) for line in head] if separator == " " else head
+    rows, cells_of = (
+        list[list[str]](),
+        csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator != "\t"),
+    )
     try:
-        rows = list(csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t"))
-    except csv.Error:  # a cell beyond its limit, which another separator may divide
-        return 0.03 if separator == "," else 0
+        rows.extend(cells_of)
+    except csv.Error as error:  # text after quotes, or a cell beyond its limit, which another separator may divide
+        if not rows or "unexpected end" not in str(error):  # where the sample ends within quotes
+            return 0.03 if separator == "," else 0
     counts = Counter(map(len, rows))
     width, count = max(counts.items(), key=lambda of: (of[1], of[0]))
     if width == 1:
