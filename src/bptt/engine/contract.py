@@ -156,6 +156,7 @@ class Gradients:
     weights     laid out as the tensors of the layer's `Weights`
     inputs      one for each of `Signature.inputs`
     cotangents  a dict that receives the total ∂L/∂ of every value of side A at all steps
+    norms       a dict that receives ‖∂L/∂‖² of the output and of each state, a number for each row of all steps
     accumulate  those of the weights go on from what their arrays hold
     """
 
@@ -164,6 +165,7 @@ class Gradients:
     weights: Sequence[Tensor | None]
     inputs: Sequence[Tensor | None] = ()
     cotangents: dict[str, Tensor] | None = None
+    norms: dict[str, Tensor] | None = None
     accumulate: bool = False
 
     def receive(self, layout: Layout, of_parameters: dict[str, Tensor]) -> None:

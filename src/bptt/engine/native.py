@@ -76,14 +76,17 @@ def backward(
         tuple([d is not None for d in into.weights]),
         tuple([d is not None for d in dx]),
         every_value=into.cotangents is not None,
+        norms=into.norms is not None,
     )
     given = [x, *first, *weights.tensors, *extras]
     length = program.lengths(given)
     given += [made.y, *made.kept, dy, *d_last, dx[0], *into.first, *into.weights, *dx[1:]]
+    told = {key: _fresh(made.y, steps, length[size]) for key, size in program.made.items()}
+    given += told.values()
     if into.cotangents is not None:
-        values = {name: _fresh(made.y, steps, length[size]) for name, size in program.made.items()}
-        into.cotangents.update({name.removeprefix("∂"): d for name, d in values.items()})
-        given += values.values()
+        into.cotangents.update({key[1:]: d for key, d in told.items() if key.startswith("∂")})
+    if into.norms is not None:
+        into.norms.update({key[2:-2]: d for key, d in told.items() if key.startswith("‖")})
     run(program, given, length, steps, made.y.dtype, accumulate=into.accumulate)
 
 

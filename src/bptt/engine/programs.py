@@ -6,7 +6,7 @@ from bptt.engine.contract import Layout, Signature
 from bptt.engine.evaluation import key_of
 from bptt.engine.lowering import Lowering, Program
 from bptt.sheet import Cell
-from bptt.sheet.expressions import Cotangent, Name
+from bptt.sheet.expressions import Call, Cotangent, Name, Square
 
 DIRECT = "∂y from outside"
 
@@ -41,10 +41,10 @@ def forward(cell: Cell, layout: Layout, *, every_value: bool, keep: bool) -> Pro
 
 @lru_cache
 def backward(
-    cell: Cell, layout: Layout, weights: tuple[bool, ...], inputs: tuple[bool, ...], *, every_value: bool
+    cell: Cell, layout: Layout, weights: tuple[bool, ...], inputs: tuple[bool, ...], *, every_value: bool, norms: bool
 ) -> Program:
     """Side B of a step. Gradients of the tensors of weights and of x and further inputs that are asked for; with
-    every_value all cotangents are stored.
+    every_value all cotangents are stored, with norms the squared norms of those of the output and the states.
 
     The tensors of a call: those given (`_given`), the output, what is kept, the cotangents of the output and of the
     last of each state; then those that receive gradients, of all that is given but masks; then those of `made`.
@@ -52,7 +52,7 @@ def backward(
     found, sheet, signature = cell.derivation, cell.sheet, Signature.of(cell)
     make = Lowering(cell, layout, back=True)
     future = {name: make.carry(name, sheet.widths[name], before=f"∂last {name}") for name in signature.states}
-    lines = list(reversed(found.steps))
+    lines, told = list(reversed(found.steps)), dict[str, str]()
     make.plan([found.sent_back(line.name, 0) for line in lines] + [found.sent_back(n, -1) for n in signature.states])
     for line in lines:
         width, sent_back = found.widths[line.name], found.sent_back(line.name, 0)
@@ -62,6 +62,10 @@ def backward(
         make.known[Cotangent(line.name, 0)] = make.as_slot(total, width)
         if every_value:
             make.store(make.known[Cotangent(line.name, 0)], f"∂{line.name}")
+            told[f"∂{line.name}"] = width
+        if norms and line.name in (signature.output, *signature.states):
+            make.store(make.slot_of(Call("sum", (Square(Cotangent(line.name, 0)),)), "1"), f"‖∂{line.name}‖²")
+            told[f"‖∂{line.name}‖²"] = "1"
     for name, parts in layout.made_of.items():
         for part in parts:
             if weights[part.tensor]:
@@ -71,12 +75,11 @@ def backward(
             make.send_to_input(name)
     for name in signature.states:
         make.hand_on(name, found.sent_back(name, -1), f"∂first {name}")
-    values = {f"∂{line.name}": found.widths[line.name] for line in lines if every_value}
     given = _given(cell, layout)
     results = [f"∂{name}" for name in given if name not in signature.masks]
     kept = [signature.output, *map(key_of, signature.kept)]
     last = [f"∂last {name}" for name in signature.states]
-    return make.program([*given, *kept, DIRECT, *last, *results, *values], values)
+    return make.program([*given, *kept, DIRECT, *last, *results, *told], told)
 
 
 def _given(cell: Cell, layout: Layout) -> list[str]:

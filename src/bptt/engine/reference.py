@@ -124,6 +124,9 @@ def backward(
     }
     if into.cotangents is not None:
         into.cotangents.update(cotangents)
+    if into.norms is not None:
+        asked = dict.fromkeys((signature.output, *signature.states))
+        into.norms.update({name: cotangents[name].square().sum(-1, keepdim=True) for name in asked})
     whole |= {(f"∂{name}", 0): d.flatten(0, -2) for name, d in cotangents.items()}
     for name, array in zip(("x", *signature.inputs), (into.x, *into.inputs), strict=False):
         if array is not None:

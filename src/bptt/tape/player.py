@@ -30,6 +30,7 @@ from bptt.autograd.recorded import Padding, Record
 from bptt.errors import InputError
 from bptt.sheet.data import as_data
 from bptt.sheet.expressions import Cotangent, Name, walk
+from bptt.tape.alone import reads_the_layer_below
 
 SCHEMA = 2
 ROOM = 4_000_000
@@ -101,7 +102,10 @@ def data(tape: Recorded, *, row: Row = 0, first: int | None = None, steps: int |
     cells = list(dict.fromkeys(record.cell for record in tape.layers))
     for record in tape.layers:
         prefix = f"layers.{record.layer}.{_direction(record)}."
-        arrays |= {prefix + name: array for name, array in _layer(record, shown, _x_is_below(tape, record)).items()}
+        arrays |= {
+            prefix + name: array
+            for name, array in _layer(record, shown, reads_the_layer_below(tape.layers, record)).items()
+        }
     for name in ("o", "y_hat", "loss", "targets"):
         array = getattr(tape, name)
         arrays[name] = None if array is None else shown.row_of(array)[with_output]
@@ -125,7 +129,7 @@ def data(tape: Recorded, *, row: Row = 0, first: int | None = None, steps: int |
                 "direction": _direction(record),
                 "cell": cells.index(record.cell),
                 "sizes": record.sizes,
-                "x_is_below": _x_is_below(tape, record),
+                "x_is_below": reads_the_layer_below(tape.layers, record),
                 "above": _above(tape, record),
             }
             for record in tape.layers
@@ -227,12 +231,6 @@ def _direction(record: Record) -> str:
     return "reverse" if record.reverse else "forward"
 
 
-def _x_is_below(tape: Recorded, record: Record) -> bool:
-    """Whether the input of a layer is what the layer below put out, untouched by dropout."""
-    below = [other.h for other in tape.layers if other.layer == record.layer - 1]
-    return bool(below) and torch.equal(torch.cat(below, -1), record.x)
-
-
 def _places(row: int, sizes: Sequence[int]) -> list[int]:
     """Where the steps of one row lie in the arrays of a packed batch."""
     starts = np.cumsum([0, *sizes[:-1]])
@@ -292,7 +290,7 @@ def _above(tape: Recorded, record: Record) -> str:
     """
     above = [other for other in tape.layers if other.layer == record.layer + 1]
     if above:
-        return "layer" if _x_is_below(tape, above[0]) else "outside"
+        return "layer" if reads_the_layer_below(tape.layers, above[0]) else "outside"
     if tape.W_ho is None or tape.do is None or record.dh_direct is None:
         return "outside"
     if tape.loss_name is not None:

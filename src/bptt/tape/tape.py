@@ -35,6 +35,7 @@ from bptt.sheet.data import as_data
 from bptt.sheet.plain import plain
 from bptt.tape import contents, player, tapefile
 from bptt.tape.check import Report, check
+from bptt.tape.reach import SPREAD, Reach, reach
 
 if TYPE_CHECKING:
     from bptt.tape.widget import Player
@@ -427,9 +428,28 @@ class Tape:
 
         For float64 also by central differences. RuntimeError before the backward pass.
         """
+        self._demand_side_b()
+        return check(self)
+
+    def _demand_side_b(self) -> None:
         if not self.complete:
             raise RuntimeError("side B is empty: no backward pass has reached every layer; call backward() first")
-        return check(self)
+
+    def reach(self, origins: int | Literal["all"] | Sequence[int] = SPREAD) -> Reach:
+        """How far the gradient reaches: ‖∂L_t/∂h_k‖ by the distance t − k, with rate, spectra and a verdict in words.
+
+        origins  how many steps t to follow, spread over those at which a loss enters; "all"; or these steps, counted
+                 from 0
+
+        What is beside the lags, such as exponents and singular values, is computed when it is asked for. Numbers are
+        those of the tape's dtype, exponents and singular values float64; they are found by the compiled engine on the
+        CPU. Layers beneath dropout, where a single loss cannot be followed, are left out.
+
+        Raises RuntimeError before the backward pass, InputError for a tape of fewer than two steps, without a loss, or
+        with numbers that are not finite, and for steps at which no loss enters.
+        """
+        self._demand_side_b()
+        return reach(self.layers, origins)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tape to a safetensors file, whole or not at all; a file of that name is replaced.
