@@ -25,8 +25,9 @@ export function exact(value: number, single: boolean): string {
   return String(value);
 }
 
+/** A share in percent, kept on one line. */
 export function percent(share: number): string {
-  return `${number(100 * share, share < 0.1 ? 2 : 3)} %`;
+  return `${number(100 * share, share < 0.1 ? 2 : 3)}\u00a0%`;
 }
 
 const NAMED: Record<string, string> = { " ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍" };
@@ -54,5 +55,5 @@ export function visibleText(text: string, most: number): string {
 }
 
 export function plural(count: number, what: string): string {
-  return `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
+  return `${count.toLocaleString("en")}\u00a0${what}${count === 1 ? "" : "s"}`;
 }

@@ -1,13 +1,13 @@
 // Every function that a cell may use, and those of side B alone: one table, read by all that evaluate, draw or write.
 
+import { type Cell, type Expression, functionOf } from "./sheet.ts";
+
 type Numbers = ArrayLike<number>;
 
 interface Entrywise {
   value: (...given: number[]) => number;
   /** Of each argument, by the value and the arguments: how far an error in it is carried on. */
   slope?: (y: number, a: number) => number;
-  /** The steepest slope, of functions whose units saturate: they pass next to nothing back where it is far below. */
-  steepest?: number;
   /** Whether the value is one of its arguments or a number that rounding does not touch. */
   isExact?: boolean;
   /** Of how many arguments the value is made, the first ones; the others only choose. */
@@ -22,6 +22,8 @@ interface OverRow {
 type Function = (Entrywise | OverRow) & {
   /** Whether its values lie between 0 and 1, so that what is multiplied with them is let through or not: a gate. */
   opens?: boolean;
+  /** Of functions whose units saturate: the values at which next to no gradient comes back through them, also in words. */
+  saturates?: { at: (y: number) => boolean; words: string };
   /** In NumPy, {0} {1} {2} for the arguments. */
   numpy: string;
   /** How it is written where that is not name(arguments). */
@@ -52,12 +54,23 @@ function moments(a: Numbers): { mean: number; scale: number; ratio: number } {
 }
 
 export const FUNCTIONS: Record<string, Function> = {
-  tanh: { value: Math.tanh, slope: (y) => 1 - y * y, steepest: 1, numpy: "np.tanh({0})" },
-  σ: { value: σ, slope: (y) => y * (1 - y), steepest: 0.25, opens: true, numpy: "1 / (1 + np.exp(-{0}))" },
+  tanh: {
+    value: Math.tanh,
+    slope: (y) => 1 - y * y,
+    saturates: { at: (y) => Math.abs(y) > 0.95, words: "tanh beyond ±0.95" },
+    numpy: "np.tanh({0})",
+  },
+  σ: {
+    value: σ,
+    slope: (y) => y * (1 - y),
+    saturates: { at: (y) => y < 0.05 || y > 0.95, words: "σ below 0.05 or above 0.95" },
+    opens: true,
+    numpy: "1 / (1 + np.exp(-{0}))",
+  },
   relu: {
     value: (a) => Math.max(0, a),
     slope: (y) => (y > 0 ? 1 : 0),
-    steepest: 1,
+    saturates: { at: (y) => y === 0, words: "relu at 0" },
     isExact: true,
     numpy: "np.maximum({0}, 0)",
   },
@@ -149,12 +162,6 @@ export const SUMS = ["sum", "mean", "total"];
 /** The function that is its argument. */
 export const ITSELF = "identity";
 
-/** A unit whose slope is below this share of the steepest passes next to nothing back: it is saturated. */
-const FLAT = 0.05;
-
-/** Whether a unit of this function is saturated at a value; undefined for functions that do not saturate. */
-export function isSaturated(name: string, y: number): boolean | undefined {
-  const known = FUNCTIONS[name];
-  if (!known || !("value" in known) || !known.steepest || !known.slope) return undefined;
-  return known.slope(y, Number.NaN) < FLAT * known.steepest;
-}
+/** What is known of the function that an expression calls; undefined for other expressions. */
+export const called = (cell: Cell, e: Expression): Function | undefined =>
+  Array.isArray(e) && e[0] === "f" ? FUNCTIONS[functionOf(cell, e[1])] : undefined;

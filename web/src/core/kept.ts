@@ -1,22 +1,19 @@
 // Why a state is kept: what passes each step unit by unit, and the parts that its gradient is made of.
 
 import { Evaluation, Unknown } from "./evaluate.ts";
-import { FUNCTIONS } from "./functions.ts";
-import { between, type Cell, children, type Expression, functionOf, isName, mapped, termsOf } from "./sheet.ts";
+import { called } from "./functions.ts";
+import { between, type Cell, children, type Expression, isName, mapped, termsOf } from "./sheet.ts";
 import { after, type Floats, isFollowed, type Layer, onward, rowOf, shapeOf, type Tape } from "./tape.ts";
-
-const known = (cell: Cell, e: Expression) =>
-  Array.isArray(e) && e[0] === "f" ? FUNCTIONS[functionOf(cell, e[1])] : undefined;
 
 /** Values that lie between 0 and 1, whatever they are made of, in the order of their equations. */
 export function gates(cell: Cell): string[] {
-  const opening = cell.steps.filter(({ value }) => known(cell, value)?.opens).map(({ name }) => name);
+  const opening = cell.steps.filter(({ value }) => called(cell, value)?.opens).map(({ name }) => name);
   return between(cell).filter((name) => opening.includes(name));
 }
 
 /** Whether one unit becomes a part of others there. */
 function mixes(cell: Cell, e: Expression): boolean {
-  const own = known(cell, e);
+  const own = called(cell, e);
   return (own && "row" in own) || (Array.isArray(e) && e[0] === "@") || children(e).some((each) => mixes(cell, each));
 }
 

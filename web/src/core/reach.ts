@@ -1,5 +1,6 @@
 // How far does the gradient reach? ‖∂L_t/∂h_k‖ for every loss t and every state k, and what it says by distance.
 
+import { called } from "./functions.ts";
 import { backward, lowestReached, room, type Seed } from "./sweep.ts";
 import { type Floats, type Layer, Problem, rowOf, type Tape } from "./tape.ts";
 
@@ -113,4 +114,24 @@ export function above(curve: number[], floor: number): [number, number][][] {
     isOpen = share >= floor;
   }
   return runs;
+}
+
+/** A value whose units can saturate, what saturated means for its function, and the share of its units at each step. */
+export interface Saturation {
+  name: string;
+  words: string;
+  shares: number[];
+}
+
+/** Of every such value of a layer, in the order of its equations. */
+export function saturation(tape: Tape, layer: Layer): Saturation[] {
+  return layer.cell.steps.flatMap(({ name, value }) => {
+    const saturates = called(layer.cell, value)?.saturates;
+    if (!saturates) return [];
+    const shares = Array.from({ length: tape.T }, (_, t) => {
+      const units = Array.from(rowOf(tape, layer, name, t) as Floats);
+      return units.filter(saturates.at).length / units.length;
+    });
+    return [{ name, words: saturates.words, shares }];
+  });
 }

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { above, byLag, reach } from "../../src/core/reach.ts";
+import { FUNCTIONS } from "../../src/core/functions.ts";
+import { above, byLag, reach, saturation } from "../../src/core/reach.ts";
 import { cannotRunFree, fedBy, parting, runFree, truncated } from "../../src/core/sweep.ts";
 import { type Layer, Problem, type Tape } from "../../src/core/tape.ts";
 import { finish, verify } from "../../src/core/verify.ts";
@@ -174,5 +175,41 @@ describe("a network on its own answers", () => {
     expect(cannotRunFree(golden("both_ways").tape)).not.toBe("");
     expect(cannotRunFree(stacked)).toBe("");
     expect(() => runFree(golden("numbers").tape)).toThrow(Problem);
+  });
+});
+
+describe("saturated units", () => {
+  it.each([
+    ["tanh", [0, 0.95, -0.95, 0.951, -0.951, 1], 3],
+    ["σ", [0.05, 0.95, 0.5, 0.049, 0.951, 0, 1], 4],
+    ["relu", [0, 1e-300, 0.01, 5], 1],
+  ])("of %s are counted by its value", (name, values, count) => {
+    expect(values.filter(FUNCTIONS[name].saturates?.at as (y: number) => boolean).length).toBe(count);
+  });
+
+  it("are a share of the units at each step, of every value that has any", () => {
+    const [layer] = lstm.layers;
+    const f = new Float64Array(lstm.T * layer.H).fill(0.5);
+    f.set([0.01, 0.99, 0.5, 0.95], 2 * layer.H);
+    const found = saturation(lstm, { ...layer, arrays: new Map([...layer.arrays, ["f", f]]) });
+    expect(found.map(({ name, words }) => `${name}: ${words}`)).toEqual([
+      "i: σ below 0.05 or above 0.95",
+      "f: σ below 0.05 or above 0.95",
+      "g: tanh beyond ±0.95",
+      "q: σ below 0.05 or above 0.95",
+      "u: tanh beyond ±0.95",
+    ]);
+    expect(found[1].shares).toEqual([0, 0, 0.5, 0, 0, 0, 0]);
+  });
+
+  it("of a relu are those that are zero", () => {
+    const { tape } = golden("numbers");
+    const [layer] = tape.layers;
+    const cell = { ...layer.cell, functions: { ...layer.cell.functions, φ: "relu" } };
+    const h = new Float64Array(tape.T * layer.H).fill(0.5);
+    h[0] = 0;
+    expect(saturation(tape, { ...layer, cell, arrays: new Map([...layer.arrays, ["h", h]]) })).toEqual([
+      { name: "h", words: "relu at 0", shares: Array.from({ length: tape.T }, (_, t) => (t === 0 ? 1 / layer.H : 0)) },
+    ]);
   });
 });
