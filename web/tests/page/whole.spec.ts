@@ -89,7 +89,7 @@ async function unreadable(page: Page, hashes: string[], only = ".player"): Promi
         }
         for (const { text, element, part } of texts) {
           if (getComputedStyle(element).textOverflow === "ellipsis") continue;
-          const around = (element.closest("svg, td, section, aside, main") as Element).getBoundingClientRect();
+          const around = (element.closest("svg, td, section, aside, .player") as Element).getBoundingClientRect();
           if (
             part.left < around.left - 1 ||
             part.right > around.right + 1 ||
