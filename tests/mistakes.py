@@ -177,6 +177,7 @@ COMMANDS = {
         "bptt trace hello --cell lstn": r"there is none at lstn\. Did you mean lstm\?",
         "bptt trace hello --cell nothing.txt": r"there is none at nothing\.txt",
         "bptt trace hello --cell gru --nonlinearity relu": r"the φ of the plain cell; got 'relu' with the cell 'gru'",
+        "bptt trace vanishing --hidden 3 --lr 1": r"networks of its own.* got --hidden, --lr\. Leave that out",
     },
     "Cells, derived": {
         "bptt derive": r"Missing argument 'CELL'",

@@ -526,7 +526,10 @@ def inspect(
 
 
 def trace(
-    example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="cell, a word, numbers with commas, or bits.")],
+    context: typer.Context,
+    example: Annotated[
+        str, typer.Argument(metavar="EXAMPLE", help="cell, a word, numbers with commas, bits, or vanishing.")
+    ],
     cell: Annotated[
         str,
         typer.Option(metavar="CELL", help="elman, lstm, gru, gru-v1, mgu, peephole, indrnn, or a file with equations."),
@@ -564,6 +567,8 @@ def trace(
 
     [cyan]bptt trace hello --cell lstm[/cyan]   # any cell: a built-in one, or a file with its equations
 
+    [cyan]bptt trace vanishing[/cyan]   # side C: how far the gradient reaches, in networks of two units
+
     [cyan]bptt trace --lr 0.05 -- -1,0,1[/cyan]   # a first number below zero comes after --
     """
     if not 2 <= digits <= 17:
@@ -572,6 +577,9 @@ def trace(
 
     _begin(threads)
     settings = {"hidden": hidden, "lr": lr, "seed": seed, "nonlinearity": nonlinearity, "target": target}
+    if example == "vanishing":
+        others = [f"--{name}" for name in ("cell", "train", *settings) if was_given(context, name)]
+        return work.side_c(digits, others, json=json)
     work.trace(example, cell, train, digits, json=json, **settings)
 
 

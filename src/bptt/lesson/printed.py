@@ -26,7 +26,7 @@ from bptt.sheet.printing import TEXT
 from bptt.sheet.sides import Side, Term
 from bptt.tape.check import Residual
 
-SIDE = {"A": "cyan", "B": "magenta"}
+SIDE = {"A": "cyan", "B": "magenta", "C": "green"}
 OWN, FUTURE = "blue", "yellow"
 HEADER_WIDTH, WIDEST_WORD = 11, 40
 UNBROKEN = "\N{NO-BREAK SPACE}"
@@ -104,14 +104,14 @@ def _parts(worked: Worked, width: int, digits: int) -> list[RenderableType]:
     return [
         *_opening(given),
         *_equations(given),
-        _heading("A", f"Side A · forward, {_span(tape.steps)}"),
+        heading("A", f"Side A · forward, {_span(tape.steps)}"),
         *_once(worked, digits, width),
-        *_tables([[column] for column in _forward(worked, digits)], width),
+        *in_tables([[column] for column in _forward(worked, digits)], width),
         Text.assemble(("B1", SIDE["B"]), f"  L = {_sum_of_losses(worked, digits)}{number(L, digits)}"),
-        _heading("B", f"Side B · backward, {_span(tape.steps, back=True)}"),
-        *_tables(_backward(worked, digits), width),
+        heading("B", f"Side B · backward, {_span(tape.steps, back=True)}"),
+        *in_tables(_backward(worked, digits), width),
         *_jacobians(worked, digits, width),
-        _heading("B", "Summed over time, and one step of gradient descent: W ← W − lr ∂W"),
+        heading("B", "Summed over time, and one step of gradient descent: W ← W − lr ∂W"),
         Text(f"lr = {given.lr:g}\n"),
         *_updates(worked, digits, width),
         Text(f"L before {number(L, digits)}, after {number(after, digits)}: {verdict}"),
@@ -126,7 +126,7 @@ def _span(steps: int, *, back: bool = False) -> str:
     return f"t = {steps} to 1: time runs backwards" if back else f"t = 1 to {steps}"
 
 
-def _heading(side: str, text: str) -> Text:
+def heading(side: str, text: str) -> Text:
     return Text.assemble("\n", (text, f"bold {SIDE[side]}"))
 
 
@@ -161,8 +161,8 @@ def _equations(given: Example) -> list[RenderableType]:
     cell = given.model.rnn.cell
     of_loss = OF_LOSS[given.model.loss_name][1]
     return [
-        _heading("A", "The equations, side A"), _listed(cell.side_a),
-        _heading("B", "The equations, side B (∂u is ∂L/∂u; terms of t+1 are zero at the last step)"),
+        heading("A", "The equations, side A"), _listed(cell.side_a),
+        heading("B", "The equations, side B (∂u is ∂L/∂u; terms of t+1 are zero at the last step)"),
         _listed(cell.side_b), *([Text(of_loss)] if of_loss else []),
     ]  # fmt: skip
 
@@ -177,7 +177,8 @@ def _listed(side: Side) -> Table:
     return table
 
 
-def _column(tag: str, symbol: str, rows: Iterable[Tensor | None], digits: int, style: str = "") -> Column:
+def vectors(tag: str, symbol: str, rows: Iterable[Tensor | None], digits: int, style: str = "") -> Column:
+    """A column with a vector for each step."""
     cells = [["–"] if row is None else [number(value, digits) for value in row.tolist()] for row in rows]
     return Column(tag, symbol, cells, style)
 
@@ -192,19 +193,19 @@ def _forward(worked: Worked, digits: int) -> list[Column]:
     taken = {"x_t": tape.x[:, 0], **{TEXT.write(Name(name, -1)): array for name, array in states.items()}}
     columns = [Column("", "t", [[str(t)] for t in range(1, tape.steps + 1)])]
     columns += [_characters("A1", "", given.given[:-1])] if given.alphabet else []
-    columns += [_column("A1", symbol, rows, digits) for symbol, rows in taken.items()]
+    columns += [vectors("A1", symbol, rows, digits) for symbol, rows in taken.items()]
     for value in values(tape):
         line, is_state = value.line, value.name in states
         tag = f"{line.tag} A4" if is_state else line.tag
-        columns.append(_column(tag, line.symbol, value.whole, digits, "bold" * is_state))
-    columns.append(_column("A5", "o_t", of_outputs(tape, tape["o"]), digits))
-    columns.append(_column("A6", "ŷ_t", of_outputs(tape, tape["y_hat"]), digits, "bold"))
+        columns.append(vectors(tag, line.symbol, value.whole, digits, "bold" * is_state))
+    columns.append(vectors("A5", "o_t", of_outputs(tape, tape["o"]), digits))
+    columns.append(vectors("A6", "ŷ_t", of_outputs(tape, tape["y_hat"]), digits, "bold"))
     if given.alphabet:
         columns += [_characters("", "", [given.alphabet] * tape.steps), _characters("B1", "y_t", given.given[1:])]
     else:
         targets = given.targets.view(-1, 1, 1) + (given.kind == "cell")
-        columns.append(_column("B1", "y_t", of_outputs(tape, targets), digits))
-    return [*columns, _column("B1", "loss_t", of_outputs(tape, tape["loss"][..., None]), digits)]
+        columns.append(vectors("B1", "y_t", of_outputs(tape, targets), digits))
+    return [*columns, vectors("B1", "loss_t", of_outputs(tape, tape["loss"][..., None]), digits)]
 
 
 def _backward(worked: Worked, digits: int) -> list[list[Column]]:
@@ -212,7 +213,7 @@ def _backward(worked: Worked, digits: int) -> list[list[Column]]:
     tape = worked.tape
 
     def column(tag: str, symbol: str, rows: Iterable[Tensor | None], style: str = "") -> Column:
-        return _column(tag, symbol, [*rows][::-1], digits, style)
+        return vectors(tag, symbol, [*rows][::-1], digits, style)
 
     groups = [[Column("", "t", [[str(t)] for t in range(tape.steps, 0, -1)])]]
     if worked.example.model.readout.out_features == 1:
@@ -234,7 +235,7 @@ def _style(term: Term) -> str:
     return FUTURE if is_of_next_step(term) else OWN if term.left == Name("o", 0) else ""
 
 
-def _tables(groups: list[list[Column]], width: int) -> list[Table]:
+def in_tables(groups: list[list[Column]], width: int) -> list[Table]:
     """As few tables as the width allows, each with the column of t, the first one."""
     ((time,), *others) = groups
     return [_table([time, *columns]) for columns in _divided(others, width - time.width, 2)]
@@ -284,7 +285,7 @@ def _matrix(title: Text, array: Tensor, labels: list[list[str]], digits: int, wi
     *of_rows, of_columns = labels
     (rows,) = of_rows or [[""]]
     turned = array.view(len(rows), len(of_columns)).t()
-    columns = [[_column("", label, [column], digits)] for label, column in zip(of_columns, turned, strict=True)]
+    columns = [[vectors("", label, [column], digits)] for label, column in zip(of_columns, turned, strict=True)]
     tables = []
     for part in _divided(columns, width - max(map(cell_len, rows)), 1):
         table = Table.grid(padding=(0, 1))

@@ -1,8 +1,11 @@
 """Side A and side B of a cell as lists of tagged lines, and which use of a value each term of a gradient comes from.
+Side C, which is no side of a cell: how far that gradient reaches.
 
 A1 take x and the states, A2 products and biases, A3 entry by entry, A4 hand on, A5 the output, A6 the prediction.
 B1 the loss, B2 the Jacobian of g, B3 ∂o, B4 ∂b_o, B5 ∂W_ho, B6 the total ∂ of a state, B7 back through what is entry by
 entry, B8 vectors, B9 input weights, B10 recurrent weights, B11 hand on.
+C1 the way back as a product, C2 its factor in the plain cell, C3 its bound, C4 the sum over losses, C5 the factor on
+the way of a cell state, C6 the rates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +35,16 @@ TO, DOT, OVER = Words(" to ", r"\text{ to }"), Words(" · ", r" \cdot "), Words(
 MASK = Words("a mask for each row, the same at all steps", r"\text{a mask for each row, the same at all steps}")
 OPEN, CLOSE = Words(" (", " ("), Words(")", ")")
 SOFTMAX = Words("softmax: ŷ_i (δ_ik − ŷ_k)", r"\text{softmax: } \hat{y}_{i} (\delta_{ik} - \hat{y}_{k})")
+
+SIDE_C = {
+    "C1": "∂L_t/∂h_k = ∂L_t/∂h_t J_t J_{t-1} … J_{k+1}",
+    "C2": "J_t = ∂h_t/∂h_{t-1} = diag(φ'(a_t)) W_hhᵀ",
+    "C3": "‖∂L_t/∂h_k‖ ≤ ‖∂L_t/∂h_t‖ ‖J_t‖ … ‖J_{k+1}‖ ≤ ‖∂L_t/∂h_t‖ (γ ‖W_hh‖)^(t−k)",
+    "C4": "∂h_k = Σ_{t≥k} ∂L_t/∂h_k",
+    "C5": "J_t = diag(f_t) on the way of c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t alone",
+    "C6": "λ_i = lim 1/T log s_i(J_T J_{T-1} … J_1)",
+}
+"""By tag; docs/side-c.md has the words. ‖J‖ is the largest singular value, s_i the i-th, γ the largest |φ'|."""
 
 
 def shifted(e: Expression, by: int) -> Expression:
