@@ -228,7 +228,7 @@ def _foreseen(way: Way, digits: int) -> str:
     rows = "; ".join(" ".join(number(weight, digits) for weight in row) for row in way.recurrent.tolist())
     if way.state == "c":
         biases = ", ".join(f"{name} = {bias:g}" for name, bias in KEPT.items())
-        return f"all matrices of h = [{rows}], {biases}; J_t is on the way of c alone"
+        return f"matrices of h = [{rows}], {biases}; J_t: along c alone"
     norm = float(torch.linalg.matrix_norm(way.recurrent, 2))
     verdict = "below 1: it must vanish" if norm < 1 else "not below 1: it can explode"
     return f"W_hh = [{rows}], γ ‖W_hh‖ = {number(norm, digits)} is {verdict}"
