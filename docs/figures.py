@@ -3,6 +3,7 @@
 No network is trained; all are float64. Inputs are normal random numbers, and so is ∂L_t/∂h_t, what enters at each step.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ GREY, COLOURS = "#7d8590", ("#3b82c4", "#c98a1b", "#cf4f4f")  # on white and on 
 
 
 def plain(scale: float) -> bptt.nn.Recurrent:
-    """tanh units whose W_hh is a rotation times `scale`, which all of its singular values then are."""
+    """tanh units whose W_hh is orthogonal, times `scale`, which all of its singular values then are."""
     torch.manual_seed(0)
     rnn = bptt.nn.Recurrent("elman", INPUTS, UNITS, init={"W_hh": "orthogonal"}, dtype=torch.float64)
     with torch.no_grad():
@@ -35,11 +36,16 @@ def gated(forget: int) -> bptt.nn.Recurrent:
     return bptt.nn.Recurrent("lstm", INPUTS, UNITS, init={"b_f": forget}, dtype=torch.float64)
 
 
-def norms(rnn: bptt.nn.Recurrent) -> dict[str, Tensor]:
-    """Of each state (T, T, B), ‖∂L_t/∂h_k‖ at [t, k]: the loss of each step goes back alone."""
+def inputs() -> tuple[Tensor, Tensor]:
+    """x (T, B, I), and ∂L_t/∂h_t (T, B, H)."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(STEPS, ROWS, INPUTS, dtype=torch.float64, generator=generator)
-    entering = torch.randn(STEPS, ROWS, UNITS, dtype=torch.float64, generator=generator)
+    return x, torch.randn(STEPS, ROWS, UNITS, dtype=torch.float64, generator=generator)
+
+
+def norms(rnn: bptt.nn.Recurrent) -> dict[str, Tensor]:
+    """Of each state (T, T, B), ‖∂L_t/∂h_k‖ at [t, k]: the loss of each step goes back alone."""
+    x, entering = inputs()
     found: dict[str, list[Tensor]] = {}
     for t in range(STEPS):
         with bptt.recording() as tapes:
@@ -54,6 +60,22 @@ def share(norms: Tensor) -> Tensor:
     """(T,): what is left by lag, summed over the steps that have so many before them, and over rows."""
     left = [norms.diagonal(-lag).sum() / norms.diagonal()[:, lag:].sum() for lag in range(STEPS)]
     return torch.stack(left)
+
+
+def exponent(rnn: bptt.nn.Recurrent) -> float:
+    """C6 of a plain cell for the largest singular value, after T steps: its logarithm over T, the mean over rows."""
+    with torch.no_grad():
+        h, _ = rnn(inputs()[0])
+        W_hh = rnn.get_parameter("W_hh_l0")
+        product = torch.eye(UNITS, dtype=h.dtype)
+        for h_t in h:
+            product = torch.diag_embed(1 - h_t**2) @ W_hh.mT @ product
+    return float(torch.linalg.matrix_norm(product, 2).log().mean()) / STEPS
+
+
+def rate(share: Tensor) -> float:
+    """The factor per step from lag 20 to lag 80."""
+    return float(share[80] / share[20]) ** (1 / 60)
 
 
 def wall() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -156,6 +178,9 @@ def main(directory: Path) -> None:
     gates = {(forget, state): share(found[state]) for forget, found in gated_norms.items() for state in "ch"}
     u, L, slope, first = wall()
     print(table("plain, by lag", {f"‖W_hh‖ = {scale}": left for scale, left in scales.items()}))
+    for scale, left in scales.items():
+        found = exponent(plain(scale))
+        print(f"‖W_hh‖ = {scale}: λ_1 = {found:.3f}, exp(λ_1) = {math.exp(found):.2f}; times {rate(left):.2f} a step")
     print(table("LSTM, by lag", {f"b_f = {forget}, {state}": left for (forget, state), left in gates.items()}))
     print(f"the wall is at u = {u[slope.argmax()]:.5f}: |∂L/∂u| = {slope.max():.0f}, |∂L/∂h_0| = {first.max():.0f}")
     figures = {"scales": drawn_scales(scales), "gates": drawn_gates(gates), "wall": drawn_wall(u, L, slope, first)}

@@ -28,20 +28,12 @@ def norms(name: str) -> dict[str, Tensor]:
     return figures.norms(NETWORKS[name]())
 
 
-def drawn_again() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    sizes = figures.INPUTS, figures.UNITS
-    return tuple(
-        torch.randn(figures.STEPS, figures.ROWS, size, dtype=torch.float64, generator=generator) for size in sizes
-    )  # type: ignore[return-value]
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_norms_by_lag_are_those_of_autograd_through_steps_written_out(name: str) -> None:
     """Through the states of the layer: at scale 2.0 a rounding error in h_1 has grown by 1e7 when it is in h_100."""
     rnn = NETWORKS[name]()
     W = {key.removesuffix("_l0"): weight.detach() for key, weight in rnn.named_parameters()}
-    x, entering = drawn_again()
+    x, entering = figures.inputs()
     made = rnn(x)[0].detach()
     h, c = (torch.zeros(figures.ROWS, figures.UNITS, dtype=torch.float64, requires_grad=True) for _ in "hc")
     states: dict[str, list[Tensor]] = {"h": [], "c": []}
@@ -77,6 +69,24 @@ def test_no_norm_is_above_the_bound(scale: float) -> None:
     assert bool((found <= found.diagonal().t()[:, None] * bound[..., None] * (1 + 1e-12)).all())
 
 
+@pytest.mark.parametrize("scale", figures.SCALES)
+def test_exponents_are_those_of_the_jacobian_by_autograd(scale: float) -> None:
+    """Rounding errors in the states, multiplied by 1e7 at scale 2.0, change log s_1 by 1e-8, of which 1 / T counts."""
+    W = {key: weight.detach() for key, weight in figures.plain(scale).named_parameters()}
+    x, _ = figures.inputs()
+
+    def last(h: Tensor, row: int) -> Tensor:
+        for x_t in x[:, row]:
+            h = torch.tanh(x_t @ W["W_xh_l0"] + h @ W["W_hh_l0"] + W["b_h_l0"])
+        return h
+
+    zero = torch.zeros(figures.UNITS, dtype=torch.float64)
+    jacobians = [torch.autograd.functional.jacobian(lambda h, r=row: last(h, r), zero) for row in range(figures.ROWS)]
+    stretches = [np.linalg.svd(np.asarray(jacobian))[1][0] for jacobian in jacobians]
+    wanted = np.log(stretches).mean() / figures.STEPS
+    assert figures.exponent(figures.plain(scale)) == pytest.approx(wanted, abs=1e-9)
+
+
 def test_a_share_compares_the_same_steps() -> None:
     found = norms("plain 0.9")["h"]
     shares = figures.share(found)
@@ -104,6 +114,8 @@ def test_what_is_said_of_the_figures_holds() -> None:
     left = {scale: figures.share(norms(f"plain {scale}")["h"]) for scale in figures.SCALES}
     assert all(left[0.9][lag] < 0.9**lag for lag in figures.LAGS)
     assert left[1.2][80] < 0.1 < 1 < left[2.0][80] < 2.0**80 / 1e6
+    for scale, share in left.items():
+        assert figures.rate(share) == pytest.approx(math.exp(figures.exponent(figures.plain(scale))), rel=0.05)
     for state in "hc":
         closed, open_ = (figures.share(norms(f"lstm {forget}")[state]) for forget in (0, 3))
         assert closed[20] < left[0.9][20] / 100
