@@ -265,4 +265,6 @@ def _check(name: str, o: Tensor, y: Tensor, class_weights: Tensor | None, skip_n
 def __getattr__(name: str) -> Any:
     if name == "loss_of_states":  # which has moved
         return import_module("bptt.autograd.readout").loss_of_states
+    if name in ("omega", "exact_omega"):  # which need what lies above this room
+        return getattr(import_module("bptt.train.omega"), name)
     raise AttributeError(f"module 'bptt.sheet.losses' has no attribute {name!r}")
