@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 import bptt
-from bptt.nn import GRU, LSTM
+from bptt.nn import GRU, LSTM, Recurrent
 
 F64 = torch.float64
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -140,8 +140,55 @@ def test_ways_to_begin() -> None:
                 torch.testing.assert_close(gate @ gate.mT, torch.eye(4, dtype=F64))
     with pytest.raises(bptt.InputError, match=r"init= says how parameters begin.*; got 'b_z'\. Did you mean b_q\?"):
         LSTM(3, 4, init={"b_z": 1})
-    with pytest.raises(bptt.InputError, match=r"'spectral:1\.0', or a dict.*got 'xavier'"):
+    with pytest.raises(bptt.InputError, match=r"'spectral:1\.0'.*or a dict.*got 'xavier'"):
         GRU(3, 4, init="xavier")
+
+
+def test_chrono_draws_times_that_gates_keep_and_leaves_the_rest() -> None:
+    lstm = LSTM(3, 4000, init="chrono:50", dtype=F64)
+    b_i, b_f, b_g, b_q = (lstm.get_parameter("bias_ih_l0") + lstm.get_parameter("bias_hh_l0")).detach().chunk(4)
+    assert torch.equal(b_i, -b_f)
+    assert not b_g.any()
+    assert not b_q.any()
+    u = b_f.exp()  # uniform in [1, 49]
+    assert 1 <= u.min() < 1.5
+    assert 48.5 < u.max() <= 49 + 1e-9
+    torch.testing.assert_close(u.mean(), torch.tensor(25.0, dtype=F64), rtol=0, atol=1)
+    assert float(lstm.get_parameter("weight_hh_l0").detach().abs().max()) <= 4000**-0.5
+    b_r, b_z, b_n = GRU(3, 40, 2, init="chrono:50").get_parameter("bias_ih_l1").detach().chunk(3)
+    assert 0 <= b_z.min() < 1.5 < 3 < b_z.max() <= 3.9
+    assert not b_r.any()
+    assert not b_n.any()
+    with torch.no_grad():  # nothing comes in, and f = u / (1 + u)
+        lstm = LSTM(1, 200, init="chrono:400", dtype=F64)
+        for name in ("weight_hh_l0", "weight_ih_l0"):
+            lstm.get_parameter(name).zero_()
+        _, (_, c) = lstm(torch.zeros(1, 1, 1, dtype=F64), tuple(torch.full((1, 1, 200), k, dtype=F64) for k in (0, 1)))
+    u = lstm.get_parameter("bias_ih_l0").detach()[200:400].exp()
+    torch.testing.assert_close(c[0, 0], u / (1 + u))
+
+
+@pytest.mark.parametrize(
+    ("cell", "bias", "sign"),
+    [("mgu", "b_f", -1), ("gru-v1", "b_z", 1), ("peephole", "b_f", 1), ("peephole", "b_i", -1)],
+)
+def test_chrono_finds_the_gates_of_other_cells(cell: str, bias: str, sign: int) -> None:
+    values = dict(Recurrent(cell, 3, 30, init="chrono:100").named_parameters())
+    assert ((sign * values.pop(f"{bias}_l0")) >= 0).all()
+    assert all(not p.any() for name, p in values.items() if name[:2] == "b_" and name[2] not in "if")
+
+
+def test_chrono_wants_gates_with_biases() -> None:
+    for make in (lambda: bptt.nn.RNN(3, 4, init="chrono:9"), lambda: LSTM(3, 4, bias=False, init="chrono:9")):
+        with pytest.raises(
+            bptt.InputError, match=r"for gates that keep a state.*got a cell that has none\. Take LSTM or GRU"
+        ):
+            make()
+    for how in ("chrono", "chrono:2", "chrono:inf", "chrono:x"):
+        with pytest.raises(bptt.InputError, match="steps to remember, above 2"):
+            LSTM(3, 4, init=how)
+    with pytest.raises(bptt.InputError, match=r"sets the biases of all gates.*got it for 'b_f' alone"):
+        LSTM(3, 4, init={"b_f": "chrono:9"})
 
 
 @of_kinds

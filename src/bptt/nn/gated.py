@@ -20,8 +20,9 @@ class LSTM(DropIn, torch.nn.LSTM):
 
     hidden_size   also a list with one size for each layer; num_layers is then its length. Not with proj_size
     init          how parameters begin. "torch" is torch's draw; "orthogonal", "identity", "spectral:1.0" are drawn for
-                  the recurrent matrix of each gate, and biases are then zero (`bptt.nn.initial`). Or a dict with such a
-                  name or a number for single parameters of the cell: {"b_f": 1} lets every unit begin by remembering
+                  the recurrent matrix of each gate, and biases are then zero; "chrono:400" draws biases of gates, with
+                  which units remember for up to 400 steps (`bptt.nn.initial`). Or a dict with such a name or a number
+                  for single parameters of the cell: {"b_f": 1} lets every unit begin by remembering
     learn_h0      each layer and direction has parameters h0_l{k} and c0_l{k}, zero at first, that rows begin with when
                   no hx is given, and after a reset
 

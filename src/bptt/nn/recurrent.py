@@ -31,8 +31,9 @@ class Recurrent(Layers):
     sizes              the other sizes that the text declares, by their letters: {"S": 16}
     init               how parameters begin: "torch" draws all from U(±1/sqrt(hidden_size)); "orthogonal" draws the
                        matrices that no input is multiplied with, "identity" and "spectral:1.0" the square ones among
-                       them (`bptt.nn.initial`), and vectors are zero. Or a dict with such a name or a number for single
-                       parameters, {"b_f": 1}. Starts in the text, γ : vector = 1, go before all but the dict
+                       them, "chrono:400" the biases of gates (`bptt.nn.initial`), and other vectors are zero. Or a dict
+                       with such a name or a number for single parameters, {"b_f": 1}. Starts in the text,
+                       γ : vector = 1, go before all but the dict
     learn_h0           first states are parameters, zero at first, for rows that are given none, and after a reset
     recurrent_dropout  the probability with which entries of drop(...) are zeroed in training
 
