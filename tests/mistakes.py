@@ -92,6 +92,7 @@ COMMANDS = {
         "bptt train words.txt -o new --lr -0.1": r"lr must be a number above 0 .*; got -0\.1",
         "bptt train words.txt -o new --clip 0": r"clip must be a number above 0 .*; got 0\.0",
         "bptt train words.txt -o new --clip nan": r"clip must be a number above 0 .*; got nan",
+        "bptt train words.txt -o new --clip-value 0": r"--clip-value must be a number above 0 .*; got 0\.0",
         "bptt train words.txt -o new --time-limit 0": r"--time-limit must be a number above 0 .*; got 0\.0",
         "bptt train words.txt -o new --held-out 1": r"--held-out must be a share from 0 up to, not including, 1; got 1",
         "bptt train words.txt -o new --held-out nan": r"--held-out must be a share .*; got nan",

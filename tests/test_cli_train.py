@@ -311,6 +311,19 @@ def test_an_empty_path_is_refused(here: Path, name: str, parameter: inspect.Para
     assert {file: file.stat().st_mtime_ns for file in here.iterdir()} == before
 
 
+def test_entries_of_the_gradient_are_clipped_and_a_resumed_run_may_change_that(here: Path) -> None:
+    assert ", clip off, values at 0.02, " in bptt(
+        f"train words.txt -o run {SMALL} --steps 2 --clip inf --clip-value 0.02"
+    )
+    settings = runs.read_settings(here / "run")
+    written = settings.as_json()
+    assert written["recipe"].pop("clip_value") == 0.02
+    old = runs.Settings.from_json(written)  # as before there was such a limit
+    assert (old.recipe.clip_value, old.fingerprint) == (None, settings.fingerprint)
+    bptt("train -o run --resume --steps 4 --clip-value 0.5")
+    assert runs.read_settings(here / "run").recipe.clip_value == 0.5
+
+
 def test_overwrite_with_a_mistake_keeps_the_old_run(here: Path) -> None:
     bptt(f"train words.txt -o run {SMALL} --steps 2")
     before = {file.name: file.read_bytes() for file in (here / "run").iterdir()}

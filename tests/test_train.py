@@ -89,9 +89,14 @@ def without_time(log: list[dict]) -> list[dict]:
 
 
 class TestLoop:
-    @pytest.mark.parametrize(("optimizer", "clip"), [("adam", 0.7), ("sgd", 0.4)])
-    def test_does_what_a_plain_pytorch_loop_does(self, optimizer: str, clip: float) -> None:
-        recipe = replace(SMALL, optimizer=optimizer, clip=clip)
+    @pytest.mark.parametrize(
+        ("optimizer", "clip", "clip_value"),
+        [("adam", 0.7, None), ("sgd", 0.4, None), ("sgd", None, 0.2), ("sgd", 0.3, 0.01)],
+    )
+    def test_does_what_a_plain_pytorch_loop_does(
+        self, optimizer: str, clip: float | None, clip_value: float | None
+    ) -> None:
+        recipe = replace(SMALL, optimizer=optimizer, clip=clip, clip_value=clip_value)
         ours = training(recipe)
         rnn, readout = torch.nn.RNN(SYMBOLS, recipe.hidden), torch.nn.Linear(recipe.hidden, SYMBOLS)
         rnn.load_state_dict(ours.model.rnn.state_dict())
@@ -101,7 +106,7 @@ class TestLoop:
         text = TOKENS[: len(TOKENS) - len(HELD_OUT)].long()
         length = (len(text) - 1) // recipe.streams
         starts = range(0, length, BPTT)
-        norms, h = [], None
+        norms, are_clipped, h = [], [], None
         for step, (_, start) in enumerate(itertools.product(range(recipe.epochs), starts)):
             h = None if start == 0 else h
             window = [text[b * length + start :][: min(BPTT, length - start) + 1] for b in range(recipe.streams)]
@@ -111,7 +116,14 @@ class TestLoop:
             step_rule.param_groups[0]["lr"] = recipe.lr * (1 - step / (recipe.epochs * len(starts)))
             step_rule.zero_grad()
             torch.nn.functional.cross_entropy(readout(states).flatten(0, 1), y.flatten()).backward()
-            norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, clip)))
+            given = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+            norms.append(float(torch.cat([gradient.flatten() for gradient in given]).norm()))
+            if clip_value is not None:
+                torch.nn.utils.clip_grad_value_(parameters, clip_value)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, clip)
+            now = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            are_clipped.append(any(not torch.allclose(a, b) for a, b in zip(given, now, strict=True)))
             step_rule.step()
         events: list[Event] = []
         stop = ours.run(watch=events.append)
@@ -121,8 +133,8 @@ class TestLoop:
             torch.testing.assert_close(ours.model.state_dict()[name], weight, rtol=1e-3, atol=2e-4)
         steps = [event for event in events if isinstance(event, Steps)]
         clipped = sum(round(event.clipped * event.steps) for event in steps)
-        assert 0 < clipped < len(norms)
-        assert clipped == sum(norm > clip for norm in norms)
+        assert 0 < clipped == sum(are_clipped)
+        assert (clipped < len(norms)) == (clip_value != 0.01)
         assert max(event.grad_norm_max for event in steps) == pytest.approx(max(norms), rel=1e-3)
         assert stop.items == recipe.epochs * length * recipe.streams
 
@@ -699,7 +711,7 @@ class TestRunDirectory:
         *itertools.product(("hidden", "layers", "bptt", "streams", "k1", "words"), (0, -1, 1.5, True, "2")),
         ("unit", "letter"),
         *itertools.product(("epochs", "steps", "patience"), (0, -1, 1.5, True, "2")),
-        *itertools.product(("lr", "clip", "time_limit"), (0, -1.0, math.nan, math.inf, "1")),
+        *itertools.product(("lr", "clip", "clip_value", "time_limit"), (0, -1.0, math.nan, math.inf, "1")),
         *itertools.product(("held_out",), (-0.1, 1, math.nan, None)),
         *itertools.product(("seed",), (-1, 2**63, 1.5)),
         ("nonlinearity", "softmax"),

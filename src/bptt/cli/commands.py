@@ -253,6 +253,13 @@ def train(
             show_default="1",
         ),
     ] = None,
+    clip_value: Annotated[
+        float | None,
+        typer.Option(
+            help="Entries of the gradient beyond ± this are cut to it, before --clip; inf: never.",
+            rich_help_panel=LENGTH,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -315,8 +322,7 @@ def train(
         given["bptt"] = _steps_or_full(given["bptt"])
     if "season" in given:
         given["season"] = _steps_of_seasons(given["season"])
-    if given.get("clip") == math.inf:
-        given["clip"] = None
+    given |= {name: None for name in ("clip", "clip_value") if given.get(name) == math.inf}
     if "epochs" in given and "steps" in given:
         raise InputError("The length of a training is --epochs or --steps; got both. Leave one out.")
     if resume and overwrite:

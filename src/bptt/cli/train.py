@@ -172,10 +172,12 @@ def _introduction(
     weights = sum(parameter.numel() for parameter in training.model.parameters())
     length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs} epochs"
     limit = f", at most {progress.clock(recipe.time_limit)}" if recipe.time_limit else ""
+    values = f", values at {recipe.clip_value:g}" if recipe.clip_value else ""
     threads = torch.get_num_threads()
     lines = [
         f"Network  {recipe.units()}, {weights:,} weights",
-        f"Recipe   {recipe.optimizer} {recipe.lr:g}, clip {recipe.clip or 'off'}, {length}{limit}, seed {recipe.seed}",
+        f"Recipe   {recipe.optimizer} {recipe.lr:g}, clip {recipe.clip or 'off'}{values}, {length}{limit}, "
+        f"seed {recipe.seed}",
         f"Engine   {chosen.name}, {'1 thread' if threads == 1 else f'{threads} threads'}"
         + (", 1 while other programs need the cores" if adapts and threads > 1 else "")
         + (f" in each of {team.size} processes, which share the training" if team else "")

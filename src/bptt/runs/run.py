@@ -207,8 +207,8 @@ def resume(
     """The training that was saved in the directory, at the step where it was saved.
 
     source   where the data of the training are now; by default where they were then
-    changes  to the recipe, of epochs, steps, time_limit, patience, lr and clip; or a function that returns them for the
-             settings of the run, and may raise InputError
+    changes  to the recipe, of epochs, steps, time_limit, patience, lr, clip and clip_value; or a function that returns
+             them for the settings of the run, and may raise InputError
 
     In place of a damaged checkpoint the one before it is used, with a DamagedFileWarning.
 

@@ -13,7 +13,7 @@ from bptt.train import Recipe
 
 SCHEMA = 4
 FILE_NAMES = ("test_source",)  # in `Settings.about`; they, `source` and `command` may hold bytes that are not UTF-8
-CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip")
+CHANGEABLE = ("epochs", "steps", "time_limit", "patience", "lr", "clip", "clip_value")
 BEFORE_CELLS = {"cell": "elman", "equations": None}  # of recipes from before there was a choice
 
 

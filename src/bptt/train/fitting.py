@@ -39,7 +39,8 @@ def fit(
     watch           is called with each event (`Steps`, `Evaluation`, `Stop`)
     threads         None: as many as torch has. Unlike `bptt train`, `fit` does not go down to one while other programs
                     need the cores, because the last bits of torch's own layers depend on the number of threads
-    recipe          the fields of `Recipe`: epochs, steps, optimizer, lr, clip, patience, time_limit, seed
+    recipe          the fields of `Recipe`: epochs, steps, optimizer, lr, clip, clip_value, patience, time_limit,
+                    seed
 
     Batches of a Dataset are time first: sequences x (T, ...) of equal length are stacked to (T, B, ...), of different
     length packed (`torch.nn.utils.rnn.PackedSequence`); targets of every step are stacked to (T, B, ...), others to

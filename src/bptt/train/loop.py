@@ -1,6 +1,6 @@
 """The training loop, one for every task.
 
-Each step takes the next batch of a `Task`, computes the gradient of its loss, clips the gradient's norm and updates the
+Each step takes the next batch of a `Task`, computes the gradient of its loss, clips the gradient and updates the
 weights. The task says what a batch is and how its loss is computed (`bptt.tasks`: text, series, labelled sequences;
 `fit` makes a task of any Dataset). A state may be carried from one batch to the next; the gradient stops there. The
 learning rate falls linearly to zero over the training. After each pass over the data the held-out part is evaluated,
@@ -140,7 +140,7 @@ class Training:
         """
         require_whole("threads", threads, optional=True)
         model, optimizer = self.model.train(), self.optimizer
-        clip = math.inf if self.recipe.clip is None else self.recipe.clip
+        clip, largest = self.recipe.clip or math.inf, self.recipe.clip_value
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         meter = _Meter(self)
         started, saved = self._clock() - self.seconds, self._clock()
@@ -172,17 +172,20 @@ class Training:
                 if not math.isfinite(norm) or not math.isfinite(loss):
                     reason = "not finite"
                     break
-                clipped = norm > clip
-                if clipped:
+                left, cut = norm, False
+                if largest is not None and float(torch.nn.utils.get_total_norm(gradients, math.inf)) > largest:
+                    torch.nn.utils.clip_grad_value_(parameters, largest)
+                    left, cut = float(torch.nn.utils.get_total_norm(gradients)), True
+                if left > clip:
                     for gradient in gradients:
-                        gradient.mul_(clip / norm)
+                        gradient.mul_(clip / left)
                 optimizer.step()
                 pace.learn(time.perf_counter() - begun, items)
                 self.h = h
                 self.step += 1
                 self.items += items
                 self.seconds = self._clock() - started
-                meter.add(loss, items, norm, clipped)
+                meter.add(loss, items, norm, cut or left > clip)
                 if meter.steps == STEPS_PER_EVENT or self._evaluation_is_due:
                     meter.report(watch)
                 if self._clock() - saved > SECONDS_PER_SAVE and self._weights_are_finite():

@@ -15,6 +15,7 @@ class Recipe:
 
     optimizer, lr    "adam" or "sgd", and its learning rate at the start
     clip             the largest norm of the gradient; larger gradients are scaled down to it. None: no clipping
+    clip_value       the largest size of an entry of the gradient, cut before its norm is clipped. None: no such limit
     epochs, steps    passes over the data; or, if not None, the number of batches
     time_limit       seconds, or None
     patience         stop after so many evaluations without improvement; None: never
@@ -26,6 +27,7 @@ class Recipe:
     optimizer: str = "adam"
     lr: float = 3e-3
     clip: float | None = 1.0
+    clip_value: float | None = None
     epochs: int = 28
     steps: int | None = None
     time_limit: float | None = None
@@ -35,7 +37,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "patience"):
             require_whole(name, getattr(self, name), optional=name != "epochs")
-        for name in ("lr", "clip", "time_limit"):
+        for name in ("lr", "clip", "clip_value", "time_limit"):
             require_positive(name, getattr(self, name), optional=name != "lr")
         require_one_of("optimizer", self.optimizer, get_args(Optimizer))
         if not (is_whole(self.seed) and 0 <= self.seed < 2**63):
