@@ -37,6 +37,7 @@ ODD = {
     "a vector before the product": "v : vector\ns_t = x_t + v\nh_t = tanh(s_t W_sh + h_{t-1} W_hh + b_h)",
     "the larger of a row and a number": "h_t = max(x_t W_xh + h_{t-1} W_hh, mean(h_{t-1}))",
     "a number beside rows": "s : scalar\nh_t = max(x_t W_xh + h_{t-1} W_hh, s)",
+    "a gradient that is scaled": "h_t = tanh(x_t W_xh + scale_gradient(h_{t-1}, 0.9) W_hh)",
     "a past of what is no state": "s_t = mean(x_t)\nh_t = tanh(s_{t-1} + x_t W_xh + h_{t-1} W_hh)",
 }
 """What the derivation has to get right beyond what is published."""

@@ -40,6 +40,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "max": lambda a, b: torch.where(a >= b, a, b),
     "min": lambda a, b: torch.where(b >= a, a, b),
     "clip": lambda a, b, c: a.clamp(b.item(), c.item()),
+    "scale_gradient": lambda a, b: a.detach() + b * (a - a.detach()),
     "norm": lambda a: torch.nn.functional.layer_norm(a, a.shape[-1:]),
     "softmax": lambda a: a.softmax(-1),
     "sum": lambda a: a.sum(-1, keepdim=True),

@@ -312,6 +312,18 @@ def test_first_and_second_derivatives(steps: Steps, cell: Cell) -> None:
 
 
 EDGES = torch.tensor([-torch.inf, -1e30, -2.0, -0.0, 0.0, 0.5, 1.0, 1e30, torch.inf, torch.nan], dtype=F64)
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> Tensor:
+        return a.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *d: Tensor) -> Tensor:
+        return 0.9 * d[0]
+
+
 LIKE_TORCH: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh({})": torch.tanh,
     "σ({})": torch.sigmoid,
@@ -322,6 +334,7 @@ LIKE_TORCH: dict[str, Callable[[Tensor], Tensor]] = {
     "sqrt({})": torch.sqrt,
     "abs({})": torch.abs,
     "clip({}, −2, 1)": lambda a: a.clamp(-2, 1),
+    "scale_gradient({}, 0.9)": lambda a: _Scaled.apply(a),
     "softmax({})": lambda a: a.softmax(-1),
     "1 / {}": lambda a: 1 / a,
 }

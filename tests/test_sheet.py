@@ -54,6 +54,7 @@ CORNERS = {
     "a scalar from everywhere": "p : scalar\nk = 1 / (1 + p²)\nh_t = tanh(x_t W + k ⊙ (h_{t-1} / (1 + p²)))",
     "powers": "h_t = tanh(x_t W + h_{t-1}² ⊙ h_{t-1}² ⊙ h_{t-1} + (h_{t-1} / 3)² − (h_{t-1}²)²)",
     "bounds that are fractions": "α : constant = 3\nh_t = x_t W + clip(h_{t-1}, −1 / α, α² / 20)",
+    "gradients that are scaled": "α : constant = 0.9\nh_t = tanh(x_t W + scale_gradient(h_{t-1}, α / 2) V)",
     "masks": "k : size S\nm_t = tanh(x_t W_xm + drop(h_{t-1}) W_hm + drop(drop(x_t W_xm) − mean(h_{t-1})))\n"
     "k_t = drop(x_t V + drop(k_{t-1}))\nh_t = m_t + drop(mean(h_{t-1})) ⊙ b + drop(k_t W_k)",
     "a gradient that is zero": "u_t = x_t W − x_t W\nh_t = tanh(h_{t-1} V + u_t − u_t + x_t W)",
@@ -426,7 +427,7 @@ BAD = [
     ("h_{t-1} = x_t W", r"an equation makes a value of this step", "h_{t-1}"),
     ("h_t + 1 = x_t W", r"an equation is name = expression", "h_t"),
     ("h_t = x_t W + max(h_{t-1})", r"max takes 2 arguments, with commas between; got 1", "max(h_{t-1})"),
-    ("h_t = x_t W + clip(h_{t-1}, x_t, 1)", r"the bounds of clip are numbers or constants", "x_t"),
+    ("h_t = x_t W + clip(h_{t-1}, x_t, 1)", r"arguments of clip after the first are numbers or constants", "x_t"),
     ("h_t = tanh + x_t W + h_{t-1}", r"tanh is a function.*Write tanh\(…\)", "tanh"),
     ("h_t = x_t W + h(t-1)", r"no function is called h.*A time is written h_t", "h"),
     ("h_t = x_t W + h_{t-1} +", r"a value is missing", ""),

@@ -285,6 +285,25 @@ def test_the_output_layer_is_found_in_every_shape(way: str, batch_first: bool, s
     assert tape.check().ok
 
 
+def test_a_scaled_gradient_is_checked_but_not_by_differences() -> None:
+    text = "h_t = tanh(x_t W_xh + scale_gradient(h_{t-1}, 0.5) W_hh)"
+    layer, x = Recurrent(text, 3, 4, dtype=torch.float64), torch.randn(6, 2, 3, dtype=torch.float64)
+    plain = Recurrent(text.replace("scale_gradient(h_{t-1}, 0.5)", "h_{t-1}"), 3, 4, dtype=torch.float64)
+    plain.load_state_dict(layer.state_dict())
+    tapes = []
+    for each in (layer, plain):
+        with recording() as made:
+            each(x)[0][-1].sum().backward()
+        tapes += made
+    assert torch.equal(tapes[0].h, tapes[1].h)
+    shares = 0.5 ** torch.arange(5, -1, -1, dtype=torch.float64)[:, None, None]
+    torch.testing.assert_close(tapes[0].dh, shares * tapes[1].dh, **tolerance(torch.float64))
+    report = tapes[0].check()
+    assert report.ok
+    assert "no central differences: scale_gradient changes the way back" in str(report)
+    assert not any(residual.tag == "central differences" for residual in report.residuals)
+
+
 def test_unbatched_input_has_a_batch_of_one() -> None:
     model = Shaped("plain")
     tape = record(model, torch.randn(6, 3, dtype=torch.float64), torch.randint(5, (6,)), loss="cross_entropy")

@@ -50,6 +50,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "max": lambda a, b: torch.where(a >= b, a, b),
     "min": lambda a, b: torch.where(b >= a, a, b),
     "clip": lambda a, low, high: a.clamp(low, high),
+    "scale_gradient": lambda a, factor: a.detach() + factor * (a - a.detach()).nan_to_num(),
     "norm": _norm,
     "softmax": lambda a: a.softmax(-1),
     "sum": lambda a: a.sum(-1, keepdim=True),

@@ -41,7 +41,7 @@ _ENTRIES = {
     "where_inside": _OF.where_inside,
 }  # fmt: skip
 _ROWS = {"sum": _OF.sum, "mean": _OF.mean}
-_WHOLE = {"sum", "mean", "identity", "clip", "softmax", "norm", "scale"}
+_WHOLE = {"sum", "mean", "identity", "clip", "scale_gradient", "softmax", "norm", "scale"}
 
 
 class Taken(NamedTuple):
@@ -359,7 +359,7 @@ class Lowering:
         a = read[0]
         if name in _ROWS:
             return self._of_row(_ROWS[name], a)
-        if name == "identity":
+        if name in ("identity", "scale_gradient"):
             return a
         if name == "clip":
             return self.entry(_OF.smaller, read[2], self.entry(_OF.larger, read[1], a))

@@ -45,6 +45,7 @@ _TABLE = (
     Function("max", "the larger of a and b", ("where_at_least(d, a, b)", "where_below(d, a, b)"), tex=r"\max"),
     Function("min", "the smaller of a and b", ("where_at_least(d, b, a)", "where_below(d, b, a)"), tex=r"\min"),
     Function("clip", "a, but at least b and at most c", ("where_inside(d, a, b, c)", None, None)),
+    Function("scale_gradient", "a; the way back alone knows the factor b", ("b ⊙ d", None)),
     Function(
         "norm", "(a − mean(a)) ⊙ scale(a), over the units of a row",
         ("scale(a) ⊙ (d − mean(d) − y ⊙ mean(d ⊙ y))",), row="row",

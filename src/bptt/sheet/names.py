@@ -186,8 +186,8 @@ def _bounds(sheet: Sheet, line: Equation) -> None:
                 ):
                     raise sheet.refusal(
                         argument.place,
-                        f"the bounds of {e.function} are numbers or constants",
-                        "max and min take values.",
+                        f"arguments of {e.function} after the first are numbers or constants",
+                        "max and min take values." if e.function == "clip" else "Values multiply with ⊙.",
                     )
 
 

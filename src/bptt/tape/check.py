@@ -157,6 +157,8 @@ def _too_sharp(record: Record) -> Iterator[str]:
             first, *others = (torch.as_tensor(evaluated(part, cell)(env)) for part in call.arguments)
             if any(bool(((first - other).abs() < NEAR_A_KINK).any()) for other in others or [torch.zeros(())]):
                 yield f"an argument of {function.name} is within {NEAR_A_KINK} of its kink"
+        if function.name == "scale_gradient":
+            yield "scale_gradient changes the way back and not the value, whose differences are another gradient"
         if function.name == "norm":
             scale = TORCH["scale"](evaluated(call.arguments[0], cell)(env))
             if bool((scale > STEEPEST_NORM).any()):

@@ -91,6 +91,8 @@ def _of_call(function: Function, given: list[Weighed]) -> Weighed:
     values, n = [part.value for part in given], sum(part.roundings for part in given)
     y = TORCH[function.name](*values)
     a, magnitude = values[0], given[0].magnitude
+    if function.name == "scale_gradient":
+        return given[0]
     if function.name == "scale":
         spread = (TORCH["norm"](a) * y * (magnitude + magnitude.mean(-1, keepdim=True))).abs()
         return Weighed(y, y * (1 + spread.mean(-1, keepdim=True)), n + a.shape[-1])

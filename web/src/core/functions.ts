@@ -92,6 +92,7 @@ export const FUNCTIONS: Record<string, Function> = {
     isExact: true,
     numpy: "np.clip({0}, {1}, {2})",
   },
+  scale_gradient: { value: (a) => a, slope: () => 1, isExact: true, carries: 1, numpy: "({0})" },
   norm: {
     row: (a) => {
       const { mean, scale, ratio } = moments(a);
