@@ -69,6 +69,13 @@ def test_a_step_without_gradient_adds_nothing_and_the_size_of_a_gradient_does_no
     short = losses.omega(taped(rnn, lambda h: h[2].sum(), x[:3]), rnn)
     torch.testing.assert_close(losses.omega(taped(rnn, lambda h: h[2].sum(), x), rnn), short, **EXACT)
     torch.testing.assert_close(losses.omega(taped(rnn, lambda h: 1e-250 * h[2].sum(), x), rnn), short, **EXACT)
+    for scale in (1e-250, 1e-300):  # the digits of the second are lost
+        losses.omega(taped(rnn, lambda h, s=scale: s * h[2].sum(), x), rnn).backward()
+        grad = rnn.get_parameter("weight_hh_l0").grad
+        assert grad is not None
+        assert grad.isfinite().all()
+        assert grad.any() == (scale == 1e-250)
+        rnn.zero_grad()
     nothing = losses.omega(taped(rnn, lambda h: 0 * h.sum(), x), rnn)
     nothing.backward()
     assert float(nothing.detach()) == 0
