@@ -46,14 +46,9 @@ def inputs() -> tuple[Tensor, Tensor]:
 def norms(rnn: bptt.nn.Recurrent) -> dict[str, Tensor]:
     """Of each state (T, T, B), ‖∂L_t/∂h_k‖ at [t, k]: the loss of each step goes back alone."""
     x, entering = inputs()
-    found: dict[str, list[Tensor]] = {}
-    for t in range(STEPS):
-        with bptt.recording() as tapes:
-            h, _ = rnn(x)
-            (h[t] * entering[t]).sum().backward()
-        for state in tapes[0].layer().first:
-            found.setdefault(state, []).append(tapes[0].d(state).norm(dim=-1))
-    return {state: torch.stack(rows) for state, rows in found.items()}
+    with bptt.recording() as tapes:
+        (rnn(x)[0] * entering).sum().backward()
+    return {lags.state: lags.norms for lags in tapes[0].reach("all").lags}
 
 
 def share(norms: Tensor) -> Tensor:
