@@ -2,16 +2,23 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from drawn import ALL, drawn
 from torch import Tensor
 
 import bptt
+from bptt.autograd.recorded import Record
+from bptt.engine import reference
+from bptt.engine.contract import Signature
+from bptt.engine.steps import Steps
 from bptt.errors import InputError
 from bptt.tape.alone import Layer
+from bptt.tape.reach import reach
 
 T, B, I, H = 11, 3, 4, 5
 
@@ -74,6 +81,43 @@ def test_norms_are_those_of_autograd(kind: str, options: dict[str, Any]) -> None
         for t, loss in enumerate(losses):
             found = torch.autograd.grad(loss, values, retain_graph=True, materialize_grads=True)
             torch.testing.assert_close(lags.norms[t], torch.stack(found).norm(dim=-1), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("steps", [Steps(6, 3), Steps(5, 3, [3, 3, 2, 1, 1], reverse=True)], ids=["dense", "packed"])
+@pytest.mark.parametrize("name", ALL)
+def test_any_cell(name: str, steps: Steps) -> None:
+    """Against side B of the reference with one step's gradient at a time."""
+    torch.manual_seed(0)
+    cell = ALL[name]
+    given, signature = drawn(cell, steps), Signature.of(cell)
+    with torch.no_grad():
+        made = given.forward(reference, values=True)
+        dy = torch.randn_like(made.y)
+        into = given.arrays()
+        into.cotangents = {}
+        given.backward(reference, made, dy, [None] * len(signature.states), into)
+    weights = given.weights.by_name() | dict(zip(signature.masks + signature.inputs, given.extras, strict=True))
+    first = {state: h[0] for state, h in zip(signature.states, given.first, strict=True)}
+    record = Record(0, cell, steps, weights, given.x, first, made.values or {}, into.cotangents)
+    record.from_outside = {state: torch.zeros_like(record.values[state]) for state in signature.states}
+    record.from_outside[signature.output] = dy
+    found = {lags.state: lags for lags in reach([record], "all").lags}
+    layer = Layer.of(record, torch.float64)
+    for t in range(steps.T):
+        alone = given.arrays()
+        alone.cotangents = {}
+        step = torch.zeros_like(dy).flatten(0, -2)
+        rows = [b for b in range(steps.B) if t < layer.lengths[b]]
+        places = [int(layer.places[layer.when(torch.tensor(t), torch.tensor(b)), b]) for b in rows]
+        step[places] = dy.flatten(0, -2)[places]
+        with torch.no_grad():
+            given.backward(reference, made, step.view_as(dy), [None] * len(signature.states), alone)
+        for state, lags in found.items():
+            expected = layer.in_time(alone.cotangents[state]).norm(dim=-1)[:, rows]
+            norms = lags.norms[t][:, rows]
+            there = ~norms.isnan()
+            torch.testing.assert_close(norms[there], expected[there], rtol=1e-10, atol=1e-14)
+            assert int(there.sum()) == int(layer.lengths[rows].sum())
 
 
 def test_steps_that_are_asked_for_and_those_spread_over_time_are_the_same_numbers() -> None:
@@ -242,6 +286,25 @@ def test_windows_lose_what_truncated_backpropagation_loses(options: dict[str, An
             if window < T:
                 expected = (float(own @ full / own.norm() / full.norm()), float((own - full).norm() / full.norm()))
                 assert lost[window] == pytest.approx(expected, rel=1e-9)
+
+
+def test_tokens_and_tapes_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = bptt.nn.Elman(7, H, 7, num_layers=2).double()
+    x = torch.randint(7, (T, B))
+    tape = bptt.record(model, x, x)
+    tape.save(tmp_path / "t.tape")
+    found = bptt.Tape.load(tmp_path / "t.tape").reach()
+    assert found.to_dict() == tape.reach().to_dict()
+    assert [lags.layer for lags in found.lags] == [0, 1]
+    one_hot = torch.nn.functional.one_hot(x, 7).double()
+    for lags, own in zip(found.lags, bptt.record(model, one_hot, x).reach().lags, strict=True):
+        torch.testing.assert_close(lags.norms, own.norms, rtol=1e-12, atol=0)
+
+
+def test_half_precision_is_read_as_single(recwarn: pytest.WarningsRecorder) -> None:
+    tape, _ = recorded(network("RNN").half(), torch.randn(T, B, I).half())
+    assert 0 < tape.reach().rate < 1
 
 
 def test_layers_beneath_dropout_are_left_out() -> None:

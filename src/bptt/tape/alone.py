@@ -68,7 +68,8 @@ class Layer:
         arrays = {name: _flat(array, dtype) for name, array in arrays.items()}
         if scales := [e for e in signature.kept if not isinstance(e, Name)]:
             env = record.environment(dtype=dtype)
-            arrays |= {key_of(e): evaluated(e, record.cell)(env) for e in scales}
+            rows = len(arrays[record.output])
+            arrays |= {key_of(e): evaluated(e, record.cell)(env).expand(rows, 1) for e in scales}
         tensors = [record.weights[name].detach().cpu().to(dtype) for name in signature.parameters]
         unasked = (False,) * (1 + len(signature.states) + len(tensors) + len(signature.masks + signature.inputs))
         reads = read_by_side_b(record.cell, layout, unasked)
@@ -94,6 +95,11 @@ class Layer:
 
     def width(self, state: str) -> int:
         return self.record.values[state].shape[-1]
+
+    @property
+    def inputs(self) -> int:
+        """I, 0 for tokens."""
+        return self.record.x.shape[-1] if self.record.x.is_floating_point() else 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,7 +139,7 @@ class Layer:
         given = x[places] if reads_x or dx else x[:1].expand(len(places), *x.shape[1:])
         made = Made(self._taken(self.record.output, places), (), tuple([self._taken(k, places) for k in self.kept]))
         into = Gradients(
-            torch.empty(len(places), x.shape[-1], dtype=self.dtype) if dx else None,
+            torch.empty(len(places), self.inputs, dtype=self.dtype) if dx else None,
             [torch.empty(1, rows, self.width(state), dtype=self.dtype) for state in self.states],
             d_weights or [None] * len(self.weights.tensors),
             [None] * len(inputs),
@@ -210,7 +216,7 @@ def sweep(
     seeds  (P, ·) of each state: what it receives there
     above  what the output receives at any step from the layers above
     """
-    T, count, inputs = len(layer.places), len(origins.t), layer.arrays["x"].shape[-1]
+    T, count = len(layer.places), len(origins.t)
     order = at.argsort(descending=True, stable=True)
     at, of = at[order], origins.b[order]
     places, steps = layer.places[:, of], torch.arange(T)[:, None]
@@ -219,7 +225,7 @@ def sweep(
     exponents = torch.full((T, count), NOTHING)
     below = None
     if dx:
-        below = Scaled(torch.zeros(T, count, inputs, dtype=layer.dtype), torch.full((T, count), NOTHING))
+        below = Scaled(torch.zeros(T, count, layer.inputs, dtype=layer.dtype), torch.full((T, count), NOTHING))
     entering, exponent = scaled([seeds[state][order] for state in layer.states])
     widest, sizes = max(map(layer.width, layer.named)), (at >= steps).sum(1).tolist()
     carried, begun, stop, longest = layer.zeros(0), 0, int(at[0]) + 1, LONGEST
@@ -248,7 +254,7 @@ def sweep(
             squares[name][block, :now] = _unpacked(found, there, packed).view(-1, now)
         if below is not None and back.dx is not None:
             own = when[block, :now], order[:now]
-            below.values[own] = _unpacked(back.dx, there, packed).view(-1, now, inputs)
+            below.values[own] = _unpacked(back.dx, there, packed).view(-1, now, layer.inputs)
             below.exponents[own] = scale.where(there.view(-1, now), NOTHING)
         carried, shift = scaled(back.first)
         exponent[:now] = torch.where(shift == NOTHING, NOTHING, scale + shift)

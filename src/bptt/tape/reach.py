@@ -334,7 +334,7 @@ def _together(layers: list[Layer]) -> int:
     """How many origins go back at once. Where layers receive something at every step, all of that is held."""
     if len({layer.record.layer for layer in layers}) == 1 and layers[0].record.output in layers[0].states:
         return ROWS
-    T, widest = len(layers[0].places), max(layer.arrays["x"].shape[-1] for layer in layers)
+    T, widest = len(layers[0].places), max(max(layer.inputs, layer.width(layer.record.output)) for layer in layers)
     return max(1, min(ROWS, (1 << 24) // (T * widest)))
 
 
