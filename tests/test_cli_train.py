@@ -302,7 +302,7 @@ def test_an_empty_path_is_refused(here: Path, name: str, parameter: inspect.Para
     before = {file: file.stat().st_mtime_ns for file in here.iterdir()}
     if parameter.name in ("run", "file"):
         given = {"generate run": "''", "inspect run": "'' text", "forecast run": "''", "classify run": "'' words.txt"}
-        given |= {"score run": "'' words.txt", "look file": "''"}
+        given |= {"score run": "'' words.txt", "look file": "''", "diagnose run": "''"}
         typed = given.get(f"{name} {parameter.name}", "'' -o new" if name == "train" else "run ''")
     else:
         rest = {"train": "-o new words.txt", "classify": "run words.txt", "inspect": "run text"}.get(name, "run")

@@ -1,5 +1,5 @@
 """The command line: `bptt train`, `bptt generate`, `bptt score`, `bptt forecast`, `bptt classify`, `bptt look`,
-`bptt inspect`, `bptt trace`, `bptt derive`.
+`bptt inspect`, `bptt diagnose`, `bptt trace`, `bptt derive`.
 
 Exit codes: 0 done, or stopped by SIGTERM or SIGHUP with everything saved; 1 NaN or infinity in the training, or stdout
 refused what was printed; 2 a file or an option cannot be used; 130 stopped by Ctrl-C with everything saved. While
@@ -45,6 +45,7 @@ app.command(short_help="Forecast the steps after the end of a series.")(commands
 app.command(short_help="Say what sequences are, with a network trained on labelled ones.")(commands.classify)
 app.command(short_help="Show what would be read of a table.")(commands.look)
 app.command(short_help="Write a page that plays a trained network on a text, every number open.")(commands.inspect)
+app.command(short_help="Say how far the gradient of a trained network reaches, and what to do.")(commands.diagnose)
 app.command(short_help="Show forward and backward propagation, every number.")(commands.trace)
 app.command(short_help="Derive side B of a cell from its equations.")(commands.derive)
 

@@ -531,6 +531,43 @@ def inspect(
     work.inspect(run, text, out, show=show)
 
 
+def diagnose(
+    run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="Directory that bptt train has written.")],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TEXT|TABLE]",
+            help="What the network reads: a text, a file with one, or a table with the columns trained on.",
+            show_default="what the run has learnt from",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", parser=path, metavar="FILE.html", help="Write a page with a picture as well."),
+    ] = None,
+    encoding: EncodingOption = None,
+    missing: MissingOption = None,
+    decimal: DecimalOption = None,
+    header: HeaderOption = None,
+    sheet: SheetOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Say how far the gradient of a trained network reaches, how its training went, and what to do about it.
+
+    [bold]Examples[/bold]
+
+    [cyan]bptt diagnose runs/demo[/cyan]
+
+    [cyan]bptt diagnose runs/air newer.csv -o air.html[/cyan]
+    """
+    from bptt.cli import diagnose as work
+
+    _begin(threads)
+    written = {"encoding": encoding, "missing": missing, "decimal": decimal, "header": header, "sheet": sheet}
+    work.diagnose(run, data, out, written, json=json)
+
+
 def trace(
     context: typer.Context,
     example: Annotated[

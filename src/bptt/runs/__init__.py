@@ -3,7 +3,7 @@
 from bptt.files.owned import CHECKPOINT, CURVE, LOG, PREVIOUS, SETTINGS, WEIGHTS
 from bptt.runs.directory import OUTCOMES, add, check_place
 from bptt.runs.formats import read_log, read_settings
-from bptt.runs.run import Run, began, follow, load, now, resume, start
+from bptt.runs.run import Run, began, checkpoints, follow, load, now, resume, start
 from bptt.runs.settings import Settings
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "add",
     "began",
     "check_place",
+    "checkpoints",
     "follow",
     "load",
     "now",

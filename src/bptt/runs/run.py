@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bptt import engine
 from bptt.errors import DamagedFileWarning, InputError
@@ -302,13 +303,37 @@ def load(path: str | Path) -> tuple[Settings, Any]:
     settings = formats.read_settings(path)
     tensors, facts = formats.read_safetensors(path / WEIGHTS)
     formats.require_fingerprint(path / WEIGHTS, facts, settings)
+    return settings, _network(settings, tensors, path / WEIGHTS)
+
+
+def checkpoints(path: str | Path) -> tuple[Settings, dict[str, tuple[int, Any]]]:
+    """The settings of a run, and the networks it still has with the steps they are from: "best", and "last" if later.
+
+    Raises InputError as `load` does, and where there is no whole checkpoint.
+    """
+    path = Path(path)
+    settings, best = load(path)
+    _, tensors, facts = formats.read_checkpoint(path, CHECKPOINT)
+    try:
+        at = facts["training"]
+        step = whole("step", at["step"])
+        best_step = step if at["best_loss"] is None else whole("best_step", at["best_step"])
+    except formats.MALFORMED as error:
+        raise formats.damaged(path / CHECKPOINT, repr(error)) from None
+    if best_step == step:
+        return settings, {"best": (step, best)}
+    last = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    return settings, {"best": (best_step, best), "last": (step, _network(settings, last, path / CHECKPOINT))}
+
+
+def _network(settings: Settings, tensors: Mapping[str, Tensor], file: Path) -> Any:
     try:
         model = TASKS[settings.task].network(settings.about, settings.recipe)
         require_like(tensors, model.state_dict())
         model.load_state_dict(tensors)
     except formats.MALFORMED as error:
-        raise formats.damaged(path / WEIGHTS, str(error)) from None
-    return settings, model.eval()
+        raise formats.damaged(file, str(error)) from None
+    return model.eval()
 
 
 def _again(settings: Settings, path: Path, source: str | Path | None) -> ResumableTask:

@@ -83,7 +83,7 @@ def saturation(record: Record) -> dict[str, tuple[float, float]]:
     0.0127 or above 0.9873, relu 0.
     """
     found = {}
-    for name, function in _bounded(record):
+    for name, function in bounded(record):
         y = record.values[name].flatten(0, -2)
         slope = {"tanh": lambda y: 1 - y**2, "σ": lambda y: y * (1 - y), "relu": lambda y: (y > 0).to(y.dtype)}
         is_flat = slope[function](y) < SATURATED * STEEPEST[function]
@@ -91,8 +91,8 @@ def saturation(record: Record) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _bounded(record: Record) -> Iterator[tuple[str, str]]:
-    """Names of values with the functions that make them."""
+def bounded(record: Record) -> Iterator[tuple[str, str]]:
+    """Names of values that are tanh, σ or relu of something, with that function."""
     for line in record.cell.derivation.steps:
         if isinstance(line.value, Call):
             function = record.cell.sheet.functions.get(line.value.function, line.value.function)

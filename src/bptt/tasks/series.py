@@ -23,7 +23,7 @@ from bptt.errors import InputError
 from bptt.sheet.losses import loss as loss_of
 from bptt.tasks import coding, columns, forecaster, network, seasons, table, timeline
 from bptt.tasks.coding import Coding
-from bptt.tasks.columns import Columns, One
+from bptt.tasks.columns import Columns, Name, One
 from bptt.tasks.forecaster import Forecaster, Panel
 from bptt.tasks.table import Table
 from bptt.train import Measure
@@ -421,12 +421,7 @@ def forecast(
         moving += [one.column] if set(range(place, place + len(one.names))) - set(found.static) else []
         place += len(one.names)
     places = {tuple(name): place for place, name in enumerate(names)}
-    series = [one for one in found.series if one.known and (one.name in places or _known(one, found.targets) >= LEAST)]
-    if not series:
-        raise InputError(
-            f"A series that the run was not trained on must have at least {LEAST} known values of each target; none of "
-            f"the {len(found.series):,} has, and none is of those trained on. Give longer series, or name them as then."
-        )
+    series = _scaled(found, places)
     ahead = [one.values[one.known :, found.targets :] for one in series]
     needed = model.horizon * ((steps - 1) // model.horizon)
     for one, known in zip(series, ahead, strict=True):
@@ -438,12 +433,7 @@ def forecast(
                 f"advance; for {steps} steps it needs {needed} rows with inputs and empty targets at the end of the "
                 f"series, and {has}. Add them, ask for at most {most} steps, or train without inputs."
             )
-    values = [one.values[: one.known] for one in series]
-    known = model.panel(values, [places.get(one.name, 0) for one in series])
-    for place, (one, of) in enumerate(zip(series, values, strict=True)):
-        if one.name not in places:
-            own = [column for column in range(of.shape[1]) if column not in found.static]
-            known.mean[place, own], known.sd[place, own] = (scale[own] for scale in forecaster.scales(of))
+    known = _panel(model, series, places, found.static)
     says = model.onwards(known, steps, ahead)
     place = torch.arange(steps)
     wider = ((place + 1) / model.horizon).clamp_min(1).sqrt()[:, None]
@@ -455,6 +445,52 @@ def forecast(
             (one, {name: {key: of[:, k].numpy() for key, of in parts.items()} for k, name in enumerate(targets)})
         )
     return result
+
+
+def loss_of_windows(model: Forecaster, found: Columns, names: Sequence[Sequence[str]], batch: int) -> Tensor:
+    """The loss, as in a training, of one batch of windows spread over all that have something to forecast.
+
+    names: as for `forecast`. Raises InputError where there is no such window, or no series can be scaled.
+    """
+    places = {tuple(name): place for place, name in enumerate(names)}
+    panel = _panel(model, _scaled(found, places), places, found.static)
+    every, window, warm_up = torch.arange(len(panel)), model.window, model.window // 4
+    rest = (panel.following(model.targets, model.horizon) - model.rule(panel, every)) / model.left_over
+    rest[every - panel.begin < model.blind] = math.nan
+    before = torch.cat((torch.zeros(1, dtype=torch.bool), (~rest.isnan()).any(1))).long().cumsum(0)
+    ends = every[every - panel.begin + 1 >= window]
+    ends = ends[before[ends + 1] > before[ends + 1 - (window - warm_up)]]
+    if not len(ends):
+        raise InputError(
+            f"There must be a window of {window} steps with known ones to forecast; this table has none. Give a longer "
+            "series."
+        )
+    ends = ends[torch.linspace(0, len(ends) - 1, min(batch, len(ends))).long()]
+    windows = panel.windows(ends, window)
+    o, _ = model(model.channels(panel)[windows])
+    return loss_of("squared_error", o[warm_up:], rest[windows[warm_up:]].float(), skip_nan=True)
+
+
+def _scaled(found: Columns, places: Mapping[Name, int]) -> list[One]:
+    """The series that have a scale: those trained on, and those of which enough is known."""
+    series = [one for one in found.series if one.known and (one.name in places or _known(one, found.targets) >= LEAST)]
+    if not series:
+        raise InputError(
+            f"A series that the run was not trained on must have at least {LEAST} known values of each target; none of "
+            f"the {len(found.series):,} has, and none is of those trained on. Give longer series, or name them as then."
+        )
+    return series
+
+
+def _panel(model: Forecaster, series: Sequence[One], places: Mapping[Name, int], static: Sequence[int]) -> Panel:
+    """The known steps of some series, those that were not trained on scaled by what is known of them."""
+    values = [one.values[: one.known] for one in series]
+    panel = model.panel(values, [places.get(one.name, 0) for one in series])
+    for place, (one, of) in enumerate(zip(series, values, strict=True)):
+        if one.name not in places:
+            own = [column for column in range(of.shape[1]) if column not in static]
+            panel.mean[place, own], panel.sd[place, own] = (scale[own] for scale in forecaster.scales(of))
+    return panel
 
 
 def _known(one: One, targets: int) -> int:
