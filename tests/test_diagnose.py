@@ -12,7 +12,8 @@ from commands import bptt
 
 from bptt import runs
 from bptt.cli.advice import Figures, advice, listed
-from bptt.tape import record
+from bptt.tape import record, recording
+from bptt.tasks import Labelled, Series, labelled
 from bptt.tasks.data import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,17 +115,69 @@ def test_a_run_on_a_text(here: Path) -> None:
 
 def test_the_last_weights_are_there_where_others_were_better(here: Path) -> None:
     (here / "words.txt").write_text(WORDS + "ooonnn mmm ccc " * 4)
-    bptt(f"train words.txt -o run {SMALL} --steps 60 --lr 0.1")
+    bptt(f"train words.txt -o run {SMALL} --epochs 4 --lr 0.03")
     _, networks = runs.checkpoints("run")
     event = next(event for event in runs.read_log(here / "run") if event["event"] == "stop")
-    assert event["best_step"] < event["step"] == 60, "the training must get worse for this test"
-    assert {name: step for name, (step, _) in networks.items()} == {"best": event["best_step"], "last": 60}
+    assert event["best_step"] < event["step"], "the training must get worse for this test"
+    assert {name: step for name, (step, _) in networks.items()} == {"best": event["best_step"], "last": event["step"]}
     said = facts("run")["checkpoints"]
     for name, (step, model) in networks.items():
-        radius = float(torch.linalg.eigvals(model.rnn.weight_hh_l0.double()).abs().max())
+        radius = float(torch.linalg.eigvals(model.rnn.weight_hh_l0.detach().double()).abs().max())
         assert said[name]["step"] == step
         assert said[name]["radius"]["l0"]["W_hh"] == pytest.approx(radius, rel=1e-9)
     assert said["best"]["radius"] != said["last"]["radius"]
+
+
+def of_run() -> tuple[Any, Any, dict[str, tuple[int, Any]]]:
+    settings, networks = runs.checkpoints("run")
+    return settings.about, settings.recipe, networks
+
+
+def recorded(model: torch.nn.Module, loss: Any) -> dict[str, Any]:
+    """The reach of one pass, as JSON reads it."""
+    with recording() as tapes:
+        loss(model).backward()
+    return json.loads(json.dumps(tapes[0].reach().to_dict()))
+
+
+def test_a_run_on_a_series_has_the_gradient_of_its_training(here: Path) -> None:
+    """On a table of the training part alone, whose windows are those of the training."""
+    values = torch.sin(torch.arange(90) / 3) + torch.rand(90)
+    rows = ["v", *(f"{float(v)}" for v in values)]
+    (here / "wave.csv").write_text("\n".join(rows))
+    bptt("train wave.csv -o run --target v --horizon 2 --window 12 --season 6 --hidden 4 --steps 4 --batch 50")
+    about, recipe, networks = of_run()
+    _, model = networks["last"]
+    task = Series.again(about, recipe, "wave.csv")
+    (here / "first.csv").write_text("\n".join(rows[: 1 + task.parts[0].train]))
+    chosen = task.ends.sort().values[torch.linspace(0, len(task.ends) - 1, 32).long()]
+    task._chosen = lambda step: chosen
+    assert facts("run first.csv")["reach"] == recorded(model, lambda m: task.loss(m, 0, None)[0])
+    own = facts("run")
+    assert (own["task"], own["reach"]["T"], own["reach"]["B"]) == ("series", 12, 32)
+    printed = bptt("diagnose run")
+    assert "Weights  of step 4, the last; those of step 0 did better, and no gradient enters them" in printed
+    assert "Batch    32 windows of wave.csv, of 12 steps" in printed
+
+
+@pytest.mark.parametrize("options", ["", "--bidirectional --cell elman --layers 2", "--cell lstm"])
+def test_a_run_on_labelled_sequences(here: Path, options: str) -> None:
+    rows = [
+        f"{n},{float(torch.rand(())) + n % 2},{'odd' if n % 2 else 'even'}" for n in range(20) for _ in range(3 + n % 5)
+    ]
+    (here / "waves.csv").write_text("\n".join(["of,v,kind", *rows]))
+    bptt(f"train waves.csv -o run --label kind --sequence of --hidden 4 --epochs 2 --batch 32 {options}")
+    about, recipe, networks = of_run()
+    _, model = networks["best"]
+    task = Labelled.again(about, recipe, "waves.csv")
+    x, y = labelled.batch([(labelled.scaled(x, task.mean, task.sd), n % 2) for n, x in enumerate(task.all.x)])
+    assert facts("run")["reach"] == recorded(model, lambda m: torch.nn.functional.cross_entropy(m(x), y))
+    assert "Batch    20 sequences of waves.csv, of up to 7 steps" in bptt("diagnose run")
+    (here / "others.csv").write_text("of,v,kind\n1,0.5,large\n1,0.5,large\n")
+    assert "the network knows, even, odd; " in bptt("diagnose run others.csv", code=2)
+    (here / "lacking.csv").write_text("of,v\n1,0.5\n")
+    assert "lacking.csv has no 'kind', only of, v" in bptt("diagnose run lacking.csv", code=2)
+    assert "there is none at nowhere.csv" in bptt("diagnose run nowhere.csv", code=2)
 
 
 @pytest.mark.parametrize(

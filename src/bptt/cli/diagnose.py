@@ -43,15 +43,20 @@ pre {{ font-size: 14px; line-height: 1.4; overflow-x: auto }}
 def diagnose(run: Path, data: str | None, out: Path | None, written: Mapping[str, Any], *, json: bool) -> None:
     settings, networks = runs.checkpoints(run)
     recipe: Any = settings.recipe
+    untrained = networks.pop("best") if len(networks) > 1 and networks["best"][0] == 0 else None
+    at = f"{next(iter(networks.values()))[0]:,}"
+    if untrained is not None:
+        at += ", the last; those of step 0 did better, and no gradient enters them"
     taken = _sample(settings, data, written)
     reaches = {name: _reach(taken, model) for name, (_, model) in networks.items()}
-    reach, events = reaches["best"], runs.read_log(run)
+    reach, events = next(iter(reaches.values())), runs.read_log(run)
     history, watched = _history(events), [event for event in events if event["event"] == "watch"]
     said = advice(_figures(settings, reach, history))
     source = shortest(Path(taken.source)) if os.path.isfile(taken.source) else taken.source
     head = [
-        f"Run      {run}: {settings.task}, {recipe.units()}, weights of step {networks['best'][0]:,}",
-        f"Batch    {taken.said} of {source}, of {reach.T:,} steps",
+        f"Run      {run}: {settings.task}, {recipe.units()}",
+        f"Weights  of step {at}",
+        f"Batch    {taken.said} of {source}, of {'up to ' * (settings.task == 'labelled')}{reach.T:,} steps",
     ]
     checkpoints = {name: _spectra(networks[name][0], of) for name, of in reaches.items()}
     parts = {

@@ -73,7 +73,10 @@ def of_series(
 def of_labelled(
     source: str, given: str | None, about: Mapping[str, Any], recipe: labelled.Recipe, written: Mapping[str, Any]
 ) -> Sample:
-    """given: a table; None: the run's own. Raises InputError where columns or known labels are missing."""
+    """given: a table; None: the run's own. Every sequence counts alike.
+
+    Raises InputError where columns, labels or all labels that the network knows are missing.
+    """
     roles, classes = labelled.roles_of(about), list(about["classes"])
     read = table.read(source if given is None else given, Dialect.of(about).but(written))
     read.require(

@@ -468,7 +468,8 @@ def loss_of_windows(model: Forecaster, found: Columns, names: Sequence[Sequence[
     ends = ends[torch.linspace(0, len(ends) - 1, min(batch, len(ends))).long()]
     windows = panel.windows(ends, window)
     o, _ = model(model.channels(panel)[windows])
-    return loss_of("squared_error", o[warm_up:], rest[windows[warm_up:]].float(), skip_nan=True)
+    wanted = rest[windows[warm_up:]].float()
+    return loss_of("squared_error", o[warm_up:], wanted, 1 / (~wanted.isnan()).sum(), skip_nan=True)
 
 
 def _scaled(found: Columns, places: Mapping[Name, int]) -> list[One]:
