@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 import bptt
+from bptt.errors import InputError
 from experiments.reach.remedies import Layer, Remedy, without_drift
 from experiments.reach.tasks import Batch, Task
 
@@ -35,19 +36,21 @@ class Network(torch.nn.Module):
 @dataclass
 class Result:
     """solved   after how many updates; None: never
-    updates     until then, until the loss was infinite, or as many as there may be
-    wrong       the share of wrong answers at the end, among 10,000 sequences where it is solved, else 1,000
-    rate        by which the gradient shrinks per step before training, and after how many steps 1 % is left
+    updates     until then, until the loss was not finite, or as many as there may be
+    wrong, loss of answers at the end, on 10,000 sequences where it is solved, else 1,000; no loss: not finite
+    rate        the factor by which ∂L_t/∂h changes per step back, before training; None: it is not finite
+    steps_to_1_percent   after how many steps back less than 1 % of it is left; None: all steps are within reach, or the
+                rate is None
     seconds     of training, without what decides
     """
 
     solved: int | None
     updates: int
     wrong: float
-    loss: float
+    loss: float | None
     diverged: bool
     rate: float | None
-    steps_to_1_percent: float | None
+    steps_to_1_percent: int | None
     seconds: float
 
 
@@ -61,6 +64,7 @@ def run(task: Task, T: int, remedy: Remedy, seed: int, most: int) -> Result:
     reach = _reach(model, task, x, y)
     optimizer = torch.optim.Adam(model.parameters(), remedy.lr)
     decides = task.test() if task.test else task.batch(ROWS, T, held_out)
+    wrong, loss = judged(model, task, decides)
     seconds, updates, solved, diverged = 0.0, 0, None, False
     while updates < most and solved is None and not diverged:
         begun = time.perf_counter()
@@ -71,11 +75,11 @@ def run(task: Task, T: int, remedy: Remedy, seed: int, most: int) -> Result:
             updates += 1
         seconds += time.perf_counter() - begun
         wrong, loss = judged(model, task, decides)
-        if wrong < task.solved and not task.test:
+        if task.is_solved(wrong, loss) and not task.test:
             wrong, loss = judged_by_many(model, task, T, test)
-        if wrong < task.solved:
+        if task.is_solved(wrong, loss):
             solved = updates
-    return Result(solved, updates, wrong, loss, diverged, *reach, seconds)
+    return Result(solved, updates, wrong, loss if math.isfinite(loss) else None, diverged, *reach, seconds)
 
 
 def step(model: Network, task: Task, remedy: Remedy, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
@@ -110,15 +114,15 @@ def judged_by_many(model: Network, task: Task, T: int, test: Generator) -> tuple
     return sum(wrong for wrong, _ in found) / len(found), sum(loss for _, loss in found) / len(found)
 
 
-def _reach(model: Network, task: Task, x: Tensor, y: Tensor) -> tuple[float | None, float | None]:
+def _reach(model: Network, task: Task, x: Tensor, y: Tensor) -> tuple[float | None, int | None]:
     with bptt.recording() as tapes:
         task.loss(model(x), y).backward()
-    tape: Any = tapes[-1]
     model.zero_grad()
-    if not hasattr(tape, "reach"):
+    try:
+        reach = tapes[-1].reach(origins=32)
+    except InputError:  # not finite
         return None, None
-    found = tape.reach(origins=32)
-    return found.rate, found.steps(0.01)
+    return reach.rate, reach.reached(0.01)
 
 
 def as_line(task: str, T: int, remedy: str, seed: int, result: Result) -> dict[str, Any]:
