@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bptt.errors import InputError, SlowEngineWarning
     from bptt.nn import convert
     from bptt.sheet import Cell, losses
-    from bptt.tape import Tape, record, recording
+    from bptt.tape import Tape, record, recording, watch
     from bptt.tasks import data, table
     from bptt.train import fit, forcing, schedules, truncated
 
@@ -51,6 +51,7 @@ __all__ = [
     "train",
     "truncated",
     "using",
+    "watch",
 ]
 
 MOVED = {
@@ -77,6 +78,7 @@ _HOMES = {
     "record": "tape",
     "recording": "tape",
     "using": "engine",
+    "watch": "tape",
 }
 
 

@@ -12,7 +12,11 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 is_traced = torch.compiler.is_dynamo_compiling
 is_mapped = is_batchedtensor
 is_any_autocast_on = torch._C._is_any_autocast_enabled
+_of_saving: Any = torch._C
+_hooks_of_saving = _of_saving._autograd._top_saved_tensors_default_hooks
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+after_backward: Callable[[Callable[[], None]], None] = torch.autograd.Variable._execution_engine.queue_callback
+"""Called in a backward pass: calls a function at its end."""
 are_transforms_active = torch._C._are_functorch_transforms_active
 _older_vmap: Any = torch
 _has_samples = _older_vmap._C._functorch.is_legacy_batchedtensor
@@ -23,6 +27,11 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 def has_tangents() -> bool:
     """Whether forward-mode derivatives are being taken."""
     return forward_ad._current_level >= 0
+
+
+def saves_otherwise() -> bool:
+    """Whether tensors for the way back go through hooks; those of torch.utils.checkpoint save none of them."""
+    return _hooks_of_saving(False) is not None
 
 
 def seen_by_others(x: Tensor, weight: Tensor) -> bool:

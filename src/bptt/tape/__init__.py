@@ -2,6 +2,7 @@
 
 from bptt.autograd.recorded import Record
 from bptt.tape.tape import Tape
+from bptt.tape.watch import Watch, watch
 from bptt.tape.watcher import record, recording
 
-__all__ = ["Record", "Tape", "record", "recording"]
+__all__ = ["Record", "Tape", "Watch", "record", "recording", "watch"]

@@ -131,8 +131,8 @@ def recording() -> Iterator[list[Tape]]:
 
 
 @contextmanager
-def _watching() -> "Iterator[_Watcher]":
-    watcher = _Watcher()
+def _watching() -> "Iterator[Watcher]":
+    watcher = Watcher()
     torch.empty(KEPT_BY_MALLOC, dtype=torch.uint8, device="cpu")
     token = recorder.set(watcher)
     hook = register_module_forward_hook(watcher.after)
@@ -155,7 +155,7 @@ def _uncompiled() -> Iterator[None]:
         yield
 
 
-class _Watcher:
+class Watcher:
     """Told of network calls and layers by `ops.recorder`, of linear layers by a forward hook."""
 
     def __init__(self) -> None:
